@@ -1,0 +1,46 @@
+"""One exception per thing a user can mend. Each message says what was seen, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class GroundingError(Exception):
+    """Base of every error a user can mend; the command line prints it as one sentence and exits with 2."""
+
+
+class ImageError(GroundingError):
+    """A picture that is missing, broken, too small or too large."""
+
+
+class ExpressionError(GroundingError):
+    """Words that are missing, empty, made of stop words alone, or outside a closed vocabulary."""
+
+
+class ModelError(GroundingError):
+    """A model that is unknown, cannot be found or cannot be loaded."""
+
+
+class RecordingError(GroundingError):
+    """Attention that cannot be recorded on this model."""
+
+
+class BudgetError(GroundingError):
+    """A request that would need more memory than allowed."""
+
+
+class MethodError(GroundingError):
+    """A method file that is unknown or wrong, or that asks for what was not recorded."""
+
+
+class SegmenterError(GroundingError):
+    """A segmenter that is unknown, cannot be found or is asked before it has an image."""
+
+
+class OutputError(GroundingError):
+    """A place that cannot be written to, or a result file that cannot be read back."""
+
+
+class MissingExtraError(GroundingError):
+    """An optional package that is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package '{package}', which is not installed: pip install 'vlm-grounding[{extra}]'")

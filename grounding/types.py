@@ -1,0 +1,215 @@
+"""The frozen dataclasses that pass between rooms, and nothing but their validation.
+
+Shape letters: L layers, H heads, T words (rows), K keys (columns), N points. Every array here is a NumPy array on the
+CPU. Pixel coordinates are (x, y) with the origin at the top left corner of the *original* image, and a pixel's centre
+lies at +0.5, so an image of width W spans x in [0, W].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """A rectangle of image tokens and the part of the original image it looks at.
+
+    Attributes:
+        positions: (h*w,) indices of the tokens in the model's input sequence, row by row from the top left cell.
+        shape: (h, w) in cells.
+        box_xyxy: the covered rectangle in pixels of the original image; it may reach over the image's border where
+            a family pads.
+    """
+
+    positions: IntArray
+    shape: tuple[int, int]
+    box_xyxy: Box
+
+    def __post_init__(self) -> None:
+        height, width = self.shape
+        if height < 1 or width < 1 or self.positions.shape != (height * width,):
+            raise ValueError(f"a grid of {height}x{width} cells needs {height * width} positions, got {self.positions.shape}")
+        x0, y0, x1, y1 = self.box_xyxy
+        if not (x0 < x1 and y0 < y1):
+            raise ValueError(f"a grid's box must have x0 < x1 and y0 < y1, got {self.box_xyxy}")
+
+
+class WordKind(StrEnum):
+    """What a word is to a map: only content words point at things."""
+
+    CONTENT = "content"
+    STOP = "stop"
+    SPATIAL = "spatial"
+    MAGNET = "magnet"
+    SPECIAL = "special"
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word of the text and where the model sees it.
+
+    Attributes:
+        text: the word as written.
+        span: (start, end) characters in the text the caller gave; (0, 0) for a special token that stands for no word.
+        positions: indices of its tokens in the model's input sequence, in order.
+        kind: what the word is to a map.
+        is_head: whether it belongs to the head noun of the phrase.
+    """
+
+    text: str
+    span: tuple[int, int]
+    positions: tuple[int, ...]
+    kind: WordKind
+    is_head: bool = False
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Attention of one image and one text, as recorded or after any number of stages.
+
+    Attributes:
+        values: [L, H, T, K] weights >= 0. As recorded each row is a part of a softmax over *all* keys, so it sums to
+            at most 1. A stage that averages an axis keeps it with length 1.
+        layers: the L decoder layers the first axis stands for, counted from 0; empty once layers have been averaged.
+        words: the T words the third axis stands for. A word of several tokens is the mean of its tokens' rows.
+        keys: (K,) sequence positions of the columns; every grid's positions are among them.
+        grids: the image's token grids.
+        image_size: (width, height) of the original image in pixels.
+        axis: `"keys"`: a row is a word looking over the keys; `"text"`: a column is an image cell's share over words.
+        head_statistics: per name (`"max_all"`, `"max_image"`) the [L, H] mean over every query of the prompt of its
+            largest weight over all keys, or over image keys.
+        residual_sinks: [L, K] how strongly each key's residual stream stands out in the sink dimensions, where asked.
+        background: the same picture under a generic prompt, where a method contrasts with one.
+    """
+
+    values: FloatArray
+    layers: tuple[int, ...]
+    words: tuple[Word, ...]
+    keys: IntArray
+    grids: tuple[TokenGrid, ...]
+    image_size: tuple[int, int]
+    axis: Literal["keys", "text"] = "keys"
+    head_statistics: dict[str, FloatArray] = field(default_factory=dict)
+    residual_sinks: FloatArray | None = None
+    background: AttentionMaps | None = None
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 4:
+            raise ValueError(f"attention values must be [L, H, T, K], got shape {self.values.shape}")
+        _, _, rows, columns = self.values.shape
+        if rows != len(self.words):
+            raise ValueError(f"{rows} rows of attention but {len(self.words)} words")
+        if self.keys.shape != (columns,):
+            raise ValueError(f"{columns} columns of attention but keys of shape {self.keys.shape}")
+        known = set(self.keys.tolist())
+        for grid in self.grids:
+            missing = [p for p in grid.positions.tolist() if p not in known]
+            if missing:
+                raise ValueError(f"grid positions {missing[:5]} were not recorded as keys")
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What one stage of a method did, for the report.
+
+    Attributes:
+        stage: the stage's name as written in the method file.
+        removed: share of the attention mass that the stage took away, in [0, 1].
+        detail: one short sentence for people ("3 of 144 columns suppressed").
+        data: numbers and lists behind the sentence, JSON-ready.
+    """
+
+    stage: str
+    removed: float
+    detail: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """Where the words look, on a grid of equal cells laid over the whole original image.
+
+    Attributes:
+        values: [h, w] float32 in [0, 1], row 0 at the top; the largest value is 1 unless the map is empty.
+        image_size: (width, height) of the original image in pixels.
+        stages: what each stage removed on the way.
+    """
+
+    values: FloatArray
+    image_size: tuple[int, int]
+    stages: tuple[StageReport, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or self.values.size == 0:
+            raise ValueError(f"a heat map is a [h, w] array, got shape {self.values.shape}")
+        if not np.isfinite(self.values).all() or self.values.min() < 0 or self.values.max() > 1 + 1e-6:
+            raise ValueError("heat map values must be finite and in [0, 1]")
+
+
+@dataclass(frozen=True)
+class PointPrompts:
+    """Points, and where a rule gives one a box, in pixels of the original image.
+
+    Attributes:
+        xy: [N, 2] float32 (x, y).
+        label: [N] int64, 1 on the object and 0 off it.
+        weight: [N] float32, the map's value at the point.
+        box_xyxy: an optional box around the object.
+    """
+
+    xy: FloatArray
+    label: IntArray
+    weight: FloatArray
+    box_xyxy: Box | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.xy)
+        if self.xy.shape != (count, 2) or self.label.shape != (count,) or self.weight.shape != (count,):
+            raise ValueError(
+                f"points need xy [N, 2], label [N], weight [N]; got {self.xy.shape}, {self.label.shape}, {self.weight.shape}"
+            )
+        if not np.isin(self.label, (0, 1)).all():
+            raise ValueError(f"point labels are 1 (on the object) or 0 (off it), got {sorted(set(self.label.tolist()))}")
+        if count == 0 and self.box_xyxy is None:
+            raise ValueError("a prompt needs at least one point or a box")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One mask and how it came about.
+
+    Attributes:
+        mask: bool [H, W] in the original image's size.
+        score: the segmenter's own estimate of the mask's IoU, in [0, 1] up to rounding.
+        points: the prompt that led to it.
+        label: the words it stands for.
+        agreement: how well the mask covers the map (see `segmenters/choice.py`), where it was measured.
+    """
+
+    mask: BoolArray
+    score: float
+    points: PointPrompts
+    label: str = ""
+    agreement: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.mask.ndim != 2 or self.mask.dtype != np.bool_:
+            raise ValueError(f"a mask is a bool [H, W] array, got {self.mask.dtype} {self.mask.shape}")
+
+    @property
+    def box_xyxy(self) -> Box:
+        """The tightest box around the mask in pixels, (0, 0, 0, 0) for an empty mask."""
+        rows, columns = np.any(self.mask, axis=1).nonzero()[0], np.any(self.mask, axis=0).nonzero()[0]
+        if len(rows) == 0:
+            return (0.0, 0.0, 0.0, 0.0)
+        return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
