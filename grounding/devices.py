@@ -41,7 +41,8 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
             raise ModelError(f"device {text!r} was asked for, but torch sees no CUDA device here: use --device cpu")
         if (device.index or 0) >= count:
             raise ModelError(
-                f"device {text!r} was asked for, but this machine has {count} CUDA device(s): use cuda:0 to cuda:{count - 1}"
+                f"device {text!r} was asked for, but this machine has {count} CUDA device(s): "
+                f"use cuda:0 to cuda:{count - 1}"
             )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ModelError("device 'mps' was asked for, but torch sees no Apple GPU here: use --device cpu")
