@@ -1,0 +1,15 @@
+"""The tracker of SAM 3 in transformers (`Sam3TrackerModel`): the part of SAM 3 that takes points.
+
+`Sam3Model` takes words and boxes, not points, and is no segmenter in the sense of this package.
+"""
+
+from __future__ import annotations
+
+from grounding.segmenters.sam2 import Sam2Segmenter
+
+
+class Sam3TrackerSegmenter(Sam2Segmenter):
+    """ "SAM 3: Segment Anything with Concepts" (Meta, 2025), for example `facebook/sam3`; the interface is SAM 2's."""
+
+    model_class = "Sam3TrackerModel"
+    config_types = ("sam3_tracker", "sam3_tracker_video", "sam3_video")
