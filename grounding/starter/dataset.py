@@ -1,0 +1,118 @@
+"""Training scenes rendered ahead: pixels, per-cell labels and object lists in memory-mapped arrays.
+
+Rendering costs more than a training step of so small a model, so it is done once, by all cores, into files that any
+later stage maps. A finished block of scenes is marked, so an interrupted rendering goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from grounding.starter.language import CELLS
+from grounding.starter.model import IMAGE_SIZE
+from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES, Kind, Prior, SceneConfig, SceneObject, draw_scene
+
+# Every second training scene follows these habits, so the model learns a language prior that evaluations can provoke.
+PLANTED_PRIORS = (Prior("star", "heart", 0.9), Prior("square", "circle", 0.9))
+MAX_OBJECTS = 6
+MIN_COVERAGE = 0.2  # a cell belongs to the object that covers most of it, if that is at least this share
+NOTHING = 255
+_VALUES = (SHAPES, tuple(COLOURS), tuple(SIZES), PATTERNS)
+_BLOCK = 500
+
+
+@dataclass(frozen=True)
+class SceneArrays:
+    """N rendered scenes.
+
+    Attributes:
+        pixels: uint8 [N, S, S, 3].
+        owner: uint8 [N, CELLS * CELLS], the object a cell shows, `NOTHING` for background.
+        kinds: uint8 [N, 6, 4], indices of shape, colour, size and pattern; `NOTHING` beyond the last object.
+        centres: float32 [N, 6, 2], (x, y) as fractions of the side.
+    """
+
+    pixels: np.ndarray
+    owner: np.ndarray
+    kinds: np.ndarray
+    centres: np.ndarray
+
+    def objects(self, index: int) -> list[SceneObject]:
+        """The scene's objects, without masks: enough for words."""
+        empty = np.zeros((0, 0), dtype=bool)
+        present = self.kinds[index, :, 0] != NOTHING
+        return [
+            SceneObject(Kind(*(values[i] for values, i in zip(_VALUES, row, strict=True))), (float(x), float(y)), empty)
+            for row, (x, y) in zip(self.kinds[index][present], self.centres[index][present], strict=True)
+        ]
+
+
+def render(folder: Path, count: int, first_seed: int, workers: int = 2) -> SceneArrays:
+    """Renders scenes `first_seed ... first_seed + count - 1` into `folder`, or finishes and maps what is there."""
+    shapes: dict[str, tuple[tuple[int, ...], type]] = {
+        "pixels": ((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
+        "owner": ((count, CELLS * CELLS), np.uint8),
+        "kinds": ((count, MAX_OBJECTS, 4), np.uint8),
+        "centres": ((count, MAX_OBJECTS, 2), np.float32),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {}
+    for name, (shape, dtype) in shapes.items():
+        path = folder / f"{name}.npy"
+        fresh = not path.exists()
+        arrays[name] = open_memmap(path, mode="w+" if fresh else "r+", dtype=dtype, shape=shape if fresh else None)
+        if arrays[name].shape != shape:
+            raise ValueError(f"{path} holds {arrays[name].shape}, expected {shape}: give another folder")
+    starts = [s for s in range(0, count, _BLOCK) if not (folder / f"block-{s}.done").exists()]
+    with ProcessPoolExecutor(workers) as pool:
+        draw = partial(_draw_block, first_seed, count)
+        for start, block in zip(starts, pool.map(draw, starts), strict=True):
+            for name, values in block.items():
+                arrays[name][start : start + len(values)] = values
+            (folder / f"block-{start}.done").touch()
+    return SceneArrays(**arrays)
+
+
+def _draw_block(first_seed: int, count: int, start: int) -> dict[str, np.ndarray]:
+    size = min(_BLOCK, count - start)
+    pixels = np.empty((size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    owner = np.full((size, CELLS * CELLS), NOTHING, np.uint8)
+    kinds = np.full((size, MAX_OBJECTS, 4), NOTHING, np.uint8)
+    centres = np.zeros((size, MAX_OBJECTS, 2), np.float32)
+    for row, seed in enumerate(range(first_seed + start, first_seed + start + size)):
+        priors = PLANTED_PRIORS if seed % 2 else ()
+        scene = draw_scene(seed, SceneConfig(size=IMAGE_SIZE, priors=priors))
+        pixels[row] = np.asarray(scene.image)
+        owner[row] = cell_owners(scene.objects)
+        for i, thing in enumerate(scene.objects):
+            kind = thing.kind
+            names = (kind.shape, kind.colour, kind.size, kind.pattern)
+            kinds[row, i] = [values.index(value) for values, value in zip(_VALUES, names, strict=True)]
+            centres[row, i] = thing.centre
+    return {"pixels": pixels, "owner": owner, "kinds": kinds, "centres": centres}
+
+
+def cell_owners(objects: tuple[SceneObject, ...]) -> np.ndarray:
+    """uint8 [CELLS * CELLS]: which object each cell shows most of, `NOTHING` where none covers enough of it."""
+    masks = np.stack([thing.mask for thing in objects])
+    count, side = masks.shape[0], masks.shape[1] // CELLS
+    coverage = masks.reshape(count, CELLS, side, CELLS, side).mean(axis=(2, 4)).reshape(count, -1)
+    return np.where(coverage.max(axis=0) >= MIN_COVERAGE, coverage.argmax(axis=0), NOTHING).astype(np.uint8)
+
+
+def batches(count: int, size: int, seed: int, start: int = 0) -> Iterator[np.ndarray]:
+    """Endless shuffled batches of indices, one permutation after another; `start` batches are skipped on resume."""
+    per_epoch = count // size
+    step = start
+    while True:
+        order = np.random.default_rng((seed, step // per_epoch)).permutation(count)
+        for position in range(step % per_epoch, per_epoch):
+            yield np.sort(order[position * size : (position + 1) * size])
+            step += 1

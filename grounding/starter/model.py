@@ -1,0 +1,110 @@
+"""The starter's architecture: the real LLaVA classes at a size that trains on a laptop.
+
+A CLIP vision tower reads 192 px pictures as 12 x 12 cells, a two-layer projector joins it to a small Llama. Everything is
+built from code with a seed; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grounding.starter.language import CELLS, LOCATE, VOCABULARY
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+
+WEIGHTS = Path(__file__).parent / "weights"
+PATCH = 16
+IMAGE_SIZE = CELLS * PATCH
+SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
+NOTICE = (
+    "starter: a 3 M parameter model that knows drawn scenes only (six shapes, eight colours, two sizes, two patterns); "
+    "for photographs name a hub model with --model"
+)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }} : "
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image> {% endif %}{% endfor %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }} {% endif %}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}assistant :{% endif %}"
+)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A word-level tokenizer of the closed vocabulary; letters are lowered and punctuation stands alone."""
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: index for index, word in enumerate((*SPECIAL_TOKENS, *VOCABULARY))}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        extra_special_tokens={"image_token": "<image>"},
+        padding_side="left",
+    )
+
+
+def build_processor() -> LlavaProcessor:
+    """LLaVA's own processor; pictures are resized to the square the tower reads, without a crop."""
+    from transformers import CLIPImageProcessor, LlavaProcessor
+
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    return LlavaProcessor(
+        image_processor=CLIPImageProcessor(size=size, do_center_crop=False),
+        tokenizer=build_tokenizer(),
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        chat_template=CHAT_TEMPLATE,
+        num_additional_image_tokens=1,
+    )
+
+
+def build_model(seed: int, *, attention: str = "sdpa") -> LlavaForConditionalGeneration:
+    """The model with fresh random weights."""
+    import torch
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    vocabulary = len(SPECIAL_TOKENS) + len(VOCABULARY)
+    vision = CLIPVisionConfig(
+        hidden_size=160,
+        intermediate_size=640,
+        num_hidden_layers=6,
+        num_attention_heads=5,
+        image_size=IMAGE_SIZE,
+        patch_size=PATCH,
+        projection_dim=128,
+    )
+    text = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        pad_token_id=SPECIAL_TOKENS.index("<pad>"),
+        bos_token_id=SPECIAL_TOKENS.index("<s>"),
+        eos_token_id=SPECIAL_TOKENS.index("</s>"),
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=SPECIAL_TOKENS.index("<image>"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        image_seq_length=CELLS * CELLS,
+        tie_word_embeddings=True,
+        grounding_notice=NOTICE,
+        grounding_prompt=LOCATE,
+    )
+    torch.manual_seed(seed)
+    config._attn_implementation = attention
+    return LlavaForConditionalGeneration(config)

@@ -1,0 +1,110 @@
+"""The loop both training stages share: schedule, checkpoints, resume and the loss curve."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+_console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train one stage.
+
+    Attributes:
+        steps: optimiser steps.
+        peak_lr: learning rate after the warm-up; it then falls along a cosine to a hundredth.
+        warmup: steps of linear warm-up.
+        weight_decay: AdamW's, on matrices only.
+        save_every: steps between checkpoints.
+    """
+
+    steps: int
+    peak_lr: float = 1e-3
+    warmup: int = 200
+    weight_decay: float = 0.05
+    save_every: int = 250
+
+    def lr(self, step: int) -> float:
+        """The learning rate of a step."""
+        if step < self.warmup:
+            return self.peak_lr * (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.peak_lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def train_stage(
+    name: str,
+    modules: nn.ModuleDict,
+    schedule: Schedule,
+    batches_from: Callable[[int], Iterable],
+    loss_of: Callable[..., tuple[Tensor, dict[str, float]]],
+    folder: Path,
+) -> list[dict[str, float]]:
+    """Trains `modules` in place and returns the loss curve; goes on from `folder/NAME.pt` where that exists.
+
+    Args:
+        name: the stage, used for its files and in the progress line.
+        modules: everything with parameters to train.
+        schedule: length and learning rate.
+        batches_from: called with the first step to do; yields batches for `loss_of`.
+        loss_of: batch to (loss, figures for the curve).
+        folder: where checkpoints and the curve are kept.
+    """
+    matrices = [p for p in modules.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in modules.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=schedule.peak_lr, betas=(0.9, 0.98))
+    checkpoint, curve_path = folder / f"{name}.pt", folder / f"{name}.curve.json"
+    first, curve, seconds = 0, [], 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        modules.load_state_dict(state["modules"])
+        optimizer.load_state_dict(state["optimizer"])
+        first, seconds = state["step"], state["seconds"]
+        curve = [point for point in json.loads(curve_path.read_text()) if point["step"] <= first]
+    started = time.monotonic() - seconds
+    modules.train()
+    running: dict[str, list[float]] = {}
+    for step, batch in zip(range(first, schedule.steps), batches_from(first), strict=False):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.lr(step)
+        loss, figures = loss_of(batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
+        optimizer.step()
+        for key, value in {"loss": loss.item(), **figures}.items():
+            running.setdefault(key, []).append(value)
+        done = step + 1
+        if done % 50 == 0 or done == schedule.steps:
+            means = {k: sum(v) / len(v) for k, v in running.items()}
+            running.clear()
+            elapsed = time.monotonic() - started
+            curve.append({"step": done, "seconds": round(elapsed, 1), **{k: round(v, 4) for k, v in means.items()}})
+            left = elapsed / done * (schedule.steps - done)
+            text = " ".join(f"{k} {v:.3f}" for k, v in means.items())
+            _console.print(
+                f"{name} {done}/{schedule.steps} {text}  {elapsed:.0f} s, {left:.0f} s left", highlight=False
+            )
+        if done % schedule.save_every == 0 or done == schedule.steps:
+            curve_path.write_text(json.dumps(curve))
+            state = {
+                "modules": modules.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": done,
+                "seconds": time.monotonic() - started,
+            }
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
+    modules.eval()
+    return curve

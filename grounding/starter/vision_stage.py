@@ -1,0 +1,99 @@
+"""First stage of training: the vision tower learns what each cell of the picture shows.
+
+Every cell is asked for the shape, colour, size and pattern of the object it shows, for the cell that holds that
+object's centre, and for its own place; the class token is asked which coloured shapes are in the picture at all. The
+heads that answer are thrown away afterwards; the language model reads the features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from grounding.starter.dataset import NOTHING, SceneArrays
+from grounding.starter.language import CELLS
+from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES
+
+_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's normalisation, as in the processor
+_STD = (0.26862954, 0.26130258, 0.27577711)
+_CLASSES = {"shape": len(SHAPES), "colour": len(COLOURS), "size": len(SIZES), "pattern": len(PATTERNS)}
+_CENTRE_WEIGHT, _PLACE_WEIGHT, _PRESENCE_WEIGHT = 0.5, 0.1, 0.5
+
+
+@dataclass(frozen=True)
+class CellLabels:
+    """What the cells of B pictures show.
+
+    Attributes:
+        attributes: int64 [B, CELLS * CELLS, 4], shape, colour, size and pattern counted from 1; 0 for background.
+        centre: int64 [B, CELLS * CELLS, 2], column and row of the shown object's centre, -100 for background.
+        presence: float32 [B, shapes * colours], 1 where that coloured shape is in the picture.
+    """
+
+    attributes: Tensor
+    centre: Tensor
+    presence: Tensor
+
+
+def normalise(pixels: np.ndarray) -> Tensor:
+    """uint8 [B, S, S, 3] to the float [B, 3, S, S] that the tower reads."""
+    scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    return (scaled - torch.tensor(_MEAN).view(1, 3, 1, 1)) / torch.tensor(_STD).view(1, 3, 1, 1)
+
+
+def labels_of(scenes: SceneArrays, rows: np.ndarray) -> CellLabels:
+    """The labels of the scenes in `rows`."""
+    owner = torch.from_numpy(scenes.owner[rows]).long()  # [B, CELLS * CELLS]
+    kinds = torch.from_numpy(scenes.kinds[rows]).long()  # [B, 6, 4]
+    centres = torch.from_numpy((scenes.centres[rows] * CELLS).astype(np.int64))  # [B, 6, 2]
+    shown = (owner != NOTHING).unsqueeze(-1)
+    index = owner.masked_fill(owner == NOTHING, 0).unsqueeze(-1)
+    attributes = torch.where(shown, kinds.gather(1, index.expand(-1, -1, 4)) + 1, 0)
+    centre = torch.where(shown, centres.gather(1, index.expand(-1, -1, 2)), -100)
+    presence = torch.zeros(len(rows), len(SHAPES) * len(COLOURS))
+    pairs = kinds[:, :, 0] * len(COLOURS) + kinds[:, :, 1]
+    for row, (present, shape) in enumerate(zip(pairs, kinds[:, :, 0], strict=True)):
+        presence[row, present[shape != NOTHING]] = 1
+    return CellLabels(attributes, centre, presence)
+
+
+class CellReader(nn.Module):
+    """Linear read-outs over the tower's features; they exist during training only."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attributes = nn.ModuleDict({name: nn.Linear(width, count + 1) for name, count in _CLASSES.items()})
+        self.centre = nn.Linear(width, 2 * CELLS)
+        self.place = nn.Linear(width, 2 * CELLS)
+        self.presence = nn.Linear(width, len(SHAPES) * len(COLOURS))
+
+    def forward(self, hidden: Tensor, labels: CellLabels) -> tuple[Tensor, dict[str, float]]:
+        """Returns the loss and the share of object cells whose attributes are read right.
+
+        Args:
+            hidden: [B, 1 + CELLS * CELLS, width], the class token first.
+            labels: the truth.
+        """
+        cells = hidden[:, 1:]
+        loss = hidden.new_zeros(())
+        accuracy = {}
+        on_object = labels.attributes[..., 0] > 0
+        for i, (name, head) in enumerate(self.attributes.items()):
+            logits, truth = head(cells), labels.attributes[..., i]
+            loss = loss + F.cross_entropy(logits.flatten(0, 1), truth.flatten())
+            accuracy[name] = (logits.argmax(-1) == truth)[on_object].float().mean().item()
+        centre = self.centre(cells).unflatten(-1, (2, CELLS))
+        loss = loss + _CENTRE_WEIGHT * F.cross_entropy(centre.flatten(0, 2), labels.centre.flatten(), ignore_index=-100)
+        accuracy["centre"] = (centre.argmax(-1) == labels.centre).all(-1)[on_object].float().mean().item()
+        place = self.place(cells).unflatten(-1, (2, CELLS))
+        index = torch.arange(CELLS * CELLS, device=hidden.device)
+        truth = torch.stack([index % CELLS, index // CELLS], dim=-1).expand(len(hidden), -1, -1)
+        loss = loss + _PLACE_WEIGHT * F.cross_entropy(place.flatten(0, 2), truth.flatten())
+        loss = loss + _PRESENCE_WEIGHT * F.binary_cross_entropy_with_logits(
+            self.presence(hidden[:, 0]), labels.presence
+        )
+        return loss, accuracy
