@@ -31,7 +31,9 @@ SIDES: dict[str, tuple[int, int]] = {
 }
 MARGIN = 0.06  # two objects closer than this along an axis have no order along it
 
-_FUNCTION_WORDS = "user assistant : . , ? a an the is are there in of on at to and what where which how many describe image object it".split()
+_FUNCTION_WORDS = (
+    "user assistant : . , ? a an the is are there in of on at to and what where which how many describe image object it"
+).split()
 _ANSWER_WORDS = ["yes", "no", *(str(i) for i in range(CELLS))]
 _SPATIAL_WORDS = "left right above below top bottom leftmost rightmost topmost bottommost".split()
 _ATTRIBUTE_NAMES = ["shape", "color", "size", "pattern"]

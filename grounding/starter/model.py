@@ -1,7 +1,7 @@
 """The starter's architecture: the real LLaVA classes at a size that trains on a laptop.
 
-A CLIP vision tower reads 192 px pictures as 12 x 12 cells, a two-layer projector joins it to a small Llama. Everything is
-built from code with a seed; nothing is downloaded.
+A CLIP vision tower reads 192 px pictures as 12 x 12 cells, a two-layer projector joins it to a small Llama. Everything
+is built from code with a seed; nothing is downloaded.
 """
 
 from __future__ import annotations
