@@ -92,8 +92,8 @@ def check_image(image: Image.Image) -> Image.Image:
     width, height = image.size
     if min(width, height) < 1 or max(width, height) > LONGEST_TO_SHORTEST * min(width, height):
         raise ImageError(
-            f"the image is {width} x {height} px; a segmenter needs sides no further apart than 1:{LONGEST_TO_SHORTEST}: "
-            "crop the image"
+            f"the image is {width} x {height} px; a segmenter needs sides no further apart than "
+            f"1:{LONGEST_TO_SHORTEST}: crop the image"
         )
     return image.convert("RGB")
 

@@ -102,7 +102,7 @@ class HubSegmenter(ABC):
 
     @abstractmethod
     def _upscale(self, logits: torch.Tensor) -> torch.Tensor:
-        """bool [object, M, H, W] masks in the original size, from [object, M, h, w] logits."""
+        """Masks, bool [object, M, H, W] in the original size, from [object, M, h, w] logits."""
 
     def _feed_back(self, logits: torch.Tensor) -> torch.Tensor:
         """[M, h, w] logits in the range that the prompt encoder was trained on."""

@@ -16,7 +16,8 @@ VARIANTS = ("vit_b", "vit_l", "vit_h", MOBILE_VARIANT)
 CHECKPOINT_ENDINGS = (".pth", ".pt", ".bin")
 KNOWN_FORMS = (
     "mobile-sam; sam:vit_b:FILE (vit_b, vit_l, vit_h, vit_t); a checkpoint file whose name says the variant "
-    "(sam_vit_b_01ec64.pth); the hub id or the folder of a transformers SAM, SAM 2 or SAM 3 (facebook/sam2.1-hiera-tiny)"
+    "(sam_vit_b_01ec64.pth); the hub id or the folder of a transformers SAM, SAM 2 or SAM 3 tracker "
+    "(facebook/sam2.1-hiera-tiny)"
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -12,8 +12,8 @@ from grounding.segmenters.hub import HubSegmenter
 class SamSegmenter(HubSegmenter):
     """Kirillov et al., "Segment Anything", ICCV 2023, for example `facebook/sam-vit-base`."""
 
-    model_class = "SamModel"
-    config_types = ("sam",)
+    model_class: ClassVar[str] = "SamModel"
+    config_types: ClassVar[tuple[str, ...]] = ("sam",)
 
     def _content_size(self, inputs: Any) -> tuple[int, int]:
         height, width = (int(side) for side in inputs["reshaped_input_sizes"][0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -18,8 +18,8 @@ class Sam2Segmenter(HubSegmenter):
     +-32 before they can be fed back.
     """
 
-    model_class = "Sam2Model"
-    config_types = ("sam2", "sam2_video")
+    model_class: ClassVar[str] = "Sam2Model"
+    config_types: ClassVar[tuple[str, ...]] = ("sam2", "sam2_video")
 
     def _content_size(self, inputs: Any) -> tuple[int, int]:
         height, width = inputs["pixel_values"].shape[-2:]

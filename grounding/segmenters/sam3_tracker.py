@@ -9,7 +9,10 @@ from grounding.segmenters.sam2 import Sam2Segmenter
 
 
 class Sam3TrackerSegmenter(Sam2Segmenter):
-    """ "SAM 3: Segment Anything with Concepts" (Meta, 2025), for example `facebook/sam3`; the interface is SAM 2's."""
+    """The tracker of "SAM 3: Segment Anything with Concepts" (Meta, 2025), for example `facebook/sam3`.
+
+    Its interface is SAM 2's; only input size, decoder frame and weights differ.
+    """
 
     model_class = "Sam3TrackerModel"
     config_types = ("sam3_tracker", "sam3_tracker_video", "sam3_video")

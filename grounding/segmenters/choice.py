@@ -1,0 +1,233 @@
+"""Which of a segmenter's masks is meant, and asking again with the answer in hand.
+
+A single point is ambiguous: SAM answers with a part, a larger part and the whole. Two witnesses can decide: the
+segmenter's own estimate of each mask's IoU, and how well the mask agrees with the heat map the point came from. The
+cascade is PerSAM's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from grounding.errors import SegmenterError
+from grounding.segmenters.base import MaskCandidates, Segmenter
+from grounding.types import BoolArray, FloatArray, Heatmap, PointPrompts, Segment
+
+Rule = Literal["iou", "agreement", "both"]
+Measure = Literal["pearson", "soft_iou", "consistency"]
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """How one mask is chosen out of several.
+
+    Attributes:
+        rule: `iou`: the segmenter's estimate; `agreement`: agreement with the heat map; `both`: their product, each
+            held to [0, 1] (the product is ours; DecAF, arXiv 2510.19592, averages three such scores instead).
+        measure: how agreement is measured, see `agreement`.
+        whole_share: a mask that covers more than this share of the image counts as "the whole image".
+        whole_penalty: such a mask's score is multiplied by 1 - whole_penalty. Share and penalty are ours: the third
+            of SAM's masks is often the background around the object, with a high estimated IoU.
+        multimask: ask for three masks; False asks for the single one.
+    """
+
+    rule: Rule = "iou"
+    measure: Measure = "pearson"
+    whole_share: float = 0.9
+    whole_penalty: float = 0.5
+    multimask: bool = True
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("iou", "agreement", "both"):
+            raise SegmenterError(f"mask rule {self.rule!r} is not known: choose iou, agreement or both")
+        if self.measure not in MEASURES:
+            raise SegmenterError(f"agreement measure {self.measure!r} is not known: choose {', '.join(MEASURES)}")
+        if not (0 <= self.whole_share <= 1 and 0 <= self.whole_penalty <= 1):
+            raise SegmenterError(
+                f"whole_share and whole_penalty are shares in [0, 1], got {self.whole_share} and {self.whole_penalty}"
+            )
+
+    def scores(self, candidates: MaskCandidates, heatmap: Heatmap | None = None) -> FloatArray:
+        """[M] float32, the higher the better; an empty mask gets -1.
+
+        Args:
+            candidates: M masks of one prompt.
+            heatmap: the map the prompt came from; rules other than `iou` need it.
+
+        Raises:
+            SegmenterError: the rule needs a heat map and there is none.
+        """
+        values = np.array(candidates.scores, dtype=np.float32)
+        if self.rule != "iou":
+            if heatmap is None:
+                raise SegmenterError(
+                    f"mask rule {self.rule!r} compares masks with a heat map: give one, or use rule iou"
+                )
+            agreements = np.array([agreement(m, heatmap, self.measure) for m in candidates.masks], dtype=np.float32)
+            values = agreements if self.rule == "agreement" else np.clip(values, 0, 1) * np.clip(agreements, 0, 1)
+        share = candidates.masks.mean(axis=(1, 2))
+        # A negative score would grow by the factor, so the penalty works on what lies above the lowest score, -1.
+        values = np.where(share > self.whole_share, (values + 1) * (1 - self.whole_penalty) - 1, values)
+        return np.where(share == 0, -1.0, values).astype(np.float32)
+
+
+def choose(candidates: MaskCandidates, heatmap: Heatmap | None = None, rule: Rule | MaskRule = "iou") -> int:
+    """Index of the best mask; between equal ones the segmenter's estimate decides.
+
+    Args:
+        candidates: M masks of one prompt.
+        heatmap: the map the prompt came from; rules other than `iou` need it.
+        rule: a rule's name, or a rule with its numbers.
+
+    Raises:
+        SegmenterError: an unknown rule, or one that needs a heat map where there is none.
+    """
+    scores = _as_rule(rule).scores(candidates, heatmap)
+    return int(max(range(len(scores)), key=lambda m: (scores[m], candidates.scores[m])))
+
+
+def agreement(mask: BoolArray, heatmap: Heatmap, measure: Measure = "pearson") -> float:
+    """How well a mask covers what the heat map shows.
+
+    The mask is brought to the map's cells first: c is the share of each cell that the mask covers, exact for any pair
+    of sizes. With v the map's value in each cell:
+
+    `pearson`: correlation of c and v, in [-1, 1]. SteerSeg (arXiv 2605.14908) picks tracklets by it; blind to the
+        map's offset and scale, which differ between methods. 0 where mask or map is constant.
+    `soft_iou`: sum min(c, v) / sum max(c, v), in [0, 1]. Ours. Asks for a map that is 1 on the object and 0 off it.
+    `consistency`: DecAF's attention consistency (arXiv 2510.19592, its published code): cells not above the mean
+        count as minus the largest value, then <c, v'> / sum of v above the mean, in (-inf, 1]. Hard on masks that
+        reach into cold cells.
+
+    Args:
+        mask: bool [H, W] in the original image's size.
+        heatmap: over the same image.
+        measure: which of the three.
+
+    Returns:
+        The agreement; 0 for a constant map.
+    """
+    return MEASURES[measure](coverage(mask, heatmap.values.shape), heatmap.values.astype(np.float64))
+
+
+def coverage(mask: BoolArray, shape: tuple[int, ...]) -> FloatArray:
+    """Share of each cell that a mask covers.
+
+    Args:
+        mask: bool [H, W].
+        shape: (h, w) equal cells laid over the whole mask.
+
+    Returns:
+        [h, w] float32 in [0, 1].
+    """
+    rows, columns = _overlap(shape[0], mask.shape[0]), _overlap(shape[1], mask.shape[1])
+    return rows @ mask.astype(np.float32) @ columns.T
+
+
+def _overlap(cells: int, pixels: int) -> FloatArray:
+    """[cells, pixels] share of each cell's length that each pixel takes up; rows sum to 1."""
+    edges = np.linspace(0, pixels, cells + 1)
+    start = np.maximum(edges[:-1, None], np.arange(pixels))
+    end = np.minimum(edges[1:, None], np.arange(1, pixels + 1))
+    return (np.clip(end - start, 0, None) * cells / pixels).astype(np.float32)
+
+
+def _pearson(c: FloatArray, v: FloatArray) -> float:
+    c, v = c - c.mean(), v - v.mean()
+    scale = float(np.sqrt((c * c).sum() * (v * v).sum()))
+    return float((c * v).sum()) / scale if scale > 1e-12 else 0.0
+
+
+def _soft_iou(c: FloatArray, v: FloatArray) -> float:
+    union = float(np.maximum(c, v).sum())
+    return float(np.minimum(c, v).sum()) / union if union > 0 else 0.0
+
+
+def _consistency(c: FloatArray, v: FloatArray) -> float:
+    above = v > v.mean()
+    mass = float(v[above].sum())
+    return float((c * np.where(above, v, -v.max())).sum()) / mass if mass > 0 else 0.0
+
+
+MEASURES: dict[str, Callable[[FloatArray, FloatArray], float]] = {
+    "pearson": _pearson,
+    "soft_iou": _soft_iou,
+    "consistency": _consistency,
+}
+
+
+def refine(
+    segmenter: Segmenter, prompts: PointPrompts, heatmap: Heatmap | None = None, rule: Rule | MaskRule = "iou"
+) -> MaskCandidates:
+    """Three calls, each with the last answer as a further hint.
+
+    PerSAM (Zhang et al., ICLR 2024, arXiv 2305.03048, "cascaded post-refinement" and its code): (0) the points, single
+    mask; (1) the points and the logits of (0), three masks; (2) the points, the logits of the best mask of (1) and the
+    tight box around it, three masks. PerSAM takes the best by the segmenter's score; that the rule may use the map is
+    ours. The box replaces one that the prompts came with.
+
+    Args:
+        segmenter: with an image set.
+        prompts: points, perhaps a box.
+        heatmap: the map the prompt came from; rules other than `iou` need it.
+        rule: how the mask of (1) is chosen.
+
+    Returns:
+        The masks of (2), or those of (1) where its best mask is empty.
+    """
+    first = segmenter.segment(prompts, multimask=False)
+    second = segmenter.segment(prompts, mask_logits=first.low_res_logits[0])
+    best = choose(second, heatmap, rule)
+    found = Segment(mask=second.masks[best], score=float(second.scores[best]), points=prompts)
+    if not found.mask.any():
+        return second
+    boxed = replace(prompts, box_xyxy=found.box_xyxy)
+    return segmenter.segment(boxed, mask_logits=second.low_res_logits[best])
+
+
+def ask(
+    segmenter: Segmenter,
+    prompts: PointPrompts,
+    heatmap: Heatmap | None = None,
+    rule: Rule | MaskRule = "iou",
+    cascade: bool = False,
+    label: str = "",
+) -> Segment:
+    """One mask for one prompt.
+
+    Args:
+        segmenter: with an image set.
+        prompts: points and perhaps a box, in pixels of that image.
+        heatmap: the map the prompt came from; rules other than `iou` need it.
+        rule: how the mask is chosen.
+        cascade: refine in three calls instead of asking once.
+        label: the words the mask stands for.
+
+    Returns:
+        The segment; its `agreement` is filled in wherever there is a heat map, whatever the rule.
+
+    Raises:
+        SegmenterError: no image set, an unknown rule, a rule without its heat map, or out of memory.
+    """
+    chosen = _as_rule(rule)
+    if cascade:
+        candidates = refine(segmenter, prompts, heatmap, chosen)
+    else:
+        candidates = segmenter.segment(prompts, multimask=chosen.multimask)
+    best = choose(candidates, heatmap, chosen)
+    mask = candidates.masks[best]
+    return Segment(
+        mask=mask,
+        score=float(candidates.scores[best]),
+        points=prompts,
+        label=label,
+        agreement=None if heatmap is None else agreement(mask, heatmap, chosen.measure),
+    )
+
+
+def _as_rule(rule: Rule | MaskRule) -> MaskRule:
+    return rule if isinstance(rule, MaskRule) else MaskRule(rule)
