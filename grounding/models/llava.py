@@ -1,0 +1,40 @@
+"""LLaVA: one square view of the picture, one token per patch of a CLIP-like vision tower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from grounding.errors import ModelError
+from grounding.models.base import Family
+from grounding.models.geometry import viewed_box
+from grounding.types import IntArray, TokenGrid
+
+
+class Llava(Family):
+    """LLaVA-1.5 and every checkpoint of class `LlavaForConditionalGeneration` with a CLIP-like image processor.
+
+    The processor resizes the shortest edge and crops the centre, so the borders of a long picture may be unseen; or it
+    squeezes to an exact size. Both are read from its settings. The vision tower's class token, where the model keeps
+    it (`vision_feature_select_strategy="full"`), is the first image token and no cell.
+    """
+
+    model_types = ("llava",)
+
+    def grids(
+        self, index: int, image_size: tuple[int, int], positions: IntArray, inputs: Mapping[str, Any]
+    ) -> tuple[TokenGrid, ...]:
+        """One grid of patches; see `Family.grids`."""
+        height, width = (int(side) for side in inputs["pixel_values"][index].shape[-2:])
+        patch = int(self.model.config.vision_config.patch_size)
+        rows, columns = height // patch, width // patch
+        extra = len(positions) - rows * columns
+        keeps_class_token = self.model.config.vision_feature_select_strategy == "full"
+        if extra != 0 and not (extra == 1 and keeps_class_token):
+            raise ModelError(
+                f"{self.name} has {len(positions)} image tokens for {rows}x{columns} patches of {patch} px: expected "
+                f"{rows * columns}; make patch_size, num_additional_image_tokens and vision_feature_select_strategy of its "
+                "processor agree with its config"
+            )
+        box = viewed_box(image_size, self.processor.image_processor, (height, width), (rows * patch, columns * patch))
+        return (TokenGrid(positions[extra:], (rows, columns), box),)

@@ -1,0 +1,84 @@
+"""A prompt as the model reads it, and where in it the user's words are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from grounding.errors import ModelError
+
+SLOT = "{expression}"
+# Private-use characters: no chat template and no expression has a reason to hold them.
+_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt after the chat template.
+
+    Attributes:
+        text: the whole prompt, with one image token for the picture or, once expanded, one per cell.
+        span: (start, end) characters in `text` of the user's expression, or of the whole prompt where it has no slot.
+            `start` is where the expression's first character would be, also where the template trims its blanks.
+    """
+
+    text: str
+    span: tuple[int, int]
+
+    def expand(self, image_token: str, count: int) -> Rendered:
+        """The same prompt with the picture's image token repeated `count` times, as processors do before tokenizing."""
+        before, _, after = self.text.partition(image_token)
+        grown = (count - 1) * len(image_token)
+        shift = grown if len(before) < self.span[0] else 0
+        return Rendered(before + image_token * count + after, (self.span[0] + shift, self.span[1] + shift))
+
+
+def render(processor: Any, template: str, expression: str, image_token: str) -> Rendered:
+    """Put an expression into a prompt and the prompt into the processor's chat template.
+
+    The expression is found by marking its ends with private-use characters in a second rendering, so it does not matter
+    whether its words also stand elsewhere in the prompt or in the chat template. A template that repeats the user's
+    text is read at its last repetition.
+
+    Args:
+        processor: a processor with a chat template.
+        template: the prompt with at most one `{expression}`.
+        expression: the words to put there.
+        image_token: the text of one image token.
+
+    Returns:
+        The rendered prompt.
+
+    Raises:
+        ModelError: there is no chat template, it does not place exactly one image, or it rewrites the text it is given;
+            or the prompt has more than one slot.
+    """
+    if template.count(SLOT) > 1:
+        raise ModelError(f"the prompt {template!r} has {template.count(SLOT)} slots {SLOT}, expected one or none")
+    before, _, after = template.partition(SLOT)
+    words = expression
+    if SLOT not in template:
+        before, words = "", template
+    # Templates may trim the text they are given; trimming it first keeps both renderings alike.
+    core = words.strip()
+    plain = _chat(processor, (before + core + after).strip())
+    marked = _chat(processor, (before + _OPEN + core + _CLOSE + after).strip())
+    start = marked.rfind(_OPEN)
+    if start < 0 or marked.replace(_OPEN, "").replace(_CLOSE, "") != plain or plain.count(image_token) != 1:
+        raise ModelError(
+            "the chat template does not place one image and the prompt's text unchanged, so words cannot be found in it: "
+            "use a model whose processor has a chat template for an image followed by text"
+        )
+    start -= marked[:start].count(_OPEN) + marked[:start].count(_CLOSE)
+    lead = len(words) - len(words.lstrip())
+    return Rendered(plain, (start - lead, start + len(core)))
+
+
+def _chat(processor: Any, text: str) -> str:
+    if not getattr(processor, "chat_template", None):
+        raise ModelError(
+            f"the processor {type(processor).__name__} has no chat template: use an instruction-tuned model, or put a "
+            "chat_template.jinja beside the weights"
+        )
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+    return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))

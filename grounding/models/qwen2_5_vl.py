@@ -1,0 +1,53 @@
+"""Qwen2.5-VL: the whole picture at a size close to its own, one token per 2x2 patches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from grounding.errors import ImageError, ModelError
+from grounding.models.base import Family, Prepared
+from grounding.types import IntArray, TokenGrid
+
+LONGEST_ASPECT = 200  # transformers' `smart_resize` refuses longer pictures
+
+
+class Qwen25VL(Family):
+    """Qwen2.5-VL.
+
+    `smart_resize` rounds both sides to whole merged patches within a budget of pixels and never crops, so the grid covers
+    the whole picture; its cells are square only up to that rounding.
+    """
+
+    model_types = ("qwen2_5_vl",)
+
+    def prepare(self, images: Sequence[Image.Image], expressions: Sequence[str], prompt: str | None = None) -> Prepared:
+        """Build one batch; see `Family.prepare`.
+
+        Raises:
+            ImageError: a picture is more than 200 times as long as wide.
+        """
+        for image in images:
+            if max(image.size) > LONGEST_ASPECT * min(image.size):
+                raise ImageError(
+                    f"a picture of {image.width}x{image.height} px is too long for {self.name}, which takes an aspect of at "
+                    f"most {LONGEST_ASPECT}: crop it first"
+                )
+        return super().prepare(images, expressions, prompt)
+
+    def grids(
+        self, index: int, image_size: tuple[int, int], positions: IntArray, inputs: Mapping[str, Any]
+    ) -> tuple[TokenGrid, ...]:
+        """One grid of merged patches; see `Family.grids`."""
+        frames, height, width = (int(side) for side in inputs["image_grid_thw"][index])
+        merge = int(self.model.config.vision_config.spatial_merge_size)
+        rows, columns = height // merge, width // merge
+        if frames != 1 or rows * columns != len(positions):
+            raise ModelError(
+                f"{self.name} has {len(positions)} image tokens for {frames}x{height}x{width} patches merged by "
+                f"{merge}x{merge}: expected 1 frame and {rows * columns} tokens; make merge_size of its processor agree with "
+                "its config"
+            )
+        return (TokenGrid(positions, (rows, columns), (0.0, 0.0, float(image_size[0]), float(image_size[1]))),)
