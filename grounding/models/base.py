@@ -87,8 +87,8 @@ class Family(ABC):
         tokenizer = self.tokenizer
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
-                f"the tokenizer of {self.name} ({type(tokenizer).__name__}) gives no character offsets, so words cannot be "
-                "found among its tokens: load the model with its fast tokenizer (a tokenizer.json file beside the weights)"
+                f"the tokenizer of {self.name} ({type(tokenizer).__name__}) gives no character offsets, so words "
+                "cannot be found among its tokens: load the model with its fast tokenizer (a tokenizer.json file)"
             )
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -217,8 +217,9 @@ class Family(ABC):
         padding = int(real.argmax())
         if list(encoded["input_ids"]) != ids[padding:].tolist():
             raise ModelError(
-                f"the processor of {self.name} made {len(ids) - padding} tokens that differ from the {len(encoded['input_ids'])} "
-                "tokens of its own rendered prompt, so words cannot be placed: expected one image token repeated per cell"
+                f"the processor of {self.name} made {len(ids) - padding} tokens that differ from the "
+                f"{len(encoded['input_ids'])} tokens of its own rendered prompt, so words cannot be placed: expected "
+                "one image token repeated per cell"
             )
         start, end = expanded.span
         offsets = [(a - start, b - start) if a < end and b > start else (0, 0) for a, b in encoded["offset_mapping"]]
@@ -231,8 +232,8 @@ class Family(ABC):
     def _refuse_unknown(self, word: Word, token_ids: Sequence[int]) -> None:
         if not token_ids:
             raise ExpressionError(
-                f"the tokenizer of {self.name} gives the word {word.text!r} no token of its own: write it apart from its "
-                "neighbours with blanks"
+                f"the tokenizer of {self.name} gives the word {word.text!r} no token of its own: write it apart "
+                "from its neighbours with blanks"
             )
         unknown = self.tokenizer.unk_token_id
         if unknown is None or unknown not in token_ids:
@@ -241,8 +242,9 @@ class Family(ABC):
         known = sorted(token for token in self.tokenizer.get_vocab() if token not in special and token.isalpha())
         shown = ", ".join(known[:SHOWN_VOCABULARY]) + (", ..." if len(known) > SHOWN_VOCABULARY else "")
         raise ExpressionError(
-            f"the word {word.text!r} is outside the vocabulary of {self.name}, which knows {len(known)} words ({shown}): use "
-            "these words, or for photos and free text load a hub model, for example --model llava-hf/llava-1.5-7b-hf"
+            f"the word {word.text!r} is outside the vocabulary of {self.name}, which knows {len(known)} words "
+            f"({shown}): use these words, or for photos and free text load a hub model, for example --model "
+            "llava-hf/llava-1.5-7b-hf"
         )
 
     def _refuse_control_tokens(self, expression: str) -> None:

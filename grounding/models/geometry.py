@@ -73,8 +73,8 @@ def _resized(frame: tuple[int, int], image_processor: Any) -> tuple[int, int]:
     if _edge(size, "height") and _edge(size, "width"):
         return _edge(size, "width"), _edge(size, "height")
     raise ModelError(
-        f"the image processor {type(image_processor).__name__} resizes by {size!r}: expected a shortest edge, or a height "
-        "and a width"
+        f"the image processor {type(image_processor).__name__} resizes by {size!r}: expected a shortest edge, or a "
+        "height and a width"
     )
 
 

@@ -33,8 +33,8 @@ class Llava(Family):
         if extra != 0 and not (extra == 1 and keeps_class_token):
             raise ModelError(
                 f"{self.name} has {len(positions)} image tokens for {rows}x{columns} patches of {patch} px: expected "
-                f"{rows * columns}; make patch_size, num_additional_image_tokens and vision_feature_select_strategy of its "
-                "processor agree with its config"
+                f"{rows * columns}; make patch_size, num_additional_image_tokens and vision_feature_select_strategy "
+                "of its processor agree with its config"
             )
         box = viewed_box(image_size, self.processor.image_processor, (height, width), (rows * patch, columns * patch))
         return (TokenGrid(positions[extra:], (rows, columns), box),)

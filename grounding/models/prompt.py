@@ -66,8 +66,8 @@ def render(processor: Any, template: str, expression: str, image_token: str) -> 
     start = marked.rfind(_OPEN)
     if start < 0 or marked.replace(_OPEN, "").replace(_CLOSE, "") != plain or plain.count(image_token) != 1:
         raise ModelError(
-            "the chat template does not place one image and the prompt's text unchanged, so words cannot be found in it: "
-            "use a model whose processor has a chat template for an image followed by text"
+            "the chat template does not place one image and the prompt's text unchanged, so words cannot be found in "
+            "it: use a model whose processor has a chat template for an image followed by text"
         )
     start -= marked[:start].count(_OPEN) + marked[:start].count(_CLOSE)
     lead = len(words) - len(words.lstrip())

@@ -17,8 +17,8 @@ LONGEST_ASPECT = 200  # transformers' `smart_resize` refuses longer pictures
 class Qwen25VL(Family):
     """Qwen2.5-VL.
 
-    `smart_resize` rounds both sides to whole merged patches within a budget of pixels and never crops, so the grid covers
-    the whole picture; its cells are square only up to that rounding.
+    `smart_resize` rounds both sides to whole merged patches within a budget of pixels and never crops, so the grid
+    covers the whole picture; its cells are square only up to that rounding.
     """
 
     model_types = ("qwen2_5_vl",)
@@ -32,8 +32,8 @@ class Qwen25VL(Family):
         for image in images:
             if max(image.size) > LONGEST_ASPECT * min(image.size):
                 raise ImageError(
-                    f"a picture of {image.width}x{image.height} px is too long for {self.name}, which takes an aspect of at "
-                    f"most {LONGEST_ASPECT}: crop it first"
+                    f"a picture of {image.width}x{image.height} px is too long for {self.name}, which takes an aspect "
+                    f"of at most {LONGEST_ASPECT}: crop it first"
                 )
         return super().prepare(images, expressions, prompt)
 
@@ -47,7 +47,7 @@ class Qwen25VL(Family):
         if frames != 1 or rows * columns != len(positions):
             raise ModelError(
                 f"{self.name} has {len(positions)} image tokens for {frames}x{height}x{width} patches merged by "
-                f"{merge}x{merge}: expected 1 frame and {rows * columns} tokens; make merge_size of its processor agree with "
-                "its config"
+                f"{merge}x{merge}: expected 1 frame and {rows * columns} tokens; make merge_size of its processor "
+                "agree with its config"
             )
         return (TokenGrid(positions, (rows, columns), (0.0, 0.0, float(image_size[0]), float(image_size[1]))),)

@@ -1,8 +1,8 @@
 """Which word of a referring expression names the thing: the head of its first noun phrase.
 
-Two finders with one interface. `RuleNounFinder` needs no download: it ends the phrase at the first preposition, relative
-pronoun, verb or punctuation and takes the last noun-like word before it; the rules are this project's own, written for
-the short English of referring expressions. `SpacyNounFinder` (extra `nlp`) asks a dependency parser.
+Two finders with one interface. `RuleNounFinder` needs no download: it ends the phrase at the first preposition,
+relative pronoun, verb or punctuation and takes the last noun-like word before it; the rules are this project's own,
+written for the short English of referring expressions. `SpacyNounFinder` (extra `nlp`) asks a dependency parser.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ class RuleNounFinder:
                 if opened and not joins_adjectives:
                     return index, index + 1
             elif word.kind is WordKind.SPATIAL:
-                if form in PREPOSITIONS or (after is not None and normal(after.text) in ("of", "to")):
-                    if opened:
-                        return index, index + 1
+                leads_on = form in PREPOSITIONS or (after is not None and normal(after.text) in ("of", "to"))
+                if opened and leads_on:
+                    return index, index + 1
                 opened = opened or form not in PREPOSITIONS
             else:
                 if noun and (_is_verb(form, after) or form in ADJECTIVES):

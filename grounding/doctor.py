@@ -1,0 +1,246 @@
+"""Does recording work on the versions installed here? Tiny random models of the real classes are asked.
+
+For each family: rows recorded under the fast kernel against the weights of eager attention, for a left-padded batch and
+for every step of a generation; logits and generated tokens with and without recording; a batch against its elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from grounding.models.base import Family, Prepared
+
+# Design promise: rows equal eager attention to this in float32. The batch check compares two runs of different length,
+# whose own rounding differs.
+ROW_TOLERANCE = 1e-6
+BATCH_TOLERANCE = 1e-5
+GENERATED_TOKENS = 5
+OLDEST_TRANSFORMERS = (5, 2)
+EXPRESSIONS = ("the red elephant left of the dog", "dog")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question and its answer.
+
+    Attributes:
+        name: family and question, "llava: rows equal eager attention".
+        passed: whether all is well.
+        detail: what was measured, or what differs.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def check(model: Family | str | None = None) -> list[Check]:
+    """Examine the installed versions.
+
+    Args:
+        model: a family, or a model's name (`starter`, folder or hub id; only its config is read), to examine that
+            model's type; every known family where None.
+
+    Returns:
+        The checks in order, one for the versions and six per family. A check that cannot run has not passed and says
+        why.
+
+    Raises:
+        ModelError: the named model cannot be found, or its type has no family.
+    """
+    from grounding.models.registry import FAMILIES, family_class
+
+    if model is None:
+        model_types = sorted(FAMILIES)
+    elif isinstance(model, str):
+        from grounding.models.load import load_config
+
+        model_types = [load_config(model).model_type]
+        family_class(model_types[0], model)
+    else:
+        model_types = [model.model.config.model_type]
+    return [_versions(), *(one for model_type in model_types for one in check_family(model_type))]
+
+
+def check_family(model_type: str) -> list[Check]:
+    """The six checks of one family on its tiny model; see `check`."""
+    from grounding.models.registry import family_class
+    from grounding.models.tiny import TINY
+
+    try:
+        family = family_class(model_type)(*TINY[model_type](), f"tiny {model_type}")
+        prepared = family.prepare(_pictures(), EXPRESSIONS)
+    except Exception as error:
+        return [Check(f"{model_type}: words and cells are found", False, _told(error))]
+    cells = sum(grid.shape[0] * grid.shape[1] for grids in prepared.grids for grid in grids)
+    words = sum(len(words) for words in prepared.words)
+    checks = [Check(f"{model_type}: words and cells are found", True, f"{words} words, {cells} cells in a batch of 2")]
+    questions: tuple[tuple[str, Callable[[Family, Prepared], tuple[bool, str]]], ...] = (
+        ("rows equal eager attention", _rows_equal_eager),
+        ("rows of generated tokens equal eager attention", _generated_rows_equal_eager),
+        ("logits are unchanged by recording", _logits_unchanged),
+        ("generation is unchanged by recording", _generation_unchanged),
+        ("a left-padded batch equals its single elements", _batch_equals_single),
+    )
+    for question, examine in questions:
+        try:
+            passed, detail = examine(family, prepared)
+        except Exception as error:  # a broken installation can raise anything; the report goes on
+            passed, detail = False, _told(error)
+        checks.append(Check(f"{model_type}: {question}", passed, detail))
+    return checks
+
+
+def _versions() -> Check:
+    import torch
+    import transformers
+
+    found = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    detail = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    oldest = ".".join(map(str, OLDEST_TRANSFORMERS))
+    if found < OLDEST_TRANSFORMERS:
+        return Check("versions", False, f"{detail}: expected transformers {oldest} or newer")
+    return Check("versions", True, detail)
+
+
+def _rows_equal_eager(family: Family, prepared: Prepared) -> tuple[bool, str]:
+    import torch
+
+    recording = _recorded(family, prepared)
+    with _eager(family.model), torch.inference_mode():
+        attentions = family.model(**prepared.inputs, output_attentions=True, use_cache=False).attentions
+    if len(attentions) != family.layer_count:
+        return False, f"eager attention gave {len(attentions)} layers, expected {family.layer_count}"
+    full = torch.stack(list(attentions), dim=1).float()  # [B, L, H, N, N]
+    worst = 0.0
+    for index, queries in enumerate(_queries(prepared)):
+        expected = full[index][:, :, list(queries)]
+        worst = max(worst, float((recording.prefill[index] - expected).abs().max()))
+    return worst <= ROW_TOLERANCE, f"largest difference {worst:.1e}, allowed {ROW_TOLERANCE:.0e}"
+
+
+def _generated_rows_equal_eager(family: Family, prepared: Prepared) -> tuple[bool, str]:
+    with _watching(family, prepared) as recording:
+        _generate(family, prepared)
+    with _eager(family.model):
+        eager = _generate(family, prepared, output_attentions=True)
+    worst, steps = 0.0, eager.attentions[1:]  # the first entry is the prompt's
+    for index in range(len(prepared)):
+        recorded = recording.decode[index]  # [steps, L, H, 1, C]
+        if len(recorded) != len(steps):
+            return False, f"{len(recorded)} steps were recorded, eager attention gave {len(steps)}"
+        for step, layers in enumerate(steps):
+            for layer, weights in enumerate(layers):
+                expected = weights[index].float()  # [H, 1, K]
+                got = recorded[step, layer, :, :, : expected.shape[-1]]
+                worst = max(worst, float((got - expected).abs().max()))
+    detail = f"{len(steps)} steps, largest difference {worst:.1e}, allowed {ROW_TOLERANCE:.0e}"
+    return bool(steps) and worst <= ROW_TOLERANCE, detail
+
+
+def _logits_unchanged(family: Family, prepared: Prepared) -> tuple[bool, str]:
+    import torch
+
+    with torch.inference_mode():
+        plain = family.model(**prepared.inputs, use_cache=False).logits
+        with _watching(family, prepared):
+            recorded = family.model(**prepared.inputs, use_cache=False).logits
+        after = family.model(**prepared.inputs, use_cache=False).logits
+    if not torch.equal(plain, recorded):
+        return False, f"they differ by up to {float((plain - recorded).abs().max()):.1e}, expected equal bits"
+    if not torch.equal(plain, after):
+        return False, "the model is not restored after recording: a later run differs"
+    return True, "equal bits during and after recording"
+
+
+def _generation_unchanged(family: Family, prepared: Prepared) -> tuple[bool, str]:
+    import torch
+
+    plain = _generate(family, prepared)
+    with _watching(family, prepared):
+        recorded = _generate(family, prepared)
+    same = torch.equal(plain.sequences, recorded.sequences)
+    exact = same and all(torch.equal(a, b) for a, b in zip(plain.scores, recorded.scores, strict=True))
+    if not exact:
+        return False, "the scores differ" if same else "other tokens are generated"
+    return True, f"{len(plain.scores)} tokens with equal bits in their scores"
+
+
+def _batch_equals_single(family: Family, prepared: Prepared) -> tuple[bool, str]:
+    from grounding.models.maps import attend
+
+    together = attend(family, prepared)
+    worst = 0.0
+    for index, picture in enumerate(_pictures()):
+        alone = attend(family, family.prepare([picture], [EXPRESSIONS[index]]))[0]
+        if alone.values.shape != together[index].values.shape:
+            return False, f"shapes {alone.values.shape} alone and {together[index].values.shape} in a batch"
+        worst = max(worst, float(abs(alone.values - together[index].values).max()))
+    padding = max(prepared.padding)
+    passed = worst <= BATCH_TOLERANCE and padding > 0
+    return passed, f"{padding} padding tokens, largest difference {worst:.1e}, allowed {BATCH_TOLERANCE:.0e}"
+
+
+def _queries(prepared: Prepared) -> tuple[tuple[int, ...], ...]:
+    return tuple(
+        tuple(dict.fromkeys(position for word in words for position in word.positions)) for words in prepared.words
+    )
+
+
+def _recorded(family: Family, prepared: Prepared) -> Any:
+    import torch
+
+    with torch.inference_mode(), _watching(family, prepared) as recording:
+        family.model(**prepared.inputs, use_cache=False)
+    return recording
+
+
+def _watching(family: Family, prepared: Prepared) -> Any:
+    from grounding.attention.recorder import record
+    from grounding.attention.request import RowRequest
+
+    return record(family.model, RowRequest(queries=_queries(prepared), decode=True))
+
+
+def _generate(family: Family, prepared: Prepared, **options: Any) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return family.model.generate(
+            **prepared.inputs,
+            max_new_tokens=GENERATED_TOKENS,
+            min_new_tokens=GENERATED_TOKENS,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_scores=True,
+            **options,
+        )
+
+
+@contextmanager
+def _eager(model: Any) -> Iterator[None]:
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _pictures() -> list[Any]:
+    import numpy as np
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    return [
+        Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        for height, width in ((90, 130), (100, 60))
+    ]
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
