@@ -1,0 +1,204 @@
+"""Bytes and seconds of a recording before the model runs, and the cheapest change where it is too large."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from grounding.attention.request import RowRequest
+from grounding.attention.rows import UPCAST_KEYS, rows_per_chunk
+from grounding.errors import BudgetError
+
+FLOAT = 4  # bytes; recorded rows are float32
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """The sizes of a decoder that a recording depends on.
+
+    Attributes:
+        layers: L.
+        heads: H query heads.
+        kv_heads: key and value heads.
+        head_width: D.
+    """
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_width: int
+
+    @classmethod
+    def of(cls, config: Any, layers: int) -> DecoderShape:
+        """Read the shape off a transformers text config and the number of decoder layers."""
+        heads = int(config.num_attention_heads)
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return cls(layers, heads, int(getattr(config, "num_key_value_heads", None) or heads), int(width))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a recording costs on top of the model's own run.
+
+    Attributes:
+        kept_bytes: rows, statistics and sinks that stay.
+        working_bytes: the most that is held while one layer's rows are computed.
+        flops: extra multiply-adds, counted twice as usual.
+    """
+
+    kept_bytes: int
+    working_bytes: int
+    flops: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes that are checked against the budget."""
+        return self.kept_bytes + self.working_bytes
+
+    def seconds(self, device: torch.device | str = "cpu") -> float:
+        """Rough extra time on `device`, from the rate of a small float32 matrix product measured once."""
+        return self.flops / matmul_rate(str(device))
+
+
+def estimate(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
+    """Cost of a request.
+
+    Args:
+        request: what to record.
+        shape: the decoder's sizes.
+        length: N, the prompt's length in positions, padding included.
+
+    Returns:
+        Bytes and floating-point operations.
+    """
+    layers = len(request.layers) if request.layers is not None else shape.layers
+    heads = len(request.heads) if request.heads is not None else shape.heads
+    kept_layers = 1 if request.reduces_layers else layers
+    kept_heads = 1 if request.reduces_heads else heads
+    kept = flops = 0
+    most_rows = 1
+    for element, queries in enumerate(request.queries):
+        columns = len(request.keys[element]) if request.keys is not None else length
+        kept += kept_layers * kept_heads * len(queries) * columns * FLOAT
+        steps = request.decode_steps if request.decode else 0
+        decode_columns = columns if request.keys is not None else length + steps
+        kept += steps * kept_layers * kept_heads * decode_columns * FLOAT
+        kept += len(request.head_statistics) * layers * heads * FLOAT
+        kept += layers * columns * FLOAT if request.residual_sinks else 0
+        rows = length if request.head_statistics else len(queries)
+        most_rows = max(most_rows, rows)
+        flops += 2 * layers * shape.heads * shape.head_width * (rows * length + steps * (length + steps))
+    chunk = min(most_rows, rows_per_chunk(shape.heads, length))
+    working = 3 * chunk * shape.heads * length * FLOAT + UPCAST_KEYS * shape.kv_heads * shape.head_width * FLOAT
+    return Estimate(kept, working, flops)
+
+
+def check_budget(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
+    """Refuse a request over its budget.
+
+    Args:
+        request: what to record.
+        shape: the decoder's sizes.
+        length: N, the prompt's length in positions.
+
+    Returns:
+        The estimate of a request that fits.
+
+    Raises:
+        BudgetError: naming the bytes and the change that gives up least.
+    """
+    cost = estimate(request, shape, length)
+    if cost.total_bytes > request.budget_bytes:
+        raise BudgetError(
+            f"recording this request takes {readable(cost.total_bytes)} for a prompt of {length} positions but its "
+            f"budget is {readable(request.budget_bytes)}; {cheapest_change(request, shape, length)}"
+        )
+    return cost
+
+
+def cheapest_change(request: RowRequest, shape: DecoderShape, length: int) -> str:
+    """The first change, in the order of what it gives up, that brings a request into its budget.
+
+    The order is our choice: columns that no map uses, then up to half of the layers, then the head axis, then the
+    layer axis, then both, then fewer layers still, and last a larger budget.
+
+    Args:
+        request: a request over its budget.
+        shape: the decoder's sizes.
+        length: N, the prompt's length in positions.
+
+    Returns:
+        A clause for an error's sentence.
+    """
+    layers = request.layers if request.layers is not None else tuple(range(shape.layers))
+    fitting = 0
+    if not request.reduces_layers:
+        fitting = max((n for n in range(1, len(layers)) if _fits(_last(request, layers, n), shape, length)), default=0)
+    fewer = (
+        f"keep {fitting} of the {len(layers)} layers, for example the last",
+        _last(request, layers, max(fitting, 1)),
+    )
+    changes: list[tuple[str, RowRequest]] = []
+    if request.image_keys is not None and request.keys is None:
+        changes.append(
+            ("keep only the image's columns with keys=image_keys", replace(request, keys=request.image_keys))
+        )
+    if fitting * 2 >= len(layers):
+        changes.append(fewer)
+    if not request.reduces_heads:
+        name = "both" if request.reduces_layers else "heads"
+        changes.append((f"average the heads with reduce={name!r}", _reduced(request, name)))
+    if not request.reduces_layers:
+        name = "both" if request.reduces_heads else "layers"
+        changes.append((f"average the layers with reduce={name!r}", _reduced(request, name)))
+    if request.reduce == "none":
+        changes.append(("average heads and layers with reduce='both'", _reduced(request, "both")))
+    if fitting:
+        changes.append(fewer)
+    for sentence, changed in changes:
+        cost = estimate(changed, shape, length)
+        if cost.total_bytes <= request.budget_bytes:
+            return f"the cheapest change that fits is to {sentence} ({readable(cost.total_bytes)})"
+    needed = estimate(request, shape, length).total_bytes
+    hint = "" if request.keys is not None else ", or name the columns you need in keys"
+    return f"no single change fits: raise budget_bytes to at least {needed}, or ask for fewer rows{hint}"
+
+
+def readable(count: int) -> str:
+    """A byte count for people, such as `1.5 GiB`."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+@lru_cache(maxsize=8)
+def matmul_rate(device: str) -> float:
+    """Floating-point operations per second of a small float32 matrix product on `device`, measured once per process."""
+    side = 512
+    a = torch.ones(side, side, device=device)
+    (a @ a).sum().item()  # the first product pays for loading the library
+    start = time.perf_counter()
+    repeats = 4
+    for _ in range(repeats):
+        b = a @ a
+    b.sum().item()
+    return repeats * 2 * side**3 / max(time.perf_counter() - start, 1e-9)
+
+
+def _reduced(request: RowRequest, name: str) -> RowRequest:
+    return replace(request, reduce=name)  # type: ignore[arg-type]
+
+
+def _last(request: RowRequest, layers: tuple[int, ...], count: int) -> RowRequest:
+    return replace(request, layers=layers[-count:])
+
+
+def _fits(request: RowRequest, shape: DecoderShape, length: int) -> bool:
+    return estimate(request, shape, length).total_bytes <= request.budget_bytes

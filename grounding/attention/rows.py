@@ -1,0 +1,293 @@
+"""Pure maths: chosen rows of softmax(q k^T) without the N x N matrix, and what is read off them.
+
+Shape letters: B batch, H query heads, G query heads per key head, Q queries of this call, K keys of this call, R chosen
+rows, C kept columns, D head width, N sequence length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+WORKING_BYTES = 64 << 20
+"""Upper bound in bytes of what one chunk of rows takes while it is computed (our choice)."""
+
+UPCAST_KEYS = 1024
+"""How many half-precision keys are turned into float32 at a time (our choice)."""
+
+TOLERANCE: dict[torch.dtype, float] = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+"""Largest difference between a recorded weight and eager attention's, by the model's dtype.
+
+In float32 both compute the same numbers. In half precision eager rounds each logit and each weight to the model's
+dtype, whereas recorded rows stay in float32 as fast kernels do inside; the table bounds eager's rounding.
+"""
+
+OUTPUT_TOLERANCE: dict[torch.dtype, float] = {torch.float32: 2e-3, torch.bfloat16: 4e-2, torch.float16: 1e-2}
+"""Largest difference between rows @ values and the kernel's own output, as a share of the largest value."""
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One attention call as the kernel sees it, after rotary embedding and after the cache update.
+
+    Attributes:
+        query: [B, H, Q, D].
+        key: [B, H/G, K, D]; G query heads share a key head.
+        value: [B, H/G, K, Dv].
+        mask: what the model's mask builder made: bool [B, 1 or H, Q, K] (True attends), additive float of that shape,
+            2-D [B, <=K] padding as flash kernels take (True is a token), or None.
+        scale: factor on q k^T.
+        causal: whether a query sees only keys at or before its own position, on top of the mask.
+        window: how many keys back a query sees, itself included, where the kernel and not the mask cuts them off.
+        softcap: logits are squashed to softcap * tanh(logit / softcap) where set.
+        bias: additive [B or 1, H or 1, Q, K] position bias, on top of the mask.
+        query_offset: sequence position of query 0.
+        key_offset: sequence position of key 0; above 0 only where a sliding cache has dropped keys.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    scale: float
+    causal: bool
+    window: int | None = None
+    softcap: float | None = None
+    bias: Tensor | None = None
+    query_offset: int = 0
+    key_offset: int = 0
+
+    @property
+    def query_count(self) -> int:
+        """Q."""
+        return self.query.shape[2]
+
+    @property
+    def key_count(self) -> int:
+        """K."""
+        return self.key.shape[2]
+
+    @property
+    def head_count(self) -> int:
+        """H."""
+        return self.query.shape[1]
+
+
+def rows_per_chunk(heads: int, keys: int) -> int:
+    """How many rows of `heads` x `keys` weights fit into `WORKING_BYTES`, counting logits, weights and one copy."""
+    return max(1, WORKING_BYTES // (heads * keys * 4 * 3))
+
+
+def attention_rows(call: AttentionCall, element: int, rows: Tensor) -> Tensor:
+    """Chosen rows of the attention matrix of one batch element.
+
+    Args:
+        call: the attention call.
+        element: index into the batch.
+        rows: [R] int64, indices into this call's queries, on the call's device.
+
+    Returns:
+        [H, R, K] float32 weights; every row sums to 1 over all K keys.
+    """
+    logits = _logits(call.query[element].index_select(1, rows), call.key[element]) * call.scale  # [H, R, K]
+    if call.softcap is not None:
+        logits = call.softcap * torch.tanh(logits / call.softcap)
+    if call.bias is not None:
+        logits = logits + _mask_rows(call.bias, element, rows, call.key_count).float()
+    allowed = _allowed(call, element, rows)
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, torch.finfo(torch.float32).min)
+    if call.mask is not None and call.mask.ndim == 4 and call.mask.dtype != torch.bool:
+        logits = logits + _mask_rows(call.mask, element, rows, call.key_count).float()
+    return torch.softmax(logits, dim=-1)
+
+
+def iter_rows(call: AttentionCall, element: int, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """`attention_rows` in chunks of bounded memory.
+
+    Args:
+        call: the attention call.
+        element: index into the batch.
+        rows: [R] int64, indices into this call's queries.
+
+    Yields:
+        (slice of `rows`, [H, r, K] float32 weights).
+    """
+    size = rows_per_chunk(call.head_count, call.key_count)
+    for start in range(0, len(rows), size):
+        part = slice(start, min(start + size, len(rows)))
+        yield part, attention_rows(call, element, rows[part])
+
+
+def real_queries(call: AttentionCall, element: int) -> Tensor | None:
+    """Which queries of one batch element are tokens and not padding.
+
+    A token always sees itself, and padding is masked as a key for everybody, itself included, so the mask's own
+    diagonal tells them apart whatever its form.
+
+    Args:
+        call: the attention call.
+        element: index into the batch.
+
+    Returns:
+        [Q] bool, or None where no mask was made, so that every query is a token.
+    """
+    if call.mask is None:
+        return None
+    own = torch.arange(call.query_count, device=call.mask.device) + (call.query_offset - call.key_offset)
+    if call.mask.ndim == 2:
+        padding = call.mask[element].bool()
+        return padding[own.clamp(max=len(padding) - 1)] & (own < len(padding))
+    mask = call.mask[min(element, call.mask.shape[0] - 1), 0]  # [Q or 1, K]
+    queries = torch.arange(call.query_count, device=mask.device).clamp(max=mask.shape[0] - 1)
+    diagonal = mask[queries, own.clamp(max=mask.shape[1] - 1)]
+    return diagonal if diagonal.dtype == torch.bool else diagonal > torch.finfo(diagonal.dtype).min / 2
+
+
+def keep_columns(weights: Tensor, columns: Tensor | None, key_offset: int, length: int) -> Tensor:
+    """Columns of full rows by sequence position; positions outside this call's keys hold weight 0.
+
+    Args:
+        weights: [H, R, K].
+        columns: [C] int64 sequence positions, or None for all of 0..length-1.
+        key_offset: sequence position of key 0.
+        length: sequence positions seen so far, this call's included.
+
+    Returns:
+        [H, R, C], with C = length where `columns` is None.
+    """
+    if columns is None:
+        present = weights[..., : length - key_offset]
+        return torch.nn.functional.pad(present, (key_offset, 0)) if key_offset else present
+    local = columns - key_offset
+    inside = (local >= 0) & (local < weights.shape[-1])
+    picked = weights.index_select(-1, local.clamp(0, weights.shape[-1] - 1))
+    return picked * inside.to(picked.dtype)
+
+
+def row_maxima(call: AttentionCall, element: int, columns: dict[str, Tensor | None]) -> tuple[dict[str, Tensor], int]:
+    """Sum over every unpadded query of its largest weight, in query chunks.
+
+    Args:
+        call: the attention call.
+        element: index into the batch.
+        columns: name → [C] sequence positions over which the maximum is taken, None for all keys.
+
+    Returns:
+        (name → [H] float32 sums, number of queries in the sum).
+    """
+    real = real_queries(call, element)
+    device = call.query.device
+    rows = torch.arange(call.query_count, device=device) if real is None else real.nonzero()[:, 0].to(device)
+    sums = {name: torch.zeros(call.head_count, device=device) for name in columns}
+    length = call.key_offset + call.key_count
+    for _, weights in iter_rows(call, element, rows):
+        for name, chosen in columns.items():
+            kept = weights if chosen is None else keep_columns(weights, chosen, call.key_offset, length)
+            sums[name] += kept.amax(dim=-1).sum(dim=-1)
+    return sums, len(rows)
+
+
+def output_error(call: AttentionCall, element: int, row: Tensor, weights: Tensor, output: Tensor) -> Tensor:
+    """How far one recorded row is from explaining the kernel's own output at that query.
+
+    Args:
+        call: the attention call.
+        element: index into the batch.
+        row: [1] int64, index into this call's queries.
+        weights: [H, 1, K] the recorded row over all keys.
+        output: [B, Q, H, Dv] the kernel's output.
+
+    Returns:
+        Scalar tensor: the largest difference as a share of the largest absolute value vector entry.
+    """
+    value = call.value[element]  # [H/G, K, Dv]
+    grouped = weights.reshape(value.shape[0], -1, weights.shape[-1])  # [H/G, G, K]
+    expected = torch.zeros(*grouped.shape[:2], value.shape[-1], device=value.device)
+    for start in range(0, value.shape[1], UPCAST_KEYS):
+        part = slice(start, start + UPCAST_KEYS)
+        expected += torch.matmul(grouped[..., part], value[:, part].float())
+    actual = output[element].index_select(0, row)[0].float()  # [H, Dv]
+    return (expected.reshape(actual.shape) - actual).abs().max() / value.abs().max().float().clamp(min=1e-12)
+
+
+def sink_dimensions(hidden: Tensor, first: int, count: int) -> Tensor:
+    """The dimensions in which a token's residual is largest.
+
+    Args:
+        hidden: [N, E] block input of one batch element.
+        first: index of the first real token.
+        count: how many dimensions to name.
+
+    Returns:
+        [count] int64.
+    """
+    return hidden[first].abs().topk(min(count, hidden.shape[-1])).indices
+
+
+def sink_strength(hidden: Tensor, dims: Tensor, eps: float = 1e-6) -> Tensor:
+    """How far each token stands out in the sink dimensions (Kang et al., ICLR 2025).
+
+    phi(x) = max over sink dimensions of |x[d]| / sqrt(mean(x^2) + eps); the paper calls a token a sink from phi = 20.
+
+    Args:
+        hidden: [K, E] block input of the tokens.
+        dims: [k] int64 sink dimensions.
+        eps: the paper's constant under the root.
+
+    Returns:
+        [K] float32.
+    """
+    square = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32).square() / hidden.shape[-1]
+    return hidden.index_select(-1, dims).float().abs().amax(dim=-1) / torch.sqrt(square + eps)
+
+
+def as_index(positions: Sequence[int], device: torch.device) -> Tensor:
+    """Positions as an int64 index on `device`."""
+    return torch.tensor(list(positions), dtype=torch.int64, device=device)
+
+
+def _logits(query: Tensor, key: Tensor) -> Tensor:
+    """[H, R, D] x [H/G, K, D] → [H, R, K] float32, without repeating the shared keys."""
+    heads, count, width = query.shape
+    grouped = query.reshape(key.shape[0], -1, width)  # [H/G, G*R, D]
+    if key.dtype == torch.float32 and grouped.dtype == torch.float32:
+        logits = torch.matmul(grouped, key.transpose(-1, -2))
+    else:
+        grouped = grouped.float()
+        logits = torch.empty(*grouped.shape[:2], key.shape[1], device=key.device)
+        for start in range(0, key.shape[1], UPCAST_KEYS):
+            part = slice(start, start + UPCAST_KEYS)
+            logits[..., part] = torch.matmul(grouped, key[:, part].float().transpose(-1, -2))
+    return logits.view(heads, count, key.shape[1])
+
+
+def _mask_rows(mask: Tensor, element: int, rows: Tensor, keys: int) -> Tensor:
+    """[B or 1, H or 1, Q or 1, >=K] → [H or 1, R or 1, K]."""
+    mask = mask[min(element, mask.shape[0] - 1)]
+    return (mask if mask.shape[1] == 1 else mask.index_select(1, rows.to(mask.device)))[..., :keys]
+
+
+def _allowed(call: AttentionCall, element: int, rows: Tensor) -> Tensor | None:
+    """[1 or H, R, K] bool, or None where nothing is cut off by a bool mask, causality, padding or a window."""
+    allowed: Tensor | None = None
+    if call.causal or call.window is not None:
+        query = (rows + call.query_offset)[:, None]  # [R, 1]
+        key = (torch.arange(call.key_count, device=rows.device) + call.key_offset)[None, :]  # [1, K]
+        allowed = key <= query if call.causal else torch.ones_like(key <= query)
+        if call.window is not None:
+            allowed = allowed & (query - key < call.window)
+        allowed = allowed[None]
+    if call.mask is None:
+        return allowed
+    if call.mask.ndim == 2:
+        padding = call.mask[element].bool().to(rows.device)
+        padding = torch.nn.functional.pad(padding, (0, call.key_count - len(padding)))[None, None]
+        return padding if allowed is None else allowed & padding
+    if call.mask.dtype == torch.bool:
+        chosen = _mask_rows(call.mask, element, rows, call.key_count).to(rows.device)
+        return chosen if allowed is None else allowed & chosen
+    return allowed

@@ -1,0 +1,345 @@
+"""The state of one recording: which pass is running, what has been seen of it, and whether it all fits together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from grounding.attention.budget import DecoderShape, check_budget, readable
+from grounding.attention.request import Recording, RowRequest
+from grounding.attention.rows import (
+    OUTPUT_TOLERANCE,
+    AttentionCall,
+    as_index,
+    iter_rows,
+    keep_columns,
+    output_error,
+    real_queries,
+    row_maxima,
+    sink_dimensions,
+    sink_strength,
+)
+from grounding.attention.store import RowStore
+from grounding.errors import BudgetError, RecordingError
+
+
+class Session:
+    """Follows the passes of one decoder and keeps what a request asks for.
+
+    A pass is one run of the decoder. The first passes read the prompt (several where it is read in pieces); a pass of
+    one position after that is a decode step.
+
+    Args:
+        request: what to record.
+        layers: the decoder's layers.
+        shape: the decoder's sizes.
+    """
+
+    def __init__(self, request: RowRequest, layers: nn.ModuleList, shape: DecoderShape) -> None:
+        self.request = request
+        self.shape = shape
+        self.layers = request.layers if request.layers is not None else tuple(range(shape.layers))
+        self._owner = {id(module): i for i in self.layers for module in layers[i].modules()}
+        self._store = RowStore(request, self.layers, len(request.heads) if request.heads else shape.heads)
+        self._running = False
+        self._checked_length = 0
+        self._past = 0  # positions in the cache before the running pass
+        self._total: int | None = None  # positions after the newest pass; None before the first
+        self._start = 0  # positions that were in the cache before recording began
+        self._prompt: int | None = None  # the prompt's length, known once a decode step has run
+        self._pieces = 0
+        self._reached = 0  # prompt positions read so far
+        self._steps = 0
+        self._decoding = False
+        self._seen: set[int] = set()
+        self._errors: list[tuple[int, torch.dtype, Tensor]] = []
+        self._residuals: dict[int, Tensor] = {}
+        self._dims: dict[tuple[int, int], Tensor] = {}
+        self._sinks: dict[tuple[int, int], Tensor] = {}
+        self._sums: dict[tuple[str, int, int], tuple[Tensor, int]] = {}
+
+    # -- what the hooks call, in this order, for every pass
+
+    def expect_length(self, length: int) -> None:
+        """Check the budget for a prompt of `length` positions; called before anything of the model runs."""
+        if length > self._checked_length and self._steps == 0:
+            check_budget(self.request, self.shape, length)
+            self._checked_length = length
+
+    def begin_pass(self, past: int, queries: int) -> None:
+        """A pass over `queries` new positions on top of `past` cached ones is about to run."""
+        if self._total is None:
+            self._start = past
+            self._refuse_missed(past)
+        elif past != self._total:
+            raise RecordingError(
+                "a second prompt was started inside one record() block, or generate ran without its cache; open one "
+                "record() per prompt and generate with use_cache=True"
+                if past == 0
+                else f"the key/value cache holds {past} positions where {self._total} were recorded, as assisted "
+                "generation leaves it; record without changing the cache in between"
+            )
+        self._decoding = self._total is not None and self._is_decode(past, queries)
+        self._past, self._total = past, past + queries
+        self._running = True
+        self._seen.clear()
+        if self._decoding:
+            self._steps += 1
+            if self.request.decode:
+                self._store.start_step()
+        else:
+            self._pieces += 1
+            self._reached = self._total
+            self.expect_length(self._total)
+
+    def keep_residual(self, layer: int, hidden: Tensor) -> None:
+        """The block input of a layer, held until the layer's attention tells which positions are padding."""
+        if self._running and not self._decoding:
+            self._residuals[layer] = hidden.detach()
+
+    def layer_of(self, module: nn.Module) -> int | None:
+        """The recorded layer `module` is part of."""
+        return self._owner.get(id(module)) if self._running else None
+
+    def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
+        """One attention call of a recorded layer and its output [B, Q, H, Dv]."""
+        if self._decoding and not self.request.decode:
+            return
+        if layer in self._seen:
+            raise RecordingError(
+                f"layer {layer} attends more than once in one pass, for example to itself and to an encoder; "
+                "only decoders with one attention per layer can be recorded"
+            )
+        self._refuse_shape(layer, call)
+        assert self._total is not None
+        call = replace(call, query_offset=self._past, key_offset=max(self._total - call.key_count, 0))
+        first = not self._seen
+        self._seen.add(layer)
+        with torch.no_grad():
+            for element in range(self.request.batch_size):
+                rows, places = self._wanted(call, element, check=first)
+                self._keep_rows(layer, call, element, rows, places, output)
+                if not self._decoding:
+                    self._keep_statistics(layer, call, element)
+                    self._keep_sinks(layer, call, element)
+        self._residuals.pop(layer, None)
+
+    def end_pass(self, *, failed: bool) -> None:
+        """The pass is over; `failed` if it ended by an exception."""
+        if not self._running:
+            return
+        self._running = False
+        self._residuals.clear()
+        if failed or (self._decoding and not self.request.decode):
+            return
+        missing = [layer for layer in self.layers if layer not in self._seen]
+        if missing:
+            seen = f"only layers {sorted(self._seen)} did" if self._seen else "none did"
+            raise RecordingError(
+                f"layers {missing[:8]} made no attention call that can be recorded ({seen}): expected every recorded "
+                "layer to use transformers' attention interface or torch's scaled_dot_product_attention. Ask for other "
+                "layers, or load the model with attn_implementation='sdpa'"
+            )
+        self._refuse_unexplained()
+        self._store.flush()
+        if self._decoding and self._store.bytes_of_decode() > self.request.budget_bytes:
+            raise BudgetError(
+                f"{self._steps} decode steps take more than the budget of {readable(self.request.budget_bytes)}; "
+                "generate fewer tokens, name the columns you need in keys, or raise budget_bytes"
+            )
+
+    def finish(self, recording: Recording) -> None:
+        """Check that all that was asked for was seen, and hand it over."""
+        if self._total is None:
+            raise RecordingError(
+                "nothing was recorded: the model was not run inside the `with record(...)` block, or was run in "
+                "another thread; call the model in the block and in the same thread"
+            )
+        prompt = self._prompt if self._prompt is not None else self._reached
+        self._refuse_unreached(prompt)
+        columns = [len(k) for k in self.request.keys] if self.request.keys is not None else None
+        elements = range(self.request.batch_size)
+        prefill = [self._store.finished_prefill(b, columns[b] if columns else prompt) for b in elements]
+        decode = []
+        if self.request.decode:
+            decode = [self._store.finished_decode(b, columns[b] if columns else prompt) for b in elements]
+        statistics = [{name: self._statistic(name, b) for name in self.request.head_statistics} for b in elements]
+        sinks = None
+        if self.request.residual_sinks:
+            sinks = [self._finished_sinks(b, columns[b] if columns else prompt) for b in elements]
+        recording._complete(prefill, decode, statistics, sinks)
+
+    def refuse_reorder(self, *_: Any, **__: Any) -> None:
+        """Stands in for the cache's reordering while decode steps are recorded."""
+        raise RecordingError(
+            "beam search reorders the cache between steps, so a recorded decode row would not belong to the returned "
+            "text; generate with num_beams=1, or record with decode=False"
+        )
+
+    # -- keeping
+
+    def _wanted(self, call: AttentionCall, element: int, *, check: bool) -> tuple[Tensor, tuple[int, ...]]:
+        """Indices into this call's queries, and their places in the request; a decode step has one of each."""
+        assert self._total is not None
+        if self._decoding:
+            return as_index((0,), call.query.device), (0,)
+        chosen = [(place, q) for place, q in enumerate(self.request.queries[element]) if self._past <= q < self._total]
+        rows = as_index([q - self._past for _, q in chosen], call.query.device)
+        if check and chosen and (real := real_queries(call, element)) is not None:
+            padding = [q for (_, q), ok in zip(chosen, real[rows.to(real.device)].tolist(), strict=True) if not ok]
+            if padding:
+                raise RecordingError(
+                    f"query position {padding[0]} of batch element {element} is padding; positions count from the left "
+                    "end of the padded prompt, so add the element's padding to positions in its own text"
+                )
+        return rows, tuple(place for place, _ in chosen)
+
+    def _keep_rows(
+        self, layer: int, call: AttentionCall, element: int, rows: Tensor, places: tuple[int, ...], output: Tensor
+    ) -> None:
+        assert self._total is not None
+        keys = self.request.keys
+        columns = as_index(keys[element], rows.device) if keys is not None else None
+        heads = as_index(self.request.heads, rows.device) if self.request.heads is not None else None
+        for part, weights in iter_rows(call, element, rows):
+            if part.start == 0 and (not self._decoding or self._steps == 1):
+                error = output_error(call, element, rows[:1], weights[:, :1], output)
+                self._errors.append((layer, call.query.dtype, error))
+            kept = keep_columns(weights, columns, call.key_offset, self._total)
+            kept = kept if heads is None else kept.index_select(0, heads)
+            self._store.add(layer, element, places[part], kept, decode=self._decoding)
+
+    def _keep_statistics(self, layer: int, call: AttentionCall, element: int) -> None:
+        if not self.request.head_statistics:
+            return
+        columns: dict[str, Tensor | None] = {}
+        for name in self.request.head_statistics:
+            image = self.request.image_keys if name == "max_image" else None
+            columns[name] = as_index(image[element], call.query.device) if image is not None else None
+        sums, count = row_maxima(call, element, columns)
+        for name, total in sums.items():
+            before, counted = self._sums.get((name, layer, element), (0, 0))
+            self._sums[name, layer, element] = (before + total.cpu(), counted + count)
+
+    def _keep_sinks(self, layer: int, call: AttentionCall, element: int) -> None:
+        if not self.request.residual_sinks:
+            return
+        if layer not in self._residuals:
+            raise RecordingError(f"layer {layer} was given no hidden states as its input; residual_sinks needs them")
+        hidden = self._residuals[layer][element]
+        assert self._total is not None
+        if (layer, element) not in self._dims:
+            real = real_queries(call, element)
+            first = 0 if real is None else int(real.int().argmax())
+            if real is not None and not bool(real[first]):
+                return  # a piece of nothing but padding
+            known = self.request.sink_dims
+            self._dims[layer, element] = (
+                as_index(known, hidden.device)
+                if known is not None
+                else sink_dimensions(hidden, first, self.request.sink_dim_count)
+            )
+        keys = self.request.keys[element] if self.request.keys is not None else tuple(range(self._total))
+        chosen = [(place, k) for place, k in enumerate(keys) if self._past <= k < self._total]
+        places = as_index([place for place, _ in chosen], torch.device("cpu"))
+        phi = self._finished_sinks_of(layer, element, len(keys))
+        for start in range(0, len(chosen), 1024):
+            index = as_index([k - self._past for _, k in chosen[start : start + 1024]], hidden.device)
+            strength = sink_strength(hidden.index_select(0, index), self._dims[layer, element])
+            phi[places[start : start + 1024]] = strength.cpu()
+        self._sinks[layer, element] = phi
+
+    def _finished_sinks_of(self, layer: int, element: int, columns: int) -> Tensor:
+        phi = self._sinks.get((layer, element), torch.zeros(0))
+        return torch.nn.functional.pad(phi, (0, columns - len(phi)))
+
+    def _finished_sinks(self, element: int, columns: int) -> Tensor:
+        return torch.stack([self._finished_sinks_of(layer, element, columns) for layer in self.layers])
+
+    def _statistic(self, name: str, element: int) -> Tensor:
+        rows = []
+        for layer in self.layers:
+            total, count = self._sums[name, layer, element]
+            rows.append(total / max(count, 1))
+        stacked = torch.stack(rows)
+        return stacked if self.request.heads is None else stacked[:, list(self.request.heads)]
+
+    # -- refusing
+
+    def _is_decode(self, past: int, queries: int) -> bool:
+        """Whether the pass that follows earlier ones is a decode step and not one more piece of the prompt."""
+        if self._steps == 0 and queries > 1:
+            return False
+        if queries > 1:
+            if self.request.decode:
+                raise RecordingError(
+                    f"a decode step read {queries} positions at once, as assisted generation does; record decode steps "
+                    "of plain generation, or with decode=False"
+                )
+            return True
+        if self._steps == 0:
+            last = max((max(q) for q in self.request.queries if q), default=-1)
+            if self._pieces > 1 and last >= past:
+                raise RecordingError(
+                    "the prompt is read in pieces and the last piece is one position long, which looks like a decode "
+                    "step; choose another prefill_chunk_size"
+                )
+            if self._pieces > 1 and self.request.decode and last != past - 1:
+                raise RecordingError(
+                    "the prompt is read in pieces, so the first decode step can only be told apart if the prompt's "
+                    "last position is among the queries; add it"
+                )
+            self._prompt = past
+            self._refuse_unreached(past)
+        return True
+
+    def _refuse_missed(self, past: int) -> None:
+        missed = [q for element in self.request.queries for q in element if q < past]
+        if missed:
+            raise RecordingError(
+                f"query position {missed[0]} was already in the cache ({past} positions) when recording began; open "
+                "record() before the pass that reads it"
+            )
+
+    def _refuse_unreached(self, prompt: int) -> None:
+        named = (("query", self.request.queries), ("key", self.request.keys), ("image key", self.request.image_keys))
+        for name, positions in named:
+            for element, chosen in enumerate(positions or ()):
+                if chosen and max(chosen) >= prompt:
+                    raise RecordingError(
+                        f"{name} position {max(chosen)} of batch element {element} is outside the prompt, which has "
+                        f"{prompt} positions (0 to {prompt - 1}); count positions in the processed prompt"
+                    )
+
+    def _refuse_shape(self, layer: int, call: AttentionCall) -> None:
+        batch = call.query.shape[0]
+        if batch != self.request.batch_size:
+            raise RecordingError(
+                f"the model runs {batch} sequences but the request is for {self.request.batch_size}; give queries per "
+                "sequence, and generate without beam search or num_return_sequences"
+            )
+        if call.head_count != self.shape.heads:
+            raise RecordingError(
+                f"layer {layer} runs {call.head_count} heads but the model's config says {self.shape.heads}, as under "
+                "tensor parallelism; record on one process that holds all heads"
+            )
+        if call.query_count + self._past != self._total:
+            raise RecordingError(
+                f"layer {layer} attends from {call.query_count} positions where the pass has "
+                f"{(self._total or 0) - self._past}; only decoders that keep every position can be recorded"
+            )
+
+    def _refuse_unexplained(self) -> None:
+        """Rows times values must give the kernel's own output, else the attention is not what was computed."""
+        errors, self._errors = self._errors, []
+        for layer, dtype, error in errors:
+            worst, allowed = float(error), OUTPUT_TOLERANCE.get(dtype, OUTPUT_TOLERANCE[torch.float32])
+            if not worst <= allowed:
+                raise RecordingError(
+                    f"the weights recorded in layer {layer} do not explain its attention's output (off by {worst:.2g} "
+                    f"of the largest value, {allowed:g} allowed in {dtype}): this model's attention is more than a "
+                    "softmax over scaled, masked query-key products, and cannot be recorded"
+                )

@@ -1,0 +1,97 @@
+"""Where recorded rows pile up while the model runs: reduced at once, on the CPU at the end of each pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from grounding.attention.request import RowRequest
+
+
+class RowStore:
+    """Prefill and decode rows of one recording.
+
+    Rows on the CPU are written to their place at once. Rows on an accelerator wait there until the pass has ended, so
+    that recording does not make the host wait for the device once per layer.
+
+    Args:
+        request: what to record.
+        layers: the decoder layers recorded, in order.
+        heads: number of heads kept before any reduction.
+    """
+
+    def __init__(self, request: RowRequest, layers: tuple[int, ...], heads: int) -> None:
+        self._request = request
+        self._slot = {layer: 0 if request.reduces_layers else slot for slot, layer in enumerate(layers)}
+        self._share = 1 / len(layers) if request.reduces_layers else 1.0
+        self._size = (1 if request.reduces_layers else len(layers), 1 if request.reduces_heads else heads)
+        self._prefill: list[Tensor | None] = [None] * request.batch_size
+        self._steps: list[list[Tensor]] = [[] for _ in range(request.batch_size)]
+        self._waiting: dict[tuple[int, int, bool, tuple[int, ...]], Tensor] = {}
+
+    def add(self, layer: int, element: int, rows: tuple[int, ...], weights: Tensor, *, decode: bool) -> None:
+        """Take rows of one layer.
+
+        Args:
+            layer: the decoder layer.
+            element: index into the batch.
+            rows: places in the request's queries the rows belong to; (0,) at a decode step.
+            weights: [H, r, C] float32, heads already chosen, on any device.
+            decode: whether the rows belong to the newest decode step.
+        """
+        if self._request.reduces_heads:
+            weights = weights.mean(dim=0, keepdim=True)
+        weights = weights * self._share if self._share != 1.0 else weights
+        if weights.device.type == "cpu":
+            self._write(self._slot[layer], element, rows, weights, decode)
+            return
+        key = (self._slot[layer], element, decode, rows)
+        known = self._waiting.get(key)
+        # With device_map the layers of one model live on several devices.
+        self._waiting[key] = weights if known is None else known + weights.to(known.device)
+
+    def start_step(self) -> None:
+        """Open a new decode step."""
+        for steps in self._steps:
+            steps.append(torch.zeros(*self._size, 1, 0))
+
+    def flush(self) -> None:
+        """Bring waiting rows to the CPU; call at the end of every pass."""
+        for (slot, element, decode, rows), weights in self._waiting.items():
+            self._write(slot, element, rows, weights.cpu(), decode)
+        self._waiting.clear()
+
+    def bytes_of_decode(self) -> int:
+        """Bytes the decode steps take so far."""
+        return sum(step.numel() * step.element_size() for steps in self._steps for step in steps)
+
+    def finished_prefill(self, element: int, columns: int) -> Tensor:
+        """[L, H, R, C] of one batch element; `columns` is C."""
+        kept = self._prefill[element]
+        if kept is None:
+            kept = torch.zeros(*self._size, len(self._request.queries[element]), columns)
+        return pad(kept, (0, columns - kept.shape[-1])) if kept.shape[-1] < columns else kept
+
+    def finished_decode(self, element: int, columns: int) -> Tensor:
+        """[steps, L, H, 1, C] of one batch element; `columns` is the least C."""
+        steps = self._steps[element]
+        columns = max([columns, *(step.shape[-1] for step in steps)])
+        out = torch.zeros(len(steps), *self._size, 1, columns)
+        for index, step in enumerate(steps):
+            out[index, ..., : step.shape[-1]] = step
+        return out
+
+    def _write(self, slot: int, element: int, rows: tuple[int, ...], weights: Tensor, decode: bool) -> None:
+        target = self._steps[element][-1] if decode else self._prefill[element]
+        columns = weights.shape[-1]
+        if target is None:
+            target = torch.zeros(*self._size, len(self._request.queries[element]), columns)
+        elif target.shape[-1] < columns:
+            # All columns are kept and the prompt comes in pieces: columns of later pieces hold 0 in earlier rows.
+            target = pad(target, (0, columns - target.shape[-1]))
+        target[slot, ..., :columns].index_add_(1, torch.tensor(rows, dtype=torch.int64), weights)
+        if decode:
+            self._steps[element][-1] = target
+        else:
+            self._prefill[element] = target
