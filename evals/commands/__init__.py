@@ -1,0 +1,18 @@
+"""What the evaluation suite adds to the command line."""
+
+from __future__ import annotations
+
+from grounding.command import Command
+
+scenes = Command(
+    "measure pointing and masks on drawn scenes with exact truth",
+    "evals.commands.scenes:EvalScenesCommand",
+)
+record = Command(
+    "time and memory of recording attention, beside the plain kernel and eager attention",
+    "evals.commands.bench:BenchRecordCommand",
+)
+segmenter = Command(
+    "masks of a segmenter on annotated photos, and its time",
+    "evals.commands.bench:BenchSegmenterCommand",
+)

@@ -1,0 +1,14 @@
+"""The library's own commands, found through the entry points in pyproject.toml."""
+
+from __future__ import annotations
+
+from grounding.command import Command
+
+doctor = Command(
+    "check that recorded attention is right on the installed versions, or for one model",
+    "grounding.commands.doctor:DoctorCommand",
+)
+scenes = Command(
+    "draw scenes of shapes with exact masks and referring expressions",
+    "grounding.commands.scenes:ScenesCommand",
+)

@@ -1,0 +1,10 @@
+"""What the pipelines add to the command line."""
+
+from __future__ import annotations
+
+from grounding.command import Command
+
+segment = Command(
+    "find what words mean in images and cut it out, for one image, many, or a manifest",
+    "pipelines.commands.segment:SegmentCommand",
+)
