@@ -90,6 +90,7 @@ class AttentionMaps:
             largest weight over all keys, or over image keys.
         residual_sinks: [L, K] how strongly each key's residual stream stands out in the sink dimensions, where asked.
         background: the same picture under a generic prompt, where a method contrasts with one.
+        layer_count: how many decoder layers the model has, where fewer were recorded; None where it is not told.
     """
 
     values: FloatArray
@@ -102,6 +103,7 @@ class AttentionMaps:
     head_statistics: dict[str, FloatArray] = field(default_factory=dict)
     residual_sinks: FloatArray | None = None
     background: AttentionMaps | None = None
+    layer_count: int | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim != 4:

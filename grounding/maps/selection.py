@@ -1,0 +1,177 @@
+"""Head selection: the few heads that point at things, named in the method or found per sample."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+from scipy import ndimage
+
+from grounding.errors import MethodError
+from grounding.maps.base import LAST, Stage, average_layers, grid_columns, image_columns, on_grid
+from grounding.types import AttentionMaps, FloatArray, StageReport
+
+EIGHT = np.ones((3, 3), int)
+Head = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class HeadsFixed(Stage):
+    """The mean of heads that the method file names, [L, H, T, K] -> [1, 1, T, K].
+
+    Fixed localisation heads (Kang et al., CVPR 2025) are a property of one model's weights, so a method with this stage
+    belongs to that model. The paper sums three heads; the mean differs by a constant only.
+
+    Attributes:
+        pairs: (layer, head) of each, counted from 0.
+    """
+
+    name: ClassVar[str] = "heads-fixed"
+    pairs: tuple[Head, ...]
+
+    def __post_init__(self) -> None:
+        if not self.pairs or min(min(pair) for pair in self.pairs) < 0 or len(set(self.pairs)) != len(self.pairs):
+            raise MethodError(f"stage 'heads-fixed' needs different (layer, head) pairs from 0 up, got {self.pairs}")
+
+    def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
+        """Average the named heads.
+
+        Raises:
+            MethodError: a layer was not recorded or a head does not exist.
+        """
+        return _average_pairs(maps, self.pairs, self.name)
+
+
+@dataclass(frozen=True)
+class HeadsByEntropy(Stage):
+    """The `count` heads whose map holds together best, chosen for each sample, [L, H, T, K] -> [1, 1, T, K].
+
+    In the manner of localisation heads (Kang et al., CVPR 2025, section on criteria): keep heads that look at the image
+    enough, then take those of lowest spatial entropy. A head's map is cut at its mean, its 8-connected pieces C_i have
+    H = -sum p_i log p_i with p_i = |C_i| / sum |C|. The paper then fixes three heads per model by how often they are
+    picked over 1,000 samples (`head_frequencies`) and loses 20 points of accuracy when it picks them per sample.
+
+    Ours: the threshold on the image share is found on the sample itself (the sorted shares' largest distance below the
+    chord between their ends) unless it is given; equal entropies are ordered by the larger image share; several grids
+    add up their entropies. The background uses the heads picked on the maps themselves.
+
+    Attributes:
+        count: how many heads are kept.
+        skip_layers: first layers left out; the paper leaves out two.
+        min_share: least image attention of a head in [0, 1]; None finds it on the sample.
+        row: the word whose row is judged: the prompt's last token as in the paper, or the mean of all rows.
+    """
+
+    name: ClassVar[str] = "heads-entropy"
+    count: int = 3
+    skip_layers: int = 2
+    min_share: float | None = None
+    row: Literal["last", "mean"] = "last"
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.skip_layers < 0:
+            raise MethodError("stage 'heads-entropy' needs count >= 1 and skip_layers >= 0")
+        if self.min_share is not None and not 0 <= self.min_share <= 1:
+            raise MethodError(f"stage 'heads-entropy' needs min_share in [0, 1], got {self.min_share}")
+
+    def __call__(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
+        """Pick the heads on the maps, then average the same heads of maps and background."""
+        pairs = self.pick(maps)
+        result, report = _average_pairs(maps, pairs, self.name)
+        if maps.background is not None:
+            result = replace(result, background=_average_pairs(maps.background, pairs, self.name)[0])
+        return result, report
+
+    def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
+        """Pick the heads on these maps and average them."""
+        return _average_pairs(maps, self.pick(maps), self.name)
+
+    def pick(self, maps: AttentionMaps) -> tuple[Head, ...]:
+        """The chosen (layer, head) pairs, best first.
+
+        Raises:
+            MethodError: the layers have been averaged already, or fewer layers were recorded than are skipped.
+        """
+        _need_layers(maps, self.name)
+        rows = [i for i, word in enumerate(maps.words) if word.text == LAST] if self.row == "last" else []
+        values = maps.values[:, :, rows or slice(None)].mean(axis=2)  # [L, H, K]
+        share = values[..., image_columns(maps)].sum(axis=-1)  # [L, H]
+        allowed = np.broadcast_to(np.array(maps.layers)[:, None] >= self.skip_layers, share.shape)
+        if not allowed.any():
+            raise MethodError(
+                f"stage 'heads-entropy' skips the first {self.skip_layers} layers, but only layers {maps.layers} are "
+                "there: lower skip_layers or record more layers"
+            )
+        least = _elbow(share[allowed]) if self.min_share is None else self.min_share
+        looking = allowed & (share >= least)
+        candidates = np.argwhere(looking if looking.any() else allowed)
+        scored = [(_spatial_entropy(maps, values[i, j]), -float(share[i, j]), int(i), int(j)) for i, j in candidates]
+        return tuple((maps.layers[i], j) for _, _, i, j in sorted(scored)[: self.count])
+
+
+def head_frequencies(samples: Iterable[AttentionMaps], rule: HeadsByEntropy) -> list[tuple[Head, float]]:
+    """How often each head is among the rule's picks: the ranking from which a model's localisation heads are fixed.
+
+    Args:
+        samples: recorded maps of images and expressions; no boxes or masks are needed.
+        rule: how heads are picked per sample; the paper marks 10 per sample.
+
+    Returns:
+        ((layer, head), share of samples that picked it), most frequent first.
+    """
+    counts: Counter[Head] = Counter()
+    seen = 0
+    for maps in samples:
+        seen += 1
+        counts.update(rule.pick(maps))
+    return [(head, times / seen) for head, times in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def _need_layers(maps: AttentionMaps, stage: str) -> None:
+    if len(maps.layers) != maps.values.shape[0]:
+        raise MethodError(
+            f"stage {stage!r} needs single layers, but they have been averaged: move it before 'layers-mean'"
+        )
+
+
+def _average_pairs(maps: AttentionMaps, pairs: tuple[Head, ...], stage: str) -> tuple[AttentionMaps, StageReport]:
+    _need_layers(maps, stage)
+    at = {layer: index for index, layer in enumerate(maps.layers)}
+    heads = maps.values.shape[1]
+    for layer, head in pairs:
+        if layer not in at or head >= heads:
+            raise MethodError(
+                f"stage {stage!r} names layer {layer} head {head}, but the maps hold layers {maps.layers} with {heads} "
+                "heads each: name heads of this model and record their layers"
+            )
+    picked = np.stack([maps.values[at[layer], head] for layer, head in pairs])  # [P, T, K]
+    total = float(maps.values.sum(dtype=np.float64))
+    removed = 1 - float(picked.sum(dtype=np.float64)) / total if total > 0 else 0.0
+    named = ", ".join(f"{layer}.{head}" for layer, head in pairs)
+    detail = f"kept {len(pairs)} of {maps.values.shape[0] * heads} heads (layer.head {named})"
+    result = average_layers(maps, picked.mean(axis=0)[None, None])
+    return result, StageReport(stage, float(np.clip(removed, 0, 1)), detail, {"heads": [list(pair) for pair in pairs]})
+
+
+def _spatial_entropy(maps: AttentionMaps, row: FloatArray) -> float:
+    total = 0.0
+    for columns, grid in zip(grid_columns(maps), maps.grids, strict=True):
+        cells = on_grid(row, columns, grid)
+        labels, count = ndimage.label(cells > cells.mean(), structure=EIGHT)
+        if count == 0:  # a flat map holds together nowhere: as bad as every cell alone
+            total += float(np.log(cells.size))
+            continue
+        shares = np.bincount(labels.ravel())[1:] / np.count_nonzero(labels)
+        total += float(-(shares * np.log(shares)).sum())
+    return total
+
+
+def _elbow(shares: FloatArray) -> float:
+    ranked = np.sort(shares.astype(np.float64))
+    if len(ranked) < 3 or ranked[-1] <= ranked[0]:
+        return float(ranked[0])
+    chord = ranked[0] + (ranked[-1] - ranked[0]) * np.linspace(0, 1, len(ranked))
+    return float(ranked[int(np.argmax(chord - ranked))])

@@ -1,0 +1,134 @@
+"""Which words' rows make the map, and how they are mixed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from grounding.errors import ExpressionError, MethodError
+from grounding.maps.base import LAST, Stage, image_columns, image_mass, lost_share
+from grounding.types import AttentionMaps, StageReport, Word, WordKind
+
+
+@dataclass(frozen=True)
+class StopWords(Stage):
+    """Drop the rows of words that point at nothing.
+
+    Attributes:
+        kinds: the kinds of words to drop.
+    """
+
+    name: ClassVar[str] = "stop-words"
+    kinds: tuple[WordKind, ...] = (WordKind.STOP, WordKind.MAGNET)
+
+    def __post_init__(self) -> None:
+        if not self.kinds or WordKind.SPECIAL in self.kinds:
+            raise MethodError("stage 'stop-words' needs kinds of words to drop, and cannot drop special ones")
+
+    def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
+        """Drop the rows.
+
+        Raises:
+            ExpressionError: no row would be left.
+        """
+        kept = [i for i, word in enumerate(maps.words) if word.kind not in self.kinds]
+        if not kept:
+            raise ExpressionError(
+                f"the words {' '.join(word.text for word in maps.words)!r} hold nothing to look for: name an object"
+            )
+        dropped = [word.text for word in maps.words if word.kind in self.kinds]
+        result = replace(maps, values=maps.values[:, :, kept], words=tuple(maps.words[i] for i in kept))
+        removed = lost_share(float(maps.values.sum(dtype=float)), float(result.values.sum(dtype=float)))
+        detail = f"{len(dropped)} of {len(maps.words)} rows dropped" + (f": {', '.join(dropped)}" if dropped else "")
+        return result, StageReport(self.name, removed, detail, {"dropped": dropped})
+
+
+@dataclass(frozen=True)
+class Rows(Stage):
+    """Mix the words' rows into one, [L, H, T, K] -> [L, H, 1, K].
+
+    Each field is the weight of a group; a group's row is the mean of its words' rows, a word may be in several
+    groups, and weights are divided by the sum over the groups that are there. A prompt that has no words of its own,
+    such as a generic one, is read from its last token. Ours throughout: VL-SAM reads the generated object token,
+    localisation heads, DecAF and ViCrop the prompt's last one (`last: 1` and everything else 0).
+
+    Attributes:
+        words: weight of all words of the text that are left, whatever their kind.
+        content: weight of all content words, head noun included.
+        head: weight of the words of the head noun.
+        last: weight of the prompt's last token.
+        spatial: weight of spatial words ("left"), which point at a side rather than at the object.
+        stop: weight of stop words.
+        normalise: divide each word's row by its image attention first, so that a word that looks at the image more does
+            not drown the others. One divisor a word, the same for all layers and heads, keeps heads comparable.
+    """
+
+    name: ClassVar[str] = "rows"
+    words: float = 0.0
+    content: float = 0.0
+    head: float = 0.0
+    last: float = 0.0
+    spatial: float = 0.0
+    stop: float = 0.0
+    normalise: bool = True
+
+    def __post_init__(self) -> None:
+        weights = (self.words, self.content, self.head, self.last, self.spatial, self.stop)
+        if min(weights) < 0 or sum(weights) <= 0:
+            raise MethodError(
+                "stage 'rows' needs weights >= 0 and one above 0 among words, content, head, last, spatial, stop"
+            )
+
+    def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
+        """Mix the rows.
+
+        Raises:
+            ExpressionError: none of the weighted groups is among the words.
+        """
+        groups = {
+            "words": ([w.kind != WordKind.SPECIAL for w in maps.words], self.words),
+            "content": ([w.kind == WordKind.CONTENT for w in maps.words], self.content),
+            "head": ([w.is_head for w in maps.words], self.head),
+            "last": ([w.text == LAST for w in maps.words], self.last),
+            "spatial": ([w.kind == WordKind.SPATIAL for w in maps.words], self.spatial),
+            "stop": ([w.kind == WordKind.STOP for w in maps.words], self.stop),
+        }
+        if all(word.kind == WordKind.SPECIAL for word in maps.words):
+            groups = {"last": (*groups["last"][:1], 1.0)}
+        present = {
+            name: (np.array(members), weight) for name, (members, weight) in groups.items() if weight and any(members)
+        }
+        if not present:
+            wanted = ", ".join(name for name, (_, weight) in groups.items() if weight)
+            raise ExpressionError(
+                f"the method reads the rows of {wanted} words, but the words {' '.join(w.text for w in maps.words)!r} "
+                "hold none: name an object, or give another group a weight"
+            )
+        share = np.zeros(len(maps.words))
+        for members, weight in present.values():
+            share += weight * members / members.sum()
+        share /= share.sum()
+        scale = np.ones(len(maps.words))
+        if self.normalise:
+            mass = maps.values[..., image_columns(maps)].sum(axis=-1, dtype=float).mean(axis=(0, 1))  # [T]
+            scale = np.divide(1.0, mass, out=np.zeros_like(mass), where=mass > 0)
+        values = np.einsum("t,lhtk->lhk", (share * scale).astype(np.float32), maps.values)[:, :, None]
+        label = "+".join(present)
+        positions = tuple(
+            sorted({p for word, part in zip(maps.words, share, strict=True) if part for p in word.positions})
+        )
+        mixed = Word(text=f"<{label}>", span=(0, 0), positions=positions, kind=WordKind.SPECIAL)
+        result = replace(maps, values=values, words=(mixed,))
+        read = [word.text for word, part in zip(maps.words, share, strict=True) if part]
+        only_read = replace(maps, values=maps.values[:, :, share > 0])
+        removed = lost_share(image_mass(maps), image_mass(only_read))
+        data = {
+            "share": {
+                f"{i}:{w.text}": round(float(s), 4) for i, (w, s) in enumerate(zip(maps.words, share, strict=True))
+            }
+        }
+        return result, StageReport(
+            self.name, removed, f"{len(read)} of {len(maps.words)} rows read: {', '.join(read)}", data
+        )
