@@ -79,7 +79,7 @@ def attend(
         record(family.model, request) as recording,
     ):
         family.model(**prepared.inputs, use_cache=False, logits_to_keep=1)
-    return [_prompt_maps(prepared, request, recording, index) for index in range(len(prepared))]
+    return [_prompt_maps(prepared, request, recording, index, family.layer_count) for index in range(len(prepared))]
 
 
 def answer(
@@ -143,7 +143,7 @@ def answer(
     for index in range(len(prepared)):
         tokens = _until_end(family, sequences[index, prepared.length :].tolist())[:max_new_tokens]
         text, spans = spell(family.tokenizer, tokens)
-        prompt = _prompt_maps(prepared, request, recording, index)
+        prompt = _prompt_maps(prepared, request, recording, index, family.layer_count)
         spoken = _generated_maps(prompt, recording, index, text, spans, prepared.length)
         answers.append(Answer(text, prompt, spoken))
     return answers
@@ -208,7 +208,9 @@ def _request(
     )
 
 
-def _prompt_maps(prepared: Prepared, request: RowRequest, recording: Recording, index: int) -> AttentionMaps:
+def _prompt_maps(
+    prepared: Prepared, request: RowRequest, recording: Recording, index: int, layer_count: int
+) -> AttentionMaps:
     words = prepared.words[index]
     assert request.keys is not None
     row_of = {position: row for row, position in enumerate(request.queries[index])}
@@ -220,6 +222,7 @@ def _prompt_maps(prepared: Prepared, request: RowRequest, recording: Recording, 
         keys=np.asarray(request.keys[index], dtype=np.int64),
         grids=prepared.grids[index],
         image_size=prepared.image_sizes[index],
+        layer_count=layer_count,
         head_statistics={k: v.numpy() for k, v in recording.head_statistics[index].items()}
         if request.head_statistics
         else {},
