@@ -93,14 +93,15 @@ def choose(candidates: MaskCandidates, heatmap: Heatmap | None = None, rule: Rul
 def agreement(mask: BoolArray, heatmap: Heatmap, measure: Measure = "pearson") -> float:
     """How well a mask covers what the heat map shows.
 
-    The mask is brought to the map's cells first: c is the share of each cell that the mask covers, exact for any pair
-    of sizes. With v the map's value in each cell:
+    Every pixel of a cell has the cell's value v, and m is 1 on the mask and 0 off it. Sums over pixels are taken over
+    cells with the share of each that the mask covers, which is the same and exact for any pair of sizes. (Comparing
+    the shares themselves would not do: a sliver inside the one hot cell would correlate fully.)
 
-    `pearson`: correlation of c and v, in [-1, 1]. SteerSeg (arXiv 2605.14908) picks tracklets by it; blind to the
+    `pearson`: correlation of m and v, in [-1, 1]. SteerSeg (arXiv 2605.14908) picks tracklets by it; blind to the
         map's offset and scale, which differ between methods. 0 where mask or map is constant.
-    `soft_iou`: sum min(c, v) / sum max(c, v), in [0, 1]. Ours. Asks for a map that is 1 on the object and 0 off it.
+    `soft_iou`: sum min(m, v) / sum max(m, v), in [0, 1]. Ours. Asks for a map that is 1 on the object and 0 off it.
     `consistency`: DecAF's attention consistency (arXiv 2510.19592, its published code): cells not above the mean
-        count as minus the largest value, then <c, v'> / sum of v above the mean, in (-inf, 1]. Hard on masks that
+        count as minus the largest value, then sum m v' / sum of v above the mean, in (-inf, 1]. Hard on masks that
         reach into cold cells.
 
     Args:
@@ -137,14 +138,14 @@ def _overlap(cells: int, pixels: int) -> FloatArray:
 
 
 def _pearson(c: FloatArray, v: FloatArray) -> float:
-    c, v = c - c.mean(), v - v.mean()
-    scale = float(np.sqrt((c * c).sum() * (v * v).sum()))
-    return float((c * v).sum()) / scale if scale > 1e-12 else 0.0
+    share = float(c.mean())
+    scale = float(np.sqrt(max(share * (1 - share), 0.0)) * v.std())  # m is 0 or 1, so its variance is share (1 - share)
+    return float(((c - share) * v).mean()) / scale if scale > 1e-9 else 0.0
 
 
 def _soft_iou(c: FloatArray, v: FloatArray) -> float:
-    union = float(np.maximum(c, v).sum())
-    return float(np.minimum(c, v).sum()) / union if union > 0 else 0.0
+    union = float((c + v - c * v).sum())  # v <= 1 = m on the mask, v >= 0 = m off it
+    return float((c * v).sum()) / union if union > 0 else 0.0
 
 
 def _consistency(c: FloatArray, v: FloatArray) -> float:

@@ -53,7 +53,7 @@ def load_segmenter(
     if checkpoint:
         return _load_checkpoint(*checkpoint, name, place, number_format)
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return _load_hub(name, str(folder), place, number_format)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         return _load_hub(name, name, place, number_format)
