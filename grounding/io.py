@@ -1,0 +1,232 @@
+"""Masks, maps and results on the disk: COCO run-length masks and results, npz heat maps, safetensors attention.
+
+Reading pictures and writing files whole or not at all live in `images` and `files` and can be imported from here as
+well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as save_tensors
+
+from grounding.errors import OutputError
+from grounding.files import append_jsonl, make_folder, read_jsonl, to_json, write_bytes, write_json, write_text
+from grounding.images import as_rgb, open_image
+from grounding.types import AttentionMaps, BoolArray, Heatmap, Segment, StageReport, TokenGrid, Word, WordKind
+
+__all__ = [
+    "CocoResult", "Rle", "append_jsonl", "as_rgb", "coco_result", "decode_mask", "encode_mask", "load_heatmap",
+    "load_maps", "make_folder", "open_image", "read_jsonl", "save_heatmap", "save_maps", "to_json", "write_bytes", "write_coco",
+    "write_json", "write_text",
+]  # fmt: skip
+
+
+class Rle(TypedDict):
+    """A mask in COCO's compressed run-length form: `size` is [height, width], runs go down the columns."""
+
+    size: list[int]
+    counts: str
+
+
+class CocoResult(TypedDict):
+    """One entry of a COCO results file; `bbox` is [x, y, width, height] in pixels."""
+
+    image_id: int | str
+    category_id: int
+    segmentation: Rle
+    bbox: list[float]
+    score: float
+
+
+def encode_mask(mask: BoolArray) -> Rle:
+    """A bool mask [H, W] as COCO run lengths, with the counts as text so that JSON takes them."""
+    code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode("ascii")}
+
+
+def decode_mask(rle: Rle) -> BoolArray:
+    """The bool mask [H, W] of COCO run lengths.
+
+    Raises:
+        OutputError: the runs do not add up to the size. (The decoder of pycocotools fills in garbage for some such.)
+    """
+    try:
+        height, width = (int(side) for side in rle["size"])
+        counts = rle["counts"].encode("ascii") if isinstance(rle["counts"], str) else bytes(rle["counts"])
+        runs = _runs(counts)
+    except (KeyError, TypeError, ValueError, AttributeError) as wrong:
+        raise OutputError("a mask needs 'size' [height, width] and 'counts' in COCO's compressed form") from wrong
+    if min(height, width) < 1 or min(runs, default=0) < 0 or sum(runs) != height * width:
+        raise OutputError(f"a mask of {height}x{width} has run lengths that do not add up to it: the file is broken")
+    return np.asarray(coco_mask.decode({"size": [height, width], "counts": counts}), dtype=bool)
+
+
+def coco_result(segment: Segment, image_id: int | str, category_id: int = 1) -> CocoResult:
+    """A segment as an entry of a COCO results file.
+
+    Args:
+        segment: the mask with its score.
+        image_id: the image's id in the annotations, or its file name where there are none.
+        category_id: the category; a referring expression has none, so 1 by custom.
+    """
+    x0, y0, x1, y1 = segment.box_xyxy
+    return {
+        "image_id": image_id,
+        "category_id": category_id,
+        "segmentation": encode_mask(segment.mask),
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "score": float(segment.score),
+    }
+
+
+def write_coco(path: str | Path, results: Sequence[CocoResult]) -> Path:
+    """Write a COCO results file, which `COCO.loadRes` reads.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    return write_json(path, list(results), indent=None)
+
+
+def save_heatmap(path: str | Path, heatmap: Heatmap) -> Path:
+    """Write a heat map as npz: `values` [h, w], `image_size` (width, height), `stages` as JSON text.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    stages = to_json([dataclasses.asdict(report) for report in heatmap.stages], str(path))
+    stream = io.BytesIO()
+    np.savez_compressed(
+        stream, values=heatmap.values, image_size=np.array(heatmap.image_size, np.int64), stages=np.array(stages)
+    )
+    return write_bytes(path, stream.getvalue())
+
+
+def load_heatmap(path: str | Path) -> Heatmap:
+    """Read what `save_heatmap` wrote.
+
+    Raises:
+        OutputError: the file is missing or holds no heat map.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            width, height = data["image_size"].tolist()
+            stages = tuple(StageReport(**report) for report in json.loads(str(data["stages"])))
+            return Heatmap(data["values"].astype(np.float32), (int(width), int(height)), stages)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as wrong:
+        raise OutputError(f"no heat map can be read from {path} ({_reason(wrong)}): write it again") from wrong
+
+
+def save_maps(path: str | Path, maps: AttentionMaps) -> Path:
+    """Write attention maps, their background included, as safetensors with the words and grids in its metadata.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    tensors: dict[str, npt.NDArray[Any]] = {}
+    described = _pack(maps, "", tensors)
+    return write_bytes(path, save_tensors(tensors, metadata={"maps": to_json(described, str(path))}))
+
+
+def load_maps(path: str | Path) -> AttentionMaps:
+    """Read what `save_maps` wrote.
+
+    Raises:
+        OutputError: the file is missing or holds no attention maps.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            described = json.loads((file.metadata() or {})["maps"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        return _unpack(described, "", tensors)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as wrong:
+        raise OutputError(f"no attention maps can be read from {path} ({_reason(wrong)}): record them again") from wrong
+
+
+def _pack(maps: AttentionMaps, prefix: str, tensors: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    arrays = {"values": maps.values, "keys": maps.keys}
+    arrays |= {f"positions.{index}": grid.positions for index, grid in enumerate(maps.grids)}
+    arrays |= {f"statistic.{name}": table for name, table in maps.head_statistics.items()}
+    if maps.residual_sinks is not None:
+        arrays["residual_sinks"] = maps.residual_sinks
+    tensors |= {prefix + name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return {
+        "layers": maps.layers,
+        "words": [dataclasses.asdict(word) for word in maps.words],
+        "grids": [{"shape": grid.shape, "box_xyxy": grid.box_xyxy} for grid in maps.grids],
+        "image_size": maps.image_size,
+        "axis": maps.axis,
+        "head_statistics": sorted(maps.head_statistics),
+        "residual_sinks": maps.residual_sinks is not None,
+        "layer_count": maps.layer_count,
+        "background": None if maps.background is None else _pack(maps.background, prefix + "background.", tensors),
+    }
+
+
+def _unpack(described: dict[str, Any], prefix: str, tensors: dict[str, npt.NDArray[Any]]) -> AttentionMaps:
+    behind = described["background"]
+    return AttentionMaps(
+        values=tensors[prefix + "values"],
+        layers=tuple(described["layers"]),
+        words=tuple(
+            Word(
+                word["text"], (word["span"][0], word["span"][1]), tuple(word["positions"]), WordKind(word["kind"]),
+                word["is_head"],
+            )
+            for word in described["words"]
+        ),
+        keys=tensors[prefix + "keys"],
+        grids=tuple(
+            TokenGrid(
+                tensors[f"{prefix}positions.{index}"], (grid["shape"][0], grid["shape"][1]), tuple(grid["box_xyxy"])
+            )
+            for index, grid in enumerate(described["grids"])
+        ),
+        image_size=(described["image_size"][0], described["image_size"][1]),
+        axis=described["axis"],
+        head_statistics={name: tensors[f"{prefix}statistic.{name}"] for name in described["head_statistics"]},
+        residual_sinks=tensors[prefix + "residual_sinks"] if described["residual_sinks"] else None,
+        background=None if behind is None else _unpack(behind, prefix + "background.", tensors),
+        layer_count=described["layer_count"],
+    )  # fmt: skip
+
+
+def _runs(counts: bytes) -> list[int]:
+    """Run lengths of COCO's text: five bits a character, low first, a sixth to go on, differences from the third run
+    on.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for code in counts:
+        chunk = code - 48
+        if not 0 <= chunk < 64:
+            raise ValueError("not a run length character")
+        value |= (chunk & 31) << shift
+        shift += 5
+        if chunk & 32:
+            continue
+        if chunk & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise ValueError("the last run length is cut off")
+    return runs
+
+
+def _reason(wrong: Exception) -> str:
+    if isinstance(wrong, OSError) and wrong.strerror:
+        return wrong.strerror
+    return " ".join(str(wrong).split())[:120] or type(wrong).__name__
