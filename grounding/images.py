@@ -56,8 +56,8 @@ def open_image(path: str | Path, max_side: int = MAX_SIDE, max_pixels: int = MAX
         raise ImageError(f"{file} {what}: give a PNG, JPEG, WebP, TIFF, BMP or GIF file") from wrong
     except Image.DecompressionBombError as wrong:
         raise ImageError(
-            f"the image {file} has more than the {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels that Pillow agrees to open; "
-            f"the limits here are max_side={max_side:,} and max_pixels={max_pixels:,}: make it smaller"
+            f"the image {file} has more than the {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels that Pillow agrees to "
+            f"open; the limits here are max_side={max_side:,} and max_pixels={max_pixels:,}: make it smaller"
         ) from wrong
     except MemoryError as wrong:
         raise ImageError(f"the image {file} does not fit into memory: make it smaller") from wrong

@@ -28,8 +28,8 @@ from grounding.types import AttentionMaps, BoolArray, Heatmap, Segment, StageRep
 
 __all__ = [
     "CocoResult", "Rle", "append_jsonl", "as_rgb", "coco_result", "decode_mask", "encode_mask", "load_heatmap",
-    "load_maps", "make_folder", "open_image", "read_jsonl", "save_heatmap", "save_maps", "to_json", "write_bytes", "write_coco",
-    "write_json", "write_text",
+    "load_maps", "make_folder", "open_image", "read_jsonl", "save_heatmap", "save_maps", "to_json", "write_bytes",
+    "write_coco", "write_json", "write_text",
 ]  # fmt: skip
 
 

@@ -1,0 +1,197 @@
+"""The picture of a result: where the map is, where the points went, what the mask took.
+
+Three panels side by side over a caption: the picture with the points, the heat map over the picture, the mask. Drawn
+with Pillow alone; matplotlib gives the colours of the map and its bundled DejaVu letters, and no figure is ever made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from grounding.types import BoolArray, FloatArray, Heatmap, PointPrompts, Segment
+
+Colour = tuple[int, int, int]
+
+INK: Colour = (24, 26, 31)
+QUIET: Colour = (110, 116, 128)
+PAPER: Colour = (255, 255, 255)
+POSITIVE: Colour = (22, 163, 74)
+NEGATIVE: Colour = (220, 38, 38)
+MASKS: tuple[Colour, ...] = ((255, 122, 0), (0, 150, 255), (190, 60, 220), (0, 170, 120), (235, 60, 90))
+"""Colours of masks, in turn; apart from each other also for most colour-blind eyes."""
+
+
+def overlay(
+    image: Image.Image,
+    heatmap: Heatmap,
+    segments: Segment | Sequence[Segment] = (),
+    title: str = "",
+    *,
+    side: int = 480,
+    colours: str = "turbo",
+) -> Image.Image:
+    """Draw a result as a strip of three panels with a caption.
+
+    Args:
+        image: the original picture.
+        heatmap: where the words look.
+        segments: the masks with their points; none leaves the third panel to the picture.
+        title: the words, as the caption.
+        side: longer side of a panel in pixels.
+        colours: a matplotlib colour map.
+
+    Returns:
+        An RGB picture.
+    """
+    found = [segments] if isinstance(segments, Segment) else list(segments)
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+    frame = (size[0] / image.width, size[1] / image.height)
+    with_points, with_map, with_masks = small.copy(), blend_map(small, heatmap, colours), small.copy()
+    for number, segment in enumerate(found):
+        draw_points(with_points, segment.points, frame)
+        with_masks = blend_mask(with_masks, segment.mask, MASKS[number % len(MASKS)])
+        draw_points(with_map, segment.points, frame)
+    notes = ["picture and points", "where the words look", _mask_note(found)]
+    return _strip([with_points, with_map, with_masks], notes, title)
+
+
+def blend_map(image: Image.Image, heatmap: Heatmap, colours: str = "turbo", strength: float = 0.75) -> Image.Image:
+    """The map in colour over the picture, stronger where it is larger, so that the picture stays to be seen elsewhere.
+
+    Args:
+        image: an RGB picture of any size with the original's shape.
+        heatmap: the map.
+        colours: a matplotlib colour map.
+        strength: opacity at the map's largest value.
+    """
+    values = _resize(heatmap.values, image.size)
+    painted = matplotlib.colormaps[colours](values)[..., :3] * 255
+    base = np.asarray(image, np.float64)
+    # The ground loses most of its colour, or a red object would pass for a hot spot.
+    grey = base.mean(axis=2, keepdims=True)
+    ground = 0.35 * base + 0.65 * grey
+    opacity = (0.15 + (strength - 0.15) * np.sqrt(values))[..., None]
+    return _to_image(ground * (1 - opacity) + painted * opacity)
+
+
+def blend_mask(image: Image.Image, mask: BoolArray, colour: Colour, strength: float = 0.45) -> Image.Image:
+    """The mask as a tint with a bright contour; what lies outside is dimmed a little.
+
+    Args:
+        image: an RGB picture of any size with the mask's shape.
+        mask: bool [H, W] in the original's size.
+        colour: of the tint.
+        strength: opacity of the tint.
+    """
+    inside = np.asarray(Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST))
+    base = np.asarray(image, np.float64)
+    tint = np.array(colour, np.float64)
+    result = np.where(inside[..., None], base * (1 - strength) + tint * strength, base * 0.82 + 0.18 * 255 * 0.35)
+    width = max(1, round(max(image.size) / 240))
+    outer = ndimage.binary_dilation(inside, iterations=width + 1) & ~ndimage.binary_erosion(inside, iterations=1)
+    line = ndimage.binary_dilation(inside, iterations=width) & ~inside
+    result[outer] = 255
+    result[line] = tint
+    return _to_image(result)
+
+
+def draw_points(image: Image.Image, points: PointPrompts, frame: tuple[float, float] = (1.0, 1.0)) -> None:
+    """Draw points as discs with a plus (on the object) or a minus (off it), and the box where there is one, in place.
+
+    Args:
+        image: an RGB picture.
+        points: in pixels of the original.
+        frame: pixels of `image` per pixel of the original, across and down.
+    """
+    radius = max(5.0, max(image.size) / 48)
+    over = 4  # drawn four times as large and shrunk, for smooth edges
+    layer = Image.new("RGBA", (image.width * over, image.height * over))
+    pen = ImageDraw.Draw(layer)
+    if points.box_xyxy is not None:
+        corners = [value * frame[index % 2] * over for index, value in enumerate(points.box_xyxy)]
+        for width, colour in ((radius * 0.7, PAPER), (radius * 0.35, POSITIVE)):
+            pen.rectangle(corners, outline=colour, width=max(over, round(width * over)))
+    # The best point is drawn last, on top.
+    for (x, y), label in zip(points.xy[::-1], points.label[::-1], strict=True):
+        at = np.array([x * frame[0], y * frame[1]]) * over
+        for reach, fill in ((radius + 2, PAPER), (radius, POSITIVE if label else NEGATIVE)):
+            pen.ellipse([*(at - reach * over), *(at + reach * over)], fill=fill)
+        arm, half = radius * 0.6 * over, max(1.0, radius * 0.15) * over
+        pen.rectangle([at[0] - arm, at[1] - half, at[0] + arm, at[1] + half], fill=PAPER)
+        if label:
+            pen.rectangle([at[0] - half, at[1] - arm, at[0] + half, at[1] + arm], fill=PAPER)
+    layer = layer.resize(image.size, Image.Resampling.LANCZOS)
+    image.paste(layer, (0, 0), layer)
+
+
+def _strip(panels: Sequence[Image.Image], notes: Sequence[str], title: str) -> Image.Image:
+    width, height = panels[0].size
+    margin = 16
+    total = margin + (width + margin) * len(panels)
+    heading, small = _font(22, bold=True), _font(14)
+    lines = _wrap(title, heading, total - 2 * margin) if title else []
+    line_height, note_height = 30, 26
+    top = margin + line_height * len(lines) + (6 if lines else 0)
+    strip = Image.new("RGB", (total, top + height + note_height + 10), PAPER)
+    pen = ImageDraw.Draw(strip)
+    for number, line in enumerate(lines):
+        pen.text((margin, margin + number * line_height - 4), line, INK, heading)
+    for number, (panel, note) in enumerate(zip(panels, notes, strict=True)):
+        left = margin + number * (width + margin)
+        strip.paste(panel, (left, top))
+        pen.rectangle([left - 1, top - 1, left + width, top + height], outline=(214, 218, 226))
+        pen.text((left, top + height + 7), _fit(note, small, width), QUIET, small)
+    return strip
+
+
+def _mask_note(segments: Sequence[Segment]) -> str:
+    if not segments:
+        return "no mask"
+    if len(segments) > 1:
+        return f"{len(segments)} masks"
+    only = segments[0]
+    share = f"mask, {only.mask.mean():.1%} of the picture, estimated IoU {only.score:.2f}"
+    return share if only.agreement is None else f"{share}, agreement {only.agreement:.2f}"
+
+
+def _resize(values: FloatArray, size: tuple[int, int]) -> FloatArray:
+    """A map [h, w] at every pixel [H, W] of a picture, bilinear between cell centres."""
+    return np.clip(np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR)), 0, 1)
+
+
+def _to_image(pixels: FloatArray) -> Image.Image:
+    return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+
+
+@lru_cache(maxsize=8)
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [_fit(line, font, width) for line in lines[:3]]
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
