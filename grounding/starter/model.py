@@ -6,12 +6,14 @@ is built from code with a seed; nothing is downloaded.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grounding.starter.language import CELLS, LOCATE, VOCABULARY
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -107,4 +109,23 @@ def build_model(seed: int, *, attention: str = "sdpa") -> LlavaForConditionalGen
     )
     torch.manual_seed(seed)
     config._attn_implementation = attention
-    return LlavaForConditionalGeneration(config)
+    model = LlavaForConditionalGeneration(config)
+    tower = model.model.vision_tower
+    places = next(p for name, p in tower.named_parameters() if name.endswith("position_embedding.weight"))
+    with torch.no_grad():
+        places[1:] = _plane_waves(CELLS, vision.hidden_size)
+    return model
+
+
+def _plane_waves(cells: int, width: int) -> Tensor:
+    """[cells * cells, width] sines and cosines of column and row.
+
+    Neighbouring cells start out alike along both axes; from random places a tower this small spends most of its
+    training finding out which patches touch.
+    """
+    import torch
+
+    frequencies = torch.pi / 2 ** torch.linspace(0, math.log2(2 * cells), width // 4)
+    row, column = torch.meshgrid(torch.arange(cells), torch.arange(cells), indexing="ij")
+    phases = [axis.flatten()[:, None] * frequencies for axis in (column, row)]
+    return 0.5 * torch.cat([wave(phase) for phase in phases for wave in (torch.sin, torch.cos)], dim=1)

@@ -42,7 +42,7 @@ class TrainConfig:
     out: Path = Path("runs/starter")
     scenes: int = 40_000
     seed: int = 0
-    vision: Schedule = field(default_factory=lambda: Schedule(steps=1300))
+    vision: Schedule = field(default_factory=lambda: Schedule(steps=1300, warmup=100))
     vision_batch: int = 32
     language: Schedule = field(default_factory=lambda: Schedule(steps=6000))
     language_batch: int = 16
@@ -80,7 +80,7 @@ def train(config: TrainConfig) -> Path:
     )
     from grounding.starter.export import export
 
-    return export(model, config.out, curves, seed=config.seed)
+    return export(model, config.out, curves, seed=config.seed, scenes=config.scenes)
 
 
 def main() -> None:

@@ -1,0 +1,89 @@
+"""The finished starter as a folder: weights in half precision, processor, loss curve and a card with its scores."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from grounding.starter.dataset import PLANTED_PRIORS
+from grounding.starter.language import VOCABULARY
+from grounding.starter.measure import measure
+from grounding.starter.model import build_processor
+
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration
+
+MEASURED_SEEDS = range(5_000_000, 5_000_200)
+
+_CARD = """---
+license: apache-2.0
+library_name: transformers
+tags: [grounding, llava, synthetic]
+---
+# Starter
+
+A vision-language model of {parameters:.1f} M parameters that knows **drawn scenes only**: {words} words, six shapes,
+eight colours, two sizes, two patterns. It exists so that everything in this project can be run and tested with nothing
+to download. It is useless on photographs.
+
+- Class: `LlavaForConditionalGeneration`: CLIP vision tower (6 layers, width 160, 192 px, 12 x 12 cells), Llama
+  (5 layers, width 128, 4 heads). Weights are stored in float16 and are meant to be run in float32.
+- Training: `python -m grounding.starter.train --seed {seed}` on drawn scenes of seeds 1,000,000 to {last_seed:,}; first
+  the tower on per-cell labels, then projector and language model on words alone. No mask and no attention map is a target
+  for the language model. {minutes:.0f} minutes on two CPU cores, beside other work, after rendering.
+- Half of the training scenes follow planted habits ({priors}), so that the model has a language
+  prior to be caught at. Scores below are on scenes without these habits.
+- The loss curve is in `curve.json`.
+
+## Scores on {scenes} scenes never seen
+
+Seeds {first} to {last}, greedy decoding, torch {torch}, transformers {transformers}.
+
+| question | share right | n |
+|---|---|---|
+{rows}
+
+`locate` counts an answer whose cell is the right one or touches it; caption precision and recall count shapes.
+"""
+
+
+def export(model: LlavaForConditionalGeneration, out: Path, curves: dict[str, Any], seed: int, scenes: int) -> Path:
+    """Writes `out/model` and returns it.
+
+    Args:
+        model: the trained model, float32.
+        out: the training run's folder.
+        curves: loss curve by stage.
+        seed: the run's seed, for the card.
+        scenes: how many scenes it was trained on, for the card.
+    """
+    folder = out / "model"
+    processor = build_processor()
+    half = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(half)  # measure what is shipped: the weights as they are after rounding
+    scores = measure(model.eval(), processor, MEASURED_SEEDS)
+    processor.save_pretrained(folder)
+    model.half().save_pretrained(folder)
+    model.float()
+    (folder / "curve.json").write_text(json.dumps(curves, indent=1) + "\n")
+    card = _CARD.format(
+        parameters=sum(p.numel() for p in model.parameters()) / 1e6,
+        words=len(VOCABULARY),
+        seed=seed,
+        last_seed=1_000_000 + scenes - 1,
+        minutes=sum(curve[-1]["seconds"] for curve in curves.values()) / 60,
+        priors="; ".join(f"a {p.given} brings a {p.then} with probability {p.probability}" for p in PLANTED_PRIORS),
+        scenes=len(MEASURED_SEEDS),
+        first=MEASURED_SEEDS[0],
+        last=MEASURED_SEEDS[-1],
+        torch=torch.__version__,
+        transformers=f"{transformers.__version__}, Python {platform.python_version()}",
+        rows="\n".join(f"| {kind} | {score.share:.3f} | {score.n} |" for kind, score in scores.items()),
+    )
+    (folder / "README.md").write_text(card)
+    return folder
