@@ -54,16 +54,18 @@ _ORDER: tuple[tuple[tuple[type[Stage], ...], tuple[type[Stage], ...], str], ...]
 
 
 @dataclass(frozen=True)
-class MaskRule:
+class MaskChoice:
     """How one mask is chosen among a segmenter's candidates.
 
     Attributes:
         choice: by the segmenter's own IoU estimate, by agreement with the map, or by both.
-        cascade: feed the mask and its box back once.
+        cascade: feed the first masks and a box back in further calls, as PerSAM does.
+        measure: how agreement is measured; see `grounding.segmenters.choice.agreement`.
     """
 
     choice: Literal["iou", "agreement", "both"] = "both"
     cascade: bool = False
+    measure: Literal["pearson", "soft_iou", "consistency"] = "pearson"
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Method:
     prompt: str | None = None
     compose: Compose = field(default_factory=Compose)
     points: PointRule = field(default_factory=SpreadPoints)
-    mask: MaskRule = field(default_factory=MaskRule)
+    mask: MaskChoice = field(default_factory=MaskChoice)
 
     def __post_init__(self) -> None:
         if self.prompt is not None and "{expression}" not in self.prompt:
@@ -253,7 +255,7 @@ def parse_method(text: str, name: str, where: str) -> Method:
         stages=tuple(_named(entry, "stage", STAGES, where, "stage") for entry in data["stages"]),
         compose=strict.build(Compose, data.get("compose"), f"{where}: compose"),
         points=SpreadPoints() if points is None else _named(points, "rule", RULES, where, "points rule"),
-        mask=strict.build(MaskRule, data.get("mask"), f"{where}: mask"),
+        mask=strict.build(MaskChoice, data.get("mask"), f"{where}: mask"),
     )
 
 

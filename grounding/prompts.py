@@ -179,10 +179,8 @@ class SpreadPoints(PointRule):
         """Interior cells by suppression, then low cells outside."""
         region = connected_region(values, self.threshold, self.region)
         unit = float(np.sqrt(region.sum()))
-        # The image's border is no edge of the object, so the depth is measured on a map that goes on beyond it.
-        depth = ndimage.distance_transform_edt(np.pad(region, max(region.shape), mode="edge"))
-        pad = max(region.shape)
-        depth = depth[pad : pad + region.shape[0], pad : pad + region.shape[1]]
+        # The image's border counts as an edge: few objects reach it, and SAM's masks are poor from points on it.
+        depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
         score = np.where(region, values * (depth / depth.max()) ** self.depth_power, -np.inf)
         positive = suppress(score, self.count, self.spacing * unit)
         if region.all() or self.negatives == 0:
