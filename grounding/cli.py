@@ -101,7 +101,7 @@ def _run(path: tuple[str, ...], entry: EntryPoint, rest: list[str]) -> int:
     command: Command = entry.load()
     kind = command.load()
     program = " ".join(("grounding", *path))
-    parsed = tyro.cli(kind, prog=program, args=rest, config=(tyro.conf.FlagCreatePairsOff,))
+    parsed = tyro.cli(kind, prog=program, args=rest, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone))
     return parsed.run()
 
 

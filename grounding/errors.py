@@ -39,6 +39,10 @@ class OutputError(GroundingError):
     """A place that cannot be written to, or a result file that cannot be read back."""
 
 
+class ManifestError(GroundingError):
+    """A list of images and expressions that cannot be read, or a line of it that is wrong."""
+
+
 class MissingExtraError(GroundingError):
     """An optional package that is not installed."""
 

@@ -1,0 +1,112 @@
+"""`grounding segment`: masks for words, in one image, many, or a manifest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from grounding.console import emit, progress_bar, results, talk
+from grounding.errors import GroundingError, ManifestError
+from grounding.io import open_image
+from pipelines.batch import Job, Outcome, finish, parse_formats, run_job
+from pipelines.manifest import Item, items_from_words, read_manifest
+from pipelines.options import ModelOptions
+from pipelines.runs import RESULTS, Record, ResultLog
+
+Words = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE... EXPRESSION")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentCommand(ModelOptions):
+    """Find what an expression means in images and cut it out.
+
+    Every item becomes one line of OUT/results.jsonl, with its masks as COCO run lengths, and the pictures and maps that
+    --formats asks for. A manifest that was cut off goes on where it stopped; images named on the command line are
+    always done again.
+
+    Exit codes: 0 everything is done; 1 some items of several failed, each with its sentence in its line; 2 refused,
+    with nothing written (that is also how a single image fails); 130 interrupted.
+
+    Attributes:
+        words: one image or more, then the expression.
+        manifest: JSON lines with `image` (relative to the manifest) and `expression`, instead of images and expression.
+        out: folder for the results.
+        formats: `png` (picture, points, map and mask), `npz` (the map), `coco` (all masks in coco_results.json).
+        json: print the items' lines on stdout, one JSON object each, in the order of the items.
+    """
+
+    words: Words = ()
+    manifest: Path | None = None
+    out: Path = Path("out")
+    formats: str = "png,coco"
+    json: bool = False
+
+    def run(self) -> int:
+        """Do it; see the class for the exit codes."""
+        items = self._items()
+        formats = parse_formats(self.formats)
+        lines = ResultLog(self.out)
+        alone = self.manifest is None and len(items) == 1
+        job = Job(items, self.out, formats, self.config(), self.batch_size, self.manifest is not None, strict=alone)
+        batches = job.batches(lines)
+        before = sum(job.is_done(item, lines) for item in items)
+        started = time.perf_counter()
+        if batches:
+            self._work(job, lines, batches, len(items) - before)
+        records = finish(job, lines)
+        failed = sum(record["error"] is not None for record in records)
+        talk().print(_summary(len(items) - before, before, failed, time.perf_counter() - started, self.out))
+        for record in records:
+            if self.json:
+                emit(record)
+            elif record["error"] is None:
+                results().print(_line(record, self.out))
+        return 1 if failed else 0
+
+    def _items(self) -> tuple[Item, ...]:
+        if self.manifest is None:
+            return items_from_words(self.words)
+        if self.words:
+            raise ManifestError(
+                f"both --manifest and {self.words[0]!r} were given: give a manifest, or images and an expression"
+            )
+        return read_manifest(self.manifest)
+
+    def _work(self, job: Job, lines: ResultLog, batches: Sequence[Sequence[Item]], left: int) -> None:
+        if job.strict:
+            open_image(job.items[0].path)  # a bad image is refused before a model is loaded for it
+        pipe = self.load()
+        with progress_bar(talk()) as progress:
+            task = progress.add_task("segment", total=left)
+
+            def report(item: Item, outcome: Outcome) -> None:
+                progress.advance(task)
+                if isinstance(outcome, GroundingError):
+                    talk().print(f"failed: {item.image}, {item.expression!r}: {outcome}")
+
+            run_job(job, pipe, lines, batches, report)
+
+
+def _line(record: Record, out: Path) -> str:
+    """One result for people: the first file, or the image's name, and how the mask came out."""
+    name = str(out / record["files"][0]) if record["files"] else record["image"]
+    width, height = record["image_size"]
+    masks = ", ".join(
+        f"score {segment['score']:.2f}, {segment['area'] / (width * height):.1%} of the image"
+        for segment in record["segments"]
+    )
+    return f"{name}: {record['expression']!r}, {masks}"
+
+
+def _summary(done: int, before: int, failed: int, seconds: float, out: Path) -> str:
+    parts = [f"{done} done in {seconds:.1f} s"]
+    if before:
+        parts.append(f"{before} were there already")
+    if failed:
+        parts.append(f"{failed} failed, see their lines in {out / RESULTS}")
+    return "; ".join(parts)

@@ -1,0 +1,67 @@
+"""The options that every command which runs a model has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipelines.referring import DEFAULT_BATCH, DEFAULT_MODEL, DEFAULT_SEGMENTER, ReferringSegmentation, method_for
+
+if TYPE_CHECKING:
+    from grounding.methods import Method
+    from pipelines.provenance import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model, which segmenter, which method, and where they run.
+
+    Attributes:
+        model: `starter` (knows drawn scenes only), a folder written by save_pretrained, or a hub id.
+        segmenter: `mobile-sam`, `sam:vit_b:FILE`, or the hub id or folder of a SAM, SAM 2 or SAM 3.
+        method: a shipped method's name, a YAML file, or `auto`: `starter` for the starter model, else `default`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        device_map: spread the model over several devices: `auto`.
+        batch_size: most image and expression pairs in one forward pass.
+        seed: where random generators start; the shipped methods draw nothing at random.
+    """
+
+    model: str = DEFAULT_MODEL
+    segmenter: str = DEFAULT_SEGMENTER
+    method: str = "auto"
+    device: str = "auto"
+    dtype: str = "auto"
+    device_map: str | None = None
+    batch_size: int = DEFAULT_BATCH
+    seed: int = 0
+
+    def chosen_method(self) -> Method:
+        """The method that the options name."""
+        return method_for(self.model, self.method)
+
+    def config(self) -> RunConfig:
+        """What decides on the results; found without loading the model."""
+        from pipelines.provenance import run_config
+
+        return run_config(self.model, self.segmenter, self.chosen_method(), self.device, self.dtype, self.seed)
+
+    def load(self) -> ReferringSegmentation:
+        """Load everything, and show the model's notice on stderr."""
+        import torch
+
+        from grounding.console import talk
+
+        torch.manual_seed(self.seed)
+        pipe = ReferringSegmentation.from_pretrained(
+            self.model,
+            self.segmenter,
+            self.method,
+            self.device,
+            self.dtype,
+            device_map=self.device_map,
+            batch_size=self.batch_size,
+        )
+        if pipe.family.notice:
+            talk().print(f"note: {pipe.family.notice}")
+        return pipe
