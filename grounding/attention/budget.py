@@ -93,7 +93,8 @@ def estimate(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
         most_rows = max(most_rows, rows)
         flops += 2 * layers * shape.heads * shape.head_width * (rows * length + steps * (length + steps))
     chunk = min(most_rows, rows_per_chunk(shape.heads, length))
-    working = 3 * chunk * shape.heads * length * FLOAT + UPCAST_KEYS * shape.kv_heads * shape.head_width * FLOAT
+    upcast = min(UPCAST_KEYS, length) * shape.kv_heads * shape.head_width * FLOAT  # half-precision models only
+    working = 3 * chunk * shape.heads * length * FLOAT + upcast
     return Estimate(kept, working, flops)
 
 

@@ -324,7 +324,7 @@ class Session:
         if call.head_count != self.shape.heads:
             raise RecordingError(
                 f"layer {layer} runs {call.head_count} heads but the model's config says {self.shape.heads}, as under "
-                "tensor parallelism; record on one process that holds all heads"
+                "tensor parallelism; record in one process that holds all heads"
             )
         if call.query_count + self._past != self._total:
             raise RecordingError(

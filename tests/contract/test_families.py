@@ -1,0 +1,161 @@
+"""Every family against eager attention, on a tiny random model of its real class."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from grounding.attention.rows import TOLERANCE
+from grounding.models.base import Family, Prepared
+from grounding.models.maps import answer, attend
+from grounding.models.registry import family_class
+from grounding.models.tiny import TINY, tiny_llava, tiny_llava_gqa
+
+ALLOWED = TOLERANCE[torch.float32]
+EXPRESSIONS = ["dog", "the red elephant left of the dog"]
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+PICTURES = [noise(120, 80), noise(60, 100)]
+
+
+@pytest.fixture(scope="module", params=[*sorted(TINY), "llava, grouped-query", "llava, exact size"])
+def family(request: pytest.FixtureRequest) -> Family:
+    variants = {"llava, grouped-query": tiny_llava_gqa, "llava, exact size": lambda: tiny_llava(resize="exact")}
+    make = variants.get(request.param) or TINY[request.param]
+    return family_class(request.param.split(",")[0])(*make())
+
+
+@pytest.fixture(scope="module")
+def prepared(family: Family) -> Prepared:
+    return family.prepare(PICTURES, EXPRESSIONS)
+
+
+def eager_attention(family: Family, prepared: Prepared) -> torch.Tensor:
+    """[B, L, H, N, N]"""
+    family.model.set_attn_implementation("eager")
+    try:
+        with torch.inference_mode():
+            attentions = family.model(**prepared.inputs, output_attentions=True, use_cache=False).attentions
+    finally:
+        family.model.set_attn_implementation("sdpa")
+    return torch.stack(list(attentions), dim=1)
+
+
+def test_maps_are_the_mean_rows_of_eager_attention(family: Family, prepared: Prepared) -> None:
+    full = eager_attention(family, prepared)
+    for index, maps in enumerate(attend(family, prepared)):
+        assert maps.values.shape == (2, family.head_count, len(prepared.words[index]), len(maps.keys))
+        assert maps.layer_count == 2
+        for row, word in enumerate(maps.words):
+            expected = full[index][:, :, list(word.positions)][..., maps.keys.tolist()].mean(dim=2)
+            np.testing.assert_allclose(maps.values[:, :, row], expected.numpy(), rtol=0, atol=ALLOWED)
+
+
+def test_attention_of_the_tiny_models_is_far_from_uniform(family: Family, prepared: Prepared) -> None:
+    """Else equality with eager would prove little."""
+    maps = attend(family, prepared, keys="all")[1]
+    assert maps.values.max() > 5 / len(maps.keys)
+
+
+def test_all_keys_make_whole_rows(family: Family, prepared: Prepared) -> None:
+    for index, maps in enumerate(attend(family, prepared, keys="all")):
+        assert maps.keys[0] == prepared.padding[index]
+        np.testing.assert_allclose(maps.values.sum(-1), 1, atol=1e-5)
+
+
+def test_a_left_padded_batch_equals_its_elements(family: Family, prepared: Prepared) -> None:
+    assert prepared.padding[0] > 0
+    for index, together in enumerate(attend(family, prepared)):
+        alone = attend(family, family.prepare([PICTURES[index]], [EXPRESSIONS[index]]))[0]
+        np.testing.assert_allclose(alone.values, together.values, rtol=0, atol=1e-5)
+
+
+def test_reduction_while_running_equals_reduction_afterwards(family: Family, prepared: Prepared) -> None:
+    full = attend(family, prepared)
+    for reduced, maps in zip(attend(family, prepared, reduce="both"), full, strict=True):
+        np.testing.assert_allclose(reduced.values, maps.values.mean((0, 1), keepdims=True), atol=ALLOWED)
+        assert reduced.layers == ()
+    chosen = attend(family, prepared, layers=[1], heads=[2, 0])[0]
+    np.testing.assert_array_equal(chosen.values, full[0].values[1:, [2, 0]])
+    assert chosen.layers == (1,)
+
+
+def test_statistics_of_heads_are_those_of_eager_attention(family: Family, prepared: Prepared) -> None:
+    full = eager_attention(family, prepared)
+    recorded = attend(family, prepared, head_statistics=["max_all", "max_image"], residual_sinks=True)
+    for index, maps in enumerate(recorded):
+        real = full[index][:, :, prepared.padding[index] :]
+        image = real[..., prepared.image_positions[index].tolist()]
+        for name, expected in (("max_all", real), ("max_image", image)):
+            np.testing.assert_allclose(
+                maps.head_statistics[name], expected.amax(-1).mean(-1).numpy(), rtol=0, atol=ALLOWED
+            )
+        assert maps.residual_sinks is not None
+        assert maps.residual_sinks.shape == (2, len(maps.keys))
+
+
+@pytest.mark.parametrize("side", ["first", "middle", "last"])
+def test_a_cells_token_is_the_one_that_sees_its_part_of_the_picture(family: Family, side: str) -> None:
+    """Change the picture inside one cell's box: the image token at that cell's position changes most."""
+    size = (140, 84)
+    grid = family.prepare([Image.new("RGB", size, (90, 90, 90))], ["dog"]).grids[0][0]
+    rows, columns = grid.shape
+    row, column = {"first": (0, 0), "middle": (rows // 2, 1), "last": (rows - 1, columns - 1)}[side]
+    x0, y0, x1, y1 = grid.box_xyxy
+    width, height = (x1 - x0) / columns, (y1 - y0) / rows
+    changed = np.full((size[1], size[0], 3), 90, dtype=np.uint8)
+    top, left = y0 + row * height, x0 + column * width
+    changed[round(top + 2) : round(top + height - 2), round(left + 2) : round(left + width - 2)] = (255, 0, 200)
+    before = embeddings(family, Image.new("RGB", size, (90, 90, 90)))
+    difference = (embeddings(family, Image.fromarray(changed)) - before).norm(dim=-1)
+    assert int(difference.argmax()) == grid.positions[row * columns + column]
+
+
+def embeddings(family: Family, picture: Image.Image) -> torch.Tensor:
+    """[N, hidden] what the decoder is given."""
+    seen = []
+    handle = family.decoder.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"][0]), with_kwargs=True
+    )
+    try:
+        with torch.inference_mode():
+            family.model(**family.prepare([picture], ["dog"]).inputs, use_cache=False)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def test_rows_of_an_answers_words_are_those_of_an_eager_run_over_prompt_and_answer(family: Family) -> None:
+    prepared = family.prepare(PICTURES[:1], EXPRESSIONS[1:])
+    said = answer(family, prepared, max_new_tokens=8)[0]
+    with torch.inference_mode():
+        tokens = family.model.generate(**prepared.inputs, max_new_tokens=8, do_sample=False)
+    assert said.text == family.tokenizer.decode(tokens[0, prepared.length :], skip_special_tokens=True)
+    assert said.words is not None
+    np.testing.assert_allclose(said.prompt.values, attend(family, prepared)[0].values, rtol=0, atol=1e-5)
+
+    family.model.set_attn_implementation("eager")
+    try:
+        with torch.inference_mode():
+            eager = family.model.generate(
+                **prepared.inputs,
+                max_new_tokens=9,
+                do_sample=False,
+                output_attentions=True,
+                return_dict_in_generate=True,
+            )
+    finally:
+        family.model.set_attn_implementation("sdpa")
+    for row, word in enumerate(said.words.words):
+        assert said.text[slice(*word.span)] == word.text
+        steps = [eager.attentions[1 + position - prepared.length] for position in word.positions]
+        rows = torch.stack([torch.stack([layer[0, :, 0] for layer in step]) for step in [*steps]][:1]) if len(steps) == 1 else None
+        if rows is not None:
+            expected = rows[0][..., said.words.keys.tolist()]
+            np.testing.assert_allclose(said.words.values[:, :, row], expected.numpy(), rtol=0, atol=ALLOWED)
