@@ -49,10 +49,12 @@ class ModelOptions:
     def load(self) -> ReferringSegmentation:
         """Load everything, and show the model's notice on stderr."""
         import torch
+        from transformers.utils.logging import disable_progress_bar
 
         from grounding.console import talk
 
         torch.manual_seed(self.seed)
+        disable_progress_bar()  # a bar over a model's tensors says nothing; downloads have their own
         pipe = ReferringSegmentation.from_pretrained(
             self.model,
             self.segmenter,

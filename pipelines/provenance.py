@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class RunConfig:
         weights: hash over the files of a model folder; None for a hub id.
         segmenter: its name.
         method: its name.
-        method_text: its whole file, so that a changed number is another configuration.
+        method_text: its file without the prose, so that a changed number is another configuration.
         dtype: the resolved number format, `float32` for instance.
         seed: what random generators started from.
     """
@@ -68,7 +68,7 @@ def run_config(
         weights=folder_hash(source) if local else None,
         segmenter=segmenter,
         method=method.name,
-        method_text=method.to_yaml(),
+        method_text=replace(method, description="", source="").to_yaml(),
         dtype=number_format,
         seed=seed,
     )

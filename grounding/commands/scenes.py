@@ -1,0 +1,47 @@
+"""`grounding scenes`: a data set of drawn scenes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from grounding.console import emit, progress_bar, results, talk
+from grounding.errors import OutputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesCommand:
+    """Draw scenes of shapes and write images, exact masks and referring expressions.
+
+    OUT gets images/*.png, instances.json (COCO format, run-length masks) and expressions.jsonl, which
+    `grounding segment --manifest` takes as it is.
+
+    Attributes:
+        seed: of the set; the same seed gives the same bytes.
+        n: how many scenes.
+        out: folder to write to.
+        json: print one JSON object about what was written on stdout.
+    """
+
+    seed: int = 0
+    n: int = 20
+    out: Path = Path("scenes")
+    json: bool = False
+
+    def run(self) -> int:
+        """Draw and write."""
+        from grounding.starter.scene_files import EXPRESSIONS, write_scenes
+
+        if self.n < 1 or self.seed < 0:
+            raise OutputError(f"--n {self.n} --seed {self.seed} were given, expected n of at least 1 and a seed from 0")
+        with progress_bar(talk()) as progress:
+            task = progress.add_task("draw", total=self.n)
+            written = write_scenes(self.out, self.seed, self.n, lambda: progress.advance(task))
+        if self.json:
+            emit({**asdict(written), "folder": str(self.out), "manifest": str(self.out / EXPRESSIONS)})
+        else:
+            results().print(
+                f"{written.scenes} scenes with {written.objects} objects and {written.expressions} expressions "
+                f"in {self.out}"
+            )
+        return 0
