@@ -1,0 +1,249 @@
+"""What recording costs: plain sdpa, recorded rows, and eager attention with `output_attentions`, on one random model.
+
+Time is wall-clock, in alternating runs of one process, and each ratio is the median over rounds of a run's time over
+that of the plain run in the same round, so that a slower minute of the machine falls on both. Memory is the peak
+resident size of one process per way of running, weights and interpreter included, since that is what has to fit.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from grounding.errors import GroundingError
+
+Way = Literal["plain", "recorded", "eager"]
+WAYS: tuple[Way, ...] = ("plain", "recorded", "eager")
+
+
+@dataclass(frozen=True)
+class BenchSize:
+    """The random Qwen2.5-VL that is run, and what is recorded of it.
+
+    Attributes:
+        layers: decoder layers.
+        hidden: width of the decoder; each head is 128 wide where it divides evenly.
+        heads: query heads.
+        kv_heads: key and value heads.
+        intermediate: width of the feed-forward layers.
+        length: N, positions of the prompt.
+        rows: rows recorded per layer and head, over all N columns, at the end of the prompt.
+    """
+
+    layers: int = 12
+    hidden: int = 1024
+    heads: int = 8
+    kv_heads: int = 2
+    intermediate: int = 2048
+    length: int = 4096
+    rows: int = 10
+
+
+@dataclass(frozen=True)
+class RecordBench:
+    """Ratios to the plain run, and the numbers behind them.
+
+    Attributes:
+        recorded_over_plain_time: median of the rounds' ratios; target at most 1.05.
+        recorded_over_plain_memory: ratio of peak resident sizes; target at most 1.05.
+        eager_over_plain_time: median of the rounds' ratios; target at least 3.
+        eager_over_plain_memory: ratio of peak resident sizes.
+        size: what was run.
+        plain_seconds: wall-clock of each plain run.
+        recorded_seconds: wall-clock of each recorded run.
+        eager_seconds: wall-clock of each eager run; fewer, since they are slow.
+        cpu_over_plain: per way, the ratio of the runs' median processor seconds, which other work on the machine
+            disturbs less than it does wall-clock.
+        peak_bytes: peak resident size per way.
+        loaded_bytes: resident peak before the first run, per way: interpreter, libraries and weights.
+        kept_bytes: bytes of the recorded rows.
+    """
+
+    recorded_over_plain_time: float
+    recorded_over_plain_memory: float
+    eager_over_plain_time: float
+    eager_over_plain_memory: float
+    size: BenchSize
+    plain_seconds: tuple[float, ...]
+    recorded_seconds: tuple[float, ...]
+    eager_seconds: tuple[float, ...]
+    cpu_over_plain: dict[str, float] = field(default_factory=dict)
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+    loaded_bytes: dict[str, int] = field(default_factory=dict)
+    kept_bytes: int = 0
+
+
+def measure_record(
+    size: BenchSize | None = None,
+    *,
+    rounds: int = 5,
+    eager_rounds: int = 2,
+    progress: Callable[[str], None] | None = None,
+) -> RecordBench:
+    """Time and peak memory of recording on a random model.
+
+    Everything heavy runs in child processes: a peak is only a way's own if nothing else ran in the process before.
+
+    Args:
+        size: the model and the request; the defaults take about ten minutes and 10 GiB on two idle cores, nearly all
+            of both for eager attention.
+        rounds: alternating rounds of plain and recorded runs.
+        eager_rounds: in how many of the rounds eager attention runs as well.
+        progress: called with a short sentence before each part.
+
+    Returns:
+        The ratios and their raw numbers.
+
+    Raises:
+        GroundingError: if a child process ends badly, with what it said.
+    """
+    size = size or BenchSize()
+    if rounds < 1 or not 1 <= eager_rounds <= rounds:
+        raise GroundingError(f"eager_rounds={eager_rounds} must lie between 1 and rounds={rounds}")
+    say = progress or (lambda _: None)
+    memory = {}
+    for way in WAYS:
+        say(f"memory of {way}")
+        memory[way] = _child("memory", way, size)
+    say(f"time, {rounds} rounds")
+    times = _child("time", "plain", size, rounds, eager_rounds)
+    wall, cpu = times["wall"], times["cpu"]
+    medians = {way: statistics.median(cpu[way]) for way in WAYS}
+    peak = {way: int(memory[way]["peak"]) for way in WAYS}
+    return RecordBench(
+        recorded_over_plain_time=_median_ratio(wall["recorded"], wall["plain"]),
+        recorded_over_plain_memory=peak["recorded"] / peak["plain"],
+        eager_over_plain_time=_median_ratio(wall["eager"], wall["plain"]),
+        eager_over_plain_memory=peak["eager"] / peak["plain"],
+        size=size,
+        plain_seconds=tuple(wall["plain"]),
+        recorded_seconds=tuple(wall["recorded"]),
+        eager_seconds=tuple(wall["eager"]),
+        cpu_over_plain={way: medians[way] / medians["plain"] for way in WAYS},
+        peak_bytes={str(way): peak[way] for way in WAYS},
+        loaded_bytes={str(way): int(memory[way]["loaded"]) for way in WAYS},
+        kept_bytes=int(memory["recorded"]["kept"]),
+    )
+
+
+def _median_ratio(times: list[float], plain: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(times, plain, strict=False))
+
+
+def _child(task: str, way: Way, size: BenchSize, rounds: int = 1, eager_rounds: int = 1) -> dict[str, Any]:
+    order = {"task": task, "way": way, "size": asdict(size), "rounds": rounds, "eager_rounds": eager_rounds}
+    # The working directory and the environment are inherited, so the child finds the same packages.
+    done = subprocess.run(
+        [sys.executable, "-m", "evals.bench.record", json.dumps(order)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no message; it may have been killed for want of memory"]
+        raise GroundingError(f"measuring {task} of {way} ended with status {done.returncode}: {lines[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _serve(order: dict[str, Any]) -> dict[str, Any]:
+    """What a child process does."""
+    size = BenchSize(**order["size"])
+    runner = _Runner(size)
+    if order["task"] == "memory":
+        loaded = _peak_bytes()
+        runner.run(order["way"])
+        return {"loaded": loaded, "peak": _peak_bytes(), "kept": runner.kept_bytes}
+    wall: dict[str, list[float]] = {way: [] for way in WAYS}
+    cpu: dict[str, list[float]] = {way: [] for way in WAYS}
+    runner.run("plain")  # the first run pays for loading kernels
+    runner.run("recorded")
+    for number in range(order["rounds"]):
+        ways: list[Way] = ["plain", "recorded"] if number % 2 == 0 else ["recorded", "plain"]
+        for way in [*ways, "eager"] if number < order["eager_rounds"] else ways:
+            start, start_cpu = time.perf_counter(), time.process_time()
+            runner.run(way)  # type: ignore[arg-type]
+            wall[way].append(time.perf_counter() - start)
+            cpu[way].append(time.process_time() - start_cpu)
+    return {"wall": wall, "cpu": cpu}
+
+
+class _Runner:
+    """A random Qwen2.5-VL and a prompt of random words."""
+
+    def __init__(self, size: BenchSize) -> None:
+        import torch
+        from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+        width = size.hidden // size.heads // 2
+        text = {
+            "vocab_size": 1024,
+            "hidden_size": size.hidden,
+            "intermediate_size": size.intermediate,
+            "num_hidden_layers": size.layers,
+            "num_attention_heads": size.heads,
+            "num_key_value_heads": size.kv_heads,
+            "max_position_embeddings": size.length,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [width - 2 * (width // 3), width // 3, width // 3],
+            },
+            "bos_token_id": None,
+            "eos_token_id": 1,
+            "pad_token_id": 0,
+        }
+        vision = {
+            "depth": 1,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "out_hidden_size": size.hidden,
+            "fullatt_block_indexes": [0],
+        }
+        config = Qwen2_5_VLConfig(
+            text_config=text,
+            vision_config=vision,
+            vision_start_token_id=2,
+            vision_end_token_id=3,
+            image_token_id=4,
+            video_token_id=5,
+        )
+        torch.manual_seed(0)
+        self.size = size
+        self.model: Any = Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation="sdpa").eval()
+        self.ids = torch.randint(6, 1024, (1, size.length))
+        self.kept_bytes = 0
+
+    def run(self, way: Way) -> None:
+        import torch
+
+        from grounding.attention import Recording, RowRequest, record
+
+        options: dict[str, Any] = {"use_cache": False, "logits_to_keep": 1}
+        block: AbstractContextManager[Recording | None] = nullcontext()
+        self.model.set_attn_implementation("eager" if way == "eager" else "sdpa")
+        if way == "recorded":
+            rows = tuple(range(self.size.length - self.size.rows, self.size.length))
+            block = record(self.model, RowRequest((rows,)))
+        elif way == "eager":
+            options["output_attentions"] = True
+        with torch.no_grad(), block as recording:
+            out = self.model(input_ids=self.ids, **options)
+        if recording is not None:
+            self.kept_bytes = sum(rows.numel() * rows.element_size() for rows in recording.prefill)
+        if way == "eager" and len(out.attentions) != self.size.layers:
+            raise GroundingError(f"eager attention returned {len(out.attentions)} layers, expected {self.size.layers}")
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
+
+
+if __name__ == "__main__":
+    print(json.dumps(_serve(json.loads(sys.argv[1]))))
