@@ -238,10 +238,11 @@ class ReferringSegmentation:
 
     def ask(self, heatmap: Heatmap, points: PointPrompts, expression: str, method: Method | None = None) -> Segment:
         """The mask for points on the picture that was encoded last, chosen by the method's rule."""
-        from grounding.segmenters.choice import ask
+        from grounding.segmenters.choice import MaskRule, ask
 
-        rule = (method or self.method).mask
-        return ask(self.segmenter, points, heatmap, rule.choice, rule.cascade, expression)
+        wanted = (method or self.method).mask
+        rule = MaskRule(wanted.choice, wanted.measure)
+        return ask(self.segmenter, points, heatmap, rule, wanted.cascade, expression)
 
     def _run(self, pairs: list[Pair]) -> list[ReferringResult]:
         opened = _open(pairs)

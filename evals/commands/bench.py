@@ -1,0 +1,104 @@
+"""`grounding bench`: what recording costs, and how good a segmenter is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from grounding.console import emit, results, talk
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRecordCommand:
+    """Time and peak memory of a random Qwen2.5-VL: plain sdpa, with recorded rows, and eager with output_attentions.
+
+    The defaults take about ten minutes and 10 GiB on two idle cores, nearly all of both for eager attention.
+
+    Attributes:
+        layers: decoder layers.
+        hidden: width of the decoder.
+        heads: query heads.
+        kv_heads: key and value heads.
+        intermediate: width of the feed-forward layers.
+        length: positions of the prompt.
+        rows: rows recorded per layer and head.
+        rounds: alternating rounds of plain and recorded runs.
+        eager_rounds: in how many of the rounds eager attention runs as well.
+        json: print one JSON object on stdout instead of the list.
+    """
+
+    layers: int = 12
+    hidden: int = 1024
+    heads: int = 8
+    kv_heads: int = 2
+    intermediate: int = 2048
+    length: int = 4096
+    rows: int = 10
+    rounds: int = 5
+    eager_rounds: int = 2
+    json: bool = False
+
+    def run(self) -> int:
+        """Measure and tell."""
+        from evals.bench.record import BenchSize, measure_record
+
+        size = BenchSize(self.layers, self.hidden, self.heads, self.kv_heads, self.intermediate, self.length, self.rows)
+        found = measure_record(size, rounds=self.rounds, eager_rounds=self.eager_rounds, progress=talk().print)
+        tell(asdict(found), self.json)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSegmenterCommand:
+    """Mean IoU of a segmenter's masks from one point inside each annotated object of photos, and its times.
+
+    Attributes:
+        data: folder with instances.json (COCO format) and images/; `grounding scenes` makes one.
+        segmenter: see `grounding segment --help`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        limit: how many objects.
+        seed: of the draw of objects.
+        min_area: smallest annotated area in pixels.
+        cascade: ask three times, each time with the last answer as a hint.
+        json: print one JSON object on stdout instead of the list.
+    """
+
+    data: Path
+    segmenter: str = "mobile-sam"
+    device: str = "auto"
+    limit: int = 40
+    seed: int = 0
+    min_area: int = 1024
+    cascade: bool = False
+    json: bool = False
+
+    def run(self) -> int:
+        """Measure and tell."""
+        from evals.bench.segmenter import measure_segmenter
+
+        found = measure_segmenter(
+            self.data,
+            self.limit,
+            self.seed,
+            self.segmenter,
+            device=self.device,
+            min_area=self.min_area,
+            cascade=self.cascade,
+        )
+        tell(asdict(found), self.json)
+        return 0
+
+
+def tell(found: dict[str, Any], as_json: bool) -> None:
+    """A measurement as one JSON object with its versions, or one number a line; what could not be measured is null."""
+    from pipelines.provenance import versions
+
+    values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
+    if as_json:
+        emit({**values, "versions": versions()})
+        return
+    width = max(len(name) for name in values)
+    for name, value in values.items():
+        results().print(f"{name:<{width}}  {f'{value:.4g}' if isinstance(value, float) else value}")

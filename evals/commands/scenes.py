@@ -1,0 +1,128 @@
+"""`grounding eval scenes`: how well words are pointed at and cut out where the truth is exact."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from grounding.console import emit, progress_bar, results, talk
+from grounding.errors import MethodError
+from pipelines.options import ModelOptions
+
+if TYPE_CHECKING:
+    from evals.scenes import Answers
+
+TASK_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalScenesCommand(ModelOptions):
+    """Measure pointing and masks on freshly drawn scenes.
+
+    Pointing accuracy is the share of samples whose best point lies on the target's visible pixels. Intervals are 95 %
+    percentile bootstraps, resampled by image. The controls share the samples: a point at the image's centre, the map
+    of words for another object of the scene, and a point inside the target, which is as far as the segmenter goes.
+
+    Attributes:
+        limit: how many expressions.
+        seed: of the scenes; any seed gives scenes that the starter model was not trained on.
+        per_scene: most expressions of one scene; with 1 the samples are independent.
+        ablate: also measure the method with each of its parts switched off.
+        json: print one JSON object on stdout instead of the table.
+    """
+
+    limit: int = 200
+    seed: int = 0
+    per_scene: int = 1
+    ablate: bool = False
+    json: bool = False
+
+    def run(self) -> int:
+        """Measure, and print a table or one JSON object."""
+        if min(self.limit, self.per_scene) < 1 or self.seed < 0:
+            raise MethodError(
+                f"--limit {self.limit} --per-scene {self.per_scene} --seed {self.seed} were given, expected limit and "
+                "per-scene of at least 1 and a seed from 0"
+            )
+        config = self.config()
+        pipe = self.load()
+        from evals.scenes import answer_samples, draw_samples
+
+        started = time.perf_counter()
+        with progress_bar(talk()) as progress:
+            task = progress.add_task("eval scenes", total=self.limit)
+            answers = answer_samples(
+                pipe,
+                draw_samples(self.seed, self.limit, self.per_scene),
+                ablate=self.ablate,
+                advance=lambda count: progress.advance(task, count),
+            )
+        seconds = time.perf_counter() - started
+        if self.json:
+            emit(self._object(answers, asdict(config), seconds))
+        else:
+            self._print(answers, seconds)
+        return 0
+
+    def _object(self, answers: Answers, config: dict[str, Any], seconds: float) -> dict[str, Any]:
+        from evals.report import change, change_json, score, score_json
+        from evals.scenes import CENTRE, FULL, OTHER, TRUTH
+        from pipelines.provenance import short_hash, versions
+
+        controls = (CENTRE, OTHER, TRUTH)
+        outcomes, scenes = answers.outcomes, answers.scenes
+        task = {"task": "scenes", "version": TASK_VERSION, "limit": self.limit, "per_scene": self.per_scene}
+        return {
+            **task,
+            **score_json(score(outcomes[FULL], scenes)),
+            "seed": self.seed,
+            "model": config["model"],
+            "segmenter": config["segmenter"],
+            "method": config["method"],
+            "kinds": {kind: score_json(found) for kind, found in kind_scores(answers).items()},
+            "controls": {name: score_json(score(outcomes[name], scenes)) for name in controls if any(outcomes[name])},
+            "ablations": {
+                name: {
+                    **score_json(score(found, scenes)),
+                    "change": change_json(change(found, outcomes[FULL], scenes)),
+                }
+                for name, found in outcomes.items()
+                if name not in (FULL, *controls)
+            },
+            "config": config,
+            "config_hash": short_hash({**config, **task}, 12),
+            "versions": versions(),
+            "seconds": round(seconds, 1),
+        }
+
+    def _print(self, answers: Answers, seconds: float) -> None:
+        from evals.report import change, score, score_table
+        from evals.scenes import CENTRE, FULL, OTHER, TRUTH
+
+        outcomes, scenes = answers.outcomes, answers.scenes
+        controls = (CENTRE, OTHER, TRUTH)
+        names = [FULL, *(name for name in outcomes if name not in (FULL, *controls)), *controls]
+        rows = {name: score(outcomes[name], scenes) for name in names if any(outcomes[name])}
+        changes = {
+            name: change(outcomes[name], outcomes[FULL], scenes) for name in rows if name not in (FULL, *controls)
+        }
+        results().print(
+            f"scenes, seed {self.seed}: {self.model} with {self.segmenter}, method {self.chosen_method().name}, "
+            f"{seconds:.0f} s\n"
+        )
+        results().print(score_table(rows, changes))
+        results().print("\nby kind of expression, full method\n")
+        results().print(score_table(kind_scores(answers)))
+
+
+def kind_scores(answers: Answers) -> dict[str, Any]:
+    """The full method's score for each kind of expression, in alphabetical order."""
+    from evals.report import score
+    from evals.scenes import FULL
+
+    found = {}
+    for kind in sorted(set(answers.kinds)):
+        mine = [index for index, one in enumerate(answers.kinds) if one == kind]
+        found[kind] = score([answers.outcomes[FULL][i] for i in mine], [answers.scenes[i] for i in mine])
+    return found

@@ -1,0 +1,127 @@
+"""Outcomes into scores with intervals, and scores into a table or a JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evals.metrics import Outcome
+from evals.statistics import Interval, Ratio, bootstrap, bootstrap_difference, mean_of
+
+DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Score:
+    """Three fractions in [0, 1] with their intervals.
+
+    Attributes:
+        n: how many samples.
+        failed: in how many of them the method gave up.
+        pointing: share of best points that lie on the target.
+        miou: mean over samples of the mask's IoU.
+        oiou: sum of intersections over sum of unions, which large objects dominate.
+    """
+
+    n: int
+    failed: int
+    pointing: Interval
+    miou: Interval
+    oiou: Interval
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a variant differs from the full method on the samples that both answered (variant minus full)."""
+
+    pointing: Interval
+    miou: Interval
+
+
+def score(outcomes: Sequence[Outcome | None], groups: Sequence[int], seed: int = 0) -> Score:
+    """The scores of a variant.
+
+    Args:
+        outcomes: one a sample; None is left out.
+        groups: per sample its image.
+        seed: of the bootstrap.
+    """
+    there = _there(outcomes, groups)
+    pointing, miou, oiou = (bootstrap(ratio, seed=seed) for ratio in _ratios(*there))
+    return Score(len(there[0]), sum(outcome.failed for outcome in there[0]), pointing, miou, oiou)
+
+
+def change(
+    variant: Sequence[Outcome | None], full: Sequence[Outcome | None], groups: Sequence[int], seed: int = 0
+) -> Change:
+    """What a variant gains or loses, paired by sample."""
+    both = [index for index, outcome in enumerate(variant) if outcome is not None and full[index] is not None]
+    places = [groups[index] for index in both]
+    one = _ratios(*_there([variant[index] for index in both], places))
+    other = _ratios(*_there([full[index] for index in both], places))
+    pointing, miou = (bootstrap_difference(one[which], other[which], seed=seed) for which in (0, 1))
+    return Change(pointing, miou)
+
+
+def score_json(found: Score) -> dict[str, Any]:
+    """A score as JSON: the fractions by name, and their intervals."""
+    named = {"pointing_accuracy": found.pointing, "miou": found.miou, "oiou": found.oiou}
+    return {
+        "n": found.n,
+        "failed": found.failed,
+        **{name: round(interval.value, DIGITS) for name, interval in named.items()},
+        "intervals": {name: _bounds(interval) for name, interval in named.items()},
+    }
+
+
+def change_json(found: Change) -> dict[str, Any]:
+    """A change as JSON: differences of fractions, and their intervals."""
+    named = {"pointing_accuracy": found.pointing, "miou": found.miou}
+    return {
+        **{name: round(interval.value, DIGITS) for name, interval in named.items()},
+        "intervals": {name: _bounds(interval) for name, interval in named.items()},
+    }
+
+
+def score_table(rows: Mapping[str, Score], changes: Mapping[str, Change] | None = None) -> str:
+    """Scores as aligned text, one row a name; fractions with intervals, and the mIoU's change where there is one."""
+    changes = changes or {}
+    head = ["", "n", "pointing", "mIoU", "oIoU"] + (["mIoU against full"] if changes else [])
+    lines = [head]
+    for name, found in rows.items():
+        cells = [name, str(found.n), *(_cell(interval) for interval in (found.pointing, found.miou, found.oiou))]
+        if changes:
+            cells.append(_cell(changes[name].miou, signed=True) if name in changes else "")
+        lines.append(cells)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _there(outcomes: Sequence[Outcome | None], groups: Sequence[int]) -> tuple[list[Outcome], list[int]]:
+    pairs = [(one, group) for one, group in zip(outcomes, groups, strict=True) if one is not None]
+    return [one for one, _ in pairs], [group for _, group in pairs]
+
+
+def _ratios(outcomes: Sequence[Outcome], groups: Sequence[int]) -> tuple[Ratio, Ratio, Ratio]:
+    """Pointing, mIoU and oIoU as ratios of sums."""
+    where = np.asarray(groups, np.int64)
+    overall = Ratio(
+        np.array([one.intersection for one in outcomes], np.float64),
+        np.array([one.union for one in outcomes], np.float64),
+        where,
+    )
+    return mean_of([one.hit for one in outcomes], where), mean_of([one.iou for one in outcomes], where), overall
+
+
+def _bounds(interval: Interval) -> list[float]:
+    return [round(interval.low, DIGITS), round(interval.high, DIGITS)]
+
+
+def _cell(interval: Interval, *, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    return f"{interval.value:{sign}.3f} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
