@@ -42,7 +42,9 @@ class LayerChoice(Stage):
             MethodError: an index lies outside the model, or the stretch holds no layer.
         """
         if not self.indices:
-            chosen = range(math.ceil(self.start * layer_count), math.ceil(self.stop * layer_count))
+            # 0.07 * 100 is a little more than 7 in floating point; such dust is no layer.
+            first, end = (math.ceil(share * layer_count - 1e-9) for share in (self.start, self.stop))
+            chosen = range(first, end)
             if not chosen:
                 raise MethodError(
                     f"stage 'layers-select' finds no layer between {self.start} and {self.stop} of {layer_count} "

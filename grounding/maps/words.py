@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from grounding.errors import ExpressionError, MethodError
-from grounding.maps.base import LAST, Stage, image_columns, image_mass, lost_share
+from grounding.maps.base import LAST, Stage, image_columns, lost_share
 from grounding.types import AttentionMaps, StageReport, Word, WordKind
 
 
@@ -110,9 +110,9 @@ class Rows(Stage):
         for members, weight in present.values():
             share += weight * members / members.sum()
         share /= share.sum()
+        mass = maps.values[..., image_columns(maps)].sum(axis=-1, dtype=float).mean(axis=(0, 1))  # [T]
         scale = np.ones(len(maps.words))
         if self.normalise:
-            mass = maps.values[..., image_columns(maps)].sum(axis=-1, dtype=float).mean(axis=(0, 1))  # [T]
             scale = np.divide(1.0, mass, out=np.zeros_like(mass), where=mass > 0)
         values = np.einsum("t,lhtk->lhk", (share * scale).astype(np.float32), maps.values)[:, :, None]
         label = "+".join(present)
@@ -122,8 +122,7 @@ class Rows(Stage):
         mixed = Word(text=f"<{label}>", span=(0, 0), positions=positions, kind=WordKind.SPECIAL)
         result = replace(maps, values=values, words=(mixed,))
         read = [word.text for word, part in zip(maps.words, share, strict=True) if part]
-        only_read = replace(maps, values=maps.values[:, :, share > 0])
-        removed = lost_share(image_mass(maps), image_mass(only_read))
+        removed = lost_share(float(mass.sum()), float(mass[share > 0].sum()))
         data = {
             "share": {
                 f"{i}:{w.text}": round(float(s), 4) for i, (w, s) in enumerate(zip(maps.words, share, strict=True))
