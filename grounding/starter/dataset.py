@@ -22,6 +22,7 @@ from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES, Kind, Pri
 # Every second training scene follows these habits, so the model learns a language prior that evaluations can provoke.
 PLANTED_PRIORS = (Prior("star", "heart", 0.9), Prior("square", "circle", 0.9))
 MAX_OBJECTS = 6
+SUBCELLS = 4  # parts of a cell along each side, for its outline
 MIN_COVERAGE = 0.2  # a cell belongs to the object that covers most of it, if that is at least this share
 NOTHING = 255
 _VALUES = (SHAPES, tuple(COLOURS), tuple(SIZES), PATTERNS)
@@ -35,12 +36,15 @@ class SceneArrays:
     Attributes:
         pixels: uint8 [N, S, S, 3].
         owner: uint8 [N, CELLS * CELLS], the object a cell shows, `NOTHING` for background.
+        outline: uint8 [N, CELLS * CELLS, SUBCELLS * SUBCELLS], how much of each part of a cell its object covers,
+            0 to 255; for a cell of the background, how much any object covers.
         kinds: uint8 [N, 6, 4], indices of shape, colour, size and pattern; `NOTHING` beyond the last object.
         centres: float32 [N, 6, 2], (x, y) as fractions of the side.
     """
 
     pixels: np.ndarray
     owner: np.ndarray
+    outline: np.ndarray
     kinds: np.ndarray
     centres: np.ndarray
 
@@ -59,6 +63,7 @@ def render(folder: Path, count: int, first_seed: int, workers: int = 2) -> Scene
     shapes: dict[str, tuple[tuple[int, ...], type]] = {
         "pixels": ((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
         "owner": ((count, CELLS * CELLS), np.uint8),
+        "outline": ((count, CELLS * CELLS, SUBCELLS**2), np.uint8),
         "kinds": ((count, MAX_OBJECTS, 4), np.uint8),
         "centres": ((count, MAX_OBJECTS, 2), np.float32),
     }
@@ -84,27 +89,34 @@ def _draw_block(first_seed: int, count: int, start: int) -> dict[str, np.ndarray
     size = min(_BLOCK, count - start)
     pixels = np.empty((size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     owner = np.full((size, CELLS * CELLS), NOTHING, np.uint8)
+    outline = np.zeros((size, CELLS * CELLS, SUBCELLS**2), np.uint8)
     kinds = np.full((size, MAX_OBJECTS, 4), NOTHING, np.uint8)
     centres = np.zeros((size, MAX_OBJECTS, 2), np.float32)
     for row, seed in enumerate(range(first_seed + start, first_seed + start + size)):
         priors = PLANTED_PRIORS if seed % 2 else ()
         scene = draw_scene(seed, SceneConfig(size=IMAGE_SIZE, priors=priors))
         pixels[row] = np.asarray(scene.image)
-        owner[row] = cell_owners(scene.objects)
+        owner[row], outline[row] = cell_contents(scene.objects)
         for i, thing in enumerate(scene.objects):
             kind = thing.kind
             names = (kind.shape, kind.colour, kind.size, kind.pattern)
             kinds[row, i] = [values.index(value) for values, value in zip(_VALUES, names, strict=True)]
             centres[row, i] = thing.centre
-    return {"pixels": pixels, "owner": owner, "kinds": kinds, "centres": centres}
+    return {"pixels": pixels, "owner": owner, "outline": outline, "kinds": kinds, "centres": centres}
 
 
-def cell_owners(objects: tuple[SceneObject, ...]) -> np.ndarray:
-    """uint8 [CELLS * CELLS]: which object each cell shows most of, `NOTHING` where none covers enough of it."""
+def cell_contents(objects: tuple[SceneObject, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Which object each cell shows most of, and its outline there; see `SceneArrays` for both."""
     masks = np.stack([thing.mask for thing in objects])
-    count, side = masks.shape[0], masks.shape[1] // CELLS
-    coverage = masks.reshape(count, CELLS, side, CELLS, side).mean(axis=(2, 4)).reshape(count, -1)
-    return np.where(coverage.max(axis=0) >= MIN_COVERAGE, coverage.argmax(axis=0), NOTHING).astype(np.uint8)
+    count, part = masks.shape[0], masks.shape[1] // (CELLS * SUBCELLS)
+    parts = masks.reshape(count, CELLS, SUBCELLS, part, CELLS, SUBCELLS, part).mean(axis=(3, 6))
+    parts = parts.transpose(0, 1, 3, 2, 4).reshape(count, CELLS * CELLS, SUBCELLS**2)
+    coverage = parts.mean(axis=2)  # [objects, cells]
+    owned = coverage.max(axis=0) >= MIN_COVERAGE
+    best = coverage.argmax(axis=0)
+    own = np.take_along_axis(parts, best[None, :, None], axis=0)[0]
+    outline = np.where(owned[:, None], own, parts.sum(axis=0))
+    return np.where(owned, best, NOTHING).astype(np.uint8), (outline * 255).round().astype(np.uint8)
 
 
 def batches(count: int, size: int, seed: int, start: int = 0) -> Iterator[np.ndarray]:

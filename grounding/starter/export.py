@@ -31,11 +31,11 @@ A vision-language model of {parameters:.1f} M parameters that knows **drawn scen
 eight colours, two sizes, two patterns. It exists so that everything in this project can be run and tested with nothing
 to download. It is useless on photographs.
 
-- Class: `LlavaForConditionalGeneration`: CLIP vision tower (6 layers, width 160, 192 px, 12 x 12 cells), Llama
+- Class: `LlavaForConditionalGeneration`: BEiT vision tower (6 layers, width 144, 192 px, 12 x 12 cells), Llama
   (5 layers, width 128, 4 heads). Weights are stored in float16 and are meant to be run in float32.
 - Training: `python -m grounding.starter.train --seed {seed}` on drawn scenes of seeds 1,000,000 to {last_seed:,}; first
-  the tower on per-cell labels, then projector and language model on words alone. No mask and no attention map is a target
-  for the language model. {minutes:.0f} minutes on two CPU cores, beside other work, after rendering.
+  the tower on per-cell labels and outlines, then projector and language model on words alone. No mask and no attention
+  map is a target for the language model. {minutes:.0f} minutes on two CPU cores, beside other work, after rendering.
 - Half of the training scenes follow planted habits ({priors}), so that the model has a language
   prior to be caught at. Scores below are on scenes without these habits.
 - The loss curve is in `curve.json`.

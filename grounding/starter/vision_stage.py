@@ -1,8 +1,8 @@
 """First stage of training: the vision tower learns what each cell of the picture shows.
 
-Every cell is asked for the shape, colour, size and pattern of the object it shows, for the cell that holds that
-object's centre, and for its own place; the class token is asked which coloured shapes are in the picture at all. The
-heads that answer are thrown away afterwards; the language model reads the features.
+Every cell is asked for the shape, colour, size and pattern of the object it shows, for that object's outline inside
+the cell, for the cell that holds its centre, and for its own place; the class token is asked which coloured shapes are
+in the picture at all. The heads that answer are thrown away afterwards; the language model reads the features.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from grounding.starter.dataset import NOTHING, SceneArrays
+from grounding.starter.dataset import NOTHING, SUBCELLS, SceneArrays
 from grounding.starter.language import CELLS
 from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's normalisation, as in the processor
 _STD = (0.26862954, 0.26130258, 0.27577711)
 _CLASSES = {"shape": len(SHAPES), "colour": len(COLOURS), "size": len(SIZES), "pattern": len(PATTERNS)}
+_WHITENING_SCENES, _NOISE_FLOOR = 1000, 0.1
+_BACKGROUND_WEIGHT, _OUTLINE_WEIGHT = 0.3, 4.0  # outlines teach edges whatever the colour; shapes need them
 _CENTRE_WEIGHT, _PLACE_WEIGHT, _PRESENCE_WEIGHT = 0.5, 0.1, 0.5
 
 
@@ -30,18 +32,20 @@ class CellLabels:
 
     Attributes:
         attributes: int64 [B, CELLS * CELLS, 4], shape, colour, size and pattern counted from 1; 0 for background.
+        outline: float32 [B, CELLS * CELLS, SUBCELLS * SUBCELLS] in [0, 1], the covered share of each part of the cell.
         centre: int64 [B, CELLS * CELLS, 2], column and row of the shown object's centre, -100 for background.
         presence: float32 [B, shapes * colours], 1 where that coloured shape is in the picture.
     """
 
     attributes: Tensor
+    outline: Tensor
     centre: Tensor
     presence: Tensor
 
 
 def normalise(pixels: np.ndarray) -> Tensor:
     """uint8 [B, S, S, 3] to the float [B, 3, S, S] that the tower reads."""
-    scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    scaled = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 255
     return (scaled - torch.tensor(_MEAN).view(1, 3, 1, 1)) / torch.tensor(_STD).view(1, 3, 1, 1)
 
 
@@ -54,11 +58,35 @@ def labels_of(scenes: SceneArrays, rows: np.ndarray) -> CellLabels:
     index = owner.masked_fill(owner == NOTHING, 0).unsqueeze(-1)
     attributes = torch.where(shown, kinds.gather(1, index.expand(-1, -1, 4)) + 1, 0)
     centre = torch.where(shown, centres.gather(1, index.expand(-1, -1, 2)), -100)
+    outline = torch.from_numpy(scenes.outline[rows]).float() / 255
     presence = torch.zeros(len(rows), len(SHAPES) * len(COLOURS))
     pairs = kinds[:, :, 0] * len(COLOURS) + kinds[:, :, 1]
     for row, (present, shape) in enumerate(zip(pairs, kinds[:, :, 0], strict=True)):
         presence[row, present[shape != NOTHING]] = 1
-    return CellLabels(attributes, centre, presence)
+    return CellLabels(attributes, outline, centre, presence)
+
+
+@torch.no_grad()
+def whiten_patches(tower: nn.Module, scenes: SceneArrays) -> None:
+    """Starts the tower's patch embedding as a PCA whitening of the pictures' own patches.
+
+    Flat colour has ten thousand times the variance of an edge, so a random embedding drowns shapes in colour and the
+    tower spends its training digging them out. Directions weaker than `_NOISE_FLOOR` are not lifted further.
+    """
+    rows = np.linspace(0, len(scenes.pixels) - 1, num=min(_WHITENING_SCENES, len(scenes.pixels)), dtype=int)
+    weights = dict(tower.named_parameters())
+    embedding = next(p for name, p in weights.items() if name.endswith("patch_embeddings.projection.weight"))
+    bias = next(p for name, p in weights.items() if name.endswith("patch_embeddings.projection.bias"))
+    side = embedding.shape[-1]
+    patches = F.unfold(normalise(scenes.pixels[rows]), side, stride=side).transpose(1, 2)  # [B, cells, 3 * side * side]
+    owned = torch.from_numpy(scenes.owner[rows] != NOTHING)
+    sample = torch.cat([patches[owned], patches[~owned][::4]])
+    mean = sample.mean(0)
+    variances, directions = torch.linalg.eigh((sample - mean).T @ (sample - mean) / len(sample))
+    strongest = slice(-embedding.shape[0], None)
+    rescaled = 0.5 * directions[:, strongest] / torch.sqrt(variances[strongest] + _NOISE_FLOOR)
+    embedding.copy_(rescaled.T.reshape(embedding.shape))
+    bias.copy_(-mean @ rescaled)
 
 
 class CellReader(nn.Module):
@@ -67,6 +95,7 @@ class CellReader(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.attributes = nn.ModuleDict({name: nn.Linear(width, count + 1) for name, count in _CLASSES.items()})
+        self.outline = nn.Linear(width, SUBCELLS**2)
         self.centre = nn.Linear(width, 2 * CELLS)
         self.place = nn.Linear(width, 2 * CELLS)
         self.presence = nn.Linear(width, len(SHAPES) * len(COLOURS))
@@ -84,8 +113,11 @@ class CellReader(nn.Module):
         on_object = labels.attributes[..., 0] > 0
         for i, (name, head) in enumerate(self.attributes.items()):
             logits, truth = head(cells), labels.attributes[..., i]
-            loss = loss + F.cross_entropy(logits.flatten(0, 1), truth.flatten())
+            weights = logits.new_ones(logits.shape[-1])
+            weights[0] = _BACKGROUND_WEIGHT
+            loss = loss + F.cross_entropy(logits.flatten(0, 1), truth.flatten(), weights)
             accuracy[name] = (logits.argmax(-1) == truth)[on_object].float().mean().item()
+        loss = loss + _OUTLINE_WEIGHT * F.binary_cross_entropy_with_logits(self.outline(cells), labels.outline)
         centre = self.centre(cells).unflatten(-1, (2, CELLS))
         loss = loss + _CENTRE_WEIGHT * F.cross_entropy(centre.flatten(0, 2), labels.centre.flatten(), ignore_index=-100)
         accuracy["centre"] = (centre.argmax(-1) == labels.centre).all(-1)[on_object].float().mean().item()

@@ -110,10 +110,12 @@ def test_both_losses_fall_and_the_stage_resumes_to_the_same_weights(scenes: Scen
                 return reader(torch.cat([hidden.mean(1, keepdim=True), hidden], 1), labels_of(scenes, rows))
 
             schedule = Schedule(steps=60, warmup=5, save_every=10)
-            limited = lambda first, steps=steps: (
-                b for _, b in zip(range(first, steps), batches(6, 2, 0, first), strict=False)
-            )
-            curve = train_stage("vision", modules, schedule, limited, loss_of, folder)
+
+            def interrupted(first: int, steps: int = steps):
+                left = range(first, steps)
+                return (rows for _, rows in zip(left, batches(6, 2, 0, first), strict=False))
+
+            curve = train_stage("vision", modules, schedule, interrupted, loss_of, folder)
         return modules, curve
 
     whole, curve = run(tmp_path / "whole", 60)
