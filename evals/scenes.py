@@ -1,4 +1,4 @@
-"""Pointing and masks on drawn scenes, whose truth is exact: from words to a mask, and what each part of a method adds."""
+"""Pointing and masks on drawn scenes, whose truth is exact: from words to a mask, and what each part adds."""
 
 from __future__ import annotations
 

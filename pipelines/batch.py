@@ -148,16 +148,18 @@ def finish(job: Job, results: ResultLog) -> list[Record]:
     return records
 
 
-def parse_formats(text: str) -> tuple[Format, ...]:
-    """Formats from a list with commas, in their usual order.
+def parse_formats(words: Sequence[str]) -> tuple[Format, ...]:
+    """Formats from words that may hold several with commas between, in their usual order.
 
     Raises:
         OutputError: one of them is not known.
     """
-    names = {name.strip() for name in text.split(",") if name.strip()}
+    names = {name.strip() for word in words for name in word.split(",") if name.strip()}
     unknown = sorted(names - set(FORMATS))
     if unknown:
-        raise OutputError(f"format {unknown[0]!r} is not known: give some of {', '.join(FORMATS)}, with commas between")
+        raise OutputError(
+            f"format {unknown[0]!r} is not known: give some of {', '.join(FORMATS)}, and images and words before --formats"
+        )
     return tuple(form for form in FORMATS if form in names)
 
 

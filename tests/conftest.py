@@ -2,8 +2,42 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import pytest
 from hypothesis import settings
+from PIL import Image
 
 # No deadline: a first example may build a tokenizer, and machines that run the suite may be busy.
 settings.register_profile("grounding", deadline=None)
 settings.load_profile("grounding")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A folder with a tiny random LLaVA and its processor."""
+    from grounding.models.tiny import tiny_llava
+
+    folder = tmp_path_factory.mktemp("tiny-llava")
+    for part in tiny_llava():
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_segmenter(tmp_path_factory) -> Path:
+    """A folder with a tiny random SAM."""
+    from tiny_sam import save_tiny_sam
+
+    return save_tiny_sam(tmp_path_factory.mktemp("tiny-sam"))
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """A folder with `a.png`, `b.png` and `c.png`, noise of different sizes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for name, (height, width) in {"a": (90, 130), "b": (100, 60), "c": (64, 64)}.items():
+        Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    return folder

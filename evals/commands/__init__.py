@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from grounding.command import Command
 
-scenes = Command(
+SCENES = Command(
     "measure pointing and masks on drawn scenes with exact truth",
     "evals.commands.scenes:EvalScenesCommand",
 )
-record = Command(
+RECORD = Command(
     "time and memory of recording attention, beside the plain kernel and eager attention",
     "evals.commands.bench:BenchRecordCommand",
 )
-segmenter = Command(
+SEGMENTER = Command(
     "masks of a segmenter on annotated photos, and its time",
     "evals.commands.bench:BenchSegmenterCommand",
 )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from grounding.command import Command
 
-doctor = Command(
+DOCTOR = Command(
     "check that recorded attention is right on the installed versions, or for one model",
     "grounding.commands.doctor:DoctorCommand",
 )
-scenes = Command(
+SCENES = Command(
     "draw scenes of shapes with exact masks and referring expressions",
     "grounding.commands.scenes:ScenesCommand",
 )

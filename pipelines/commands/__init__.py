@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grounding.command import Command
 
-segment = Command(
+SEGMENT = Command(
     "find what words mean in images and cut it out, for one image, many, or a manifest",
     "pipelines.commands.segment:SegmentCommand",
 )

@@ -43,7 +43,7 @@ class SegmentCommand(ModelOptions):
     words: Words = ()
     manifest: Path | None = None
     out: Path = Path("out")
-    formats: str = "png,coco"
+    formats: tuple[str, ...] = ("png", "coco")
     json: bool = False
 
     def run(self) -> int:
