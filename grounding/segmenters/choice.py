@@ -30,8 +30,9 @@ class MaskRule:
             held to [0, 1] (the product is ours; DecAF, arXiv 2510.19592, averages three such scores instead).
         measure: how agreement is measured, see `agreement`.
         whole_share: a mask that covers more than this share of the image counts as "the whole image".
-        whole_penalty: such a mask's score is multiplied by 1 - whole_penalty. Share and penalty are ours: the third
-            of SAM's masks is often the background around the object, with a high estimated IoU.
+        whole_penalty: what such a mask's score, counted from -1, loses of itself; 0 switches the penalty off. Share
+            and penalty are ours, against the mask of everything; with a point deep inside each of 40 COCO objects
+            MobileSAM's mean IoU was the same with and without.
         multimask: ask for three masks; False asks for the single one.
     """
 
@@ -70,7 +71,7 @@ class MaskRule:
             agreements = np.array([agreement(m, heatmap, self.measure) for m in candidates.masks], dtype=np.float32)
             values = agreements if self.rule == "agreement" else np.clip(values, 0, 1) * np.clip(agreements, 0, 1)
         share = candidates.masks.mean(axis=(1, 2))
-        # A negative score would grow by the factor, so the penalty works on what lies above the lowest score, -1.
+        # Counted from the lowest score, -1: multiplied as it is, a negative score would rise.
         values = np.where(share > self.whole_share, (values + 1) * (1 - self.whole_penalty) - 1, values)
         return np.where(share == 0, -1.0, values).astype(np.float32)
 

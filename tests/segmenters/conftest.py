@@ -125,7 +125,7 @@ def build_tiny_original() -> Sam:
         window_size=4,
         global_attn_indexes=(1,),
     )
-    prompts = PromptEncoder(embed_dim=16, image_embedding_size=(8, 8), input_image_size=(SIDE, SIDE), mask_in_chans=4)
+    prompts = PromptEncoder(embed_dim=16, image_embedding_size=(8, 8), input_image_size=(SIDE, SIDE), mask_in_chans=16)
     decoder = MaskDecoder(
         transformer_dim=16, transformer=TwoWayTransformer(depth=2, embedding_dim=16, num_heads=2, mlp_dim=32)
     )

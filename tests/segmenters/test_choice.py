@@ -152,11 +152,14 @@ def tiny(tiny_original, noise):
     return segmenter
 
 
-def test_the_cascade_is_three_calls_with_the_last_answer_as_hint(tiny, points):
+@pytest.mark.parametrize("wanted", [0, 1, 2])
+def test_the_cascade_is_three_calls_with_the_last_answer_as_hint(tiny, points, wanted, monkeypatch):
+    # The segmenter's estimate is replaced by a fixed preference so that every index has its turn.
+    monkeypatch.setattr("grounding.segmenters.choice.choose", lambda *_: wanted)
     prompt = points((10, 20), (60, 10), labels=[1, 0])
     first = tiny.segment(prompt, multimask=False)
     second = tiny.segment(prompt, mask_logits=first.low_res_logits[0])
-    best = choose(second)
+    best = wanted
     rows, columns = second.masks[best].nonzero()
     box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     third = tiny.segment(points((10, 20), (60, 10), labels=[1, 0], box=box), mask_logits=second.low_res_logits[best])
@@ -169,8 +172,9 @@ def test_the_cascade_is_three_calls_with_the_last_answer_as_hint(tiny, points):
 def test_ask_gives_the_chosen_mask_with_its_agreement(tiny, points, cascade):
     prompt = points((10, 20))
     values = heatmap(np.random.default_rng(1).random((4, 6)), image_size=(75, 30))
-    segment = ask(tiny, prompt, values, "agreement", cascade=cascade, label="noise")
-    offered = refine(tiny, prompt, values, "agreement") if cascade else tiny.segment(prompt)
+    rule = MaskRule("agreement", whole_penalty=0.0)
+    segment = ask(tiny, prompt, values, rule, cascade=cascade, label="noise")
+    offered = refine(tiny, prompt, values, rule) if cascade else tiny.segment(prompt)
     agreements = [agreement(mask, values) for mask in offered.masks]
     assert segment.agreement == pytest.approx(max(agreements))
     assert segment.score == pytest.approx(float(offered.scores[int(np.argmax(agreements))]))

@@ -99,9 +99,21 @@ def test_logits_fed_back_change_the_answer_and_keep_their_frame(segmenter, noise
     first = segmenter.segment(points((10, 20)))
     second = segmenter.segment(points((10, 20)), mask_logits=first.low_res_logits[1])
     assert second.low_res_logits.shape == first.low_res_logits.shape
+    other = segmenter.segment(points((10, 20)), mask_logits=first.low_res_logits[0])
     assert not np.allclose(first.low_res_logits, second.low_res_logits)
+    assert not np.allclose(other.low_res_logits, second.low_res_logits)
     with pytest.raises(ValueError, match="mask_logits"):
         segmenter.segment(points((10, 20)), mask_logits=first.low_res_logits)
+
+
+def test_logits_to_feed_back_stay_in_the_range_of_training(tiny_hub, segmenter, noise, points):
+    name, model, _, _ = tiny_hub
+    with torch.no_grad():
+        for network in model.mask_decoder.output_hypernetworks_mlps:
+            network.proj_out.weight.mul_(1e4)
+    segmenter.set_image(noise)
+    largest = np.abs(segmenter.segment(points((10, 20))).low_res_logits).max()
+    assert largest > 100 if name == "SamModel" else largest == 32
 
 
 def test_a_single_mask_can_be_asked_for(segmenter, noise, points):
