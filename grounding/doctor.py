@@ -144,7 +144,8 @@ def _generated_rows_equal_eager(family: Family, prepared: Prepared) -> tuple[boo
                 expected = weights[index].float()  # [H, 1, K]
                 got = recorded[step, layer, :, :, : expected.shape[-1]]
                 worst = max(worst, float((got - expected).abs().max()))
-    return bool(steps) and worst <= allowed, f"{len(steps)} steps, largest difference {worst:.1e}, allowed {allowed:.0e}"
+    detail = f"{len(steps)} steps, largest difference {worst:.1e}, allowed {allowed:.0e}"
+    return bool(steps) and worst <= allowed, detail
 
 
 def _logits_unchanged(family: Family, prepared: Prepared) -> tuple[bool, str]:

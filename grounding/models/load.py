@@ -48,7 +48,7 @@ def source_of(name: str) -> str:
             )
         return str(folder)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name.strip() and path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"the folder {name!r} has no config.json: expected a folder written by save_pretrained, with "

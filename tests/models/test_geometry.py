@@ -14,7 +14,9 @@ SIDE = 56
 
 def processor(backend: str, settings: dict[str, Any]) -> Any:
     transformers = pytest.importorskip("transformers")
-    name = {"torchvision": "CLIPImageProcessor", "pil": "CLIPImageProcessorPil", "llava": "LlavaImageProcessor"}[backend]
+    name = {"torchvision": "CLIPImageProcessor", "pil": "CLIPImageProcessorPil", "llava": "LlavaImageProcessor"}[
+        backend
+    ]
     if not hasattr(transformers, name):
         pytest.skip(f"{name} is not in this transformers")
     return getattr(transformers, name)(

@@ -30,7 +30,9 @@ SLOT = "Where is {expression}?"
 
 
 def test_the_expression_is_found_although_its_words_stand_elsewhere() -> None:
-    rendered = render(Templated(lambda text: f"Where is dog? <image> {text} dog"), "dog {expression}, dog?", "dog", "<image>")
+    rendered = render(
+        Templated(lambda text: f"Where is dog? <image> {text} dog"), "dog {expression}, dog?", "dog", "<image>"
+    )
     start, end = rendered.span
     assert rendered.text[start:end] == "dog"
     assert rendered.text[:start].endswith("<image> dog ")
@@ -64,7 +66,9 @@ def test_repeated_text_is_read_at_its_last_place() -> None:
     assert rendered.span[0] > rendered.text.index("<image>")
 
 
-@given(st.text(st.characters(exclude_categories=["Cs", "Co"])), st.sampled_from(["{expression}", SLOT, "a {expression} a"]))
+@given(
+    st.text(st.characters(exclude_categories=["Cs", "Co"])), st.sampled_from(["{expression}", SLOT, "a {expression} a"])
+)
 def test_any_expression_is_found(expression: str, template: str) -> None:
     rendered = render(PLAIN, template, expression, "<image>") if "<image>" not in expression else None
     if rendered is not None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ def test_any_tokens_are_handed_out_at_most_once(data: st.DataObject) -> None:
     cuts = data.draw(st.lists(st.integers(0, 30), min_size=2, max_size=10, unique=True).map(sorted))
     words = [(a, b) for a, b in zip(cuts[::2], cuts[1::2], strict=False)]
     edges = data.draw(st.lists(st.integers(0, 30), min_size=2, max_size=12).map(sorted))
-    tokens = list(zip(edges, edges[1:], strict=False))
+    tokens = list(pairwise(edges))
     placed = align(words, tokens)
     flat = [index for indices in placed for index in indices]
     assert len(flat) == len(set(flat))

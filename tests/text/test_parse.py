@@ -88,7 +88,9 @@ def test_rules_answer_for_any_text(text: str) -> None:
 @given(
     st.sampled_from(["", "the ", "a big ", "the small red "]),
     st.sampled_from(["dog", "building", "bed", "cup", "star"]),
-    st.sampled_from(["", " on the table", " that is red", " left of the square", " wearing a hat", ", please", " behind it"]),
+    st.sampled_from(
+        ["", " on the table", " that is red", " left of the square", " wearing a hat", ", please", " behind it"]
+    ),
 )
 def test_what_stands_around_the_noun_does_not_change_the_head(before: str, noun: str, after: str) -> None:
     assert head(before + noun + after) == [noun]

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from grounding.errors import ExpressionError, ImageError, ModelError
+from grounding.models.base import Family
+from grounding.models.llava import Llava
+from grounding.models.qwen2_5_vl import Qwen25VL
+from grounding.models.registry import FAMILIES, family_class
+from grounding.models.tiny import TINY, tiny_llava, tiny_qwen2_5_vl
+from grounding.types import WordKind
+
+
+def picture(width: int = 120, height: int = 80, seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+@pytest.fixture(scope="module", params=sorted(TINY))
+def family(request: pytest.FixtureRequest) -> Family:
+    return family_class(request.param)(*TINY[request.param]())
+
+
+def spelled(family: Family, ids: Any, positions: tuple[int, ...]) -> str:
+    return family.tokenizer.decode(ids[list(positions)])
+
+
+EXPRESSIONS = (
+    "the red elephant left of the elephant",
+    "Where is the USER?",  # words of the prompt and of the chat template
+    "assistant ASSISTANT image",
+    "café 🐶's t-shirt",
+    "  dog  ",
+)
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_each_words_tokens_spell_the_word(family: Family, expression: str) -> None:
+    prepared = family.prepare([picture()], [expression])
+    ids = prepared.inputs["input_ids"][0]
+    *words, last = prepared.words[0]
+    for word in words:
+        assert spelled(family, ids, word.positions).strip() == word.text == expression[slice(*word.span)]
+    assert last.kind is WordKind.SPECIAL
+    assert last.positions == (prepared.length - 1,)
+    taken = [position for word in words for position in word.positions]
+    assert taken == sorted(set(taken))
+
+
+def test_words_are_found_in_the_expression_and_not_in_the_template(family: Family) -> None:
+    prepared = family.prepare([picture()], ["dog"], "The dog: where is {expression}? Not the dog")
+    ids = prepared.inputs["input_ids"][0]
+    (position,) = prepared.words[0][0].positions
+    dogs = [i for i in range(prepared.length) if spelled(family, ids, (i,)) == " dog"]
+    assert dogs.index(position) == 1
+
+
+def test_left_padding_moves_every_position(family: Family) -> None:
+    pictures, expressions = [picture(), picture()], ["dog", "the red elephant left of the big green dog"]
+    together = family.prepare(pictures, expressions)
+    assert together.padding[0] > 0 == together.padding[1]
+    for index in range(2):
+        alone = family.prepare([pictures[index]], [expressions[index]])
+        shift = together.padding[index]
+        for one, other in zip(alone.words[0], together.words[index], strict=True):
+            assert tuple(p + shift for p in one.positions) == other.positions
+        np.testing.assert_array_equal(alone.image_positions[0] + shift, together.image_positions[index])
+        np.testing.assert_array_equal(alone.grids[0][0].positions + shift, together.grids[index][0].positions)
+        assert (together.inputs["attention_mask"][index][:shift] == 0).all()
+
+
+def test_image_positions_hold_image_tokens_and_nothing_else(family: Family) -> None:
+    prepared = family.prepare([picture(), picture(50, 90)], ["dog", "a cat"])
+    for index in range(2):
+        ids = prepared.inputs["input_ids"][index]
+        found = np.flatnonzero(ids.numpy() == family.image_token_id)
+        np.testing.assert_array_equal(found, prepared.image_positions[index])
+        assert set(prepared.grids[index][0].positions) <= set(found)
+
+
+def test_a_generic_prompt_has_its_own_words(family: Family) -> None:
+    prepared = family.prepare([picture()], ["dog"], "Describe the image.")
+    assert [word.text for word in prepared.words[0]] == ["Describe", "the", "image", "<last>"]
+
+
+def test_the_prompt_may_end_with_the_expression(family: Family) -> None:
+    prepared = family.prepare([picture()], ["the dog"], "{expression}")
+    assert [word.text for word in prepared.words[0]] == ["the", "dog", "<last>"]
+
+
+def test_the_decoder_is_the_language_model(family: Family) -> None:
+    assert len(family.decoder.layers) == family.layer_count == 2
+    assert family.decoder.layers[0].self_attn.q_proj.out_features // family.decoder.layers[0].self_attn.head_dim == (
+        family.head_count
+    )
+
+
+@pytest.mark.parametrize(("expression", "message"), [("", "no words"), ("of the", "stop words alone")])
+def test_expressions_that_name_nothing(family: Family, expression: str, message: str) -> None:
+    with pytest.raises(ExpressionError, match=message):
+        family.prepare([picture()], [expression])
+
+
+def test_control_tokens_in_an_expression_are_refused(family: Family) -> None:
+    with pytest.raises(ExpressionError, match="a control token"):
+        family.prepare([picture()], [f"the {family.image_token} dog"])
+    with pytest.raises(ExpressionError, match="a control token"):
+        family.prepare([picture()], [f"the dog{family.tokenizer.eos_token}"])
+
+
+def test_one_picture_per_expression(family: Family) -> None:
+    with pytest.raises(ValueError, match="1 pictures for 2 expressions"):
+        family.prepare([picture()], ["dog", "cat"])
+
+
+def test_words_outside_a_closed_vocabulary_are_named() -> None:
+    family = Llava(*with_closed_vocabulary(), "scenes")
+    prepared = family.prepare([picture()], ["the RED star"], "where is {expression} ?")
+    assert [len(word.positions) for word in prepared.words[0]] == [1, 1, 1, 1]
+    with pytest.raises(ExpressionError) as error:
+        family.prepare([picture()], ["the red zebra"], "where is {expression} ?")
+    assert "'zebra' is outside the vocabulary of scenes" in str(error.value)
+    assert "red, star" in str(error.value)
+    assert "hub model" in str(error.value)
+
+
+def with_closed_vocabulary() -> tuple[Any, Any]:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import LlavaProcessor, PreTrainedTokenizerFast
+
+    model, processor = tiny_llava()
+    special = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
+    words = [*special, *"where is the red star ? user assistant :".split()]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=["<image>"],
+    )
+    return model, LlavaProcessor(
+        processor.image_processor,
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=processor.chat_template,
+    )
+
+
+def test_the_config_carries_prompt_and_notice() -> None:
+    model, processor = tiny_llava()
+    assert Llava(model, processor).notice is None
+    model.config.grounding_prompt = "where is {expression} ?"
+    model.config.grounding_notice = "It knows drawn scenes only."
+    family = Llava(model, processor)
+    assert (family.default_prompt, family.notice) == ("where is {expression} ?", "It knows drawn scenes only.")
+
+
+def test_a_tokenizer_without_offsets_is_refused() -> None:
+    from transformers import PythonBackend
+
+    class Slow(PythonBackend):
+        vocab_size = 1
+
+        def get_vocab(self) -> dict[str, int]:
+            return {}
+
+    model, processor = tiny_llava()
+    processor.tokenizer = Slow()
+    with pytest.raises(ModelError, match="gives no character offsets"):
+        Llava(model, processor)
+
+
+def test_llava_sees_the_crop_and_keeps_the_class_token_out_of_the_grid() -> None:
+    model, processor = tiny_llava()
+    grid = Llava(model, processor).prepare([picture(200, 100)], ["dog"]).grids[0][0]
+    assert grid.shape == (4, 4)
+    assert grid.box_xyxy == pytest.approx((50, 0, 150, 100))
+    model.config.vision_feature_select_strategy = "full"
+    processor.vision_feature_select_strategy = "full"
+    prepared = Llava(model, processor).prepare([picture(200, 100)], ["dog"])
+    assert len(prepared.image_positions[0]) == 17
+    np.testing.assert_array_equal(prepared.grids[0][0].positions, prepared.image_positions[0][1:])
+
+
+def test_llava_with_exact_size_sees_the_whole_picture() -> None:
+    prepared = Llava(*tiny_llava(resize="exact")).prepare([picture(200, 100)], ["dog"])
+    assert prepared.grids[0][0].box_xyxy == (0, 0, 200, 100)
+
+
+def test_llava_refuses_tokens_that_are_no_grid() -> None:
+    model, processor = tiny_llava()
+    processor.num_additional_image_tokens = 3
+    with pytest.raises(ModelError, match="has 18 image tokens for 4x4 patches of 14 px: expected 16"):
+        Llava(model, processor).prepare([picture()], ["dog"])
+
+
+@pytest.mark.parametrize(("size", "shape"), [((112, 56), (2, 4)), ((56, 140), (5, 2)), ((10, 10), (2, 2))])
+def test_qwens_grid_follows_the_picture(size: tuple[int, int], shape: tuple[int, int]) -> None:
+    grid = Qwen25VL(*tiny_qwen2_5_vl()).prepare([picture(*size)], ["dog"]).grids[0][0]
+    assert grid.shape == shape
+    assert grid.box_xyxy == (0, 0, *size)
+
+
+def test_qwen_refuses_what_smart_resize_refuses() -> None:
+    with pytest.raises(ImageError, match="1x300 px is too long"):
+        Qwen25VL(*tiny_qwen2_5_vl()).prepare([picture(1, 300)], ["dog"])
+
+
+def test_qwen_refuses_tokens_that_are_no_grid() -> None:
+    model, processor = tiny_qwen2_5_vl()
+    model.config.vision_config.spatial_merge_size = 4
+    with pytest.raises(ModelError, match="expected 1 frame and"):
+        Qwen25VL(model, processor).prepare([picture()], ["dog"])
+
+
+def test_unknown_model_types_name_the_known_ones() -> None:
+    with pytest.raises(ModelError, match=r"some/model is of model type 'bert'.*llava, qwen2_5_vl"):
+        family_class("bert", "some/model")
+
+
+def test_every_family_has_its_tiny_model() -> None:
+    assert set(TINY) == set(FAMILIES)
+    for model_type in FAMILIES:
+        assert model_type in family_class(model_type).model_types

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from grounding.errors import ModelError
+from grounding.models import load as load_module
+from grounding.models.load import load, load_config, source_of, starter_folder
+from grounding.models.maps import attend
+from grounding.models.memory import explain_out_of_memory
+from grounding.models.registry import family_class
+from grounding.models.tiny import TINY, tiny_llava
+
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8))
+
+
+def save(folder: Path, model: Any, processor: Any) -> Path:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model, processor = tiny_llava()
+    model.config.grounding_prompt = "find {expression} !"
+    model.config.grounding_notice = "It knows noise only."
+    return save(tmp_path_factory.mktemp("models") / "llava", model, processor)
+
+
+@pytest.fixture
+def broken(saved_llava: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved_llava, tmp_path / "broken"))
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return
+
+
+@pytest.mark.parametrize("model_type", sorted(TINY))
+def test_a_saved_folder_loads_as_its_family_and_sees_the_same(model_type: str, tmp_path: Path) -> None:
+    model, processor = TINY[model_type]()
+    family = load(str(save(tmp_path, model, processor)), device="cpu")
+    assert type(family) is family_class(model_type)
+    assert not family.model.training
+    assert family.model.dtype == torch.float32
+    assert family.model.config._attn_implementation == "sdpa"
+    original = family_class(model_type)(model, processor)
+    one, other = (attend(f, f.prepare([PICTURE], ["the red elephant"]))[0] for f in (family, original))
+    np.testing.assert_array_equal(one.values, other.values)
+    assert one.words == other.words
+    np.testing.assert_array_equal(one.grids[0].positions, other.grids[0].positions)
+
+
+def test_prompt_and_notice_live_in_the_saved_config(saved_llava: Path) -> None:
+    family = load(str(saved_llava), device="cpu")
+    assert (family.default_prompt, family.notice) == ("find {expression} !", "It knows noise only.")
+    assert family.name == str(saved_llava)
+
+
+def test_dtype_and_device_map(saved_llava: Path) -> None:
+    family = load(str(saved_llava), dtype="bfloat16", device_map="cpu")
+    assert family.model.dtype == torch.bfloat16
+    prepared = family.prepare([PICTURE], ["dog"])
+    assert prepared.inputs["pixel_values"].dtype == torch.bfloat16
+    assert np.isfinite(attend(family, prepared)[0].values).all()
+
+
+def test_the_starter_is_a_folder_in_the_package(saved_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert starter_folder().parent.name == "starter"
+    monkeypatch.setattr(load_module, "starter_folder", lambda: saved_llava)
+    assert load("starter", device="cpu").name == "starter"
+    monkeypatch.setattr(load_module, "starter_folder", lambda: saved_llava / "none")
+    with pytest.raises(ModelError, match="the starter model's weights are missing"):
+        load("starter")
+
+
+@pytest.mark.parametrize("name", ["./none", "/no/such/folder", "~/none", "a/b/c", " ", ""])
+def test_no_such_folder(name: str) -> None:
+    with pytest.raises(ModelError, match="there is no model folder"):
+        load(name)
+
+
+def test_a_folder_without_a_config(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        load(str(tmp_path))
+
+
+def test_a_file_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.pth").write_bytes(b"")
+    with pytest.raises(ModelError, match="there is no model folder"):
+        source_of("weights.pth")
+
+
+def test_an_unknown_model_type(broken: Path) -> None:
+    from transformers import BertConfig
+
+    BertConfig().save_pretrained(broken)
+    with pytest.raises(ModelError, match=r"is of model type 'bert'.*known types are llava, qwen2_5_vl"):
+        load(str(broken))
+
+
+def test_a_broken_config(broken: Path) -> None:
+    (broken / "config.json").write_text("{ not json")
+    with pytest.raises(ModelError, match="its config cannot be read"):
+        load_config(str(broken))
+
+
+def test_missing_weights(broken: Path) -> None:
+    (broken / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="its weights cannot be read"):
+        load(str(broken), device="cpu")
+
+
+def test_truncated_weights(broken: Path) -> None:
+    path = broken / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="its weights cannot be read"):
+        load(str(broken), device="cpu")
+
+
+def test_weights_that_lack_a_tensor_are_refused_and_not_made_up(broken: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(broken / "model.safetensors")
+    removed = sorted(tensors)[3]
+    tensors.pop(removed)
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="lack 1 tensors"):
+        load(str(broken), device="cpu")
+
+
+def test_a_missing_tokenizer(broken: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (broken / name).unlink()
+    with pytest.raises(ModelError, match="its processor cannot be read"):
+        load(str(broken), device="cpu")
+
+
+def test_missing_processor_settings_do_not_guess_a_grid(broken: Path) -> None:
+    path = broken / "processor_config.json"
+    settings = json.loads(path.read_text())
+    settings["patch_size"] = 7
+    path.write_text(json.dumps(settings))
+    family = load(str(broken), device="cpu")
+    with pytest.raises(ModelError, match="64 image tokens for 4x4 patches"):
+        family.prepare([PICTURE], ["dog"])
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_no_hub_says_how_to_go_on_without() -> None:
+    with pytest.raises(ModelError, match=r"hub cannot be reached.*local folder.*starter, which needs no hub"):
+        load("some-owner/some-model-nobody-cached")
+
+
+def test_an_impossible_hub_id() -> None:
+    with pytest.raises(ModelError, match="no such model"):
+        load("two words")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("RepositoryNotFoundError", "no such model"), ("GatedRepoError", "accept terms")]
+)
+def test_what_the_hub_answers(kind: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+    from huggingface_hub import errors
+
+    def answer(*_: Any, **__: Any) -> None:
+        cause = getattr(errors, kind)
+        raise OSError("wrapped") from cause.__new__(cause, "said no")  # its constructor wants a web response
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", answer)
+    with pytest.raises(ModelError, match=message):
+        load("owner/model")
+
+
+def test_unknown_device_and_dtype(saved_llava: Path) -> None:
+    with pytest.raises(ModelError, match="device 'tpu' is not known"):
+        load(str(saved_llava), device="tpu")
+    with pytest.raises(ModelError, match="dtype 'int3' is not known"):
+        load(str(saved_llava), dtype="int3")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("MPS backend out of memory"),
+    ],
+)
+def test_out_of_memory_is_one_sentence(error: Exception, saved_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", fails)
+    with pytest.raises(ModelError, match=r"out of memory while loading .*choose a smaller model"):
+        load(str(saved_llava), device="cpu")
+
+
+def test_other_errors_pass_through() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), explain_out_of_memory("running", "wait"):
+        raise RuntimeError("shapes differ")
