@@ -147,6 +147,7 @@ class SpreadPoints(PointRule):
         threshold: share of the map's largest value that bounds the region, or `otsu`.
         region: which connected piece: with the most cells, with the largest sum, or the one around the largest value.
         depth_power: 0 ignores the edge, larger values draw points to the middle.
+        margin: least depth of a point on the object, as a share of the largest depth in the region.
         spacing: least distance between points on the object, in units of sqrt(region area).
         gap: least distance of negatives to the region, in the same unit.
         ring: largest distance of negatives to the region, in the same unit; 0 allows the whole image.
@@ -159,6 +160,7 @@ class SpreadPoints(PointRule):
     threshold: Threshold = 0.5
     region: Region = "peak"
     depth_power: float = 1.0
+    margin: float = 0.4
     spacing: float = 0.35
     gap: float = 1.0
     ring: float = 0.0
@@ -174,14 +176,17 @@ class SpreadPoints(PointRule):
             raise MethodError(
                 "points rule 'spread' needs depth_power, spacing, gap and ring >= 0, and ring above gap or 0"
             )
+        if not 0 <= self.margin <= 1:
+            raise MethodError(f"points rule 'spread' needs margin in [0, 1], got {self.margin}")
 
     def cells(self, values: FloatArray) -> tuple[IntArray, IntArray]:
         """Interior cells by suppression, then low cells outside."""
         region = connected_region(values, self.threshold, self.region)
         unit = float(np.sqrt(region.sum()))
-        # The image's border counts as an edge: few objects reach it, and SAM's masks are poor from points on it.
+        # The image's border counts as an edge: few objects reach it, and a map's border cells are its least sure.
         depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
-        score = np.where(region, values * (depth / depth.max()) ** self.depth_power, -np.inf)
+        depth /= depth.max()
+        score = np.where(region & (depth >= self.margin), values * depth**self.depth_power, -np.inf)
         positive = suppress(score, self.count, self.spacing * unit)
         if region.all() or self.negatives == 0:
             return positive, _NONE

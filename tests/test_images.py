@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import os
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from grounding.errors import ImageError
+from grounding.images import as_rgb
+from grounding.io import open_image
+
+
+def _picture(width=40, height=30) -> Image.Image:
+    yy, xx = np.indices((height, width))
+    return Image.fromarray(np.stack([xx * 6, yy * 8, np.full_like(xx, 90)], -1).astype(np.uint8))
+
+
+def test_a_colour_picture_comes_as_it_is(tmp_path):
+    _picture().save(tmp_path / "a.png")
+    opened = open_image(tmp_path / "a.png")
+    assert opened.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(opened), np.asarray(_picture()))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_puts_the_picture_upright(tmp_path, orientation):
+    upright = _picture()
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright.transpose(undo[orientation]) if orientation in undo else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "a.png", exif=exif)
+    opened = open_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(np.asarray(opened), np.asarray(upright))
+
+
+def test_grey_palette_and_bilevel_become_rgb(tmp_path):
+    grey = _picture().convert("L")
+    for name, image in {"l": grey, "p": _picture().quantize(16), "b": grey.convert("1")}.items():
+        image.save(tmp_path / f"{name}.png")
+        opened = open_image(tmp_path / f"{name}.png")
+        assert (opened.mode, opened.size) == ("RGB", (40, 30))
+        np.testing.assert_array_equal(np.asarray(opened), np.asarray(image.convert("RGB")))
+
+
+def test_sixteen_bits_keep_their_shades(tmp_path):
+    ramp = np.tile(np.linspace(0, 65535, 40).astype(np.uint16), (10, 1))
+    for ending in ("png", "tif"):
+        Image.fromarray(ramp).save(tmp_path / f"a.{ending}")
+        opened = np.asarray(open_image(tmp_path / f"a.{ending}"))
+        np.testing.assert_allclose(opened[0, :, 0], np.linspace(0, 255, 40), atol=1)
+
+
+@pytest.mark.parametrize("top", [1.0, 255.0])
+def test_floats_are_scaled_and_nan_is_black(tmp_path, top):
+    values = np.full((4, 4), top, np.float32)
+    values[0, 0], values[0, 1] = np.nan, top / 2
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    opened = np.asarray(open_image(tmp_path / "a.tif"))
+    assert opened[0, 0, 0] == 0
+    assert opened[0, 1, 0] == pytest.approx(128, abs=1)
+    assert opened[3, 3, 0] == 255
+
+
+def test_transparency_lies_on_white(tmp_path):
+    clear = np.zeros((4, 4, 4), np.uint8)
+    clear[:2] = (10, 20, 30, 255)
+    clear[2] = (0, 0, 0, 128)
+    Image.fromarray(clear).save(tmp_path / "a.png")
+    opened = np.asarray(open_image(tmp_path / "a.png"))
+    assert opened[0, 0].tolist() == [10, 20, 30]
+    assert opened[3, 3].tolist() == [255, 255, 255]
+    np.testing.assert_allclose(opened[2, 0], 127, atol=1)
+    palette = Image.fromarray(clear[..., 0]).convert("P")
+    palette.save(tmp_path / "p.png", transparency=0)
+    assert np.asarray(open_image(tmp_path / "p.png"))[3, 3].tolist() == [255, 255, 255]
+    Image.fromarray(clear).convert("LA").save(tmp_path / "la.png")
+    assert np.asarray(open_image(tmp_path / "la.png"))[3, 3].tolist() == [255, 255, 255]
+
+
+def test_cmyk_jpeg(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
+    red, green, blue = np.asarray(open_image(tmp_path / "a.jpg"))[4, 4]
+    assert red > 200
+    assert max(green, blue) < 60
+
+
+def test_a_moving_picture_gives_its_first_frame(tmp_path):
+    Image.new("RGB", (8, 8), "red").save(
+        tmp_path / "a.gif", save_all=True, append_images=[Image.new("RGB", (8, 8), "blue")]
+    )
+    assert np.asarray(open_image(tmp_path / "a.gif"))[0, 0].tolist() == [255, 0, 0]
+
+
+def _said(path, **limits) -> str:
+    with pytest.raises(ImageError) as caught:
+        open_image(path, **limits)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_missing_folder_and_no_image(tmp_path):
+    assert "there is no image" in _said(tmp_path / "gone.png")
+    assert "is a folder" in _said(tmp_path)
+    (tmp_path / "a.jpg").write_text("hello")
+    assert "not an image in a format" in _said(tmp_path / "a.jpg")
+    (tmp_path / "e.png").write_bytes(b"")
+    assert "is an empty file" in _said(tmp_path / "e.png")
+    assert "there is no image" in _said(tmp_path / "a.jpg" / "b.png") or "broken" in _said(tmp_path / "a.jpg" / "b.png")
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif", "bmp", "gif"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_truncated_image(tmp_path, ending, share):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / f"whole.{ending}")
+    content = (tmp_path / f"whole.{ending}").read_bytes()
+    path = tmp_path / f"cut.{ending}"
+    path.write_bytes(content[: int(len(content) * share)])
+    said = _said(path)
+    assert "cut short" in said or "not an image" in said
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
+def test_too_small(tmp_path, size):
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    assert f"{size[0]}x{size[1]} pixels, but at least 2x2" in _said(tmp_path / "a.png")
+
+
+def test_too_large_is_refused_before_decoding_and_names_the_limit(tmp_path):
+    Image.new("1", (20_000, 20)).save(tmp_path / "wide.png")
+    assert "over the limit of 16,384" in _said(tmp_path / "wide.png")
+    assert open_image(tmp_path / "wide.png", max_side=20_000).size == (20_000, 20)
+    _picture().save(tmp_path / "a.png")
+    assert "raise max_side" in _said(tmp_path / "a.png", max_side=39)
+    assert "40x30 = 1,200 pixels, over the limit of 1,199" in _said(tmp_path / "a.png", max_pixels=1199)
+
+
+def test_pillows_own_alarm_is_one_sentence(tmp_path, monkeypatch):
+    _picture().save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    assert "1,000 pixels that Pillow agrees to open" in _said(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert open_image(tmp_path / "a.png").size == (40, 30)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="this user may read everything")
+def test_no_permission_to_read(tmp_path):
+    _picture().save(tmp_path / "a.png")
+    (tmp_path / "a.png").chmod(0)
+    assert "may not be read" in _said(tmp_path / "a.png")
+
+
+def test_a_picture_in_memory_is_checked_too():
+    with pytest.raises(ImageError, match="the image is 1x1"):
+        as_rgb(Image.new("RGB", (1, 1)))
+    picture = _picture()
+    copy = as_rgb(picture)
+    copy.putpixel((0, 0), (1, 2, 3))
+    assert picture.getpixel((0, 0)) != (1, 2, 3)

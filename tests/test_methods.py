@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made_maps import WORDS, made_maps, with_background
+
+from grounding.errors import ExpressionError, MethodError
+from grounding.maps.contrast import Difference, Ratio
+from grounding.maps.heads import HeadMaxImage, HeadMean, HeadMeanMax
+from grounding.maps.layers import LayerChoice, LayerMean
+from grounding.maps.selection import HeadsByEntropy, HeadsFixed
+from grounding.maps.sinks import ResidualSinks
+from grounding.maps.words import Rows, StopWords
+from grounding.methods import STAGES, Method, load_method, method_names, parse_method, run_stages, without
+from grounding.prompts import RULES, ArgMax, OtsuBox, SpreadPoints
+
+SHIPPED = ("default", "plain-mean", "relative", "starter", "vl-sam-points")
+HEAD = "description: d\nsource: s\n"
+
+
+def method(*stages, **fields) -> Method:
+    return Method(name="m", description="d", source="s", stages=stages, **fields)
+
+
+def test_the_shipped_methods_are_found():
+    assert set(SHIPPED) <= set(method_names())
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_shipped_method_runs_and_gives_points(name):
+    loaded = load_method(name)
+    maps = with_background(made_maps(layers=tuple(range(6))))
+    pairs = [pair for stage in loaded.stages if isinstance(stage, HeadsFixed) for pair in stage.pairs]
+    if pairs:  # such a method belongs to one model: give the maps its heads
+        layers = tuple(range(max(layer for layer, _ in pairs) + 1))
+        maps = with_background(made_maps(layers=layers, heads=max(head for _, head in pairs) + 1))
+    heatmap = run_stages(loaded, maps)
+    assert [report.stage for report in heatmap.stages] == [stage.name for stage in loaded.stages]
+    assert all(0 <= report.removed <= 1 and report.detail for report in heatmap.stages)
+    assert heatmap.values.max() == 1
+    assert heatmap.image_size == maps.image_size
+    assert (loaded.points(heatmap).label == 1).any()
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_a_method_written_as_yaml_reads_back_equal(name):
+    loaded = load_method(name)
+    assert parse_method(loaded.to_yaml(), name, "again.yaml") == loaded
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_what_a_method_asks_for_is_enough(name):
+    """Maps that hold only what the knobs name, of a model deeper than what was recorded, give the same heat map."""
+    loaded = load_method(name)
+    depth = 30
+    knobs = loaded.request_knobs(depth)
+    full = with_background(made_maps(layers=tuple(range(depth)), heads=8))
+    full = replace(full, layer_count=depth, background=replace(full.background, layer_count=depth))
+
+    def recorded(maps):
+        at = list(knobs.layers if knobs.layers is not None else range(depth))
+        values = maps.values[at]
+        if knobs.reduce == "heads":
+            values = values.mean(1, keepdims=True)
+        return replace(
+            maps,
+            values=values,
+            layers=tuple(at),
+            head_statistics={key: maps.head_statistics[key][at] for key in knobs.head_statistics},
+            residual_sinks=maps.residual_sinks[at] if knobs.residual_sinks else None,
+            background=None
+            if knobs.background_prompt is None or maps.background is None
+            else recorded(maps.background),
+        )
+
+    # The sink test reads every recorded layer, so it may see more in the full maps; it has its own tests.
+    if "sinks-columns" in [stage.name for stage in loaded.stages]:
+        loaded = without(loaded, "sinks-columns")
+    np.testing.assert_allclose(run_stages(loaded, recorded(full)).values, run_stages(loaded, full).values, atol=1e-4)
+
+
+def test_knobs_follow_the_stages():
+    knobs = load_method("default").request_knobs(28)
+    assert knobs.layers == tuple(range(14, 28))
+    assert knobs.head_statistics == ("max_image",)
+    assert knobs.residual_sinks
+    assert knobs.reduce == "none"
+    assert knobs.background_prompt == load_method("default").background_prompt == "Describe the image."
+    assert load_method("default").request_knobs().layers is None
+    assert method(HeadMeanMax()).request_knobs().head_statistics == ("max_all",)
+    assert method(HeadMean()).request_knobs(9).reduce == "heads"
+    assert method(HeadsFixed(pairs=((7, 1), (3, 0)))).request_knobs().layers == (3, 7)
+    with pytest.raises(MethodError, match="another model"):
+        method(HeadsFixed(pairs=((7, 1),))).request_knobs(6)
+
+
+def test_without_leaves_one_stage_out():
+    loaded = load_method("default")
+    names = [stage.name for stage in loaded.stages]
+    for name in names:
+        left = without(loaded, name)
+        assert [stage.name for stage in left.stages] == [other for other in names if other != name]
+        assert left.name == f"default-without-{name}"
+        assert run_stages(left, with_background(made_maps())).values.max() == 1
+    assert without(loaded, "contrast-difference").background_prompt is None
+    with pytest.raises(MethodError, match="it has sinks-columns, layers-select"):
+        without(loaded, "flow")
+
+
+def test_a_file_of_ones_own(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(HEAD + "stages: [{stage: layers-select, indices: [-1]}]\npoints: {rule: otsu-box}\n")
+    mine = load_method(path)
+    assert (mine.name, mine.stages, mine.points) == ("mine", (LayerChoice(indices=(-1,)),), OtsuBox())
+    assert load_method(str(path)) == mine
+    with pytest.raises(MethodError, match=r"gone\.yaml cannot be read"):
+        load_method(tmp_path / "gone.yaml")
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(MethodError, match="not UTF-8"):
+        load_method(path)
+
+
+@pytest.mark.parametrize("name", ["defualt", "", "default.", "DEFAULT"])
+def test_an_unknown_method_names_the_known_ones(name):
+    with pytest.raises(MethodError, match="default, plain-mean, relative, starter, vl-sam-points"):
+        load_method(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [", "mine.yaml is not YAML"),
+        ("- a", "expected keys and values"),
+        ("stages: []", "description and source must be given"),
+        (HEAD + "stages: []\nstage: x", "unknown key 'stage' (did you mean 'stages'?)"),
+        (HEAD + "stages: heads-mean", "stages must be a list"),
+        (HEAD + "stages: [heads-mean]", "expected keys and values, got 'heads-mean'"),
+        (HEAD + "stages: [{stage: smoth}]", "stage 'smoth' is unknown: the known ones are stop-words"),
+        (HEAD + "stages: [{stage: smooth, sigm: 1}]", "unknown key 'sigm' (did you mean 'sigma'?)"),
+        (HEAD + "stages: [{stage: heads-mean, a: 1}]", "the known ones are none at all"),
+        (HEAD + "stages: [{stage: smooth, sigma: '1'}]", "mine.yaml: stage 'smooth': sigma: got '1'"),
+        (HEAD + "stages: [{stage: smooth, sigma: true}]", "sigma: got True"),
+        (HEAD + "stages: [{stage: smooth, sigma: -1}]", "mine.yaml: stage 'smooth' needs sigma > 0"),
+        (HEAD + "stages: [{stage: contrast-ratio}]", "prompt must be given"),
+        (HEAD + "stages: [{stage: heads-fixed, pairs: [[1]]}]", "pairs: got [[1]]"),
+        (HEAD + "stages: []\npoints: {rule: best}", "points rule 'best' is unknown: the known ones are argmax"),
+        (HEAD + "stages: []\npoints: {rule: spread, count: 1.5}", "count: got 1.5"),
+        (HEAD + "stages: []\npoints: {rule: spread, threshold: half}", "threshold: got 'half'"),
+        (HEAD + "stages: []\nmask: {choice: best}", "mask: choice: got 'best'"),
+        (HEAD + "stages: []\ncompose: {upscale: 0}", "mine.yaml: compose needs upscale >= 1"),
+        (HEAD + "stages: []\nprompt: 3", "prompt must be text"),
+        (HEAD + "stages: []\nprompt: Where is it?", "no {expression} in it"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_sentence(text, said):
+    with pytest.raises(MethodError) as caught:
+        parse_method(text, "mine", "mine.yaml")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ((LayerMean(), LayerChoice()), "'layers-select' must come before 'layers-mean'"),
+        ((LayerMean(), ResidualSinks()), "'sinks-residual' must come before 'layers-mean'"),
+        ((LayerMean(), HeadMaxImage()), "'heads-max-image' must come before 'layers-mean'"),
+        ((LayerMean(), HeadsByEntropy()), "'heads-entropy' must come before 'layers-mean'"),
+        ((HeadsByEntropy(), ResidualSinks()), "'sinks-residual' must come before 'heads-entropy'"),
+        ((Rows(last=1), StopWords()), "'stop-words' must come before 'rows'"),
+        ((Ratio("x"), LayerMean()), "'layers-mean' must come before 'contrast-ratio'"),
+        ((Difference("x"), HeadMean()), "'heads-mean' must come before 'contrast-difference'"),
+        ((HeadMean(), HeadMeanMax()), "two ways to join heads"),
+        ((Ratio("x"), Difference("x")), "two contrasts"),
+        ((LayerMean(), LayerMean()), "'layers-mean' occurs twice"),
+    ],
+)
+def test_the_order_of_stages_is_checked(stages, said):
+    with pytest.raises(MethodError) as caught:
+        method(*stages)
+    assert said in str(caught.value)
+
+
+def test_numbers_in_files_reach_the_stages():
+    text = HEAD + "stages: [{stage: rows, last: 1, head: 0.5}]\ncompose: {upscale: 3}\npoints: {rule: argmax}\n"
+    text += "mask: {cascade: true}\n"
+    parsed = parse_method(text, "n", "n.yaml")
+    assert parsed.stages == (Rows(last=1.0, head=0.5),)
+    assert (parsed.compose.upscale, parsed.points, parsed.mask.cascade) == (3, ArgMax(), True)
+    assert parse_method(HEAD + "stages: []", "n", "n.yaml").points == SpreadPoints()
+
+
+def test_no_stages_is_the_plain_mean():
+    maps = made_maps()
+    heatmap = run_stages(method(), maps)
+    assert heatmap.stages == ()
+    assert np.unravel_index(heatmap.values.argmax(), (4, 6)) == np.unravel_index(
+        maps.values[..., 4:].mean((0, 1, 2)).argmax(), (4, 6)
+    )
+
+
+def test_words_that_point_at_nothing_are_an_expression_error():
+    with pytest.raises(ExpressionError, match="name an object"):
+        run_stages(load_method("plain-mean"), made_maps(words=(WORDS[0], WORDS[-1])))
+
+
+def test_every_stage_and_rule_documents_itself():
+    for known in (*STAGES.values(), *RULES.values()):
+        assert known.__doc__
+        assert not known.__doc__.startswith(f"{known.__name__}(")
+
+
+def test_methods_load_without_torch():
+    code = "import sys, grounding.methods as m; m.load_method('default'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
