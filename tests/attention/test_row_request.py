@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from grounding.attention import Recording, RowRequest
+from grounding.errors import RecordingError
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no batch": ({"queries": ()}, "holds no batch element"),
+    "keys for another batch": (
+        {"queries": ((1,), (2,)), "keys": ((1,),)},
+        "keys for 1 batch elements but queries for 2",
+    ),
+    "negative query": ({"queries": ((-1,),)}, "queries holds -1; positions and numbers count from 0"),
+    "twice the same query": ({"queries": ((4, 4),)}, "queries names a position twice"),
+    "twice the same key": ({"queries": ((4,),), "keys": ((1, 1),)}, "keys names a position twice"),
+    "no layers": ({"queries": ((4,),), "layers": ()}, r"layers=\(\) must name each wanted one once"),
+    "negative head": ({"queries": ((4,),), "heads": (-2,)}, "heads holds -2"),
+    "reduction": ({"queries": ((4,),), "reduce": "rows"}, "reduce='rows' is unknown"),
+    "statistic": (
+        {"queries": ((4,),), "head_statistics": ("mean",)},
+        "'mean' is unknown; known are max_all, max_image",
+    ),
+    "no image keys": ({"queries": ((4,),), "head_statistics": ("max_image",)}, "'max_image' needs image_keys"),
+    "sink count": ({"queries": ((4,),), "sink_dim_count": 0}, "sink_dim_count must be at least 1"),
+    "nothing": ({"queries": ((), ())}, "asks for nothing"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_request_is_refused_with_a_sentence(name: str) -> None:
+    options, sentence = WRONG[name]
+    with pytest.raises(RecordingError, match=sentence):
+        RowRequest(**options)
+
+
+def test_a_request_without_rows_may_ask_for_decode_steps_or_statistics() -> None:
+    assert RowRequest(((), ()), decode=True).batch_size == 2
+    assert RowRequest(((),), head_statistics=("max_all",)).queries == ((),)
+
+
+def test_reading_a_recording_early_is_refused() -> None:
+    recording = Recording((0, 1))
+    for name in ("prefill", "decode", "head_statistics", "residual_sinks"):
+        with pytest.raises(RecordingError, match="recording is not complete"):
+            getattr(recording, name)
+    assert recording.layers == (0, 1)
