@@ -73,6 +73,8 @@ def load_config(name: str) -> Any:
     source = source_of(name)
     from transformers import AutoConfig
 
+    import grounding.starter.tower  # noqa: F401  registers the starter's vision tower with the auto classes
+
     with _explained(name, "its config"):
         return AutoConfig.from_pretrained(source)
 

@@ -1,6 +1,6 @@
 """The starter's architecture: the real LLaVA classes at a size that trains on a laptop.
 
-A BEiT vision tower reads 192 px pictures as 12 x 12 cells, a two-layer projector joins it to a small Llama. Everything
+The vision tower reads 192 px pictures as 12 x 12 cells, a two-layer projector joins it to a small Llama. Everything
 is built from code with a seed; nothing is downloaded.
 """
 
@@ -20,7 +20,6 @@ WEIGHTS = Path(__file__).parent / "weights"
 PATCH = 16
 IMAGE_SIZE = CELLS * PATCH
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
-_NEIGHBOURS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 NOTICE = (
     "starter: a 3 M parameter model that knows drawn scenes only (six shapes, eight colours, two sizes, two patterns); "
     "for photographs name a hub model with --model"
@@ -72,22 +71,12 @@ def build_processor() -> LlavaProcessor:
 def build_model(seed: int, *, attention: str = "sdpa") -> LlavaForConditionalGeneration:
     """The model with fresh random weights."""
     import torch
-    from transformers import BeitConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+    from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    from grounding.starter.tower import StarterTowerConfig
 
     vocabulary = len(SPECIAL_TOKENS) + len(VOCABULARY)
-    vision = BeitConfig(
-        hidden_size=144,
-        intermediate_size=576,
-        num_hidden_layers=6,
-        num_attention_heads=len(_NEIGHBOURS),
-        image_size=IMAGE_SIZE,
-        patch_size=PATCH,
-        use_absolute_position_embeddings=True,
-        use_relative_position_bias=True,
-        use_mean_pooling=True,
-        layer_scale_init_value=0.0,
-        drop_path_rate=0.0,
-    )
+    vision = StarterTowerConfig(image_size=IMAGE_SIZE, patch_size=PATCH)
     text = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=128,
@@ -115,11 +104,7 @@ def build_model(seed: int, *, attention: str = "sdpa") -> LlavaForConditionalGen
     torch.manual_seed(seed)
     config._attn_implementation = attention
     model = LlavaForConditionalGeneration(config)
-    for name, weights in model.model.vision_tower.named_parameters():
-        if name.endswith("position_embeddings"):
-            weights.data[0, 1:] = _plane_waves(CELLS, vision.hidden_size)
-        elif name.endswith("relative_position_bias_table"):
-            weights.data[:-3] = _neighbour_bias(CELLS)  # the last three are the class token's
+    model.model.vision_tower.places.data[:, 1:] = _plane_waves(CELLS, vision.hidden_size)
     return model
 
 
@@ -131,17 +116,3 @@ def _plane_waves(cells: int, width: int) -> Tensor:
     row, column = torch.meshgrid(torch.arange(cells), torch.arange(cells), indexing="ij")
     phases = [axis.flatten()[:, None] * frequencies for axis in (column, row)]
     return 0.5 * torch.cat([wave(phase) for phase in phases for wave in (torch.sin, torch.cos)], dim=1)
-
-
-def _neighbour_bias(cells: int) -> Tensor:
-    """[(2 cells - 1)^2, 9] attention bias by which each head starts out looking at one of the nine nearest cells.
-
-    Shapes are told apart by how neighbouring cells fit together. A tower that begins like a 3 x 3 convolution, as in
-    ConViT (d'Ascoli et al. 2021), learns that from a fraction of the pictures; the bias is then trained like the rest.
-    """
-    import torch
-
-    reach = torch.arange(1 - cells, cells)  # query minus key
-    rows, columns = (axis.flatten() for axis in torch.meshgrid(reach, reach, indexing="ij"))
-    distance = [(rows + dy) ** 2 + (columns + dx) ** 2 for dy, dx in _NEIGHBOURS]
-    return -torch.stack(distance, dim=1).float().clamp(max=6)

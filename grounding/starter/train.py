@@ -19,7 +19,7 @@ from grounding.starter.dataset import batches, render
 from grounding.starter.language_stage import Reader, cached_features, conversations
 from grounding.starter.model import build_model, build_tokenizer
 from grounding.starter.training import Schedule, train_stage
-from grounding.starter.vision_stage import CellReader, labels_of, normalise, whiten_patches
+from grounding.starter.vision_stage import CellReader, labels_of, normalise
 
 HELD_OUT_SEED = 5_000_000
 
@@ -42,7 +42,7 @@ class TrainConfig:
     out: Path = Path("runs/starter")
     scenes: int = 30_000
     seed: int = 0
-    vision: Schedule = field(default_factory=lambda: Schedule(steps=930, warmup=100))
+    vision: Schedule = field(default_factory=lambda: Schedule(steps=700, warmup=50))
     vision_batch: int = 32
     language: Schedule = field(default_factory=lambda: Schedule(steps=5500))
     language_batch: int = 16
@@ -55,7 +55,6 @@ def train(config: TrainConfig) -> Path:
     scenes = render(config.out / "scenes", config.scenes, first_seed=1_000_000, workers=config.threads)
     model = build_model(config.seed)
     tower = model.model.vision_tower
-    whiten_patches(tower, scenes)
 
     reader = CellReader(tower.config.hidden_size)
     curves = {

@@ -21,7 +21,6 @@ from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES
 _MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's normalisation, as in the processor
 _STD = (0.26862954, 0.26130258, 0.27577711)
 _CLASSES = {"shape": len(SHAPES), "colour": len(COLOURS), "size": len(SIZES), "pattern": len(PATTERNS)}
-_WHITENING_SCENES, _NOISE_FLOOR = 1000, 0.1
 _BACKGROUND_WEIGHT, _OUTLINE_WEIGHT = 0.3, 4.0  # outlines teach edges whatever the colour; shapes need them
 _CENTRE_WEIGHT, _PLACE_WEIGHT, _PRESENCE_WEIGHT = 0.5, 0.1, 0.5
 
@@ -64,29 +63,6 @@ def labels_of(scenes: SceneArrays, rows: np.ndarray) -> CellLabels:
     for row, (present, shape) in enumerate(zip(pairs, kinds[:, :, 0], strict=True)):
         presence[row, present[shape != NOTHING]] = 1
     return CellLabels(attributes, outline, centre, presence)
-
-
-@torch.no_grad()
-def whiten_patches(tower: nn.Module, scenes: SceneArrays) -> None:
-    """Starts the tower's patch embedding as a PCA whitening of the pictures' own patches.
-
-    Flat colour has ten thousand times the variance of an edge, so a random embedding drowns shapes in colour and the
-    tower spends its training digging them out. Directions weaker than `_NOISE_FLOOR` are not lifted further.
-    """
-    rows = np.linspace(0, len(scenes.pixels) - 1, num=min(_WHITENING_SCENES, len(scenes.pixels)), dtype=int)
-    weights = dict(tower.named_parameters())
-    embedding = next(p for name, p in weights.items() if name.endswith("patch_embeddings.projection.weight"))
-    bias = next(p for name, p in weights.items() if name.endswith("patch_embeddings.projection.bias"))
-    side = embedding.shape[-1]
-    patches = F.unfold(normalise(scenes.pixels[rows]), side, stride=side).transpose(1, 2)  # [B, cells, 3 * side * side]
-    owned = torch.from_numpy(scenes.owner[rows] != NOTHING)
-    sample = torch.cat([patches[owned], patches[~owned][::4]])
-    mean = sample.mean(0)
-    variances, directions = torch.linalg.eigh((sample - mean).T @ (sample - mean) / len(sample))
-    strongest = slice(-embedding.shape[0], None)
-    rescaled = 0.5 * directions[:, strongest] / torch.sqrt(variances[strongest] + _NOISE_FLOOR)
-    embedding.copy_(rescaled.T.reshape(embedding.shape))
-    bias.copy_(-mean @ rescaled)
 
 
 class CellReader(nn.Module):
