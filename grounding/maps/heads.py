@@ -22,7 +22,9 @@ class HeadMean(Stage):
         """Average the heads, every one counting the same."""
         heads = maps.values.shape[1]
         values = maps.values.mean(axis=1, keepdims=True)
-        return replace(maps, values=values, head_statistics={}), StageReport(self.name, 0.0, f"mean of {heads} heads")
+        # A single head here is the mean that was taken while the model ran.
+        detail = f"mean of {heads} heads" if heads > 1 else "mean of all heads"
+        return replace(maps, values=values, head_statistics={}), StageReport(self.name, 0.0, detail)
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,12 @@ class StopWords(Stage):
 class Rows(Stage):
     """Mix the words' rows into one, [L, H, T, K] -> [L, H, 1, K].
 
-    Each field is the weight of a group; a group's row is the mean of its words' rows, a word may be in several
-    groups, and weights are divided by the sum over the groups that are there. A prompt that has no words of its own,
-    such as a generic one, is read from its last token. Ours throughout: VL-SAM reads the generated object token,
-    localisation heads, DecAF and ViCrop the prompt's last one (`last: 1` and everything else 0).
+    Each field is the weight of a group; a group's row is the mean of its words' rows, a word may be in several groups,
+    and weights are divided by the sum over the groups that are there. Ours throughout: VL-SAM reads the generated
+    object token, localisation heads, DecAF and ViCrop the prompt's last one (`last: 1` and everything else 0).
+
+    The words of a generic prompt ("describe", "image") ask for nothing, so the background is read from its last token
+    whatever the weights, as DecAF and ViCrop do; so is a prompt that has no words of its own.
 
     Attributes:
         words: weight of all words of the text that are left, whatever their kind.
@@ -80,6 +82,16 @@ class Rows(Stage):
             raise MethodError(
                 "stage 'rows' needs weights >= 0 and one above 0 among words, content, head, last, spatial, stop"
             )
+
+    def __call__(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
+        """Mix the maps' rows; of the background keep the last token's row, or the mean of all where it has none."""
+        result, report = self.apply(maps)
+        behind = maps.background
+        if behind is not None:
+            last = any(word.text == LAST for word in behind.words)
+            rule = Rows(last=1, normalise=self.normalise) if last else Rows(words=1, normalise=self.normalise)
+            result = replace(result, background=rule.apply(behind)[0])
+        return result, report
 
     def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
         """Mix the rows.

@@ -83,6 +83,16 @@ def test_a_prompt_without_words_is_read_from_its_last_token():
     np.testing.assert_array_equal(result.background.values, maps.background.values)
 
 
+def test_a_generic_prompts_own_words_are_not_read():
+    maps = made_maps()
+    behind = made_maps(3)
+    result, _ = Rows(content=1, head=1, normalise=False)(replace(maps, background=behind))
+    np.testing.assert_array_equal(result.background.values, behind.values[:, :, -1:])
+    wordy = made_maps(3, words=WORDS[:2])
+    result, _ = Rows(last=1, normalise=False)(replace(maps, background=wordy))
+    np.testing.assert_allclose(result.background.values, wordy.values.mean(2, keepdims=True), rtol=1e-5)
+
+
 def test_no_word_of_the_wanted_kind_is_an_error():
     with pytest.raises(ExpressionError, match="content, head"):
         Rows(content=1, head=1)(made_maps(words=(WORDS[0], LAST)))
