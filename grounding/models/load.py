@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,8 @@ def load_config(name: str) -> Any:
     source = source_of(name)
     from transformers import AutoConfig
 
+    # Registers the starter's vision tower, so that the packaged weights and those of a fresh training run are known.
+    import_module("grounding.starter.tower")
     import grounding.starter.tower  # noqa: F401  registers the starter's vision tower with the auto classes
 
     with _explained(name, "its config"):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,16 @@ def test_prompt_and_notice_live_in_the_saved_config(saved_llava: Path) -> None:
     family = load(str(saved_llava), device="cpu")
     assert (family.default_prompt, family.notice) == ("find {expression} !", "It knows noise only.")
     assert family.name == str(saved_llava)
+
+
+def test_a_fresh_starter_loads_in_a_fresh_process(tmp_path: Path) -> None:
+    """Its vision tower is this project's own class, which transformers knows only once it is registered."""
+    from grounding.starter.model import build_model, build_processor
+
+    save(tmp_path, build_model(0), build_processor())
+    code = f"from grounding.models.load import load; print(load({str(tmp_path)!r}, device='cpu').notice)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "drawn scenes only" in run.stdout, run.stderr
 
 
 def test_dtype_and_device_map(saved_llava: Path) -> None:
