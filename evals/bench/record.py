@@ -166,7 +166,7 @@ def _serve(order: dict[str, Any]) -> dict[str, Any]:
         ways: list[Way] = ["plain", "recorded"] if number % 2 == 0 else ["recorded", "plain"]
         for way in [*ways, "eager"] if number < order["eager_rounds"] else ways:
             start, start_cpu = time.perf_counter(), time.process_time()
-            runner.run(way)  # type: ignore[arg-type]
+            runner.run(way)
             wall[way].append(time.perf_counter() - start)
             cpu[way].append(time.process_time() - start_cpu)
     return {"wall": wall, "cpu": cpu}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from grounding.attention.budget import DecoderShape, check_budget, readable
+from grounding.attention.extras import Extras
 from grounding.attention.request import Recording, RowRequest
 from grounding.attention.rows import (
     OUTPUT_TOLERANCE,
@@ -18,9 +19,6 @@ from grounding.attention.rows import (
     keep_columns,
     output_error,
     real_queries,
-    row_maxima,
-    sink_dimensions,
-    sink_strength,
 )
 from grounding.attention.store import RowStore
 from grounding.errors import BudgetError, RecordingError
@@ -44,6 +42,7 @@ class Session:
         self.layers = request.layers if request.layers is not None else tuple(range(shape.layers))
         self._owner = {id(module): i for i in self.layers for module in layers[i].modules()}
         self._store = RowStore(request, self.layers, len(request.heads) if request.heads else shape.heads)
+        self._extras = Extras(request, self.layers)
         self._running = False
         self._checked_length = 0
         self._past = 0  # positions in the cache before the running pass
@@ -56,10 +55,6 @@ class Session:
         self._decoding = False
         self._seen: set[int] = set()
         self._errors: list[tuple[int, torch.dtype, Tensor]] = []
-        self._residuals: dict[int, Tensor] = {}
-        self._dims: dict[tuple[int, int], Tensor] = {}
-        self._sinks: dict[tuple[int, int], Tensor] = {}
-        self._sums: dict[tuple[str, int, int], tuple[Tensor, int]] = {}
 
     # -- what the hooks call, in this order, for every pass
 
@@ -98,7 +93,7 @@ class Session:
     def keep_residual(self, layer: int, hidden: Tensor) -> None:
         """The block input of a layer, held until the layer's attention tells which positions are padding."""
         if self._running and not self._decoding:
-            self._residuals[layer] = hidden.detach()
+            self._extras.hold_residual(layer, hidden)
 
     def layer_of(self, module: nn.Module) -> int | None:
         """The recorded layer `module` is part of."""
@@ -123,16 +118,15 @@ class Session:
                 rows, places = self._wanted(call, element, check=first)
                 self._keep_rows(layer, call, element, rows, places, output)
                 if not self._decoding:
-                    self._keep_statistics(layer, call, element)
-                    self._keep_sinks(layer, call, element)
-        self._residuals.pop(layer, None)
+                    self._extras.add(layer, element, call)
+        self._extras.drop_residuals(layer)
 
     def end_pass(self, *, failed: bool) -> None:
         """The pass is over; `failed` if it ended by an exception."""
         if not self._running:
             return
         self._running = False
-        self._residuals.clear()
+        self._extras.drop_residuals()
         if failed or (self._decoding and not self.request.decode):
             return
         missing = [layer for layer in self.layers if layer not in self._seen]
@@ -166,10 +160,10 @@ class Session:
         decode = []
         if self.request.decode:
             decode = [self._store.finished_decode(b, columns[b] if columns else prompt) for b in elements]
-        statistics = [{name: self._statistic(name, b) for name in self.request.head_statistics} for b in elements]
+        statistics = [self._extras.statistics(b) for b in elements]
         sinks = None
         if self.request.residual_sinks:
-            sinks = [self._finished_sinks(b, columns[b] if columns else prompt) for b in elements]
+            sinks = [self._extras.sinks(b, columns[b] if columns else prompt) for b in elements]
         recording._complete(prefill, decode, statistics, sinks)
 
     def refuse_reorder(self, *_: Any, **__: Any) -> None:
@@ -211,61 +205,6 @@ class Session:
             kept = keep_columns(weights, columns, call.key_offset, self._total)
             kept = kept if heads is None else kept.index_select(0, heads)
             self._store.add(layer, element, places[part], kept, decode=self._decoding)
-
-    def _keep_statistics(self, layer: int, call: AttentionCall, element: int) -> None:
-        if not self.request.head_statistics:
-            return
-        columns: dict[str, Tensor | None] = {}
-        for name in self.request.head_statistics:
-            image = self.request.image_keys if name == "max_image" else None
-            columns[name] = as_index(image[element], call.query.device) if image is not None else None
-        sums, count = row_maxima(call, element, columns)
-        for name, total in sums.items():
-            before, counted = self._sums.get((name, layer, element), (0, 0))
-            self._sums[name, layer, element] = (before + total.cpu(), counted + count)
-
-    def _keep_sinks(self, layer: int, call: AttentionCall, element: int) -> None:
-        if not self.request.residual_sinks:
-            return
-        if layer not in self._residuals:
-            raise RecordingError(f"layer {layer} was given no hidden states as its input; residual_sinks needs them")
-        hidden = self._residuals[layer][element]
-        assert self._total is not None
-        if (layer, element) not in self._dims:
-            real = real_queries(call, element)
-            first = 0 if real is None else int(real.int().argmax())
-            if real is not None and not bool(real[first]):
-                return  # a piece of nothing but padding
-            known = self.request.sink_dims
-            self._dims[layer, element] = (
-                as_index(known, hidden.device)
-                if known is not None
-                else sink_dimensions(hidden, first, self.request.sink_dim_count)
-            )
-        keys = self.request.keys[element] if self.request.keys is not None else tuple(range(self._total))
-        chosen = [(place, k) for place, k in enumerate(keys) if self._past <= k < self._total]
-        places = as_index([place for place, _ in chosen], torch.device("cpu"))
-        phi = self._finished_sinks_of(layer, element, len(keys))
-        for start in range(0, len(chosen), 1024):
-            index = as_index([k - self._past for _, k in chosen[start : start + 1024]], hidden.device)
-            strength = sink_strength(hidden.index_select(0, index), self._dims[layer, element])
-            phi[places[start : start + 1024]] = strength.cpu()
-        self._sinks[layer, element] = phi
-
-    def _finished_sinks_of(self, layer: int, element: int, columns: int) -> Tensor:
-        phi = self._sinks.get((layer, element), torch.zeros(0))
-        return torch.nn.functional.pad(phi, (0, columns - len(phi)))
-
-    def _finished_sinks(self, element: int, columns: int) -> Tensor:
-        return torch.stack([self._finished_sinks_of(layer, element, columns) for layer in self.layers])
-
-    def _statistic(self, name: str, element: int) -> Tensor:
-        rows = []
-        for layer in self.layers:
-            total, count = self._sums[name, layer, element]
-            rows.append(total / max(count, 1))
-        stacked = torch.stack(rows)
-        return stacked if self.request.heads is None else stacked[:, list(self.request.heads)]
 
     # -- refusing
 
