@@ -158,7 +158,8 @@ def parse_formats(words: Sequence[str]) -> tuple[Format, ...]:
     unknown = sorted(names - set(FORMATS))
     if unknown:
         raise OutputError(
-            f"format {unknown[0]!r} is not known: give some of {', '.join(FORMATS)}, and images and words before --formats"
+            f"format {unknown[0]!r} is not known: give some of {', '.join(FORMATS)}, with images and words before "
+            "--formats"
         )
     return tuple(form for form in FORMATS if form in names)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from grounding.errors import BudgetError
 from pipelines.referring import DEFAULT_BATCH, DEFAULT_MODEL, DEFAULT_SEGMENTER, ReferringSegmentation, method_for
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ class ModelOptions:
         """What decides on the results; found without loading the model."""
         from pipelines.provenance import run_config
 
+        if self.batch_size < 1:
+            raise BudgetError(
+                f"a batch size of {self.batch_size} was asked for, expected at least 1: try --batch-size 1"
+            )
         return run_config(self.model, self.segmenter, self.chosen_method(), self.device, self.dtype, self.seed)
 
     def load(self) -> ReferringSegmentation:

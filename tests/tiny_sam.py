@@ -36,7 +36,7 @@ def save_tiny_sam(folder: Path) -> Path:
                 if parameter.ndim > 1:
                     parameter.normal_(std=0.3)  # random weights as usual would answer every prompt alike
     model.save_pretrained(folder)
-    transformers.SamProcessor(transformers.SamImageProcessor(size={"longest_edge": SIDE}, pad_size=size)).save_pretrained(
-        folder
-    )
+    transformers.SamProcessor(
+        transformers.SamImageProcessor(size={"longest_edge": SIDE}, pad_size=size)
+    ).save_pretrained(folder)
     return folder

@@ -50,9 +50,10 @@ class SegmentCommand(ModelOptions):
         """Do it; see the class for the exit codes."""
         items = self._items()
         formats = parse_formats(self.formats)
+        config = self.config()
         lines = ResultLog(self.out)
         alone = self.manifest is None and len(items) == 1
-        job = Job(items, self.out, formats, self.config(), self.batch_size, self.manifest is not None, strict=alone)
+        job = Job(items, self.out, formats, config, self.batch_size, self.manifest is not None, strict=alone)
         batches = job.batches(lines)
         before = sum(job.is_done(item, lines) for item in items)
         started = time.perf_counter()

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from evals.ablation import ablations, shared_knobs
+from evals.commands.bench import tell
+from evals.metrics import Outcome, best_point_hits, gave_up, judge
+from evals.report import change, score, score_table
+from evals.scenes import CENTRE, FULL, OTHER, TRUTH, answer_samples, draw_samples
+from grounding.cli import main
+from grounding.methods import load_method
+from grounding.starter.scene_files import scene_seed
+from grounding.starter.scenes import draw_scene
+from grounding.types import PointPrompts, Segment
+
+
+def points(*entries: tuple[float, float, int, float]) -> PointPrompts:
+    table = np.array(entries, np.float32).reshape(-1, 4)
+    return PointPrompts(table[:, :2], table[:, 2].astype(np.int64), table[:, 3], None if entries else (0, 0, 1, 1))
+
+
+@pytest.fixture
+def truth():
+    mask = np.zeros((10, 20), bool)
+    mask[2:6, 4:12] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("entries", "hit"),
+    [
+        ([(4.5, 2.5, 1, 1.0)], True),
+        ([(3.9, 2.5, 1, 1.0)], False),
+        ([(11.99, 5.99, 1, 1.0)], True),
+        ([(12.0, 5.0, 1, 1.0)], False),
+        ([(0, 0, 1, 0.2), (5, 3, 1, 0.9)], True),
+        ([(5, 3, 1, 0.2), (0, 0, 1, 0.9)], False),
+        ([(5, 3, 0, 1.0), (0, 0, 1, 0.1)], False),
+        ([(5, 3, 0, 1.0)], False),
+        ([(20, 10, 1, 1.0)], False),
+        ([], False),
+    ],
+)
+def test_the_heaviest_point_on_the_object_decides(entries, hit, truth):
+    assert best_point_hits(points(*entries), truth) is hit
+
+
+def test_outcomes_count_pixels(truth):
+    mask = np.zeros_like(truth)
+    mask[2:6, 8:16] = True
+    outcome = judge(points((5, 3, 1, 1)), Segment(mask, 0.9, points((5, 3, 1, 1))), truth)
+    assert outcome == Outcome(hit=True, intersection=16, union=48)
+    assert outcome.iou == pytest.approx(1 / 3)
+    assert gave_up(truth) == Outcome(hit=False, intersection=0, union=32, failed=True)
+
+
+def test_scores_are_means_and_ratios_of_sums():
+    outcomes = [Outcome(True, 10, 10), None, Outcome(False, 0, 90, failed=True)]
+    found = score(outcomes, [0, 1, 2])
+    assert (found.n, found.failed) == (2, 1)
+    assert (found.pointing.value, found.miou.value, found.oiou.value) == (0.5, 0.5, 0.1)
+    lost = change([outcomes[0], outcomes[0], outcomes[2]], [outcomes[0], outcomes[0], outcomes[0]], [0, 1, 2])
+    assert lost.pointing.value == pytest.approx(-1 / 3)
+    table = score_table({"full": found, "less": found}, {"less": lost})
+    assert len({line.find("[") for line in table.splitlines()[1:]}) == 1
+    assert table.splitlines()[2].rstrip().endswith("+0.000]")
+
+
+def test_samples_are_those_of_the_scenes_on_disk_and_answers_are_true():
+    samples = list(draw_samples(seed=4, limit=5))
+    assert [sample.scene for sample in samples] == [0, 1, 2, 3, 4]
+    for sample in samples:
+        scene = draw_scene(scene_seed(4, sample.scene))
+        matching = [e for e in scene.expressions if e.text == sample.expression]
+        assert len(matching) == 1
+        assert (scene.objects[matching[0].target_index].mask == sample.truth).all()
+        assert matching[0].kind == sample.kind
+        if sample.other is not None:
+            other = next(e for e in scene.expressions if e.text == sample.other)
+            assert other.target_index != matching[0].target_index
+    assert [sample.expression for sample in draw_samples(4, 3)] == [sample.expression for sample in samples[:3]]
+    several = list(draw_samples(seed=4, limit=7, per_scene=3))
+    assert len(several) == 7
+    assert max(sum(s.scene == one.scene for s in several) for one in several) <= 3
+
+
+def test_a_set_of_scenes_never_meets_another_or_the_training_scenes():
+    assert scene_seed(0, 0) > 1 << 32
+    assert scene_seed(0, (1 << 24) - 1) < scene_seed(1, 0)
+    with pytest.raises(ValueError, match="got -1 and 0"):
+        scene_seed(-1, 0)
+
+
+@pytest.mark.parametrize("name", ["default", "starter", "relative", "vl-sam-points", "plain-mean"])
+def test_every_part_of_a_method_can_be_switched_off(name):
+    method = load_method(name)
+    found = ablations(method)
+    assert sum(key.startswith("without ") for key in found) >= len(method.stages)
+    for key, variant in found.items():
+        changed = [f for f in ("stages", "points", "mask") if getattr(variant, f) != getattr(method, f)]
+        assert len(changed) == 1, key
+        assert replace(variant, **{changed[0]: getattr(method, changed[0])}, name=method.name) == method
+    knobs = shared_knobs([method, *found.values()], layer_count=6)
+    for variant in (method, *found.values()):
+        needed = variant.request_knobs(6)
+        assert knobs.layers is None or (needed.layers is not None and set(needed.layers) <= set(knobs.layers))
+        assert set(needed.head_statistics) <= set(knobs.head_statistics)
+        assert knobs.residual_sinks >= needed.residual_sinks
+        assert knobs.reduce in ("none", needed.reduce)
+        assert needed.background_prompt in (None, knobs.background_prompt)
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_model, tiny_segmenter):
+    from pipelines.referring import ReferringSegmentation
+
+    return ReferringSegmentation.from_pretrained(str(tiny_model), str(tiny_segmenter), "relative", "cpu", batch_size=2)
+
+
+def test_variants_share_the_recording_and_the_encoding(pipe, monkeypatch):
+    passes, encoded = [], []
+    prepare, encode = pipe.family.prepare, pipe.segmenter.set_image
+
+    def counted(images, expressions, prompt=None):
+        passes.append(len(images))
+        return prepare(images, expressions, prompt)
+
+    monkeypatch.setattr(pipe.family, "prepare", counted)
+    monkeypatch.setattr(pipe.segmenter, "set_image", lambda image: encoded.append(1) or encode(image))
+    told = []
+    answers = answer_samples(pipe, draw_samples(0, 3), ablate=True, advance=told.append)
+    assert set(answers.outcomes) == {FULL, CENTRE, OTHER, TRUTH, *ablations(pipe.method)}
+    assert all(len(found) == 3 for found in answers.outcomes.values())
+    others = sum(outcome is not None for outcome in answers.outcomes[OTHER])
+    assert sum(passes) == 3 + 3 + others  # the words, the generic prompt once an image, the words for another object
+    assert len(encoded) == 3
+    assert told == [2, 1]
+    assert all(outcome.hit for outcome in answers.outcomes[TRUTH])
+
+
+def test_a_shared_recording_changes_no_answer(pipe):
+    alone = answer_samples(pipe, draw_samples(1, 2))
+    shared = answer_samples(pipe, draw_samples(1, 2), ablate=True)
+    assert alone.outcomes[FULL] == shared.outcomes[FULL]
+    assert alone.outcomes[OTHER] == shared.outcomes[OTHER]
+
+
+def test_the_command_prints_one_object_or_a_table(tiny_model, tiny_segmenter, capsys):
+    arguments = ["eval", "scenes", "--limit", "3", "--seed", "9", "--method", "plain-mean"]
+    arguments += ["--model", str(tiny_model), "--segmenter", str(tiny_segmenter)]
+    assert main([*arguments, "--ablate", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    found = json.loads(out)
+    assert (found["n"], found["seed"], found["method"]) == (3, 9, "plain-mean")
+    for name in ("pointing_accuracy", "miou", "oiou"):
+        low, high = found["intervals"][name]
+        assert 0 <= low <= found[name] <= high <= 1
+    assert sum(kind["n"] for kind in found["kinds"].values()) == 3
+    assert set(found["ablations"]) == {"without heads-mean", "without rows", "without layers-mean"}
+    assert len(found["config_hash"]) == 12
+    assert "torch" in found["versions"]
+    assert main(arguments) == 0
+    table = capsys.readouterr().out
+    assert "full method" in table
+    assert "by kind of expression" in table
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["miou"] == found["miou"]
+
+
+def test_bench_record_prints_its_numbers_as_one_object(capsys):
+    small = {"layers": 1, "hidden": 32, "heads": 4, "kv-heads": 2, "intermediate": 32, "length": 64, "rows": 2}
+    options = [part for name, value in small.items() for part in (f"--{name}", str(value))]
+    assert main(["bench", "record", *options, "--rounds", "1", "--eager-rounds", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"recorded_over_plain_memory", "eager_over_plain_memory", "versions"} <= set(found)
+    assert min(found["recorded_over_plain_time"], found["eager_over_plain_time"]) > 0
+
+
+def test_a_measurement_for_people_has_one_number_a_line(capsys):
+    tell({"name": "mobile-sam", "miou": 0.81234, "miou_large": float("nan")}, as_json=False)
+    assert capsys.readouterr().out.splitlines() == ["name        mobile-sam", "miou        0.8123", "miou_large  None"]
+
+
+def test_bench_segmenter_measures_drawn_scenes(tiny_segmenter, tmp_path, capsys):
+    assert main(["scenes", "--n", "1", "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    options = ["--data", str(tmp_path), "--segmenter", str(tiny_segmenter), "--limit", "2", "--min-area", "1", "--json"]
+    assert main(["bench", "segmenter", *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 0 <= found["miou"] <= 1
+    assert found["images"] == 1

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from grounding.errors import ExpressionError, ImageError, MethodError, OutputError
+from grounding.io import decode_mask, load_heatmap, open_image
+from pipelines.referring import ReferringSegmentation, method_for
+from pipelines.saving import slug
+
+
+@pytest.fixture
+def images(pictures):
+    return {name: open_image(pictures / f"{name}.png") for name in "abc"}
+
+
+@pytest.fixture
+def counted(loaded, monkeypatch):
+    """How often the segmenter's encoder ran, and what every forward pass was asked."""
+    family, segmenter = loaded
+    seen = {"encoded": [], "asked": []}
+    encode, prepare = segmenter.set_image, family.prepare
+
+    def set_image(image):
+        seen["encoded"].append(image.size)
+        encode(image)
+
+    def prepared(pictures, expressions, prompt=None):
+        seen["asked"].append((tuple(expressions), prompt))
+        return prepare(pictures, expressions, prompt)
+
+    monkeypatch.setattr(segmenter, "set_image", set_image)
+    monkeypatch.setattr(family, "prepare", prepared)
+    return seen
+
+
+def test_one_pair_gives_one_whole_result(make_pipe, images):
+    result = make_pipe("relative")(images["a"], "the red dog")
+    assert result.expression == "the red dog"
+    assert [one.mask.shape for one in result.segments] == [(90, 130)]
+    assert result.segments[0].label == "the red dog"
+    assert result.segments[0].agreement is not None
+    assert result.map.image_size == (130, 90)
+    assert [report.stage for report in result.stages][-1] == "smooth"
+    assert result.points.label[0] == 1
+    timings = result.timings
+    assert min(timings.attention, timings.stages, timings.encode, timings.mask) > 0
+    assert timings.total < 600
+
+
+def test_many_pairs_keep_their_order_and_share_the_work(make_pipe, images, counted):
+    pairs = [
+        (images[name], words) for name, words in (("a", "dog"), ("b", "dog"), ("a", "the red image"), ("a", "left"))
+    ]
+    results = make_pipe("relative", batch_size=3)(pairs)
+    assert [result.expression for result in results] == ["dog", "dog", "the red image", "left"]
+    assert [result.map.image_size for result in results] == [image.size for image, _ in pairs]
+    assert counted["encoded"] == [images["a"].size, images["b"].size]
+    generic = [words for words, prompt in counted["asked"] if "{expression}" not in (prompt or "{expression}")]
+    assert generic == [("",), ("",)]
+
+
+def test_a_method_without_contrast_asks_no_generic_prompt(make_pipe, images, counted):
+    make_pipe("plain-mean")(images["a"], "dog")
+    assert counted["asked"] == [(("dog",), None)]
+
+
+def test_the_image_that_the_segmenter_has_is_not_encoded_again(make_pipe, images, counted):
+    pipe = make_pipe()
+    pipe(images["a"], "dog")
+    pipe(images["a"].copy(), "red")
+    assert len(counted["encoded"]) == 1
+    changed = images["a"].copy()
+    changed.putpixel((0, 0), (1, 2, 3))
+    pipe(changed, "red")
+    assert len(counted["encoded"]) == 2
+
+
+@pytest.mark.parametrize("method", ["plain-mean", "relative"])
+def test_a_batch_answers_as_its_single_pairs_do(method, make_pipe, images):
+    pairs = [(images["a"], "the red dog left of the image"), (images["b"], "dog"), (images["b"], "red")]
+    together = make_pipe(method, batch_size=3)(pairs)
+    alone = make_pipe(method, batch_size=1)(pairs)
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.map.values, other.map.values, atol=2e-3)
+        np.testing.assert_array_equal(one.points.xy, other.points.xy)
+        assert (one.segments[0].mask == other.segments[0].mask).mean() > 0.99
+
+
+def test_paths_and_odd_pictures_are_read(make_pipe, pictures):
+    grey = Image.new("L", (40, 30), 90)
+    grey.paste(200, (5, 5, 20, 20))
+    results = make_pipe()([(pictures / "c.png", "dog"), (str(pictures / "c.png"), "red"), (grey, "dog")])
+    assert [result.image.size for result in results] == [(64, 64), (64, 64), (40, 30)]
+    assert all(result.image.mode == "RGB" for result in results)
+
+
+def test_what_cannot_be_answered_is_refused(make_pipe, pictures, images):
+    pipe = make_pipe()
+    with pytest.raises(ImageError):
+        pipe(pictures / "none.png", "dog")
+    with pytest.raises(ExpressionError):
+        pipe(images["a"], " ")
+    with pytest.raises(TypeError, match="pipe\\(image, expression\\)"):
+        pipe(images["a"])
+    assert pipe([]) == []
+
+
+def test_the_method_goes_with_the_model():
+    assert method_for("starter").name == "starter"
+    assert method_for("owner/model").name == "default"
+    assert method_for("starter", "relative").name == "relative"
+    with pytest.raises(MethodError, match="'nonsense' is unknown"):
+        ReferringSegmentation.from_pretrained("no-such-model", method="nonsense")
+
+
+def test_saving_writes_every_format(make_pipe, images, tmp_path):
+    result = make_pipe()(images["a"], "The red dog!")
+    png, coco, npz = result.save(tmp_path / "deep" / "out")
+    assert (png.name, coco.name, npz.name) == ("the-red-dog.png", "the-red-dog.coco.json", "the-red-dog.npz")
+    assert Image.open(png).width > Image.open(png).height
+    entry = json.loads(coco.read_text())[0]
+    np.testing.assert_array_equal(decode_mask(entry["segmentation"]), result.segments[0].mask)
+    np.testing.assert_array_equal(load_heatmap(npz).values, result.map.values)
+    assert result.save(tmp_path, "named", ("npz",)) == (tmp_path / "named.npz",)
+    with pytest.raises(OutputError, match="format 'gif' is not known"):
+        result.save(tmp_path, formats=("gif",))
+    with pytest.raises(OutputError, match="a file is where a folder is needed"):
+        result.save(png / "below")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("Red dog / left", "red-dog-left"), ("../..", "result"), ("Größe 3", "größe-3"), ("a" * 99, "a" * 60)],
+)
+def test_names_of_files_hold_letters_and_digits_only(text, name):
+    assert slug(text) == name

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from grounding.cli import main
+
+
+@pytest.fixture
+def segment(tiny_model, tiny_segmenter, tmp_path, capsys):
+    """`grounding segment` with the tiny models: (exit code, stdout, stderr)."""
+
+    def run(*words, method="plain-mean"):
+        models = ["--model", str(tiny_model), "--segmenter", str(tiny_segmenter), "--method", method]
+        code = main(["segment", *map(str, words), *models, "--out", str(tmp_path / "out")])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_one_image_and_its_words(segment, pictures, tmp_path):
+    code, out, err = segment(pictures / "a.png", "the red dog", "--formats", "png", "coco", "npz")
+    assert code == 0
+    names = sorted(file.name for file in (tmp_path / "out").iterdir())
+    stem = names[0].removesuffix(".npz")
+    assert stem.startswith("a-the-red-dog-")
+    assert names == sorted([f"{stem}.npz", f"{stem}.png", "coco_results.json", "results.jsonl", "run.json"])
+    assert out.startswith(str(tmp_path / "out" / f"{stem}.png"))
+    assert "1 done in" in err
+
+
+def test_json_is_the_items_lines_and_nothing_else(segment, pictures, tmp_path):
+    code, out, _ = segment(pictures / "a.png", pictures / "b.png", "dog", "--json")
+    assert code == 0
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [record["image"] for record in records] == [str(pictures / "a.png"), str(pictures / "b.png")]
+    assert out == (tmp_path / "out" / "results.jsonl").read_text()
+
+
+def test_images_of_the_command_line_are_done_again(segment, pictures):
+    segment(pictures / "a.png", "dog")
+    _, _, err = segment(pictures / "a.png", "dog")
+    assert "1 done in" in err
+    assert "already" not in err
+
+
+def test_several_images_go_on_past_a_bad_one(segment, pictures, tmp_path):
+    code, out, err = segment(pictures / "none.png", pictures / "a.png", "dog")
+    assert code == 1
+    assert "a-dog" in out
+    assert "failed:" in err
+    assert "1 failed, see their lines in" in err
+    errors = [json.loads(line)["error"] for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert [error is None for error in errors] == [False, True]
+
+
+def test_a_manifest_goes_on_without_loading_the_model_where_all_is_done(segment, pictures, tmp_path, monkeypatch):
+    manifest = tmp_path / "list.jsonl"
+    manifest.write_text(json.dumps({"image": str(pictures / "a.png"), "expression": "dog"}))
+    assert segment("--manifest", manifest)[0] == 0
+
+    def fail(self):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("pipelines.options.ModelOptions.load", fail)
+    code, out, err = segment("--manifest", manifest)
+    assert code == 0
+    assert "0 done" in err
+    assert "1 were there already" in err
+    assert "a-dog" in out
+
+
+def test_a_models_notice_is_told_on_every_run(segment, pictures, tiny_model, monkeypatch):
+    from grounding.models.base import Family
+
+    plain = Family.__init__
+
+    def with_notice(self, *args, **kwargs):
+        plain(self, *args, **kwargs)
+        self.notice = "knows nothing at all"
+
+    monkeypatch.setattr(Family, "__init__", with_notice)
+    _, out, err = segment(pictures / "a.png", "dog")
+    assert "note: knows nothing at all" in err
+    assert "knows nothing" not in out
