@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        _say("interrupted; what was finished is saved, and the same command goes on from there")
+        _say("interrupted; the finished items of a manifest are kept, and the same command goes on from there")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (`head`) has gone; Python would complain once more when it flushes stdout at exit.

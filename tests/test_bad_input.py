@@ -117,7 +117,7 @@ def test_a_rotated_image_is_seen_upright(segment, picture, tmp_path):
 
 @pytest.mark.parametrize("words", ["", "   ", "\n"])
 def test_empty_expression(words, refused, picture):
-    assert "empty" in refused(picture, words)
+    assert "has no words: say what to look for" in refused(picture, words)
 
 
 @pytest.mark.parametrize("words", ["the of and", "is it the"])
@@ -262,3 +262,29 @@ def test_scenes_into_a_place_that_takes_no_files(tmp_path, capsys):
     (tmp_path / "taken").touch()
     assert main(["scenes", "--n", "1", "--out", str(tmp_path / "taken")]) == 2
     assert "a file is where a folder is needed" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def untrained_starter(tmp_path_factory):
+    """The starter's classes, tokenizer and closed vocabulary, with fresh random weights."""
+    from grounding.starter.model import build_model, build_processor
+
+    folder = tmp_path_factory.mktemp("untrained-starter")
+    build_model(0).save_pretrained(folder)
+    build_processor().save_pretrained(folder)
+    return folder
+
+
+def test_a_word_outside_the_starters_vocabulary(refused, picture, untrained_starter):
+    said = refused(picture, "the striped zebra", model=untrained_starter, method="starter")
+    assert "the word 'zebra' is outside the vocabulary" in said
+    assert "triangle" in said
+    assert "--model llava-hf/" in said
+
+
+def test_words_of_the_starters_vocabulary_work_in_any_case(segment, picture, untrained_starter):
+    code, stdout, _ = segment(
+        picture, "The small RED star left of the blue square", model=untrained_starter, method="starter"
+    )
+    assert code == 0
+    assert json.loads(stdout)["error"] is None
