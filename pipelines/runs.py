@@ -45,7 +45,7 @@ class ResultLog:
         self.file = folder / RESULTS
         self.records: dict[str, Record] = {}
         for number, record in enumerate(read_jsonl(self.file), start=1):
-            if not isinstance(record, dict) or not isinstance(record.get("key"), str):
+            if not isinstance(record, dict) or not isinstance(record.get("key"), str) or "error" not in record:
                 raise OutputError(
                     f"line {number} of {self.file} is not a result of this command: choose another --out, or move the "
                     "file away"
