@@ -43,7 +43,7 @@ def items_from_words(words: Sequence[str]) -> tuple[Item, ...]:
     """The items of `IMAGE... EXPRESSION`.
 
     Args:
-        words: paths, then one expression.
+        words: paths, then one expression; a path that stands there twice is taken once.
 
     Raises:
         ManifestError: there are fewer than two words.
@@ -54,7 +54,7 @@ def items_from_words(words: Sequence[str]) -> tuple[Item, ...]:
             "--manifest FILE"
         )
     *images, expression = words
-    return tuple(Item(image, Path(image).expanduser(), expression) for image in images)
+    return tuple(Item(image, Path(image).expanduser(), expression) for image in dict.fromkeys(images))
 
 
 def read_manifest(file: Path) -> tuple[Item, ...]:

@@ -60,7 +60,7 @@ def test_a_manifest_that_cannot_be_read_is_refused(tmp_path):
 
 
 def test_words_are_images_and_then_an_expression():
-    items = items_from_words(("a.png", "b.png", "red dog"))
+    items = items_from_words(("a.png", "b.png", "a.png", "red dog"))
     assert [(item.image, item.expression) for item in items] == [("a.png", "red dog"), ("b.png", "red dog")]
     with pytest.raises(ManifestError, match="1 arguments were given"):
         items_from_words(("a.png",))
