@@ -138,3 +138,11 @@ def test_saving_writes_every_format(make_pipe, images, tmp_path):
 )
 def test_names_of_files_hold_letters_and_digits_only(text, name):
     assert slug(text) == name
+
+
+def test_the_class_is_found_at_the_top_of_the_package():
+    import pipelines
+
+    assert pipelines.ReferringSegmentation is ReferringSegmentation
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        pipelines.Nonsense  # noqa: B018
