@@ -47,4 +47,6 @@ class MissingExtraError(GroundingError):
     """An optional package that is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package '{package}', which is not installed: pip install 'vlm-grounding[{extra}]'")
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed: pip install 'vlm-grounding[{extra}]'"
+        )

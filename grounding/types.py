@@ -38,7 +38,9 @@ class TokenGrid:
     def __post_init__(self) -> None:
         height, width = self.shape
         if height < 1 or width < 1 or self.positions.shape != (height * width,):
-            raise ValueError(f"a grid of {height}x{width} cells needs {height * width} positions, got {self.positions.shape}")
+            raise ValueError(
+                f"a grid of {height}x{width} cells needs {height * width} positions, got {self.positions.shape}"
+            )
         x0, y0, x1, y1 = self.box_xyxy
         if not (x0 < x1 and y0 < y1):
             raise ValueError(f"a grid's box must have x0 < x1 and y0 < y1, got {self.box_xyxy}")
@@ -181,7 +183,9 @@ class PointPrompts:
                 f"points need xy [N, 2], label [N], weight [N]; got {self.xy.shape}, {self.label.shape}, {self.weight.shape}"
             )
         if not np.isin(self.label, (0, 1)).all():
-            raise ValueError(f"point labels are 1 (on the object) or 0 (off it), got {sorted(set(self.label.tolist()))}")
+            raise ValueError(
+                f"point labels are 1 (on the object) or 0 (off it), got {sorted(set(self.label.tolist()))}"
+            )
         if count == 0 and self.box_xyxy is None:
             raise ValueError("a prompt needs at least one point or a box")
 

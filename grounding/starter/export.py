@@ -34,8 +34,9 @@ to download. It is useless on photographs.
 - Class: `LlavaForConditionalGeneration`: BEiT vision tower (6 layers, width 144, 192 px, 12 x 12 cells), Llama
   (5 layers, width 128, 4 heads). Weights are stored in float16 and are meant to be run in float32.
 - Training: `python -m grounding.starter.train --seed {seed}` on drawn scenes of seeds 1,000,000 to {last_seed:,}; first
-  the tower on per-cell labels and outlines, then projector and language model on words alone. No mask and no attention
-  map is a target for the language model. {minutes:.0f} minutes on two CPU cores, beside other work, after rendering.
+  the tower on per-cell labels and outlines; then the projector on the words for what each cell shows and the language
+  model on answers. No attention map is a target, and the language model is asked for words only. {minutes:.0f} minutes
+  on two CPU cores, beside other work, after rendering.
 - Half of the training scenes follow planted habits ({priors}), so that the model has a language
   prior to be caught at. Scores below are on scenes without these habits.
 - The loss curve is in `curve.json`.

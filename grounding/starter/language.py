@@ -200,7 +200,7 @@ def questions(objects: Sequence[SceneObject], rng: np.random.Generator) -> tuple
 def _exists(objects: Sequence[SceneObject], rng: np.random.Generator, *, present: bool) -> Question:
     attributes = [a for a in ATTRIBUTES if rng.random() < 0.4]
     for _ in range(32):
-        kind = objects[rng.integers(len(objects))].kind
+        kind = objects[int(rng.integers(len(objects)))].kind
         if not present:
             # Half of the absent things differ from a present one in a single word: the hard negatives.
             kind = _changed(kind, attributes, rng) if rng.random() < 0.5 else _random_kind(rng)

@@ -1,7 +1,9 @@
 """Second stage of training: projector and language model learn to talk about pictures the tower already reads.
 
-The tower is frozen and its features are computed once. No mask and no attention map is a target anywhere: the model is
-only ever asked for words, so where it looks is its own doing.
+The tower is frozen and its features are computed once. As in LLaVA, the projector is aligned with the words: what it
+makes of a cell should resemble the words for what the cell shows. Here that goes on beside the questions, because a
+model this small hardly finds out by itself that the word "red" and a red cell belong together. No mask and no attention
+map is a target: the language model is only ever asked for words, so where it looks is its own doing.
 """
 
 from __future__ import annotations
@@ -19,9 +21,12 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from grounding.starter.dataset import SceneArrays, batches
 from grounding.starter.language import CELLS
 from grounding.starter.packing import NO_LABEL, PREFIX, Packed, dialogue, pack
-from grounding.starter.vision_stage import normalise
+from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES
+from grounding.starter.vision_stage import CellLabels, labels_of, normalise
 
 _CHUNK = 100
+_ALIGNMENT_WEIGHT = 3.0
+_NAMES = (SHAPES, tuple(COLOURS), tuple(SIZES), PATTERNS)  # in the order of the cell labels
 
 
 def cached_features(model: LlavaForConditionalGeneration, scenes: SceneArrays, path: Path) -> np.ndarray:
@@ -43,8 +48,11 @@ def cached_features(model: LlavaForConditionalGeneration, scenes: SceneArrays, p
 
 def conversations(
     scenes: SceneArrays, features: np.ndarray, tokenizer: PreTrainedTokenizerFast, size: int, seed: int, start: int
-) -> Iterator[tuple[Tensor, Packed]]:
-    """Endless batches of (float32 features [B, CELLS * CELLS, width], packed questions); fresh questions every time."""
+) -> Iterator[tuple[Tensor, Packed, CellLabels]]:
+    """Endless batches of float32 features [B, CELLS * CELLS, width], packed questions, and what the cells show.
+
+    The questions are new every time.
+    """
     ids = tokenizer.get_vocab()
 
     def encode(text: str) -> list[int]:
@@ -53,24 +61,27 @@ def conversations(
     for step, rows in enumerate(batches(len(features), size, seed, start), start=start):
         rng = np.random.default_rng((seed, step, 7))
         dialogues = [dialogue(scenes.objects(int(row)), rng) for row in rows]
-        yield torch.from_numpy(features[rows]).float(), pack(dialogues, encode)
+        yield torch.from_numpy(features[rows]).float(), pack(dialogues, encode), labels_of(scenes, rows)
 
 
 class Reader(nn.Module):
     """Projector and language model over cached features, sharing their weights with the model."""
 
-    def __init__(self, model: LlavaForConditionalGeneration) -> None:
+    def __init__(self, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
         self.projector = model.model.multi_modal_projector
         self.language_model = model.model.language_model
+        ids = tokenizer.get_vocab()
+        self.names = [torch.tensor([ids[word] for word in words]) for words in _NAMES]
+        self.threshold = nn.Parameter(torch.zeros(()))  # of resemblance; training only
 
-    def forward(self, features: Tensor, packed: Packed) -> tuple[Tensor, dict[str, float]]:
-        """Returns the mean loss over answer tokens, and how many of them are predicted right."""
+    def forward(self, features: Tensor, packed: Packed, labels: CellLabels) -> tuple[Tensor, dict[str, float]]:
+        """Returns the loss, the share of answer tokens predicted right, and the part of the loss that is alignment."""
         embeddings = self.language_model.embed_tokens(packed.tokens)
         opening = PREFIX - CELLS * CELLS
-        joined = [embeddings[:, :opening], self.projector(features), embeddings[:, PREFIX:]]
+        projected = self.projector(features)
         hidden = self.language_model(
-            inputs_embeds=torch.cat(joined, dim=1),
+            inputs_embeds=torch.cat([embeddings[:, :opening], projected, embeddings[:, PREFIX:]], dim=1),
             attention_mask=packed.mask,
             position_ids=packed.positions,
             use_cache=False,
@@ -79,4 +90,15 @@ class Reader(nn.Module):
         logits = hidden[asked] @ self.language_model.embed_tokens.weight.T
         truth = packed.labels[asked]
         right = (logits.argmax(-1) == truth).float().mean().item()
-        return F.cross_entropy(logits, truth), {"right": right}
+        alignment = self._alignment(projected, labels)
+        loss = F.cross_entropy(logits, truth) + _ALIGNMENT_WEIGHT * alignment
+        return loss, {"right": right, "alignment": alignment.item()}
+
+    def _alignment(self, projected: Tensor, labels: CellLabels) -> Tensor:
+        """Each projected cell should resemble the words for what it shows, and no other attribute's."""
+        loss = projected.new_zeros(())
+        for part, words in enumerate(self.names):
+            resemblance = projected @ self.language_model.embed_tokens.weight[words].T - self.threshold
+            shown = F.one_hot(labels.attributes[..., part], len(words) + 1)[..., 1:].float()
+            loss = loss + F.binary_cross_entropy_with_logits(resemblance, shown)
+        return loss / len(self.names)

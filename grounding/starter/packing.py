@@ -22,10 +22,10 @@ from grounding.starter.scenes import SceneObject
 OPENING = "user :"  # what the chat template writes before the image
 CLOSING = "assistant :"  # and between the question and the answer
 PREFIX = 2 + CELLS * CELLS
-LENGTH = 304
+LENGTH = 400
 NO_LABEL = -100
 _PAD, _END = SPECIAL_TOKENS.index("<pad>"), SPECIAL_TOKENS.index("</s>")
-_CAPTION_SHARE, _LIST_SHARE, _LOCATED = 0.3, 0.15, 5
+_CAPTION_SHARE, _LIST_SHARE, _LOCATED = 0.3, 0.15, 10
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def dialogue(objects: Sequence[SceneObject], rng: np.random.Generator) -> list[t
         (language.LOCATE.format(expression=located[i].text), language.locate_answer(objects[located[i].target_index]))
         for i in chosen
     ]
-    pairs += [(question.text, question.answer) for question in language.questions(objects, rng)]
+    asked = (*language.questions(objects, rng), *language.questions(objects, rng))
+    pairs += [(question.text, question.answer) for question in asked]
     pairs = [pairs[i] for i in rng.permutation(len(pairs))]
     if rng.random() < _CAPTION_SHARE:
         pairs.insert(0, (language.DESCRIBE, language.caption(objects, attributes=True)))

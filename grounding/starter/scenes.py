@@ -92,7 +92,7 @@ class SceneObject:
     @property
     def box_xyxy(self) -> Box:
         """The tightest box around the visible pixels."""
-        rows, columns = self.mask.any(axis=1).nonzero()[0], self.mask.any(axis=0).nonzero()[0]
+        rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
         return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
@@ -203,6 +203,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     period = float(rng.uniform(0.02, 0.08))
     y, x = np.mgrid[0:size, 0:size] / size
     texture = rng.integers(4)
+    wave: np.ndarray
     if texture == 0:
         grain = Image.fromarray(rng.integers(0, 256, size=(48, 48), dtype=np.uint8)).resize(
             (size, size), Image.Resampling.BILINEAR

@@ -44,8 +44,8 @@ class TrainConfig:
     seed: int = 0
     vision: Schedule = field(default_factory=lambda: Schedule(steps=700, warmup=50))
     vision_batch: int = 32
-    language: Schedule = field(default_factory=lambda: Schedule(steps=5500))
-    language_batch: int = 16
+    language: Schedule = field(default_factory=lambda: Schedule(steps=3700, peak_lr=1.5e-3))
+    language_batch: int = 8
     threads: int = 2
 
 
@@ -68,13 +68,14 @@ def train(config: TrainConfig) -> Path:
         )
     }
     features = cached_features(model, scenes, config.out / "features.npy")
-    words = Reader(model)
+    tokenizer = build_tokenizer()
+    words = Reader(model, tokenizer)
     tower.requires_grad_(False)
     curves["language"] = train_stage(
         "language",
         nn.ModuleDict({"words": words}),
         config.language,
-        functools.partial(conversations, scenes, features, build_tokenizer(), config.language_batch, config.seed),
+        functools.partial(conversations, scenes, features, tokenizer, config.language_batch, config.seed),
         lambda batch: words(*batch),
         config.out,
     )

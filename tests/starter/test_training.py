@@ -61,7 +61,7 @@ def test_a_packed_question_is_answered_as_if_it_were_asked_alone(scenes: SceneAr
     model, processor = build_model(5).eval(), build_processor()
     pairs = dialogue(scenes.objects(0), np.random.default_rng(1))[:4]
     packed = pack([pairs], encode)
-    reader = Reader(model)
+    reader = Reader(model, processor.tokenizer)
     with torch.inference_mode():
         features = model.model.vision_tower(normalise(scenes.pixels[:1])).last_hidden_state[:, 1:]
         embeddings = reader.language_model.embed_tokens(packed.tokens)
