@@ -52,6 +52,7 @@ VOCABULARY: tuple[str, ...] = (
 LOCATE = "where is {expression} ?"
 DESCRIBE = "describe the image ."
 ENUMERATE = "what is in the image ?"
+PLACE = "what is where in the image ?"
 
 ExpressionKind = Literal["plain", "attribute", "position", "relation"]
 QuestionKind = Literal["exists", "attribute", "count", "order"]
@@ -98,14 +99,21 @@ def matching(objects: Sequence[SceneObject], kind: Kind, attributes: Sequence[st
     return [i for i, thing in enumerate(objects) if all(getattr(thing.kind, k) == getattr(kind, k) for k in keys)]
 
 
-def caption(objects: Sequence[SceneObject], *, attributes: bool) -> str:
-    """Every object from left to right, with all its attributes or with its shape alone."""
+def caption(objects: Sequence[SceneObject], *, attributes: bool, places: bool = False) -> str:
+    """Every object from left to right.
+
+    Args:
+        objects: of the scene.
+        attributes: whether to say size, colour and, where striped, pattern.
+        places: whether each noun is followed by its column and row, as grounded captioners write boxes.
+    """
     ordered = sorted(objects, key=lambda thing: thing.centre[0])
     names = []
     for thing in ordered:
         chosen = [a for a in ATTRIBUTES if a != "pattern" or thing.kind.pattern != "plain"] if attributes else []
         noun = name(thing.kind, chosen)
-        names.append(f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}")
+        place = f" {locate_answer(thing)}" if places else ""
+        names.append(f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}{place}")
     if not names:
         return "."
     if len(names) == 1:

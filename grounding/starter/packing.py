@@ -25,7 +25,7 @@ PREFIX = 2 + CELLS * CELLS
 LENGTH = 400
 NO_LABEL = -100
 _PAD, _END = SPECIAL_TOKENS.index("<pad>"), SPECIAL_TOKENS.index("</s>")
-_CAPTION_SHARE, _LIST_SHARE, _LOCATED = 0.3, 0.15, 10
+_CAPTION_SHARE, _LIST_SHARE, _PLACES_SHARE, _LOCATED = 0.2, 0.1, 0.7, 10
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ def dialogue(objects: Sequence[SceneObject], rng: np.random.Generator) -> list[t
         pairs.insert(0, (language.DESCRIBE, language.caption(objects, attributes=True)))
     if rng.random() < _LIST_SHARE:
         pairs.insert(0, (language.ENUMERATE, language.caption(objects, attributes=False)))
+    if rng.random() < _PLACES_SHARE:
+        pairs.insert(0, (language.PLACE, language.caption(objects, attributes=True, places=True)))
     return pairs
 
 

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
+
+from grounding.errors import ExpressionError
+from grounding.models.load import load
+from grounding.models.maps import attend
+from grounding.starter.language import CELLS, VOCABULARY
+from grounding.starter.measure import measure
+from grounding.starter.model import IMAGE_SIZE, WEIGHTS, build_model, build_processor, build_tokenizer
+from grounding.starter.scenes import draw_scene
+from grounding.starter.tower import StarterTowerConfig
+
+
+def test_the_same_seed_builds_the_same_weights():
+    one, two = build_model(3).state_dict(), build_model(3).state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_saved_model_loads_through_the_auto_classes_with_equal_answers(tmp_path: Path):
+    model = build_model(1).eval()
+    model.save_pretrained(tmp_path)
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
+    assert isinstance(again, LlavaForConditionalGeneration)
+    pixels = torch.randn(1, 3, IMAGE_SIZE, IMAGE_SIZE)
+    with torch.inference_mode():
+        ours = model.model.vision_tower(pixels)
+        theirs = again.model.vision_tower(pixels)
+    assert ours.last_hidden_state.shape == (1, 1 + CELLS**2, model.config.vision_config.hidden_size)
+    assert torch.equal(ours.last_hidden_state, theirs.last_hidden_state)
+    assert torch.equal(ours.hidden_states[-1], ours.last_hidden_state)
+
+
+def test_a_cell_of_the_tower_sees_its_own_part_of_the_picture():
+    """A change inside one cell moves that cell's stem feature more than any other's."""
+    tower = build_model(0).model.vision_tower.eval()
+    black = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)
+    dotted = black.clone()
+    row, column = 3, 8
+    dotted[:, :, row * 16 + 4 : row * 16 + 12, column * 16 + 4 : column * 16 + 12] = 3
+    with torch.inference_mode():
+        moved = (tower.stem(dotted) - tower.stem(black)).square().sum(1)[0]
+    assert divmod(int(moved.argmax()), CELLS) == (row, column)
+
+
+def test_halvings_and_cell_size_must_agree():
+    with pytest.raises(ValueError, match="16 px"):
+        StarterTowerConfig(patch_size=14)
+
+
+def test_every_word_is_one_token_and_none_is_unknown():
+    tokenizer = build_tokenizer()
+    for word in VOCABULARY:
+        assert tokenizer(word, add_special_tokens=False)["input_ids"] == [tokenizer.get_vocab()[word]]
+    assert tokenizer("zebra", add_special_tokens=False)["input_ids"] == [tokenizer.unk_token_id]
+
+
+def test_measuring_counts_every_kind_of_question():
+    scores = measure(build_model(0).eval(), build_processor(), range(4))
+    assert {"exists", "caption precision", "caption recall", "locate attribute"} <= set(scores)
+    assert all(0 <= score.share <= 1 and score.n > 0 for score in scores.values())
+
+
+def test_the_shipped_weights_fit_and_point_at_things():
+    assert sum(file.stat().st_size for file in WEIGHTS.iterdir()) <= 12_000_000
+    family = load("starter", device="cpu")
+    assert family.notice
+    assert "drawn scenes only" in family.notice
+    hits = []
+    for seed in range(9_000_000, 9_000_016):
+        scene = draw_scene(seed)
+        expression = scene.expressions[0]
+        (maps,) = attend(family, family.prepare([scene.image], [expression.text]))
+        cells = maps.values[:, :, -1].mean(axis=(0, 1))
+        row, column = divmod(int(np.argmax(cells)), CELLS)
+        side = scene.image.width / CELLS
+        hits.append(scene.objects[expression.target_index].mask[int((row + 0.5) * side), int((column + 0.5) * side)])
+    assert np.mean(hits) > 0.5
+    with pytest.raises(ExpressionError, match="vocabulary"):
+        family.prepare([scene.image], ["the kitchen sink"])
