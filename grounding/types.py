@@ -178,10 +178,9 @@ class PointPrompts:
 
     def __post_init__(self) -> None:
         count = len(self.xy)
-        if self.xy.shape != (count, 2) or self.label.shape != (count,) or self.weight.shape != (count,):
-            raise ValueError(
-                f"points need xy [N, 2], label [N], weight [N]; got {self.xy.shape}, {self.label.shape}, {self.weight.shape}"
-            )
+        shapes = (self.xy.shape, self.label.shape, self.weight.shape)
+        if shapes != ((count, 2), (count,), (count,)):
+            raise ValueError(f"points need xy [N, 2], label [N] and weight [N], got shapes {shapes}")
         if not np.isin(self.label, (0, 1)).all():
             raise ValueError(
                 f"point labels are 1 (on the object) or 0 (off it), got {sorted(set(self.label.tolist()))}"
