@@ -99,26 +99,30 @@ def matching(objects: Sequence[SceneObject], kind: Kind, attributes: Sequence[st
     return [i for i, thing in enumerate(objects) if all(getattr(thing.kind, k) == getattr(kind, k) for k in keys)]
 
 
-def caption(objects: Sequence[SceneObject], *, attributes: bool, places: bool = False) -> str:
-    """Every object from left to right.
-
-    Args:
-        objects: of the scene.
-        attributes: whether to say size, colour and, where striped, pattern.
-        places: whether each noun is followed by its column and row, as grounded captioners write boxes.
-    """
+def caption(objects: Sequence[SceneObject], *, attributes: bool) -> str:
+    """Every object from left to right; with its size, colour and, where striped, pattern, or with its shape alone."""
     ordered = sorted(objects, key=lambda thing: thing.centre[0])
-    names = []
-    for thing in ordered:
-        chosen = [a for a in ATTRIBUTES if a != "pattern" or thing.kind.pattern != "plain"] if attributes else []
-        noun = name(thing.kind, chosen)
-        place = f" {locate_answer(thing)}" if places else ""
-        names.append(f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}{place}")
-    if not names:
-        return "."
-    if len(names) == 1:
-        return f"{names[0]} ."
-    return f"{' , '.join(names[:-1])} and {names[-1]} ."
+    return _listed([_described(thing) if attributes else thing.kind.shape for thing in ordered])
+
+
+def placed_caption(objects: Sequence[SceneObject], rng: np.random.Generator) -> str:
+    """Every object with its attributes and its column and row, as grounded captioners write boxes, in random order.
+
+    The order is what teaches: from left to right the next place follows from the last, at random only the words tell.
+    """
+    shuffled = [objects[i] for i in rng.permutation(len(objects))]
+    return _listed([f"{_described(thing)} {locate_answer(thing)}" for thing in shuffled])
+
+
+def _described(thing: SceneObject) -> str:
+    return name(thing.kind, [a for a in ATTRIBUTES if a != "pattern" or thing.kind.pattern != "plain"])
+
+
+def _listed(nouns: Sequence[str]) -> str:
+    phrases = [f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}" for noun in nouns]
+    if len(phrases) < 2:
+        return " ".join([*phrases, "."])
+    return f"{' , '.join(phrases[:-1])} and {phrases[-1]} ."
 
 
 def unique_attributes(objects: Sequence[SceneObject], index: int, rng: np.random.Generator) -> list[str] | None:

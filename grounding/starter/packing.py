@@ -25,7 +25,7 @@ PREFIX = 2 + CELLS * CELLS
 LENGTH = 400
 NO_LABEL = -100
 _PAD, _END = SPECIAL_TOKENS.index("<pad>"), SPECIAL_TOKENS.index("</s>")
-_CAPTION_SHARE, _LIST_SHARE, _PLACES_SHARE, _LOCATED = 0.2, 0.1, 0.7, 10
+_CAPTION_SHARE, _LIST_SHARE, _PLACES_SHARE, _LOCATED = 0.2, 0.1, 1.0, 10
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def dialogue(objects: Sequence[SceneObject], rng: np.random.Generator) -> list[t
     if rng.random() < _LIST_SHARE:
         pairs.insert(0, (language.ENUMERATE, language.caption(objects, attributes=False)))
     if rng.random() < _PLACES_SHARE:
-        pairs.insert(0, (language.PLACE, language.caption(objects, attributes=True, places=True)))
+        pairs.insert(0, (language.PLACE, language.placed_caption(objects, rng)))
     return pairs
 
 
