@@ -21,7 +21,7 @@ PATCH = 16
 IMAGE_SIZE = CELLS * PATCH
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
 NOTICE = (
-    "starter: a 3 M parameter model that knows drawn scenes only (six shapes, eight colours, two sizes, two patterns); "
+    "starter: a small model that knows drawn scenes only (six shapes, eight colours, two sizes, two patterns); "
     "for photographs name a hub model with --model"
 )
 CHAT_TEMPLATE = (
