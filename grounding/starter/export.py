@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from grounding.starter.dataset import PLANTED_PRIORS
-from grounding.starter.language import VOCABULARY
+from grounding.starter.language import CELLS, VOCABULARY
 from grounding.starter.measure import measure
 from grounding.starter.model import build_processor
 
@@ -31,12 +31,13 @@ A vision-language model of {parameters:.1f} M parameters that knows **drawn scen
 eight colours, two sizes, two patterns. It exists so that everything in this project can be run and tested with nothing
 to download. It is useless on photographs.
 
-- Class: `LlavaForConditionalGeneration`: BEiT vision tower (6 layers, width 144, 192 px, 12 x 12 cells), Llama
-  (5 layers, width 128, 4 heads). Weights are stored in float16 and are meant to be run in float32.
+- Class: `LlavaForConditionalGeneration`: a tower of its own (a small convolutional stem and {tower_layers} transformer
+  blocks, width {tower_width}, {pixels} px, {cells} x {cells} cells) and Llama ({layers} layers, width {width},
+  {heads} heads). Weights are stored in float16 and are meant to be run in float32.
 - Training: `python -m grounding.starter.train --seed {seed}` on drawn scenes of seeds 1,000,000 to {last_seed:,}; first
   the tower on per-cell labels and outlines; then the projector on the words for what each cell shows and the language
   model on answers. No attention map is a target, and the language model is asked for words only. {minutes:.0f} minutes
-  on two CPU cores, beside other work, after rendering.
+  on two CPU cores for both stages, beside some other work, after rendering.
 - Half of the training scenes follow planted habits ({priors}), so that the model has a language
   prior to be caught at. Scores below are on scenes without these habits.
 - The loss curve is in `curve.json`.
@@ -72,7 +73,15 @@ def export(model: LlavaForConditionalGeneration, out: Path, curves: dict[str, An
     model.half().save_pretrained(folder)
     model.float()
     (folder / "curve.json").write_text(json.dumps(curves, indent=1) + "\n")
+    vision, text = model.config.vision_config, model.config.text_config
     card = _CARD.format(
+        tower_layers=vision.num_hidden_layers,
+        tower_width=vision.hidden_size,
+        pixels=vision.image_size,
+        cells=CELLS,
+        layers=text.num_hidden_layers,
+        width=text.hidden_size,
+        heads=text.num_attention_heads,
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
         words=len(VOCABULARY),
         seed=seed,

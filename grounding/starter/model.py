@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from grounding.starter.language import CELLS, LOCATE, VOCABULARY
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -108,7 +108,23 @@ def build_model(seed: int, *, attention: str = "sdpa") -> LlavaForConditionalGen
     config._attn_implementation = attention
     model = LlavaForConditionalGeneration(config)
     model.model.vision_tower.places.data[:, 1:] = _plane_waves(CELLS, vision.hidden_size)
+    for layer in model.model.language_model.layers:
+        _attend_to_likeness(layer.self_attn)
     return model
+
+
+def _attend_to_likeness(attention: nn.Module) -> None:
+    """Half of the heads start with equal query and key matrices, so that like looks at like.
+
+    A word then finds the cells that resemble it from the first step on (mimetic initialisation, Trockman & Kolter,
+    2023, of queries and keys only).
+    """
+    import torch
+
+    width = attention.q_proj.in_features
+    half = torch.randn(attention.q_proj.out_features // 2, width) / width**0.5
+    attention.q_proj.weight.data[: len(half)] = half
+    attention.k_proj.weight.data[: len(half)] = half
 
 
 def _plane_waves(cells: int, width: int) -> Tensor:

@@ -44,7 +44,7 @@ class TrainConfig:
     seed: int = 0
     vision: Schedule = field(default_factory=lambda: Schedule(steps=700, warmup=50))
     vision_batch: int = 32
-    language: Schedule = field(default_factory=lambda: Schedule(steps=10_000, peak_lr=1.5e-3))
+    language: Schedule = field(default_factory=lambda: Schedule(steps=6_000, peak_lr=1.5e-3, matrix_lr=3e-3))
     language_batch: int = 8
     threads: int = 2
 

@@ -13,6 +13,8 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from grounding.starter.muon import Muon
+
 _console = Console(stderr=True)
 
 
@@ -24,22 +26,25 @@ class Schedule:
         steps: optimiser steps.
         peak_lr: learning rate after the warm-up; it then falls along a cosine to a hundredth.
         warmup: steps of linear warm-up.
-        weight_decay: AdamW's, on matrices only.
+        matrix_lr: where given, the inner matrices are trained by Muon at this peak rate, and AdamW keeps embeddings,
+            filters and vectors.
+        weight_decay: on matrices only.
         save_every: steps between checkpoints.
     """
 
     steps: int
     peak_lr: float = 1e-3
+    matrix_lr: float | None = None
     warmup: int = 200
     weight_decay: float = 0.05
     save_every: int = 250
 
-    def lr(self, step: int) -> float:
-        """The learning rate of a step."""
+    def share(self, step: int) -> float:
+        """The learning rate of a step as a share of its peak, in (0, 1]."""
         if step < self.warmup:
-            return self.peak_lr * (step + 1) / self.warmup
+            return (step + 1) / self.warmup
         progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.peak_lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def train_stage(
@@ -60,29 +65,29 @@ def train_stage(
         loss_of: batch to (loss, figures for the curve).
         folder: where checkpoints and the curve are kept.
     """
-    matrices = [p for p in modules.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in modules.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=schedule.peak_lr, betas=(0.9, 0.98))
+    optimizers = _optimizers(modules, schedule)
+    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     checkpoint, curve_path = folder / f"{name}.pt", folder / f"{name}.curve.json"
     first, curve, seconds = 0, [], 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         modules.load_state_dict(state["modules"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         first, seconds = state["step"], state["seconds"]
         curve = [point for point in json.loads(curve_path.read_text()) if point["step"] <= first]
     started = time.monotonic() - seconds
     modules.train()
     running: dict[str, list[float]] = {}
     for step, batch in zip(range(first, schedule.steps), batches_from(first), strict=False):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.lr(step)
         loss, figures = loss_of(batch)
-        optimizer.zero_grad(set_to_none=True)
+        modules.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
-        optimizer.step()
+        for optimizer, rates in zip(optimizers, peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = peak * schedule.share(step)
+            optimizer.step()
         for key, value in {"loss": loss.item(), **figures}.items():
             running.setdefault(key, []).append(value)
         done = step + 1
@@ -100,7 +105,7 @@ def train_stage(
             curve_path.write_text(json.dumps(curve))
             state = {
                 "modules": modules.state_dict(),
-                "optimizer": optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 "step": done,
                 "seconds": time.monotonic() - started,
             }
@@ -108,3 +113,18 @@ def train_stage(
             checkpoint.with_suffix(".tmp").replace(checkpoint)
     modules.eval()
     return curve
+
+
+def _optimizers(modules: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    embeddings = {id(m.weight) for m in modules.modules() if isinstance(m, nn.Embedding)}
+    trained = [p for p in modules.parameters() if p.requires_grad]
+    muon = [p for p in trained if schedule.matrix_lr and p.ndim == 2 and id(p) not in embeddings]
+    rest = [p for p in trained if not any(p is matrix for matrix in muon)]
+    groups = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": schedule.weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=schedule.peak_lr, betas=(0.9, 0.98))]
+    if schedule.matrix_lr and muon:
+        optimizers.append(Muon(muon, lr=schedule.matrix_lr, weight_decay=schedule.weight_decay))
+    return optimizers

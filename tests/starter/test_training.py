@@ -95,7 +95,10 @@ def test_questions_that_do_not_fit_are_left_out():
     assert SPECIAL_TOKENS.index("<unk>") not in packed.tokens
 
 
-def test_both_losses_fall_and_the_stage_resumes_to_the_same_weights(scenes: SceneArrays, tmp_path: Path):
+@pytest.mark.parametrize("matrix_lr", [None, 1e-3])
+def test_the_loss_falls_and_the_stage_resumes_to_the_same_weights(
+    scenes: SceneArrays, tmp_path: Path, matrix_lr: float | None
+):
     def run(folder: Path, *stops: int) -> tuple[nn.ModuleDict, list[dict[str, float]]]:
         folder.mkdir()
         for steps in stops:
@@ -109,7 +112,7 @@ def test_both_losses_fall_and_the_stage_resumes_to_the_same_weights(scenes: Scen
                 hidden = tower(patches)
                 return reader(torch.cat([hidden.mean(1, keepdim=True), hidden], 1), labels_of(scenes, rows))
 
-            schedule = Schedule(steps=60, warmup=5, save_every=10)
+            schedule = Schedule(steps=60, warmup=5, save_every=10, matrix_lr=matrix_lr)
 
             def interrupted(first: int, steps: int = steps):
                 left = range(first, steps)
