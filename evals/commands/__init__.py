@@ -8,6 +8,14 @@ SCENES = Command(
     "measure pointing and masks on drawn scenes with exact truth",
     "evals.commands.scenes:EvalScenesCommand",
 )
+CHAIR = Command(
+    "score captions against the objects their images show: CHAIR, recall, length, repetition, truncation curve",
+    "evals.commands.chair:EvalChairCommand",
+)
+POPE = Command(
+    "score yes-no answers to POPE's questions, by any of four parsers",
+    "evals.commands.pope:EvalPopeCommand",
+)
 RECORD = Command(
     "time and memory of recording attention, beside the plain kernel and eager attention",
     "evals.commands.bench:BenchRecordCommand",
