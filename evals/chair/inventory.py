@@ -58,7 +58,7 @@ class Inventory:
 
 
 def load_inventory(
-    ground_truth: str, synonyms: str, pipeline: Pipeline = "rules", double_words: DoubleWords = "standalone"
+    ground_truth: str, synonyms: str, pipeline: Pipeline = "rules", double_words: DoubleWords = "original"
 ) -> Inventory:
     """Load what scoring needs.
 

@@ -43,7 +43,7 @@ class Lexicon:
 
     class_of: Mapping[str, str]
     pairs: Mapping[str, str]
-    double_words: DoubleWords = "standalone"
+    double_words: DoubleWords = "original"
 
     def merge(self, words: Sequence[str]) -> tuple[str, ...]:
         """Neighbouring words joined from left to right; a word is used once."""
@@ -69,7 +69,7 @@ class Lexicon:
         return frozenset(self.class_of.values())
 
 
-def make_lexicon(synonyms: str, double_words: DoubleWords = "standalone") -> Lexicon:
+def make_lexicon(synonyms: str, double_words: DoubleWords = "original") -> Lexicon:
     """Tables from the text of a synonym list: one class a line, its words separated by ", ", the head word first."""
     class_of: dict[str, str] = {}
     for line in synonyms.splitlines():
@@ -81,7 +81,7 @@ def make_lexicon(synonyms: str, double_words: DoubleWords = "standalone") -> Lex
     return Lexicon(class_of, {**pairs, **_MAPPED}, double_words)
 
 
-def read_lexicon(path: str | Path, double_words: DoubleWords = "standalone") -> Lexicon:
+def read_lexicon(path: str | Path, double_words: DoubleWords = "original") -> Lexicon:
     """Tables from a synonym list on disk.
 
     Raises:

@@ -4,9 +4,9 @@
 unknown tag counting as a noun; so OPERA's script and those that descend from it. The first release put every word
 into the singular with `pattern.en` instead, which no longer installs on current Python.
 
-`rules`: words (hyphens kept), endings such as 's, and punctuation marks by a regular expression, then a plural rule.
-Verbs stay as they are, so "seated" names no seat, which `nltk` takes for one. A small change for the figures: which
-of the two was used belongs beside every number.
+`rules`: words with their hyphens and apostrophes, and punctuation marks, by a regular expression, then a plural rule.
+Verbs stay as they are, so "seated" names no seat, which `nltk` takes for one; and "the man's hat" names no man, where
+`nltk` splits the ending off. The two differ by a few tenths of a point, so which was used belongs beside every number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Pipeline = Literal["rules", "nltk"]
 PIPELINES: tuple[Pipeline, ...] = ("rules", "nltk")
 NLTK_DATA = ("punkt_tab", "averaged_perceptron_tagger_eng", "wordnet")
 
-_TOKEN = re.compile(r"[^\W_]+(?:-[^\W_]+)*|'[^\W_]+|[^\w\s]")
+_TOKEN = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*|[^\w\s]")
 _IRREGULAR = {
     "men": "man",
     "women": "woman",
@@ -70,7 +70,7 @@ def by_rules(caption: str) -> tuple[str, ...]:
 
 
 def tokens(caption: str) -> tuple[str, ...]:
-    """Lower-cased words, endings after an apostrophe, and punctuation marks."""
+    """Lower-cased words with their hyphens and apostrophes, and punctuation marks."""
     return tuple(_TOKEN.findall(caption.lower().replace("\u2019", "'")))
 
 

@@ -34,7 +34,7 @@ class ChairOptions:
     ground_truth: str
     synonyms: str
     pipeline: Literal["rules", "nltk"] = "rules"
-    double_words: Literal["original", "standalone"] = "standalone"
+    double_words: Literal["original", "standalone"] = "original"
 
     def inventory(self) -> Inventory:
         """The tables, the text pipeline and the ground truth."""
