@@ -91,8 +91,8 @@ def test_always_no_has_no_precision_and_fails_nowhere():
 def ask(tmp_path):
     """Files of questions and answers, and the command over them."""
 
-    def run(questions, replies, **options):
-        (tmp_path / "questions.json").write_text("".join(json.dumps(row) + "\n" for row in questions))
+    def run(asked, replies, **options):
+        (tmp_path / "questions.json").write_text("".join(json.dumps(row) + "\n" for row in asked))
         (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in replies))
         paths = {"questions": (tmp_path / "questions.json",), "answers": (tmp_path / "answers.jsonl",)}
         return EvalPopeCommand(**{**paths, "json": True, **options}).run()
