@@ -53,6 +53,6 @@ def local_file(source: str, what: str) -> Path:
             "and give the new hash, or give a path"
         ) from wrong
     except Exception as wrong:  # pooch passes on whatever its downloader raises
-        raise EvalDataError(f"{url} cannot be fetched ({type(wrong).__name__}): download {what} and give the path") from (
-            wrong
-        )
+        raise EvalDataError(
+            f"{url} cannot be fetched ({type(wrong).__name__}): download {what} and give the path"
+        ) from (wrong)

@@ -57,12 +57,19 @@ class CommandJudge:
         """
         try:
             done = subprocess.run(
-                shlex.split(self.command), input=prompt, capture_output=True, text=True, timeout=self.timeout, check=False
+                shlex.split(self.command),
+                input=prompt,
+                capture_output=True,
+                text=True,
+                timeout=self.timeout,
+                check=False,
             )
         except (OSError, ValueError) as wrong:
             raise JudgeError(f"the judge {self.command!r} cannot be started ({wrong}): check the command") from wrong
         except subprocess.TimeoutExpired as wrong:
-            raise JudgeError(f"the judge {self.command!r} took longer than {self.timeout:g} s: allow more time") from wrong
+            raise JudgeError(
+                f"the judge {self.command!r} took longer than {self.timeout:g} s: allow more time"
+            ) from wrong
         if done.returncode:
             said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
             raise JudgeError(f"the judge {self.command!r} ended with {done.returncode}, saying {said[:_SHOWN]!r}")
@@ -128,8 +135,8 @@ def _ask(prompt: str, judge: Judge | None, where: str, kept: Path) -> str:
         return judge.ask(prompt)
     except Exception as wrong:  # a judge is foreign code
         raise JudgeError(
-            f"the judge failed on answer {where} ({str(wrong).rstrip('.')}); the replies before it are kept in {kept}, and "
-            "the same command goes on from there"
+            f"the judge failed on answer {where} ({str(wrong).rstrip('.')}); the replies before it are kept in {kept}, "
+            "and the same command goes on from there"
         ) from wrong
 
 

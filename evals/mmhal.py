@@ -29,8 +29,8 @@ The question: {question}
 The person's answer, which is right but may leave things out: {reference}
 The program's answer: {answer}
 
-An answer hallucinates if it states something about the image that what you were told contradicts or does not support. \
-Saying less than the person, or being unsure, is no hallucination. First give your reasons in a few sentences. Then end \
+An answer hallucinates if it states something about the image that what you were told contradicts or does not \
+support. Saying less than the person, or being unsure, is no hallucination. First give your reasons in a few sentences. Then end \
 with one line "Rating: N", where N is
 6 for a very informative answer, 5 for an informative one, 4 for one that helps somewhat, 3 for one that does not \
 help, all four without hallucination;
@@ -110,7 +110,9 @@ def read_template(path: str | Path | None) -> str:
     text = read_text(path, "the judge's prompt")
     missing = [name for name in FIELDS if name not in _PLACE.findall(text)]
     if missing:
-        raise EvalDataError(f"{path} has no place for {{{missing[0]}}}: a judge's prompt needs all of {', '.join(FIELDS)}")
+        raise EvalDataError(
+            f"{path} has no place for {{{missing[0]}}}: a judge's prompt needs all of {', '.join(FIELDS)}"
+        )
     return text
 
 

@@ -135,8 +135,8 @@ def read_responses(path: str | Path, annotations: Annotations) -> dict[int, str]
     unknown = [one for one, _ in pairs if one not in annotations.scenes and one not in annotations.statements]
     if unknown:
         raise EvalDataError(
-            f"{path}: {len(unknown)} of {len(pairs)} ids are not in AMBER's annotations ({listed(unknown)}): give responses "
-            "to its own queries"
+            f"{path}: {len(unknown)} of {len(pairs)} ids are not in AMBER's annotations ({listed(unknown)}): give "
+            "responses to its own queries"
         )
     return dict(pairs)
 

@@ -8,7 +8,7 @@ so the counts are near, but they are not the published variant's and are named a
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 from evals.amber.generative import Similar, same_word
@@ -74,7 +74,7 @@ def similarity(vectors: Vectors) -> Similar:
             f"spaCy's model {vectors} is not installed: python -m spacy download {vectors}, or use --vectors none"
         ) from missing
 
-    @lru_cache(maxsize=None)
+    @cache
     def document(word: str) -> Any:
         return model(word)
 

@@ -79,9 +79,7 @@ class Comparison:
     length_matched: Matched
 
 
-def compare(
-    a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: Lexicon, *, seed: int = 0
-) -> Comparison:
+def compare(a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: Lexicon, *, seed: int = 0) -> Comparison:
     """Compare two runs on the images that both describe.
 
     Args:
@@ -97,8 +95,8 @@ def compare(
     shared = sorted(set(first) & set(second))
     if not shared:
         raise EvalDataError(
-            f"the two runs share none of their {len(first)} and {len(second)} images, so that nothing can be paired: give "
-            "two runs over the same images"
+            f"the two runs share none of their {len(first)} and {len(second)} images, so that nothing can be paired: "
+            "give two runs over the same images"
         )
     one, other = [first[image] for image in shared], [second[image] for image in shared]
     alone = [bool(x.hallucinated) - bool(y.hallucinated) for x, y in zip(one, other, strict=True)]
@@ -143,16 +141,14 @@ def match_recall(a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: 
     scores, wanted = (a, other) if longer == "a" else (b, one)
     k = _shortest(scores, wanted, lexicon)
     shortened = [cut(score, k, lexicon) for score in scores]
-    pair = (shortened, b) if longer == "a" else (a, shortened)
-    return Matched(longer, k, differences(*pair, OF_OBJECTS, seed=seed))
+    one_run, other_run = (shortened, b) if longer == "a" else (a, shortened)
+    return Matched(longer, k, differences(one_run, other_run, OF_OBJECTS, seed=seed))
 
 
 def match_length(a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: Lexicon, *, seed: int = 0) -> Matched:
     """On every image both captions are cut to the shorter one's length."""
     lengths = [min(len(x.words), len(y.words)) for x, y in zip(a, b, strict=True)]
-    one, other = (
-        [cut(score, length, lexicon) for score, length in zip(run, lengths, strict=True)] for run in (a, b)
-    )
+    one, other = ([cut(score, length, lexicon) for score, length in zip(run, lengths, strict=True)] for run in (a, b))
     return Matched(None, None, differences(one, other, OF_OBJECTS, seed=seed))
 
 

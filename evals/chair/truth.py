@@ -56,8 +56,8 @@ def from_object(path: Path, lexicon: Lexicon) -> Truth:
     unknown = sorted(frozenset().union(*truth.values()) - lexicon.classes)
     if unknown:
         raise EvalDataError(
-            f"{path} names classes that no line of the synonyms begins with ({listed(unknown)}): give the synonyms that "
-            "belong to this ground truth"
+            f"{path} names classes that no line of the synonyms begins with ({listed(unknown)}): give the synonyms "
+            "that belong to this ground truth"
         )
     return truth
 
@@ -67,8 +67,8 @@ def from_folder(folder: Path, lexicon: Lexicon, normalise: Normaliser) -> Truth:
     instances, captions = sorted(folder.glob("instances_*.json")), sorted(folder.glob("captions_*.json"))
     if not instances or not captions:
         raise EvalDataError(
-            f"{folder} has {len(instances)} files instances_*.json and {len(captions)} captions_*.json, but {WHAT} needs "
-            "both: unpack COCO's annotations there, or give a JSON file"
+            f"{folder} has {len(instances)} files instances_*.json and {len(captions)} captions_*.json, but {WHAT} "
+            "needs both: unpack COCO's annotations there, or give a JSON file"
         )
     classes: dict[int, set[str]] = defaultdict(set)
     try:
@@ -101,8 +101,8 @@ def refuse_unknown(images: Iterable[int], truth: Truth, where: str | Path) -> No
     unknown = [image for image in wanted if image not in truth]
     if unknown:
         raise EvalDataError(
-            f"{where}: {len(unknown)} of {len(wanted)} image ids are not in {WHAT} ({listed(unknown)}): give the ground "
-            "truth of these images, or take the rows out"
+            f"{where}: {len(unknown)} of {len(wanted)} image ids are not in {WHAT} ({listed(unknown)}): give the "
+            "ground truth of these images, or take the rows out"
         )
 
 

@@ -98,7 +98,9 @@ class EvalAmberCommand:
             if generative
             else None,
             "discriminative": {name: asdict(one) for name, one in discriminative.items()} or None,
-            "amber_score": amber_score(round(100 * figures["chair"].value, 1), discriminative["all"].f1) if both else None,
+            "amber_score": amber_score(round(100 * figures["chair"].value, 1), discriminative["all"].f1)
+            if both
+            else None,
             "variant": {"pipeline": self.pipeline, "vectors": self.vectors},
             "seed": self.seed,
             "versions": versions(),

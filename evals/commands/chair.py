@@ -69,8 +69,8 @@ class EvalChairCommand(ChairOptions):
 
         if min(self.lengths, default=1) < 1 or self.seed < 0:
             raise MethodError(
-                f"--lengths {' '.join(map(str, self.lengths))} --seed {self.seed} were given, expected lengths of at least "
-                "1 and a seed from 0"
+                f"--lengths {' '.join(map(str, self.lengths))} --seed {self.seed} were given, expected lengths of at "
+                "least 1 and a seed from 0"
             )
         captions = read_captions(self.captions)
         inventory = self.inventory()

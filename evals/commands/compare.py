@@ -45,9 +45,7 @@ class EvalCompareCommand(ChairOptions):
 
         one, other = read_captions(self.a), read_captions(self.b)
         inventory = self.inventory()
-        found = compare(
-            inventory.score(one, self.a), inventory.score(other, self.b), inventory.lexicon, seed=self.seed
-        )
+        found = compare(inventory.score(one, self.a), inventory.score(other, self.b), inventory.lexicon, seed=self.seed)
         if found.only_a or found.only_b:
             talk().print(
                 f"{found.n} images are in both files; {found.only_a} only in {self.a.name} and {found.only_b} only in "
@@ -127,7 +125,8 @@ def difference_table(figures: Mapping[str, Difference]) -> str:
     for name, one in figures.items():
         digits = 2 if name in PLAIN else 1
         value, low, high = (
-            f"{shown(name, part):+.{digits}f}" for part in (one.difference.value, one.difference.low, one.difference.high)
+            f"{shown(name, part):+.{digits}f}"
+            for part in (one.difference.value, one.difference.low, one.difference.high)
         )
         lines.append(
             [

@@ -83,7 +83,9 @@ class EvalHallusionCommand:
         lines = [["", "n", "aAcc", "qAcc", "fAcc", "easy qAcc", "hard qAcc", "unclear"]]
         for name, one in found.items():
             lines.append([name, str(one.n), *(_cell(getattr(one, part)) for part in _NAMES), str(one.unclear)])
-        how = f"verdicts in {self.verdict_field!r}" if self.verdict_field else f"answers read by the rule {self.parser!r}"
+        how = (
+            f"verdicts in {self.verdict_field!r}" if self.verdict_field else f"answers read by the rule {self.parser!r}"
+        )
         results().print(f"HallusionBench, {how}\n")
         results().print(aligned(lines))
 

@@ -47,8 +47,8 @@ class EvalPopeCommand:
 
         if not self.questions or len(self.questions) != len(self.answers):
             raise EvalDataError(
-                f"{len(self.questions)} question files and {len(self.answers)} answer files were given, expected as many "
-                "of the one as of the other, in the same order"
+                f"{len(self.questions)} question files and {len(self.answers)} answer files were given, expected as "
+                "many of the one as of the other, in the same order"
             )
         parser = PARSERS[self.parser]
         files: dict[str, QuestionFile] = {}

@@ -105,9 +105,11 @@ def read_results(path: str | Path, parser: Parser, *, answer: str, verdict: str 
         where = f"row {number} of {path}"
         keys = [_text(row, name, where) for name in ("category", "subcategory", "set_id", "figure_id", "question_id")]
         if keys[0] not in ("VD", "VS"):
-            raise EvalDataError(f"{where} has the category {keys[0]!r}, expected 'VD' or 'VS': give HallusionBench's rows")
+            raise EvalDataError(
+                f"{where} has the category {keys[0]!r}, expected 'VD' or 'VS': give HallusionBench's rows"
+            )
         found = _judged(row, verdict, where) if verdict else _compared(row, answer, parser, where)
-        rows.append(Row(*keys, has_image=_text(row, "visual_input", where) != "0", verdict=found))
+        rows.append(Row(keys[0], keys[1], keys[2], keys[3], keys[4], _text(row, "visual_input", where) != "0", found))
     refuse_doubles(((*one.group, one.figure_id, one.question_id) for one in rows), path, "questions of a figure")
     return tuple(rows)
 
@@ -154,7 +156,9 @@ def _text(row: Mapping[str, Any], name: str, where: str) -> str:
 def _judged(row: Mapping[str, Any], name: str, where: str) -> Verdict:
     value = _text(row, name, where)
     if value not in _VERDICTS:
-        raise EvalDataError(f"{where}: {name!r} is {value!r:.60}, expected 0 (incorrect), 1 (correct) or 2 (unclear): mend it")
+        raise EvalDataError(
+            f"{where}: {name!r} is {value!r:.60}, expected 0 (incorrect), 1 (correct) or 2 (unclear): mend it"
+        )
     return _VERDICTS[value]
 
 

@@ -24,7 +24,7 @@ _PAI_DENIALS = _DENIALS | {"NO"}
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _DIGIT_COMMA = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"(?<!\d)\.(?!\d)")
-_MARKS = ";/[]\"{}()=+\\_-><@`,?!"
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,9 @@ class QuestionFile:
         """What a reader of the figures should know of the copy; None for an official one."""
         said = []
         if self.known and len(self.questions) != OFFICIAL_ROWS:
-            said.append(f"{len(self.questions):,} of the official {OFFICIAL_ROWS:,} questions, not comparable with them")
+            said.append(
+                f"{len(self.questions):,} of the official {OFFICIAL_ROWS:,} questions, not comparable with them"
+            )
         if not self.known:
             said.append("none of the known files")
         if self.misspelt:
@@ -137,8 +139,8 @@ def join(
     missing, strange = sorted(ids - set(answers)), sorted(set(answers) - ids)
     if missing or strange:
         raise EvalDataError(
-            f"{where}: {len(missing)} of {len(ids)} questions have no answer ({listed(missing)}) and {len(strange)} answers "
-            f"have no question ({listed(strange)}): give the answers that belong to these questions, all of them"
+            f"{where}: {len(missing)} of {len(ids)} questions have no answer ({listed(missing)}) and {len(strange)} "
+            f"answers have no question ({listed(strange)}): give the answers that belong to these questions, all of them"
         )
     numbers = {name: number for number, name in enumerate(dict.fromkeys(one.image for one in questions))}
     return tuple(answered(numbers[one.image], one.truth, answers[one.question_id], parser) for one in questions)

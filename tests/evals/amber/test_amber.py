@@ -133,7 +133,9 @@ def folder(tmp_path):
         {"id": 4, "type": "relation", "truth": "no"},
     ]
     (tmp_path / "annotations.json").write_text(json.dumps(annotations))
-    (tmp_path / "relation.json").write_text(json.dumps({word: list(others) for word, others in WORDS.associates.items()}))
+    (tmp_path / "relation.json").write_text(
+        json.dumps({word: list(others) for word, others in WORDS.associates.items()})
+    )
     (tmp_path / "safe_words.txt").write_text("light\n")
     return tmp_path
 

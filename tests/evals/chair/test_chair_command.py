@@ -43,7 +43,9 @@ def test_json_has_the_promised_keys(files, capsys):
     assert out.count("\n") == 1
     found = json.loads(out)
     assert (found["n"], found["chair_s"], found["chair_i"], found["recall"]) == (4, 50.0, 25.0, 80.0)
-    assert {"precision", "f1", "length", "distinct_4", "repeated_sentences", "cut_off", "chair_i_distinct"} <= set(found)
+    assert {"precision", "f1", "length", "distinct_4", "repeated_sentences", "cut_off", "chair_i_distinct"} <= set(
+        found
+    )
     assert [point["k"] for point in found["truncation_curve"]] == [20, 30, 40, 50, 64, 80, 100, 120]
     assert found["higher_is_better"]["recall"] is True
     assert found["higher_is_better"]["chair_i"] is False
@@ -189,7 +191,10 @@ def test_ground_truth_from_coco_annotations(tmp_path):
         "categories": [{"id": 18, "name": "dog"}],
         "annotations": [{"image_id": 1, "category_id": 18}],
     }
-    captions = {"images": images, "annotations": [{"image_id": 1, "caption": "A cat."}, {"image_id": 2, "caption": "Cats."}]}
+    captions = {
+        "images": images,
+        "annotations": [{"image_id": 1, "caption": "A cat."}, {"image_id": 2, "caption": "Cats."}],
+    }
     (tmp_path / "instances_val2014.json").write_text(json.dumps(instances))
     lexicon = make_lexicon("dog, puppy\ncat, kitten\n")
     with pytest.raises(EvalDataError, match=r"1 files instances_\*.json and 0 captions_\*.json"):

@@ -155,7 +155,9 @@ def test_a_copy_is_told_by_what_it_asks(tmp_path):
     rows = [{**row, "text": row["text"].replace("imange", "image")} for row in reversed(QUESTIONS)]
     for name, content in (("one", QUESTIONS), ("other", rows), ("fewer", QUESTIONS[:2])):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    one, other, fewer = (fingerprint(read_questions(tmp_path / f"{name}.json").questions) for name in ("one", "other", "fewer"))
+    one, other, fewer = (
+        fingerprint(read_questions(tmp_path / f"{name}.json").questions) for name in ("one", "other", "fewer")
+    )
     assert one == other != fewer
 
 
