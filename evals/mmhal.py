@@ -30,8 +30,8 @@ The person's answer, which is right but may leave things out: {reference}
 The program's answer: {answer}
 
 An answer hallucinates if it states something about the image that what you were told contradicts or does not \
-support. Saying less than the person, or being unsure, is no hallucination. First give your reasons in a few sentences. Then end \
-with one line "Rating: N", where N is
+support. Saying less than the person, or being unsure, is no hallucination. First give your reasons in a few \
+sentences. Then end with one line "Rating: N", where N is
 6 for a very informative answer, 5 for an informative one, 4 for one that helps somewhat, 3 for one that does not \
 help, all four without hallucination;
 2 for a very informative answer, 1 for one that helps somewhat, 0 for one that does not help, all three with \

@@ -139,8 +139,9 @@ def join(
     missing, strange = sorted(ids - set(answers)), sorted(set(answers) - ids)
     if missing or strange:
         raise EvalDataError(
-            f"{where}: {len(missing)} of {len(ids)} questions have no answer ({listed(missing)}) and {len(strange)} "
-            f"answers have no question ({listed(strange)}): give the answers that belong to these questions, all of them"
+            f"{where}: {len(missing)} of {len(ids)} questions have no answer ({listed(missing)}) and "
+            f"{len(strange)} answers have no question ({listed(strange)}): give the answers that belong to these "
+            "questions, all of them"
         )
     numbers = {name: number for number, name in enumerate(dict.fromkeys(one.image for one in questions))}
     return tuple(answered(numbers[one.image], one.truth, answers[one.question_id], parser) for one in questions)
