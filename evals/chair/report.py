@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from evals.chair.curve import CurvePoint
-from evals.chair.score import ChairScore
+from evals.chair.score import CaptionScore, ChairScore
 from evals.report import DIGITS, aligned, percent
 from evals.statistics import Interval
 
@@ -65,6 +65,19 @@ def point_json(point: CurvePoint) -> dict[str, float]:
     """A point of the truncation curve."""
     names = [one.name for one in fields(point) if one.name != "k"]
     return {"k": point.k, **{name: shown(name, getattr(point, name)) for name in names}}
+
+
+def sample_json(score: CaptionScore) -> dict[str, Any]:
+    """One caption's counts and words, for a line of a samples file."""
+    return {
+        "image_id": score.image_id,
+        "mentions": list(score.mentions),
+        "hallucinated": list(score.hallucinated),
+        "missed": sorted(score.truth - set(score.mentions)),
+        "length": len(score.words),
+        "repeats": score.quality.repeats,
+        "cut_off": score.quality.cut_off,
+    }
 
 
 def chair_table(rows: Mapping[str, ChairScore]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from evals.commands.checks import check_seed
 from grounding.console import emit, results
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class EvalAmberCommand:
         from evals.amber.annotations import read_annotations, read_responses
         from evals.amber.discriminative import read_verdict, score_groups
 
+        check_seed(self.seed)
         annotations = read_annotations(self.data / "annotations.json")
         responses = read_responses(self.responses, annotations)
         generative = self._generative(annotations, responses)

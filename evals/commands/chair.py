@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from evals.commands.checks import check_seed
 from grounding.console import emit, results, talk
+from grounding.errors import MethodError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,11 +54,13 @@ class EvalChairCommand(ChairOptions):
     Attributes:
         captions: JSON lines of objects with `image_id` and `caption`.
         lengths: where the truncation curve cuts, in words and punctuation marks.
+        samples: write what was counted of each caption here, as JSON lines.
         seed: of the bootstrap.
         json: print one JSON object on stdout instead of the tables.
     """
 
     captions: Path
+    samples: Path | None = None
     lengths: tuple[int, ...] = (20, 30, 40, 50, 64, 80, 100, 120)
     seed: int = 0
     json: bool = False
@@ -65,18 +69,21 @@ class EvalChairCommand(ChairOptions):
         """Score, and print tables or one JSON object."""
         from evals.chair.curve import truncation_curve
         from evals.chair.score import chair, read_captions
-        from grounding.errors import MethodError
 
-        if min(self.lengths, default=1) < 1 or self.seed < 0:
-            raise MethodError(
-                f"--lengths {' '.join(map(str, self.lengths))} --seed {self.seed} were given, expected lengths of at "
-                "least 1 and a seed from 0"
-            )
+        check_seed(self.seed)
+        if min(self.lengths, default=1) < 1:
+            raise MethodError(f"--lengths {' '.join(map(str, self.lengths))} was given, expected lengths of at least 1")
         captions = read_captions(self.captions)
         inventory = self.inventory()
         scores = inventory.score(captions, self.captions)
         found = chair(scores, seed=self.seed)
         curve = truncation_curve(scores, inventory.lexicon, self.lengths)
+        if self.samples:
+            from evals.chair.report import sample_json
+            from grounding.files import to_json, write_text
+
+            lines = [to_json(sample_json(one), str(self.samples)) for one in scores]
+            write_text(self.samples, "\n".join(lines) + "\n")
         if found.empty:
             talk().print(f"{found.empty} of {found.n} captions are empty and count as naming nothing")
         if self.json:

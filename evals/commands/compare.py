@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from evals.commands.chair import ChairOptions
+from evals.commands.checks import check_seed
 from grounding.console import emit, results, talk
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class EvalCompareCommand(ChairOptions):
         from evals.chair.compare import compare
         from evals.chair.score import read_captions
 
+        check_seed(self.seed)
         one, other = read_captions(self.a), read_captions(self.b)
         inventory = self.inventory()
         found = compare(inventory.score(one, self.a), inventory.score(other, self.b), inventory.lexicon, seed=self.seed)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from evals.commands.checks import check_seed
 from grounding.console import emit, results
 from grounding.errors import EvalDataError
 
@@ -47,6 +48,7 @@ class EvalHallusionCommand:
         from evals.yesno.hallusion import read_results, score_rows
         from evals.yesno.parsers import PARSERS
 
+        check_seed(self.seed)
         rows = read_results(
             self.responses, PARSERS[self.parser], answer=self.answer_field, verdict=self.verdict_field or None
         )

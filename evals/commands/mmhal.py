@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evals.commands.checks import check_seed
 from grounding.console import emit, progress_bar, results, talk
 from grounding.errors import JudgeError
 
@@ -47,6 +48,7 @@ class EvalMMHalCommand:
         from evals.judge import CommandJudge, ask_all
         from evals.mmhal import prompt, read_items, read_template, score_items
 
+        check_seed(self.seed)
         if self.timeout <= 0:
             raise JudgeError(f"--timeout {self.timeout:g} was given, expected seconds above 0")
         items, template = read_items(self.responses), read_template(self.template)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from evals.commands.checks import check_seed
 from grounding.console import emit, results, talk
 from grounding.errors import EvalDataError
 
@@ -45,6 +46,7 @@ class EvalPopeCommand:
         from evals.yesno.parsers import PARSERS
         from evals.yesno.pope import join, read_answers, read_questions
 
+        check_seed(self.seed)
         if not self.questions or len(self.questions) != len(self.answers):
             raise EvalDataError(
                 f"{len(self.questions)} question files and {len(self.answers)} answer files were given, expected as "

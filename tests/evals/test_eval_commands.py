@@ -84,6 +84,23 @@ def test_bad_input_is_one_sentence_and_exit_code_2(name, content, said, call, ch
     assert said in err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "chair --captions x --ground-truth x --synonyms x",
+        "compare x x --ground-truth x --synonyms x",
+        "pope --questions x --answers x",
+        "amber --responses x --data x",
+        "hallusion --responses x",
+        "mmhal --responses x --out x",
+    ],
+)
+def test_a_seed_below_0_is_refused_before_anything_is_read(words, call):
+    code, out, err = call(*words.split(), "--seed", "-1")
+    assert (code, out) == (2, "")
+    assert "--seed -1 was given, expected a seed from 0" in err
+
+
 def test_scoring_needs_no_torch(chair_files):
     import subprocess
     import sys

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evals.amber.annotations import Scene, Statement, Words, read_annotations
 from evals.amber.discriminative import amber_score, read_verdict, score_groups, score_verdicts
@@ -47,6 +49,57 @@ def test_of_two_true_words_the_associate_goes_first():
     assert counts("tree").covered == 1
     assert counts("tree", "forest").covered == 2  # "forest" in turn is an associate of "tree"
     assert counts("tree", "bush").covered == 1
+
+
+def by_flags(nouns, scene, words, similar):
+    """The counts by positions in lists of flags, as the authors' script keeps them; (flagged, covered, targets hit)."""
+
+    def laid_out(heads):
+        rows = [(word, number) for number, head in enumerate(heads) for word in words.associates[head]]
+        return [word for word, _ in rows] + list(heads), [number for _, number in rows], [0] * len(heads)
+
+    def tick(flags, owners, at):
+        flags[owners[at] if at < len(owners) else at - len(owners)] = 1
+
+    safe, safe_owners, covered = laid_out(scene.truth)
+    targets, target_owners, hit = laid_out(scene.targets)
+    flagged = 0
+    for noun in nouns:
+        if noun not in words.known or noun in words.safe:
+            continue
+        if noun in safe:
+            tick(covered, safe_owners, safe.index(noun))
+            continue
+        if noun in targets:
+            tick(hit, target_owners, targets.index(noun))
+        alike = [at for at, word in enumerate(targets) if similar(noun, word)]
+        if alike:
+            tick(hit, target_owners, alike[0])
+        alike = [at for at, word in enumerate(safe) if similar(noun, word)]
+        if alike:
+            tick(covered, safe_owners, alike[0])
+        else:
+            flagged += 1
+    return flagged, sum(covered), sum(hit)
+
+
+VOCABULARY = sorted(WORDS.known | {"rocket"})
+HEADS = st.lists(st.sampled_from(sorted(WORDS.associates)), unique=True, max_size=4)
+
+
+@given(
+    st.lists(st.sampled_from(VOCABULARY), max_size=8),
+    HEADS,
+    HEADS,
+    st.sets(st.frozensets(st.sampled_from(VOCABULARY), min_size=2, max_size=2), max_size=6),
+)
+def test_the_counts_are_those_of_flags_kept_by_position(nouns, truth, targets, alike):
+    def similar(one, other):
+        return one == other or frozenset((one, other)) in alike
+
+    scene = Scene(tuple(truth), tuple(targets))
+    found = score_description(1, nouns, scene, WORDS, similar)
+    assert (len(found.flagged), found.covered, found.cognitive) == by_flags(nouns, scene, WORDS, similar)
 
 
 def test_every_mention_is_flagged_and_every_object_covered_once():

@@ -66,6 +66,22 @@ def test_tables_name_the_variant(files, capsys):
     assert "cut after k words" in out
 
 
+def test_samples_say_what_was_counted(files, capsys):
+    command = EvalChairCommand(
+        captions=files / "captions.jsonl",
+        ground_truth=str(files / "truth.json"),
+        synonyms=str(files / "synonyms.txt"),
+        samples=files / "out" / "samples.jsonl",
+    )
+    assert command.run() == 0
+    rows = [json.loads(line) for line in (files / "out" / "samples.jsonl").read_text().splitlines()]
+    assert [row["image_id"] for row in rows] == [1, 2, 3, 4]
+    assert rows[0]["mentions"] == ["person", "dog", "dog", "bench"]
+    assert rows[0]["hallucinated"] == ["bench"]
+    assert rows[2]["missed"] == ["bench"]
+    assert rows[2]["cut_off"] is True
+
+
 def test_captions_without_ids(refused, files):
     write_captions(files / "captions.jsonl", [*CAPTIONS, {"caption": "A dog."}])
     said = refused()
