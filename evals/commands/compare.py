@@ -136,7 +136,7 @@ def difference_table(figures: Mapping[str, Difference]) -> str:
                 f"{shown(name, one.a):.{digits}f}",
                 f"{shown(name, one.b):.{digits}f}",
                 f"{value} [{low}, {high}]",
-                f"{one.p:.3f}",
+                f"{one.p:.4f}",
             ]
         )
     return aligned(lines)
