@@ -12,6 +12,7 @@ from evals.metrics import Outcome
 from evals.statistics import Interval, Ratio, bootstrap, bootstrap_difference, mean_of
 
 DIGITS = 6
+PERCENT_DIGITS = 4  # papers print one; more are kept so that rounding is the reader's
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,20 @@ def score_table(rows: Mapping[str, Score], changes: Mapping[str, Change] | None 
         if changes:
             cells.append(_cell(changes[name].miou, signed=True) if name in changes else "")
         lines.append(cells)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Rows of equally many cells as text with aligned columns."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def percent(value: float) -> float:
+    """A fraction as papers print it: in percent, with `PERCENT_DIGITS` decimals."""
+    return round(100 * value, PERCENT_DIGITS)
 
 
 def _there(outcomes: Sequence[Outcome | None], groups: Sequence[int]) -> tuple[list[Outcome], list[int]]:

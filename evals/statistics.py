@@ -10,6 +10,7 @@ import numpy.typing as npt
 RESAMPLES = 2000
 LEVEL = 0.95
 _CHUNK = 1 << 22  # resampled values held at a time
+_ROUNDING = 1e-12  # sums in another order differ by less, and must count as equal
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -93,6 +94,46 @@ def bootstrap_difference(
     return Interval(one.value - other.value, low, high)
 
 
+def swap_test(one: Ratio, other: Ratio, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
+    """How surprising a difference of two ratios is if, on every image, it were chance which run was which.
+
+    Paired permutation test (Good, Permutation, Parametric and Bootstrap Tests of Hypotheses, 2005, section 3): the two
+    runs' values are swapped image by image, and differences at least as large as the one seen are counted, either way.
+
+    Args:
+        one: values of one run.
+        other: values of the other, on the same images.
+        resamples: how often the images' swaps are drawn.
+        seed: of the draws.
+
+    Returns:
+        The two-sided p value, at least 1 / (resamples + 1), since the difference itself is one of the draws.
+    """
+    images = np.union1d(one.groups, other.groups)
+    (a, c), (b, d) = one.sums(images), other.sums(images)
+    seen = abs(one.value - other.value)
+    generator = np.random.default_rng(seed)
+    rows = max(1, _CHUNK // len(images))
+    beyond = 0
+    for start in range(0, resamples, rows):
+        swapped = generator.random((min(rows, resamples - start), len(images))) < 0.5
+        mine = _divide((a + swapped * (b - a)).sum(axis=1), (c + swapped * (d - c)).sum(axis=1))
+        theirs = _divide((b + swapped * (a - b)).sum(axis=1), (d + swapped * (c - d)).sum(axis=1))
+        beyond += int((np.abs(mine - theirs) >= seen - _ROUNDING).sum())
+    return (1 + beyond) / (1 + resamples)
+
+
+def sign_test(only_one: int, only_other: int) -> float:
+    """McNemar's exact test: p value of two runs that differ on so many images this way and so many the other.
+
+    Two-sided; 1 where they never differ.
+    """
+    from scipy.stats import binomtest
+
+    both = only_one + only_other
+    return float(binomtest(only_one, both, 0.5).pvalue) if both else 1.0
+
+
 def _resampled(ratio: Ratio, images: npt.NDArray[np.int64], resamples: int, seed: int) -> FloatArray:
     """[resamples] ratios; the draws depend on the seed and the number of images alone."""
     tops, bottoms = ratio.sums(images)
@@ -102,8 +143,13 @@ def _resampled(ratio: Ratio, images: npt.NDArray[np.int64], resamples: int, seed
     for start in range(0, resamples, rows):
         drawn = generator.integers(len(images), size=(min(rows, resamples - start), len(images)))
         top, bottom = tops[drawn].sum(axis=1), bottoms[drawn].sum(axis=1)
-        found.append(np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0))
+        found.append(_divide(top, bottom))
     return np.concatenate(found)
+
+
+def _divide(top: FloatArray, bottom: FloatArray) -> FloatArray:
+    """0 where the bottom is 0."""
+    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
 
 
 def _percentiles(values: FloatArray, level: float) -> tuple[float, float]:

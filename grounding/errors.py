@@ -43,6 +43,14 @@ class ManifestError(GroundingError):
     """A list of images and expressions that cannot be read, or a line of it that is wrong."""
 
 
+class EvalDataError(GroundingError):
+    """Captions, answers, questions or truth that cannot be scored: wrong kind, broken, doubled or not matching."""
+
+
+class JudgeError(GroundingError):
+    """A judge that cannot be asked, or whose answer cannot be used."""
+
+
 class MissingExtraError(GroundingError):
     """An optional package that is not installed."""
 

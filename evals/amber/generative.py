@@ -1,0 +1,136 @@
+"""AMBER's generative figures, by the authors' script (`inference.py`), quirks included.
+
+A description's nouns that stand in the word lists are looked up in turn. A noun is safe if it is on the list of safe
+words, is one of the image's true words or their associates, or is similar to one of those; else it is flagged. The
+paper writes per-image means; the script, and so every published figure, sums over all images:
+
+* CHAIR: flagged of all looked-up nouns; lower is better.
+* Cover: true objects mentioned, of all; higher is better.
+* Hal: share of descriptions with a flagged noun; lower is better.
+* Cog: likely hallucinations that were mentioned, of all; lower is better.
+
+Where several true words have the noun as an associate, the first is ticked off, and associates go before the words
+themselves; so it is in the script, and it decides Cover.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evals.amber.annotations import Scene, Words
+from evals.statistics import Interval, Ratio, bootstrap, mean_of
+from grounding.errors import EvalDataError
+
+Similar = Callable[[str, str], bool]
+HIGHER_IS_BETTER = {"chair": False, "cover": True, "hal": False, "cog": False}
+
+
+@dataclass(frozen=True)
+class Description:
+    """One description's counts.
+
+    Attributes:
+        image: the id.
+        nouns: how many nouns were looked up.
+        flagged: those of them that the image does not show, one for each mention.
+        covered: how many true objects were mentioned.
+        shown: how many there are.
+        cognitive: how many of the likely hallucinations were mentioned.
+        targets: how many there are.
+    """
+
+    image: int
+    nouns: int
+    flagged: tuple[str, ...]
+    covered: int
+    shown: int
+    cognitive: int
+    targets: int
+
+
+@dataclass(frozen=True)
+class GenerativeScore:
+    """The four figures over descriptions, fractions with intervals."""
+
+    n: int
+    chair: Interval
+    cover: Interval
+    hal: Interval
+    cog: Interval
+
+
+def same_word(one: str, other: str) -> bool:
+    """The similarity without word vectors: no two words are similar that are not the same."""
+    return one == other
+
+
+def score_description(
+    image: int, nouns: Sequence[str], scene: Scene, words: Words, similar: Similar = same_word
+) -> Description:
+    """One description's counts.
+
+    Args:
+        image: the id.
+        nouns: the description's nouns as base words, in order, with repetitions.
+        scene: the truth.
+        words: the word lists.
+        similar: whether two words mean nearly the same; the script asks spaCy's `en_core_web_lg` for more than 0.8.
+
+    Raises:
+        EvalDataError: a word of the truth is not in the word lists.
+    """
+    true_words, target_words = (_listed(part, words) for part in (scene.truth, scene.targets))
+    known = words.known
+    covered: set[int] = set()
+    cognitive: set[int | None] = set()
+    flagged = []
+    looked_up = [noun for noun in nouns if noun in known]
+    for noun in looked_up:
+        if noun in words.safe:
+            continue
+        place = _place(noun, true_words, same_word)
+        if place is not None:
+            covered.add(place)
+            continue
+        cognitive |= {_place(noun, target_words, alike) for alike in (same_word, similar)} - {None}
+        place = _place(noun, true_words, similar)
+        if place is None:
+            flagged.append(noun)
+        else:
+            covered.add(place)
+    return Description(
+        image, len(looked_up), tuple(flagged), len(covered), len(scene.truth), len(cognitive), len(scene.targets)
+    )
+
+
+def score_descriptions(found: Sequence[Description], *, seed: int = 0) -> GenerativeScore:
+    """The figures over descriptions, at least one."""
+    groups = np.array([one.image for one in found], np.int64)
+
+    def ratio(tops: list[int], bottoms: list[int]) -> Ratio:
+        return Ratio(np.array(tops, np.float64), np.array(bottoms, np.float64), groups)
+
+    figures = {
+        "chair": ratio([len(one.flagged) for one in found], [one.nouns for one in found]),
+        "cover": ratio([one.covered for one in found], [one.shown for one in found]),
+        "hal": mean_of([bool(one.flagged) for one in found], groups),
+        "cog": ratio([one.cognitive for one in found], [one.targets for one in found]),
+    }
+    return GenerativeScore(len(found), **{name: bootstrap(one, seed=seed) for name, one in figures.items()})
+
+
+def _listed(heads: Sequence[str], words: Words) -> list[tuple[str, int]]:
+    """Every associate with the number of its head, then the heads themselves, in the script's order."""
+    missing = [head for head in heads if head not in words.associates]
+    if missing:
+        raise EvalDataError(f"AMBER's word lists lack {missing[0]!r}: give the relation.json of these annotations")
+    associates = [(word, number) for number, head in enumerate(heads) for word in words.associates[head]]
+    return associates + [(head, number) for number, head in enumerate(heads)]
+
+
+def _place(noun: str, words: Sequence[tuple[str, int]], alike: Similar) -> int | None:
+    """The number of the first word that is like the noun."""
+    return next((number for word, number in words if alike(noun, word)), None)

@@ -1,0 +1,85 @@
+"""The nouns of a description, and whether two words are alike: as AMBER's script does it, or with nothing installed.
+
+The script takes NLTK's noun tags and lemmas, and the word vectors of spaCy's `en_core_web_lg`. Without them every
+word is looked up in its singular, and only equal words are alike; the word lists hold few words that are no nouns,
+so the counts are near, but they are not the published variant's and are named apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import Any, Literal
+
+from evals.amber.generative import Similar, same_word
+from evals.chair.words import NLTK_DATA, by_rules
+from grounding.errors import EvalDataError, MissingExtraError
+
+Nouns = Callable[[str], tuple[str, ...]]
+NounPipeline = Literal["rules", "nltk"]
+Vectors = Literal["none", "en_core_web_lg"]
+THRESHOLD = 0.8
+
+
+def noun_finder(pipeline: NounPipeline) -> Nouns:
+    """From a description to its nouns as base words.
+
+    Raises:
+        MissingExtraError: NLTK is asked for and not installed.
+        EvalDataError: its data is not there.
+    """
+    if pipeline == "rules":
+        return by_rules
+    try:
+        import nltk
+        from nltk.stem import WordNetLemmatizer
+    except ImportError as missing:
+        raise MissingExtraError("nltk", "eval", "AMBER's own noun finder") from missing
+    lemmatizer = WordNetLemmatizer()
+
+    def nouns(text: str) -> tuple[str, ...]:
+        tagged = nltk.pos_tag(nltk.word_tokenize(text))
+        return tuple(lemmatizer.lemmatize(word) for word, tag in tagged if tag.startswith("NN"))
+
+    try:
+        nouns("Two dogs are here.")
+    except LookupError as missing:
+        raise EvalDataError(
+            f"NLTK is installed without its data: python -m nltk.downloader {' '.join(NLTK_DATA)}, or use "
+            "--pipeline rules"
+        ) from missing
+    return nouns
+
+
+def similarity(vectors: Vectors) -> Similar:
+    """Whether two words are alike.
+
+    Another spaCy model's vectors have other similarities, so that 0.8 would mean something else: none is put in place
+    of `en_core_web_lg`.
+
+    Raises:
+        MissingExtraError: spaCy is asked for and not installed.
+        EvalDataError: its model is not there.
+    """
+    if vectors == "none":
+        return same_word
+    try:
+        import spacy
+    except ImportError as missing:
+        raise MissingExtraError("spacy", "nlp", "AMBER's word similarity") from missing
+    try:
+        model = spacy.load(vectors)
+    except OSError as missing:
+        raise EvalDataError(
+            f"spaCy's model {vectors} is not installed: python -m spacy download {vectors}, or use --vectors none"
+        ) from missing
+
+    @cache
+    def document(word: str) -> Any:
+        return model(word)
+
+    @lru_cache(maxsize=1 << 18)
+    def similar(one: str, other: str) -> bool:
+        return bool(document(one).similarity(document(other)) > THRESHOLD)
+
+    return similar

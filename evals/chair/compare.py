@@ -1,0 +1,162 @@
+"""Two runs over the same images: what differs, and what is left of it at equal recall and at equal length.
+
+A run that says less has a better CHAIR for that alone. So the longer-winded one is also cut, by number of words, until
+both find equally many true objects, and both are cut image by image to the shorter one's length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from evals.chair.lexicon import Lexicon
+from evals.chair.score import CaptionScore, cut, ratios
+from evals.statistics import Interval, bootstrap_difference, sign_test, swap_test
+from grounding.errors import EvalDataError
+
+Run = Literal["a", "b"]
+# Figures of the text as written make no sense after a cut.
+OF_OBJECTS = ("chair_s", "chair_i", "chair_i_distinct", "recall", "precision", "f1", "length", "distinct_objects")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One figure of both runs.
+
+    Attributes:
+        a: of the first run.
+        b: of the second.
+        difference: b - a, with the bootstrap interval over images drawn for both at once.
+        p: of a paired permutation test, two-sided.
+    """
+
+    a: float
+    b: float
+    difference: Interval
+    p: float
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The differences after a cut.
+
+    Attributes:
+        cut_run: which run was cut; None where both were, or none had to be.
+        k: after how many words and punctuation marks; None where it differs by image, or nothing was cut.
+        figures: by name. The cut counts as given: intervals do not hold the doubt about where to cut.
+    """
+
+    cut_run: Run | None
+    k: int | None
+    figures: Mapping[str, Difference]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything about two runs.
+
+    Attributes:
+        n: images that both describe.
+        only_a: images that only the first describes, left out.
+        only_b: images that only the second describes, left out.
+        figures: the differences by name, of the captions as they are.
+        a_alone: captions that hallucinate in the first run only.
+        b_alone: captions that hallucinate in the second run only.
+        chair_s_exact_p: McNemar's exact test of these two numbers.
+        recall_matched: at equal recall.
+        length_matched: at equal length, image by image.
+    """
+
+    n: int
+    only_a: int
+    only_b: int
+    figures: Mapping[str, Difference]
+    a_alone: int
+    b_alone: int
+    chair_s_exact_p: float
+    recall_matched: Matched
+    length_matched: Matched
+
+
+def compare(a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: Lexicon, *, seed: int = 0) -> Comparison:
+    """Compare two runs on the images that both describe.
+
+    Args:
+        a: the first run, one score an image.
+        b: the second, in any order.
+        lexicon: the tables they were scored with.
+        seed: of bootstrap and permutation.
+
+    Raises:
+        EvalDataError: they share no image.
+    """
+    first, second = ({one.image_id: one for one in run} for run in (a, b))
+    shared = sorted(set(first) & set(second))
+    if not shared:
+        raise EvalDataError(
+            f"the two runs share none of their {len(first)} and {len(second)} images, so that nothing can be paired: "
+            "give two runs over the same images"
+        )
+    one, other = [first[image] for image in shared], [second[image] for image in shared]
+    alone = [bool(x.hallucinated) - bool(y.hallucinated) for x, y in zip(one, other, strict=True)]
+    return Comparison(
+        n=len(shared),
+        only_a=len(first) - len(shared),
+        only_b=len(second) - len(shared),
+        figures=differences(one, other, seed=seed),
+        a_alone=alone.count(1),
+        b_alone=alone.count(-1),
+        chair_s_exact_p=sign_test(alone.count(1), alone.count(-1)),
+        recall_matched=match_recall(one, other, lexicon, seed=seed),
+        length_matched=match_length(one, other, lexicon, seed=seed),
+    )
+
+
+def differences(
+    a: Sequence[CaptionScore], b: Sequence[CaptionScore], names: Sequence[str] | None = None, *, seed: int = 0
+) -> dict[str, Difference]:
+    """Every figure's difference; both runs over the same images."""
+    one, other = ratios(a), ratios(b)
+    return {
+        name: Difference(
+            one[name].value,
+            other[name].value,
+            bootstrap_difference(other[name], one[name], seed=seed),
+            swap_test(other[name], one[name], seed=seed),
+        )
+        for name in names or one
+    }
+
+
+def match_recall(a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: Lexicon, *, seed: int = 0) -> Matched:
+    """The run that finds more is cut after the fewest words that still find at least as much as the other.
+
+    At least as much, so that what is left of a difference is not the cut run's lower recall.
+    """
+    one, other = ratios(a)["recall"].value, ratios(b)["recall"].value
+    if one == other:
+        return Matched(None, None, differences(a, b, OF_OBJECTS, seed=seed))
+    longer: Run = "a" if one > other else "b"
+    scores, wanted = (a, other) if longer == "a" else (b, one)
+    k = _shortest(scores, wanted, lexicon)
+    shortened = [cut(score, k, lexicon) for score in scores]
+    one_run, other_run = (shortened, b) if longer == "a" else (a, shortened)
+    return Matched(longer, k, differences(one_run, other_run, OF_OBJECTS, seed=seed))
+
+
+def match_length(a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: Lexicon, *, seed: int = 0) -> Matched:
+    """On every image both captions are cut to the shorter one's length."""
+    lengths = [min(len(x.words), len(y.words)) for x, y in zip(a, b, strict=True)]
+    one, other = ([cut(score, length, lexicon) for score, length in zip(run, lengths, strict=True)] for run in (a, b))
+    return Matched(None, None, differences(one, other, OF_OBJECTS, seed=seed))
+
+
+def _shortest(scores: Sequence[CaptionScore], wanted: float, lexicon: Lexicon) -> int:
+    """The fewest words after which the recall is at least as wanted."""
+    shown = sum(len(score.truth) for score in scores)
+    longest = max(len(score.words) for score in scores)
+    for k in range(1, longest):
+        if sum(cut(score, k, lexicon).correct for score in scores) >= wanted * shown:
+            return k
+    return longest

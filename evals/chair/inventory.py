@@ -1,0 +1,80 @@
+"""Everything that scoring by CHAIR needs beside the captions, loaded once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evals.chair.lexicon import DoubleWords, Lexicon, read_lexicon
+from evals.chair.score import Caption, CaptionScore, score_caption
+from evals.chair.truth import Truth, read_truth, refuse_unknown
+from evals.chair.words import Normaliser, Pipeline, normaliser
+from evals.fetch import local_file
+
+_HASH_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Tables, text pipeline and ground truth.
+
+    Attributes:
+        lexicon: the classes' words.
+        normalise: the text pipeline.
+        truth: the classes that each image shows.
+        hashes: of the files they came from, by what they are.
+    """
+
+    lexicon: Lexicon
+    normalise: Normaliser
+    truth: Truth
+    hashes: Mapping[str, str]
+
+    def score(self, captions: Sequence[Caption], where: str | Path) -> tuple[CaptionScore, ...]:
+        """Every caption's score.
+
+        Args:
+            captions: as a file or a running model gave them.
+            where: what they are called in a message.
+
+        Raises:
+            EvalDataError: the ground truth does not have one of the images.
+        """
+        refuse_unknown((one.image_id for one in captions), self.truth, where)
+        return tuple(score_caption(one, self.truth, self.lexicon, self.normalise) for one in captions)
+
+    @staticmethod
+    def hash_of(path: Path) -> str:
+        """The beginning of a file's SHA-256; of a folder, that of its annotation files' names and contents."""
+        digest = hashlib.sha256()
+        files = sorted(path.glob("*_*.json")) if path.is_dir() else [path]
+        for file in files:
+            if path.is_dir():
+                digest.update(file.name.encode())
+            digest.update(file.read_bytes())
+        return digest.hexdigest()[:_HASH_DIGITS]
+
+
+def load_inventory(
+    ground_truth: str, synonyms: str, pipeline: Pipeline = "rules", double_words: DoubleWords = "original"
+) -> Inventory:
+    """Load what scoring needs.
+
+    Args:
+        ground_truth: see `evals.chair.truth.read_truth`; a path or an address with its hash.
+        synonyms: the synonym list; a path, an address with its hash, or a name of `evals.fetch.NAMED`.
+        pipeline: how captions become base words.
+        double_words: which list of pairs is merged.
+
+    Raises:
+        EvalDataError: one of them is missing, broken or of the wrong kind.
+        MissingExtraError: a package that was asked for is not installed.
+    """
+    normalise = normaliser(pipeline)
+    words, truth = local_file(synonyms, "the synonyms"), local_file(ground_truth, "the ground truth")
+    lexicon = read_lexicon(words, double_words)
+    found = read_truth(truth, lexicon, normalise)
+    hashes = {"synonyms": Inventory.hash_of(words), "ground_truth": Inventory.hash_of(truth)}
+    return Inventory(lexicon, normalise, found, hashes)

@@ -1,0 +1,114 @@
+"""Which COCO classes each image shows: a ready JSON object, or made from COCO's own annotation files.
+
+A ready file maps image ids to lists of class names. From annotations it is CHAIR's rule: the classes of all instances,
+and those that the same text pipeline finds in the reference captions. Ready pickles that are in circulation are
+refused: reading one can run code, and what is in them can be made from the annotations.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from evals.chair.lexicon import Lexicon
+from evals.chair.words import Normaliser
+from evals.inputs import listed, read_json
+from grounding.errors import EvalDataError
+
+Truth = Mapping[int, frozenset[str]]
+WHAT = "the ground truth"
+EXPECTED = 'expected an object of image ids and class lists, {"139": ["person", "tv"]}, or a folder of COCO annotations'
+
+
+def read_truth(path: str | Path, lexicon: Lexicon, normalise: Normaliser) -> Truth:
+    """The ground truth at a path.
+
+    Args:
+        path: a JSON file, or a folder with `instances_*.json` and `captions_*.json`, of which all are taken.
+        lexicon: the classes' words.
+        normalise: the text pipeline for reference captions.
+
+    Raises:
+        EvalDataError: missing, a pickle, of the wrong kind, or naming classes that the synonyms do not know.
+    """
+    place = Path(path).expanduser()
+    return from_folder(place, lexicon, normalise) if place.is_dir() else from_object(place, lexicon)
+
+
+def from_object(path: Path, lexicon: Lexicon) -> Truth:
+    """The ground truth of a ready file."""
+    data = read_json(path, WHAT)
+    if isinstance(data, dict) and {"annotations", "images"} <= set(data):
+        raise EvalDataError(
+            f"{path} is one COCO annotation file, but {WHAT} needs instances and captions: give the folder that holds "
+            "instances_*.json and captions_*.json"
+        )
+    if not isinstance(data, dict) or not data:
+        raise EvalDataError(f"{path} holds a {type(data).__name__}, but {EXPECTED}: give another file")
+    truth: dict[int, frozenset[str]] = {}
+    for key, names in data.items():
+        if not key.strip().isdigit():
+            raise EvalDataError(f"{path} has the key {key!r:.60}, but {EXPECTED}: give another file")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise EvalDataError(f"{path}: image {key} has {names!r:.60}, but {EXPECTED}: give another file")
+        truth[int(key)] = frozenset(names)
+    unknown = sorted(frozenset().union(*truth.values()) - lexicon.classes)
+    if unknown:
+        raise EvalDataError(
+            f"{path} names classes that no line of the synonyms begins with ({listed(unknown)}): give the synonyms "
+            "that belong to this ground truth"
+        )
+    return truth
+
+
+def from_folder(folder: Path, lexicon: Lexicon, normalise: Normaliser) -> Truth:
+    """The ground truth by CHAIR's rule from every annotation file in a folder (train2014 and val2014 as published)."""
+    instances, captions = sorted(folder.glob("instances_*.json")), sorted(folder.glob("captions_*.json"))
+    if not instances or not captions:
+        raise EvalDataError(
+            f"{folder} has {len(instances)} files instances_*.json and {len(captions)} captions_*.json, but {WHAT} "
+            "needs both: unpack COCO's annotations there, or give a JSON file"
+        )
+    classes: dict[int, set[str]] = defaultdict(set)
+    try:
+        for file in instances:
+            data = read_json(file, WHAT)
+            names = {one["id"]: lexicon.class_of[one["name"]] for one in data["categories"]}
+            _note_images(data, classes)
+            for one in data["annotations"]:
+                classes[int(one["image_id"])].add(names[one["category_id"]])
+        for file in captions:
+            data = read_json(file, WHAT)
+            _note_images(data, classes)
+            for one in data["annotations"]:
+                classes[int(one["image_id"])].update(lexicon.objects(lexicon.merge(normalise(one["caption"]))))
+    except (KeyError, TypeError, ValueError) as wrong:
+        raise EvalDataError(
+            f"{file} is no COCO annotation file for these synonyms ({type(wrong).__name__}: {wrong}): give COCO's own "
+            "instances_*.json and captions_*.json"
+        ) from wrong
+    return {image: frozenset(found) for image, found in classes.items()}
+
+
+def refuse_unknown(images: Iterable[int], truth: Truth, where: str | Path) -> None:
+    """Refuse images that the ground truth does not have.
+
+    Raises:
+        EvalDataError: naming the first of them.
+    """
+    wanted = list(images)
+    unknown = [image for image in wanted if image not in truth]
+    if unknown:
+        raise EvalDataError(
+            f"{where}: {len(unknown)} of {len(wanted)} image ids are not in {WHAT} ({listed(unknown)}): give the "
+            "ground truth of these images, or take the rows out"
+        )
+
+
+def _note_images(data: Mapping[str, object], classes: dict[int, set[str]]) -> None:
+    """An image without objects has an empty set, which is not the same as being unknown."""
+    images = data["images"]
+    assert isinstance(images, list)
+    for one in images:
+        classes[int(one["id"])]

@@ -1,0 +1,58 @@
+"""Data that users have or fetch themselves: a path, or an address with the hash its content must have.
+
+Nothing is downloaded that was not asked for by address and hash together; what came once is kept and checked again.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from grounding.errors import EvalDataError, MissingExtraError
+
+# The CHAIR synonym list of LisaAnne/Hallucination (BSD-2-Clause), by its content's hash.
+NAMED = {
+    "chair-synonyms": "https://raw.githubusercontent.com/LisaAnne/Hallucination/master/data/synonyms.txt"
+    "#sha256=b685537b36fe21b791c87151b96a991ceb582edff19f3da204dcc7a7905502f2",
+}
+_ADDRESS = re.compile(r"(https?://[^#\s]+)(?:#sha256=([0-9a-f]{64}))?", re.IGNORECASE)
+
+
+def local_file(source: str, what: str) -> Path:
+    """Where a source lies on this machine, fetched first if it is an address.
+
+    Args:
+        source: a path, a name of `NAMED`, or `https://...#sha256=HASH`.
+        what: what it should hold, for messages ("the synonyms").
+
+    Returns:
+        The path; a path that was given is not checked for existence here.
+
+    Raises:
+        EvalDataError: an address without a hash, one that cannot be fetched, or content of another hash.
+        MissingExtraError: an address was given and pooch is not installed.
+    """
+    address = _ADDRESS.fullmatch(NAMED.get(source, source))
+    if address is None:
+        return Path(source).expanduser()
+    url, digest = address.groups()
+    if digest is None:
+        raise EvalDataError(
+            f"{source} is an address without a hash, so what comes cannot be checked: add #sha256= and the 64 digits, "
+            f"or download {what} and give the path"
+        )
+    try:
+        import pooch
+    except ImportError as missing:
+        raise MissingExtraError("pooch", "eval", f"fetching {what}") from missing
+    try:
+        return Path(pooch.retrieve(url, known_hash=f"sha256:{digest.lower()}", progressbar=False))
+    except ValueError as wrong:
+        raise EvalDataError(
+            f"what came from {url} as {what} has another SHA-256 than {digest[:12]}...: it has changed, so check it "
+            "and give the new hash, or give a path"
+        ) from wrong
+    except Exception as wrong:  # pooch passes on whatever its downloader raises
+        raise EvalDataError(
+            f"{url} cannot be fetched ({type(wrong).__name__}): download {what} and give the path"
+        ) from (wrong)

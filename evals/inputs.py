@@ -1,0 +1,154 @@
+"""Reading what is to be scored: JSON or JSON lines from a path, never a pickle, every refusal one sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from grounding.errors import EvalDataError
+
+# What files begin with that are no text; a pickle of protocol 2 or newer begins with 0x80.
+_PICKLE = b"\x80"
+_PICKLE_ENDINGS = (".pkl", ".pickle", ".p", ".pth", ".pt", ".joblib")
+_SHOWN = 5  # ids or names listed in a message
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """A text file's content.
+
+    Args:
+        path: the file.
+        what: what it should hold, for the message ("the captions").
+
+    Raises:
+        EvalDataError: it is missing, a folder, empty, no text, or a pickle, which could run code when it is read.
+    """
+    file = Path(path).expanduser()
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        raise EvalDataError(f"there is no file {file}: give the path of {what}") from None
+    except IsADirectoryError:
+        raise EvalDataError(f"{file} is a folder, but {what} must be a file") from None
+    except OSError as wrong:
+        raise EvalDataError(f"{file} cannot be read as {what}: {wrong.strerror}; check the path") from wrong
+    if content.startswith(_PICKLE) or file.suffix.lower() in _PICKLE_ENDINGS:
+        raise EvalDataError(
+            f"{file} is a pickle, which can run code when it is read, so it is refused: give {what} as JSON"
+        )
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as wrong:
+        raise EvalDataError(f"{file} is no UTF-8 text, but {what} must be: give another file") from wrong
+    if not text.strip():
+        raise EvalDataError(f"{file} is empty, but {what} must hold something: give another file")
+    return text
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """A JSON file's value.
+
+    Raises:
+        EvalDataError: it cannot be read (see `read_text`) or is not JSON.
+    """
+    text = read_text(path, what)
+    try:
+        return json.loads(text)
+    except ValueError as wrong:
+        raise EvalDataError(f"{path} is not JSON ({wrong}), but {what} must be: give another file") from wrong
+
+
+def read_rows(path: str | Path, what: str) -> list[Mapping[str, Any]]:
+    """The objects of a file of JSON lines or of one JSON array.
+
+    Raises:
+        EvalDataError: it cannot be read, a line is not JSON, a row is no object, or there is no row.
+    """
+    text = read_text(path, what)
+    if text.lstrip().startswith("["):
+        rows = read_json(path, what)
+    else:
+        rows = []
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                try:
+                    rows.append(json.loads(line))
+                except ValueError as wrong:
+                    raise EvalDataError(
+                        f"line {number} of {path} is not JSON, but {what} must be JSON lines or one JSON array: mend it"
+                    ) from wrong
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise EvalDataError(
+                f"row {number} of {path} is a {type(row).__name__}, but every row of {what} must be an object with "
+                "named fields: mend it"
+            )
+    if not rows:
+        raise EvalDataError(f"{path} has no rows, but {what} must have at least one: give another file")
+    return rows
+
+
+def field(row: Mapping[str, Any], names: Iterable[str], kind: type, where: str) -> Any:
+    """The first of several names that a row has.
+
+    Args:
+        row: the object.
+        names: the accepted names of the field, the usual one first.
+        kind: the type it must have; bool never counts as int.
+        where: "row 3 of file", for the message.
+
+    Raises:
+        EvalDataError: none of the names is there, or the value is of another type.
+    """
+    known = list(names)
+    name = next((name for name in known if name in row), None)
+    if name is None:
+        wanted = " or ".join(map(repr, known))
+        raise EvalDataError(f"{where} has no {wanted}, only {listed(row)}: add it")
+    value = row[name]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise EvalDataError(f"{where}: {name!r} is {value!r:.60}, expected {_KINDS[kind]}: mend it")
+    return value
+
+
+def whole_number(row: Mapping[str, Any], names: Iterable[str], where: str) -> int:
+    """An id that is a whole number or a string of digits.
+
+    Raises:
+        EvalDataError: it is missing or something else.
+    """
+    known = list(names)
+    value = next((row[name] for name in known if name in row), None)
+    if isinstance(value, str) and value.strip().isdigit():
+        return int(value)
+    return int(field(row, known, int, where))
+
+
+def refuse_doubles(ids: Iterable[Any], path: str | Path, what: str) -> None:
+    """Refuse ids that stand more than once.
+
+    Raises:
+        EvalDataError: naming the first of them and their rows.
+    """
+    rows: dict[Any, list[int]] = {}
+    for number, one in enumerate(ids, 1):
+        rows.setdefault(one, []).append(number)
+    doubled = {one: places for one, places in rows.items() if len(places) > 1}
+    if doubled:
+        first, places = next(iter(doubled.items()))
+        raise EvalDataError(
+            f"{path} has {len(doubled)} {what} more than once, the first is {first} in rows "
+            f"{' and '.join(map(str, places[:_SHOWN]))}: keep one row of each"
+        )
+
+
+def listed(values: Iterable[Any]) -> str:
+    """The first few values, and how many more there are."""
+    every = list(values)
+    shown = ", ".join(map(str, every[:_SHOWN]))
+    return f"{shown} and {len(every) - _SHOWN} more" if len(every) > _SHOWN else shown or "nothing"
+
+
+_KINDS = {int: "a whole number", str: "text", list: "a list", dict: "an object", float: "a number"}

@@ -1,0 +1,173 @@
+"""HallusionBench: yes-no questions in pairs and figures, right only as a whole.
+
+Guan et al., "HallusionBench", CVPR 2024, and its released `utils.py`. Each row asks one question of one figure; a
+question has variants over figures (original, edited, or none), a figure several questions. The authors let a GPT-4
+judge say correct, incorrect or unclear; such verdicts can be scored here as they are, or the answer's own yes or no is
+compared with the truth, which needs no judge and is what VLMEvalKit does.
+
+An unclear answer is wrong, except where a question that an image could only supplement was asked without one: not
+knowing is right there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from evals.inputs import field, read_rows, refuse_doubles
+from evals.statistics import Interval, bootstrap, mean_of
+from evals.yesno.parsers import Parser
+from grounding.errors import EvalDataError
+
+Verdict = Literal["correct", "incorrect", "unclear"]
+# The authors' files write verdicts, and ready predictions, as digits.
+_VERDICTS: Mapping[str, Verdict] = {"0": "incorrect", "1": "correct", "2": "unclear"}
+_READY: Mapping[str, bool | None] = {"0": False, "1": True, "2": None}
+NO_FIGURE = "0"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question of one figure, answered.
+
+    Attributes:
+        category: "VD", where the answer depends on the figure, or "VS", where the figure is a supplement.
+        subcategory: chart, illusion, ...
+        set_id: which group of figures.
+        figure_id: "0" for the original figure, or in "VS" for none.
+        question_id: the question within its set.
+        has_image: whether a figure was shown.
+        verdict: of the answer.
+    """
+
+    category: str
+    subcategory: str
+    set_id: str
+    figure_id: str
+    question_id: str
+    has_image: bool
+    verdict: Verdict
+
+    @property
+    def right(self) -> bool:
+        """Whether the answer counts as right."""
+        unsure_is_right = self.category == "VS" and self.figure_id == NO_FIGURE
+        return self.verdict == "correct" or (unsure_is_right and self.verdict == "unclear")
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """The group of figures; its rows are not independent."""
+        return (self.category, self.subcategory, self.set_id)
+
+
+@dataclass(frozen=True)
+class HallusionScore:
+    """Figures over rows, fractions with intervals over groups of figures; None where there is nothing to count.
+
+    Attributes:
+        n: rows.
+        unclear: answers without a clear yes or no, or so judged.
+        a_acc: share of rows that are right.
+        q_acc: share of questions of which every variant is right.
+        f_acc: share of figures of which every question is right; rows of "VS" without a figure are left out.
+        easy_q_acc: q_acc over rows of figure "0" alone.
+        hard_q_acc: q_acc over the other rows.
+    """
+
+    n: int
+    unclear: int
+    a_acc: Interval | None
+    q_acc: Interval | None
+    f_acc: Interval | None
+    easy_q_acc: Interval | None
+    hard_q_acc: Interval | None
+
+
+def read_results(path: str | Path, parser: Parser, *, answer: str, verdict: str | None = None) -> tuple[Row, ...]:
+    """The authors' result file: `HallusionBench.json` with one field more.
+
+    Args:
+        path: JSON array or lines.
+        parser: how an answer's yes or no is read.
+        answer: the field with the answer: text, or "0", "1", "2" for no, yes, unclear.
+        verdict: the field with a judge's verdict, "0", "1", "2" for incorrect, correct, unclear; if given, answers
+            are not read.
+
+    Raises:
+        EvalDataError: it cannot be read, a field is missing or wrong, or a question of a figure stands twice.
+    """
+    rows = []
+    for number, row in enumerate(read_rows(path, "the results"), 1):
+        where = f"row {number} of {path}"
+        keys = [_text(row, name, where) for name in ("category", "subcategory", "set_id", "figure_id", "question_id")]
+        if keys[0] not in ("VD", "VS"):
+            raise EvalDataError(
+                f"{where} has the category {keys[0]!r}, expected 'VD' or 'VS': give HallusionBench's rows"
+            )
+        found = _judged(row, verdict, where) if verdict else _compared(row, answer, parser, where)
+        rows.append(Row(keys[0], keys[1], keys[2], keys[3], keys[4], _text(row, "visual_input", where) != "0", found))
+    refuse_doubles(((*one.group, one.figure_id, one.question_id) for one in rows), path, "questions of a figure")
+    return tuple(rows)
+
+
+def score_rows(rows: Sequence[Row], *, seed: int = 0) -> HallusionScore:
+    """The figures over rows."""
+    figures = [one for one in rows if not (one.category == "VS" and one.figure_id == NO_FIGURE)]
+    return HallusionScore(
+        n=len(rows),
+        unclear=sum(one.verdict == "unclear" for one in rows),
+        a_acc=_whole(rows, lambda one: (*one.group, one.figure_id, one.question_id), seed),
+        q_acc=_whole(rows, _question, seed),
+        f_acc=_whole(figures, lambda one: (*one.group, one.figure_id), seed),
+        easy_q_acc=_whole([one for one in rows if one.figure_id == NO_FIGURE], _question, seed),
+        hard_q_acc=_whole([one for one in rows if one.figure_id != NO_FIGURE], _question, seed),
+    )
+
+
+def _question(row: Row) -> Hashable:
+    return (*row.group, row.question_id)
+
+
+def _whole(rows: Sequence[Row], key: Any, seed: int) -> Interval | None:
+    """The share of keys all of whose rows are right."""
+    if not rows:
+        return None
+    right: dict[Hashable, bool] = {}
+    groups: dict[Hashable, tuple[str, str, str]] = {}
+    for row in rows:
+        right[key(row)] = right.get(key(row), True) and row.right
+        groups[key(row)] = row.group
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups.values()))}
+    where = np.array([numbers[groups[one]] for one in right], np.int64)
+    return bootstrap(mean_of(list(right.values()), where), seed=seed)
+
+
+def _text(row: Mapping[str, Any], name: str, where: str) -> str:
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise EvalDataError(f"{where} has no {name!r}: give HallusionBench's own rows with the answers added")
+    return str(value)
+
+
+def _judged(row: Mapping[str, Any], name: str, where: str) -> Verdict:
+    value = _text(row, name, where)
+    if value not in _VERDICTS:
+        raise EvalDataError(
+            f"{where}: {name!r} is {value!r:.60}, expected 0 (incorrect), 1 (correct) or 2 (unclear): mend it"
+        )
+    return _VERDICTS[value]
+
+
+def _compared(row: Mapping[str, Any], name: str, parser: Parser, where: str) -> Verdict:
+    truth = _text(row, "gt_answer", where)
+    if truth not in ("0", "1"):
+        raise EvalDataError(f"{where} has the truth {truth!r}, expected '0' or '1': give HallusionBench's own rows")
+    answer = field(row, (name,), str, where) if not isinstance(row.get(name), int) else str(row[name])
+    said = _READY[answer.strip()] if answer.strip() in _READY else parser.read(answer).says_yes
+    if said is None:
+        return "unclear"
+    return "correct" if said == (truth == "1") else "incorrect"

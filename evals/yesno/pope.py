@@ -1,0 +1,152 @@
+"""POPE: its question files, which copy of them one is, and answers joined to questions.
+
+Li et al., "Evaluating Object Hallucination in Large Vision-Language Models", EMNLP 2023. The COCO questions are in
+circulation in copies that differ: some have 2,910 random questions instead of 3,000 (1,410 to be answered with no),
+and some spell image "imange". Which split and copy a file is, is told from what it asks and not from its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evals.inputs import field, listed, read_rows, refuse_doubles, whole_number
+from evals.yesno.confusion import Answered, answered
+from evals.yesno.parsers import Parser
+from grounding.errors import EvalDataError
+
+# By the fingerprint of (image, object, label), which is the same with and without the misspelling.
+COPIES: Mapping[str, str] = {
+    "b3c931405980cab4": "coco random",
+    "28a45777b55535ab": "coco random (2,910-row copy)",
+    "7dfef3c9b50ad62e": "coco popular",
+    "582125b92aa689dc": "coco adversarial",
+}
+OFFICIAL_ROWS = 3000
+ANSWER_NAMES = ("answer", "text", "response", "ans", "prediction", "output")
+_OBJECT = re.compile(r"is there an? (.+?) in the iman?ge", re.IGNORECASE)
+_TYPO = "imange"
+_HEX = 16
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question.
+
+    Attributes:
+        question_id: unique in its file.
+        image: the image's file name.
+        text: as asked.
+        truth: whether the right answer is yes.
+    """
+
+    question_id: int
+    image: str
+    text: str
+    truth: bool
+
+
+@dataclass(frozen=True)
+class QuestionFile:
+    """A file of questions and what it was recognised as.
+
+    Attributes:
+        questions: in the file's order.
+        copy: the split and copy, "coco random (2,910-row copy)" for instance, or the file's name if it is not known.
+        known: whether it is one of `COPIES`.
+        misspelt: how many questions say "imange".
+    """
+
+    questions: tuple[Question, ...]
+    copy: str
+    known: bool
+    misspelt: int
+
+    @property
+    def note(self) -> str | None:
+        """What a reader of the figures should know of the copy; None for an official one."""
+        said = []
+        if self.known and len(self.questions) != OFFICIAL_ROWS:
+            said.append(
+                f"{len(self.questions):,} of the official {OFFICIAL_ROWS:,} questions, not comparable with them"
+            )
+        if not self.known:
+            said.append("none of the known files")
+        if self.misspelt:
+            said.append(f"{self.misspelt} questions say {_TYPO!r}")
+        return "; ".join(said) or None
+
+
+def read_questions(path: str | Path) -> QuestionFile:
+    """A question file: JSON lines or one array of `question_id`, `image`, `text` and `label`.
+
+    Raises:
+        EvalDataError: it cannot be read, a field is missing, a label is neither yes nor no, or an id stands twice.
+    """
+    questions = []
+    for number, row in enumerate(read_rows(path, "the questions"), 1):
+        where = f"row {number} of {path}"
+        label = str(field(row, ("label",), str, where)).strip().lower()
+        if label not in ("yes", "no"):
+            raise EvalDataError(f"{where} has the label {label!r}, expected 'yes' or 'no': give POPE's question file")
+        questions.append(
+            Question(
+                whole_number(row, ("question_id",), where),
+                field(row, ("image",), str, where),
+                field(row, ("text", "question"), str, where),
+                label == "yes",
+            )
+        )
+    refuse_doubles((one.question_id for one in questions), path, "question ids")
+    name = COPIES.get(fingerprint(questions))
+    misspelt = sum(_TYPO in one.text for one in questions)
+    return QuestionFile(tuple(questions), name or Path(path).stem, name is not None, misspelt)
+
+
+def fingerprint(questions: Sequence[Question]) -> str:
+    """16 hexadecimal digits over what is asked of which image with which label; order and spelling do not matter."""
+    asked = sorted((Path(one.image).name, _object(one.text), one.truth) for one in questions)
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:_HEX]
+
+
+def read_answers(path: str | Path) -> dict[int, str]:
+    """Answers by question id: JSON lines or one array of `question_id` and `answer` (or `text`, `response`, ...).
+
+    Raises:
+        EvalDataError: it cannot be read, a field is missing, or an id stands twice.
+    """
+    pairs = []
+    for number, row in enumerate(read_rows(path, "the answers"), 1):
+        where = f"row {number} of {path}"
+        pairs.append((whole_number(row, ("question_id", "id"), where), field(row, ANSWER_NAMES, str, where)))
+    refuse_doubles((one for one, _ in pairs), path, "question ids")
+    return dict(pairs)
+
+
+def join(
+    questions: Sequence[Question], answers: Mapping[int, str], parser: Parser, where: str | Path
+) -> tuple[Answered, ...]:
+    """Every question with its answer.
+
+    Raises:
+        EvalDataError: a question has no answer, or an answer no question.
+    """
+    ids = {one.question_id for one in questions}
+    missing, strange = sorted(ids - set(answers)), sorted(set(answers) - ids)
+    if missing or strange:
+        raise EvalDataError(
+            f"{where}: {len(missing)} of {len(ids)} questions have no answer ({listed(missing)}) and "
+            f"{len(strange)} answers have no question ({listed(strange)}): give the answers that belong to these "
+            "questions, all of them"
+        )
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(one.image for one in questions))}
+    return tuple(answered(numbers[one.image], one.truth, answers[one.question_id], parser) for one in questions)
+
+
+def _object(text: str) -> str:
+    found = _OBJECT.search(text)
+    return found[1].strip().lower() if found else text.strip().lower()

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evals.chair.words import by_rules, normaliser, singular
+from grounding.errors import EvalDataError, MissingExtraError
+
+
+@pytest.mark.parametrize(
+    ("plural", "one"),
+    [
+        ("dogs", "dog"),
+        ("benches", "bench"),
+        ("buses", "bus"),
+        ("bus", "bus"),
+        ("glasses", "glass"),
+        ("women", "woman"),
+        ("knives", "knife"),
+        ("ponies", "pony"),
+        ("scissors", "scissors"),
+        ("skis", "ski"),
+        ("tvs", "tv"),
+        ("vases", "vase"),
+        ("tennis", "tennis"),
+        ("this", "this"),
+        ("his", "his"),
+        ("boxes", "box"),
+        ("people", "people"),
+    ],
+)
+def test_the_singular(plural, one):
+    assert singular(plural) == one
+
+
+@given(st.text(max_size=40))
+def test_any_text_becomes_lower_case_words_without_blanks(text):
+    for word in by_rules(text):
+        assert word
+        assert not any(letter.isspace() for letter in word)
+
+
+def test_marks_are_words_and_hyphens_hold_together():
+    assert by_rules("Two well-lit TVs, here!") == ("two", "well-lit", "tv", ",", "here", "!")
+
+
+def test_without_nltk_its_pipeline_is_refused_in_a_sentence(monkeypatch):
+    from evals.chair import words
+
+    words._nltk.cache_clear()
+    monkeypatch.setitem(sys.modules, "nltk", None)
+    with pytest.raises(MissingExtraError, match="needs the package 'nltk'"):
+        normaliser("nltk")
+
+
+def test_without_nltks_data_the_command_that_brings_it_is_named(monkeypatch):
+    nltk = pytest.importorskip("nltk", reason="NLTK is not installed")
+    from evals.chair import words
+
+    def missing(*args, **kwargs):
+        raise LookupError("Resource punkt_tab not found")
+
+    words._nltk.cache_clear()
+    monkeypatch.setattr(nltk, "word_tokenize", missing)
+    with pytest.raises(EvalDataError, match=r"python -m nltk.downloader punkt_tab .*, or use --pipeline rules"):
+        normaliser("nltk")
+    words._nltk.cache_clear()
+
+
+def test_nltk_takes_seated_for_a_seat_and_the_rules_do_not():
+    pytest.importorskip("nltk", reason="NLTK is not installed")
+    try:
+        nltk = normaliser("nltk")
+    except EvalDataError as missing:
+        pytest.skip(str(missing))
+    assert "seat" in nltk("People are seated there.")
+    assert "seat" not in by_rules("People are seated there.")
+    assert nltk("Two dogs and some benches")[1::2] == ("dog", "some")
+
+
+def test_an_unknown_pipeline_is_refused():
+    with pytest.raises(EvalDataError, match="the known ones are rules, nltk"):
+        normaliser("spacy")  # type: ignore[arg-type]
