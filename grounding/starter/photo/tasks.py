@@ -82,7 +82,9 @@ def absent_classes(photo: Photo, habits: Habits, rng: np.random.Generator, each:
         chances = np.where(open_, weight + 1e-3, 0.0)
         count = min(each, int(open_.sum()))
         if count:
-            drawn += [habits.classes[i] for i in rng.choice(len(chances), count, replace=False, p=chances / chances.sum())]
+            drawn += [
+                habits.classes[i] for i in rng.choice(len(chances), count, replace=False, p=chances / chances.sum())
+            ]
     return drawn
 
 
@@ -137,9 +139,11 @@ def dialogue(photo: Photo, habits: Habits, rng: np.random.Generator) -> list[tup
             asked.append((question, f"{phrase.text} ."))
     absent = absent_classes(photo, habits, rng)
     # As many answers of yes as of no, classes asked for again where a photo shows few.
-    shown = [photo.objects[i % len(photo.objects)] for i in rng.permutation(max(len(absent), len(photo.objects)))] if (
-        photo.objects
-    ) else []
+    shown = (
+        [photo.objects[i % len(photo.objects)] for i in rng.permutation(max(len(absent), len(photo.objects)))]
+        if (photo.objects)
+        else []
+    )
     asked += [(EXISTS.format(thing=with_indefinite(name)), "no") for name in absent]
     asked += [(EXISTS.format(thing=with_indefinite(name)), "yes") for name in shown[: len(absent)]]
     if photo.objects:
