@@ -1,1 +1,1 @@
-"""A small vision-language model for photographs: a frozen ImageNet backbone, and a language model trained on captions."""
+"""A small vision-language model for photographs: a frozen ImageNet backbone and words learned from captions."""

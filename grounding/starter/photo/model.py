@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parent / "weights"
 NOTICE = (
-    "starter-photo: a small model of {words:,} words, taught by {photos:,} photos that nearly all show people; for better "
-    "answers name a hub model with --model"
+    "starter-photo: a small model that knows {words:,} words from the captions of {photos:,} photos, nearly all of "
+    "people; a hub model named with --model is far better"
 )
 _MEAN, _DEVIATION = 127 / 255, 128 / 255  # EfficientNet-Lite's own: pixels to [-1, 1]
 

@@ -50,10 +50,19 @@ class Album:
 
 @dataclass(frozen=True)
 class Batch:
-    """B photos: features of both depths, what is present, and, in the second stage, packed questions."""
+    """B photos, and in the second stage what is asked about them.
+
+    Attributes:
+        fine: float32 [B, C, S / 16, S / 16].
+        coarse: float32 [B, D, S / 32, S / 32].
+        kept: float32 [B, 1, D + C], 0 for the features of a photo that are hidden in this batch.
+        present: bool [B, K].
+        packed: the questions; None in the first stage.
+    """
 
     fine: Tensor
     coarse: Tensor
+    kept: Tensor
     present: Tensor
     packed: Packed | None
 
@@ -92,7 +101,10 @@ def _batch(
     packed: Packed | None = None,
 ) -> Batch:
     flipped = (rng.random(len(rows)) < _FLIPPED) & may_flip
-    return Batch(*album.levels.batch(rows, flipped), torch.from_numpy(album.present[rows]), packed)
+    fine, coarse = album.levels.batch(rows, flipped)
+    kept = rng.random((len(rows), 1, fine.shape[1] + coarse.shape[1]), dtype=np.float32) >= _DROPPED
+    hidden = torch.from_numpy(kept).float() / (1 - _DROPPED)
+    return Batch(fine, coarse, hidden, torch.from_numpy(album.present[rows]), packed)
 
 
 class Reader(nn.Module):
@@ -109,14 +121,12 @@ class Reader(nn.Module):
         self.language_model = model.model.language_model
         self.alignment = alignment
         self._join = model.model.vision_tower.join
-        self._seen = model.config.vision_config.hidden_size - model.config.vision_config.wave_size
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Returns the loss and its parts; answers count only where the batch has questions."""
         with torch.no_grad():
             features = self._join(batch.fine, batch.coarse)
-            if self.training:
-                features[..., : self._seen] *= torch.empty(len(features), 1, self._seen).bernoulli_(1 - _DROPPED)
+            features[..., : batch.kept.shape[-1]] *= batch.kept
         projected = self.projector(features)
         words = self.language_model.embed_tokens.weight
         loss, figures = self.alignment(projected, words, batch.coarse, batch.present)

@@ -69,7 +69,7 @@ def is_thing(word: str) -> bool:
 
 
 def with_article(noun: str) -> str:
-    """ "a dog", "an umbrella", "skis"."""
+    """A noun as lists name it: a dog, an umbrella, skis."""
     if noun.endswith("s") and not noun.endswith(("ss", "us")):
         return noun
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
