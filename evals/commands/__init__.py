@@ -8,6 +8,10 @@ SCENES = Command(
     "measure pointing and masks on drawn scenes with exact truth",
     "evals.commands.scenes:EvalScenesCommand",
 )
+PHOTOS = Command(
+    "measure pointing, presence questions and captions on photos",
+    "evals.commands.photos:EvalPhotosCommand",
+)
 RECORD = Command(
     "time and memory of recording attention, beside the plain kernel and eager attention",
     "evals.commands.bench:BenchRecordCommand",

@@ -95,7 +95,7 @@ def test_the_starter_is_a_folder_in_the_package(saved_llava: Path, monkeypatch: 
     monkeypatch.setattr(load_module, "starter_folder", lambda name: saved_llava)
     assert load("starter", device="cpu").name == "starter"
     monkeypatch.setattr(load_module, "starter_folder", lambda name: saved_llava / "none")
-    with pytest.raises(ModelError, match="the starter model's weights are missing"):
+    with pytest.raises(ModelError, match="the weights of starter are missing"):
         load("starter")
 
 
