@@ -19,8 +19,8 @@ class EvalPhotosCommand(ModelOptions):
 
     Nouns: for every annotated class of at least 2 % of its photo, whether the best point lies on it, and the mask's
     IoU; beside it the picture's centre, the map of another class, and every head's map taken from another photo.
-    Expressions: whether the best point lies in the box; beside it the head noun alone and the centre. POPE: accuracy, F1
-    and share of yes for each split. Captions: CHAIR. Intervals are 95 % percentile bootstraps, resampled by photo.
+    Expressions: whether the best point lies in the box; beside it the head noun alone and the centre. POPE: accuracy,
+    F1 and share of yes for each split. Captions: CHAIR. Intervals are 95 % percentile bootstraps, resampled by photo.
     Of the photos in the folder that this was written for, at least 94 % show a person.
 
     Attributes:

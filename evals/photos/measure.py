@@ -186,9 +186,8 @@ def report(data: dict[str, Any]) -> str:
         for name, row in part["variants"].items():
             ahead = part["full_minus"].get(name)
             lines.append(
-                f"| {name} | {row['n']} | {_shown([row['pointing_accuracy'], *row['intervals']['pointing_accuracy']])} | "
-                + (_shown([ahead["pointing_accuracy"], *ahead["intervals"]["pointing_accuracy"]]) if ahead else "")
-                + f" | {_shown([row['miou'], *row['intervals']['miou']])} |"
+                f"| {name} | {row['n']} | {_of(row, 'pointing_accuracy')} | "
+                f"{_of(ahead, 'pointing_accuracy') if ahead else ''} | {_of(row, 'miou')} |"
             )
         heads = part["shuffled_heads"]
         lines.append(
@@ -214,6 +213,10 @@ def report(data: dict[str, Any]) -> str:
         lines += [f"| {name} | {_shown(part[name])} |" for name in ("chair_s", "chair_i", "recall", "words")]
         lines += ["", *(f"- {photo}: {text}" for photo, text in part["captions"].items())]
     return "\n".join(lines) + "\n"
+
+
+def _of(row: dict[str, Any], what: str) -> str:
+    return _shown([row[what], *row["intervals"][what]])
 
 
 def _shown(triple: Sequence[float]) -> str:

@@ -85,6 +85,7 @@ class PhotoTower(PreTrainedModel):
     config_class = PhotoTowerConfig
     main_input_name = "pixel_values"
     input_modalities: ClassVar[tuple[str, ...]] = ("image",)
+    _supports_sdpa = True  # it has no attention at all, so any kernel will do
     _no_split_modules: ClassVar[list[str]] = ["Backbone"]
 
     def __init__(self, config: PhotoTowerConfig) -> None:
