@@ -120,7 +120,7 @@ def _zeros(rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_both_stages_learn_and_the_weights_travel(made, tmp_path: Path):
-    model, processor, album, reader = made
+    model, _, album, reader = made
     quick = Schedule(steps=60, warmup=5, peak_lr=5e-3, matrix_lr=5e-3, save_every=60)
     first = train_stage("alignment", reader.aligned(), quick, functools.partial(looks, album, 4, 0), reader, tmp_path)
     batches = functools.partial(talks, album, CELLS, 4, 0)
@@ -138,7 +138,7 @@ def test_both_stages_learn_and_the_weights_travel(made, tmp_path: Path):
     assert np.isfinite(maps.values).all()
 
 
-def test_an_unknown_word_is_refused_with_known_ones_beside_it(made, tmp_path: Path):
+def test_an_unknown_word_is_refused_with_known_ones_beside_it(made):
     model, processor, album, _ = made
     from grounding.models.llava import Llava
 

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_maps import make_maps
+from tiny_photos import tiny_spec, write_photos
+
+from evals.commands.photos import EvalPhotosCommand
+from evals.photos.annotations import expressions, nouns, pope_rows
+from evals.photos.answers import chair, pope_score, read_synonyms, says_yes, singular
+from evals.photos.pointing import box_mask, shuffle_heads
+from grounding.errors import ManifestError
+from grounding.starter.photo.data import read_photos
+from grounding.starter.photo.model import build_model, build_processor
+
+SYNONYMS = "person, man, woman, people\ndog, puppy\ncar, taxi\nbench\nhot dog\ntraffic light, street light\ntrain\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_photos(tmp_path_factory.mktemp("made") / "photos")
+    (folder / "synonyms.txt").write_text(SYNONYMS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny-photo-starter")
+    spec = tiny_spec()
+    build_model(spec, seed=0).save_pretrained(folder)
+    build_processor(spec.words, spec.shape).save_pretrained(folder)
+    return folder
+
+
+def test_nouns_are_classes_large_enough_on_the_stored_picture(folder: Path):
+    found = nouns(folder, read_photos(folder))
+    assert [(noun.photo.id, noun.name, noun.other) for noun in found] == [(3, "car", "bench"), (3, "dog", "car")] or {
+        noun.name for noun in found
+    } == {"car", "dog"}
+    dog = next(noun for noun in found if noun.name == "dog")
+    assert dog.truth.shape == (32, 48)
+    assert dog.truth[:, :23].all()
+    assert not dog.truth[:, 25:].any()
+    assert all(noun.other != noun.name for noun in found)
+
+
+def test_boxes_are_scaled_to_the_stored_picture_and_empty_ones_left_out(folder: Path):
+    found = expressions(folder, read_photos(folder))
+    assert [one.expression for one in found] == ["the brown dog near a car", "the zyzzyva"]
+    assert found[0].box_xyxy == (0, 0, 24, 32)
+    mask = box_mask((1.0, 0.0, 3.0, 2.0), (4, 3))
+    assert mask.tolist() == [[False, True, True, False]] * 2 + [[False] * 4]
+
+
+def test_pope_rows_carry_their_split_and_label(folder: Path):
+    rows = pope_rows(folder, read_photos(folder))
+    assert len(rows) == 12
+    assert [row.yes for row in rows[:4]] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("answer", "yes"),
+    [("Yes", True), ("No, there is none.", False), ("There is not a dog", False), ("yes . no", True), ("none", True)],
+)
+def test_answers_are_read_as_pope_reads_them(answer: str, yes: bool):
+    assert says_yes(answer) is yes
+
+
+def test_pope_scores():
+    score = pope_score([True, True, False, False], [True, False, True, False])
+    assert (score.accuracy, score.precision, score.recall, score.f1, score.yes_ratio) == (0.5, 0.5, 0.5, 0.5, 0.5)
+    assert pope_score([False, False], [True, False]).f1 == 0
+
+
+@pytest.mark.parametrize(
+    ("caption", "mentioned", "invented"),
+    [
+        ("a puppy and two men near a taxi", ("dog", "person", "car"), ("car",)),
+        ("people eat hot dogs", ("person", "hot dog"), ("hot dog",)),  # a hot dog is no dog
+        ("a man on the train tracks", ("person",), ()),
+        ("a baby dog under a street light", ("dog", "traffic light"), ("traffic light",)),
+        ("nothing to see", (), ()),
+    ],
+)
+def test_chair_counts_objects_that_are_not_there(folder: Path, caption: str, mentioned: tuple, invented: tuple):
+    score = chair(caption, ["dog", "person"], read_synonyms(folder / "synonyms.txt"))
+    assert (score.mentioned, score.invented) == (mentioned, invented)
+    assert (score.found, score.shown) == (len({"dog", "person"} & set(mentioned)), 2)
+
+
+@pytest.mark.parametrize(
+    ("plural", "one"),
+    [
+        ("dogs", "dog"),
+        ("benches", "bench"),
+        ("puppies", "puppy"),
+        ("glass", "glass"),
+        ("bus", "bus"),
+        ("women", "woman"),
+    ],
+)
+def test_singular(plural: str, one: str):
+    assert singular(plural) == one
+
+
+def test_shuffled_heads_come_from_donors_head_by_head():
+    maps = make_maps(np.zeros((2, 3, 2, 4), np.float32))
+    donors = [make_maps(np.full((2, 3, 3, 4), number, np.float32)) for number in (1, 2)]
+    values = shuffle_heads(maps, donors, np.random.default_rng(0)).values
+    assert values.shape == maps.values.shape
+    assert set(np.unique(values)) == {1, 2}
+    assert all(len(np.unique(values[layer, head])) == 1 for layer in range(2) for head in range(3))
+
+
+def test_the_command_measures_everything_and_writes_it_down(
+    folder: Path, tiny_starter: Path, tiny_segmenter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    command = EvalPhotosCommand(
+        data=folder,
+        model=str(tiny_starter),
+        segmenter=str(tiny_segmenter),
+        method="starter-photo",
+        synonyms=folder / "synonyms.txt",
+        out=tmp_path,
+        device="cpu",
+    )
+    assert command.run() == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["nouns"]["variants"]["full method"]["n"] == 2
+    assert sum(asked for _, asked in scores["nouns"]["by_class"].values()) == 2
+    assert scores["expressions"]["n"] == 2
+    assert scores["expressions"]["refused"]["full"] == 1
+    assert {split: row["n"] for split, row in scores["pope"].items()} == dict.fromkeys(scores["pope"], 4)
+    assert scores["captions"]["n"] == scores["test_photos"]
+    assert "heads of other photos" in (tmp_path / "scores.md").read_text()
+    assert "POPE" in capsys.readouterr().out
+
+
+def test_what_is_missing_is_one_sentence(folder: Path, tmp_path: Path):
+    with pytest.raises(ManifestError, match="--synonyms"):
+        EvalPhotosCommand(data=folder).run()
+    with pytest.raises(ManifestError, match="--parts cats"):
+        EvalPhotosCommand(data=folder, parts=("cats",)).run()
+    with pytest.raises(ManifestError, match="cannot be read"):
+        read_synonyms(tmp_path / "none.txt")
