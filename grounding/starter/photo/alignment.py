@@ -39,7 +39,8 @@ class Concepts:
     Attributes:
         names: K names; a class's may have two words.
         classes: how many of them are classes.
-        balance: float32 [K], the weight of a photo without the concept, so that rare concepts are not drowned.
+        balance: float32 [K], how much less a photo with the concept weighs than one without it, the root of the odds
+            of meeting it, so that rare concepts are not drowned and common ones learn from the few photos without.
     """
 
     names: tuple[str, ...]
