@@ -4,6 +4,9 @@ Reads a folder of photos (see `grounding.starter.photo.data`), keeps the test ph
 features once, aligns projector and words, trains the language model, and writes the model folder with its card. Every
 step is kept in the output folder, so the same command goes on after an interruption. Needs the extra `photo`; nothing
 is downloaded.
+
+On two cores a step of the first stage takes about 0.8 s and one of the second 3 to 5 s with 24 x 24 cells, a third of
+that with 12 x 12 (`--shape.pooling 2`).
 """
 
 from __future__ import annotations
@@ -49,10 +52,10 @@ class TrainConfig:
     out: Path = Path("runs/photo")
     seed: int = 0
     shape: Shape = field(default_factory=Shape)
-    alignment: Schedule = field(default_factory=lambda: Schedule(steps=1_000, peak_lr=2e-3, matrix_lr=2e-3, warmup=50))
+    alignment: Schedule = field(default_factory=lambda: Schedule(steps=800, peak_lr=2e-3, matrix_lr=2e-3, warmup=50))
     alignment_batch: int = 24
     language: Schedule = field(
-        default_factory=lambda: Schedule(steps=3_000, peak_lr=1.5e-3, matrix_lr=3e-3, warmup=100)
+        default_factory=lambda: Schedule(steps=1_500, peak_lr=1.5e-3, matrix_lr=3e-3, warmup=100)
     )
     language_batch: int = 8
     limit: int = 0
