@@ -86,7 +86,7 @@ def shuffle_heads(maps: AttentionMaps, donors: Sequence[AttentionMaps], rng: np.
     layers, heads, rows, _ = values.shape
     for layer in range(layers):
         for head in range(heads):
-            donor = donors[rng.integers(len(donors))].values[layer, head]
+            donor = donors[int(rng.integers(len(donors)))].values[layer, head]
             values[layer, head] = donor[[max(0, len(donor) - rows + row) for row in range(rows)]]
     return replace(maps, values=values)
 

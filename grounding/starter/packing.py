@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from grounding.starter import language
@@ -113,7 +114,7 @@ def pack(
     return Packed(tokens, positions, block, labels)
 
 
-def answer_loss(language_model: nn.Module, projected: Tensor, packed: Packed) -> tuple[Tensor, float]:
+def answer_loss(language_model: Any, projected: Tensor, packed: Packed) -> tuple[Tensor, float]:
     """Reads packed questions about pictures and scores the answers.
 
     Args:

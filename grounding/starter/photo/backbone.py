@@ -45,7 +45,7 @@ class Backbone(nn.Module):
     def __init__(self, stages: Sequence[Sequence[int]] = LITE2, stem: int = STEM, head: int = HEAD) -> None:
         super().__init__()
         self.stem = SameConv(3, stem, 3, stride=2)
-        blocks: list[nn.Module] = []
+        blocks: list[InvertedResidual] = []
         before = stem
         for repeats, kernel, stride, expansion, channels in stages:
             for repeat in range(repeats):
@@ -55,7 +55,7 @@ class Backbone(nn.Module):
         self.head = SameConv(before, head, 1)
         # The last halving ends the finer level.
         self.split = max(i for i, block in enumerate(blocks) if block.stride == 2)
-        self.fine_channels = self.blocks[self.split - 1].channels
+        self.fine_channels = int(blocks[self.split - 1].channels)
         self.coarse_channels = head
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,6 +146,7 @@ def load_imagenet(backbone: Backbone, file: Path | None = None) -> tuple[Tensor,
         for convolution, kernel, norm in zip(convolutions, filters, norms, strict=True):
             scale = state[f"{norm}weight"] / (state[f"{norm}running_var"] + _EPSILON).sqrt()
             convolution.weight.copy_(state[kernel] * scale.view(-1, 1, 1, 1))
+            assert convolution.bias is not None
             convolution.bias.copy_(state[f"{norm}bias"] - state[f"{norm}running_mean"] * scale)
     return state["_fc.weight"], state["_fc.bias"]
 

@@ -85,7 +85,7 @@ def words_of_classes(known: Collection[str]) -> tuple[tuple[str, ...], ...]:
     Args:
         known: the words that may be used.
     """
-    found = [(name.lower().replace("-", " ").split()[-1],) for name in imagenet_names()]
+    found: list[tuple[str, ...]] = [(name.lower().replace("-", " ").split()[-1],) for name in imagenet_names()]
     for first, last, words in _KINDS:
         found[first : last + 1] = [words] * (last + 1 - first)
     return tuple(tuple(word for word in words if word in known) for words in found)

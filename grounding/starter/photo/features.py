@@ -75,7 +75,7 @@ def cached_levels(backbone: Backbone, processor: LlavaProcessor, photos: Sequenc
         "fine": (len(photos), backbone.fine_channels, side // 16, side // 16),
         "coarse": (len(photos), backbone.coarse_channels, side // 32, side // 32),
     }
-    levels: dict[str, np.ndarray] = {}
+    levels: dict[str, np.memmap] = {}
     for name, shape in shapes.items():
         path = folder / f"{name}.npy"
         fresh = not path.exists()
