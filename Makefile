@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/grounding scenes --seed 7 --n 1 --out out/demo/scene
+	$(BIN)/grounding scenes --seed 8 --n 1 --out out/demo/scene
 	$(BIN)/grounding segment --manifest out/demo/scene/expressions.jsonl --out out/demo --formats png coco npz
 	@echo "Look at the pictures in out/demo/"
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grounding.starter.language import CELLS, LOCATE, VOCABULARY
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+    from transformers.models.llama.modeling_llama import LlamaAttention
 
 WEIGHTS = Path(__file__).parent / "weights"
 PATCH = 16
@@ -114,7 +115,7 @@ def build_model(seed: int, *, attention: str = "sdpa") -> LlavaForConditionalGen
     return model
 
 
-def attend_to_likeness(attention: Any) -> None:
+def attend_to_likeness(attention: LlamaAttention) -> None:
     """Half of the heads start with equal query and key matrices, so that like looks at like.
 
     A word then finds the cells that resemble it from the first step on (mimetic initialisation, Trockman & Kolter,

@@ -2,7 +2,7 @@
 
 Renders scenes, trains the vision tower, caches its features, trains projector and language model, measures on scenes
 never seen, and writes the model folder with its card. Every step is kept in the output folder, so the same command
-goes on after an interruption. Two cores need about two hours; nothing is downloaded.
+goes on after an interruption. Two cores need about an hour and a half; nothing is downloaded.
 """
 
 from __future__ import annotations
