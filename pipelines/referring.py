@@ -14,6 +14,7 @@ from PIL import Image
 
 from grounding.io import as_rgb, open_image
 from grounding.methods import Method, RequestKnobs, load_method, run_stages
+from grounding.models.load import STARTERS
 from grounding.types import AttentionMaps, Heatmap, PointPrompts, Segment, StageReport
 from pipelines.saving import Format, save_result
 
@@ -278,13 +279,13 @@ def method_for(model: str, method: str | Path = "auto") -> Method:
 
     Args:
         model: the model's name.
-        method: a shipped method's name or a YAML file; `auto` is `starter` for the starter model, else `default`.
+        method: a shipped method's name or a YAML file; `auto` is a starter's own of the same name, else `default`.
 
     Raises:
         MethodError: no such method, or its file is wrong.
     """
     if method == "auto":
-        method = "starter" if model == DEFAULT_MODEL else "default"
+        method = model if model in STARTERS else "default"
     return load_method(method)
 
 

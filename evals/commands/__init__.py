@@ -32,6 +32,10 @@ MMHAL = Command(
     "rate answers to MMHal-Bench by a judge that you bring",
     "evals.commands.mmhal:EvalMMHalCommand",
 )
+PHOTOS = Command(
+    "measure pointing, presence questions and captions on photos",
+    "evals.commands.photos:EvalPhotosCommand",
+)
 RECORD = Command(
     "time and memory of recording attention, beside the plain kernel and eager attention",
     "evals.commands.bench:BenchRecordCommand",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from grounding.types import BoolArray, IntArray, TokenGrid, Word, WordKind
 DEFAULT_PROMPT = "Where is {expression}?"
 LAST_WORD = "<last>"
 SHOWN_VOCABULARY = 200  # a closed vocabulary up to this size is printed in full when a word is outside it
+_SHOWN_CLOSE = 5  # of a larger one, so many words that are spelt alike
 
 
 @dataclass(frozen=True)
@@ -240,11 +242,10 @@ class Family(ABC):
             return
         special = set(self.tokenizer.all_special_tokens)
         known = sorted(token for token in self.tokenizer.get_vocab() if token not in special and token.isalpha())
-        shown = ", ".join(known[:SHOWN_VOCABULARY]) + (", ..." if len(known) > SHOWN_VOCABULARY else "")
         raise ExpressionError(
-            f"the word {word.text!r} is outside the vocabulary of {self.name}, which knows {len(known)} words "
-            f"({shown}): use these words, or for photos and free text load a hub model, for example --model "
-            "llava-hf/llava-1.5-7b-hf"
+            f"the word {word.text!r} is outside the vocabulary of {self.name}, which knows {len(known)} words"
+            f"{_some_of(known, word.text)}: use known words, or for photos and free text load a hub model, for example "
+            "--model llava-hf/llava-1.5-7b-hf"
         )
 
     def _refuse_control_tokens(self, expression: str) -> None:
@@ -264,3 +265,11 @@ class Family(ABC):
             for name, value in batch.items()
             if isinstance(value, torch.Tensor)
         }
+
+
+def _some_of(known: Sequence[str], word: str) -> str:
+    """The known words in brackets, all where they are few, else those spelt most like the word."""
+    if len(known) <= SHOWN_VOCABULARY:
+        return f" ({', '.join(known)})"
+    close = get_close_matches(word.lower(), known, n=_SHOWN_CLOSE, cutoff=0.5)
+    return f", {', '.join(close)} among them" if close else ", none of them spelt like it"

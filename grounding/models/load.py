@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from grounding.models.base import Family
     from grounding.text.parse import NounFinder
 
-STARTER = "starter"
+STARTERS = {"starter": "grounding.starter", "starter-photo": "grounding.starter.photo"}
 _SMALLER = "choose a smaller model, --dtype bfloat16, another --device, or spread it with --device-map auto"
 
 
-def starter_folder() -> Path:
-    """The folder of the starter model's weights inside the installed package."""
-    return Path(str(files("grounding.starter"))) / "weights"
+def starter_folder(name: str = "starter") -> Path:
+    """The folder of a starter model's weights inside the installed package."""
+    return Path(str(files(STARTERS[name]))) / "weights"
 
 
 def source_of(name: str) -> str:
     """What to hand to transformers for a model's name.
 
     Args:
-        name: `starter`, a folder, or a hub id such as `llava-hf/llava-1.5-7b-hf`.
+        name: `starter`, `starter-photo`, a folder, or a hub id such as `llava-hf/llava-1.5-7b-hf`.
 
     Returns:
         An existing folder's path, or the hub id.
@@ -40,12 +40,12 @@ def source_of(name: str) -> str:
     Raises:
         ModelError: a folder that does not exist or has no config.json.
     """
-    if name == STARTER:
-        folder = starter_folder()
+    if name in STARTERS:
+        folder = starter_folder(name)
         if not (folder / "config.json").is_file():
             raise ModelError(
-                f"the starter model's weights are missing from this installation ({folder}): install the package "
-                "again, or make them with python -m grounding.starter.train"
+                f"the weights of {name} are missing from this installation ({folder}): install the package "
+                f"again, or make them with python -m {STARTERS[name]}.train"
             )
         return str(folder)
     path = Path(name).expanduser()
@@ -60,7 +60,7 @@ def source_of(name: str) -> str:
     if looks_like_path or not name.strip():
         raise ModelError(
             f"there is no model folder {name!r}: give a folder written by save_pretrained, a hub id such as "
-            "llava-hf/llava-1.5-7b-hf, or starter"
+            f"llava-hf/llava-1.5-7b-hf, or one of {', '.join(STARTERS)}"
         )
     return name
 
@@ -74,10 +74,9 @@ def load_config(name: str) -> Any:
     source = source_of(name)
     from transformers import AutoConfig
 
-    # Registers the starter's vision tower, so that the packaged weights and those of a fresh training run are known.
-    import_module("grounding.starter.tower")
-    import grounding.starter.tower  # noqa: F401  registers the starter's vision tower with the auto classes
-
+    # Registers the starters' vision towers, so that the packaged weights and those of a fresh training run are known.
+    for package in STARTERS.values():
+        import_module(f"{package}.tower")
     with _explained(name, "its config"):
         return AutoConfig.from_pretrained(source)
 
@@ -92,7 +91,7 @@ def load(
     """Load a model and its processor as a family.
 
     Args:
-        name_or_folder: `starter` (needs no hub), a folder written by `save_pretrained`, or a hub id.
+        name_or_folder: `starter` or `starter-photo` (need no hub), a folder written by `save_pretrained`, or a hub id.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; not used where `device_map` is given.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         device_map: spreads the model over devices through accelerate, `auto` for instance; None puts it on one device.

@@ -20,7 +20,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from grounding.starter.dataset import SceneArrays, batches
 from grounding.starter.language import CELLS
-from grounding.starter.packing import NO_LABEL, PREFIX, Packed, dialogue, pack
+from grounding.starter.packing import Packed, answer_loss, dialogue, pack
 from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES
 from grounding.starter.vision_stage import CellLabels, labels_of, normalise
 
@@ -77,22 +77,10 @@ class Reader(nn.Module):
 
     def forward(self, features: Tensor, packed: Packed, labels: CellLabels) -> tuple[Tensor, dict[str, float]]:
         """Returns the loss, the share of answer tokens predicted right, and the part of the loss that is alignment."""
-        embeddings = self.language_model.embed_tokens(packed.tokens)
-        opening = PREFIX - CELLS * CELLS
         projected = self.projector(features)
-        hidden = self.language_model(
-            inputs_embeds=torch.cat([embeddings[:, :opening], projected, embeddings[:, PREFIX:]], dim=1),
-            attention_mask=packed.mask,
-            position_ids=packed.positions,
-            use_cache=False,
-        ).last_hidden_state
-        asked = packed.labels != NO_LABEL
-        logits = hidden[asked] @ self.language_model.embed_tokens.weight.T
-        truth = packed.labels[asked]
-        right = (logits.argmax(-1) == truth).float().mean().item()
+        loss, right = answer_loss(self.language_model, projected, packed)
         alignment = self._alignment(projected, labels)
-        loss = F.cross_entropy(logits, truth) + _ALIGNMENT_WEIGHT * alignment
-        return loss, {"right": right, "alignment": alignment.item()}
+        return loss + _ALIGNMENT_WEIGHT * alignment, {"right": right, "alignment": alignment.item()}
 
     def _alignment(self, projected: Tensor, labels: CellLabels) -> Tensor:
         """Each projected cell should resemble the words for what it shows, and no other attribute's."""

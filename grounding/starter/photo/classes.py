@@ -1,0 +1,91 @@
+"""From the thousand classes of ImageNet to the words of captions: what the backbone's own classifier can name.
+
+A class goes to the last word of its name ("school bus" to "bus") where the vocabulary has that word; dogs, birds and
+other kinds that ImageNet splits finely go to the kind by their numbers, which lie together. Applied to single cells the
+classifier says roughly what is where (Zhou et al., 2016, class activation maps), from labels of whole pictures alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+# Spans of class numbers, both ends included; a later line wins over an earlier one and all win over the class's name.
+_KINDS: tuple[tuple[int, int, tuple[str, ...]], ...] = (
+    (7, 24, ("bird",)),
+    (80, 100, ("bird",)),
+    (127, 146, ("bird",)),
+    (151, 268, ("dog",)),
+    (281, 285, ("cat",)),
+    (294, 297, ("bear",)),
+    (339, 339, ("horse",)),
+    (345, 347, ("cow",)),
+    (348, 349, ("sheep",)),
+    (385, 386, ("elephant",)),
+    (365, 384, ("monkey",)),
+    (404, 404, ("airplane", "plane")),
+    (895, 895, ("airplane", "plane")),
+    (414, 414, ("backpack",)),
+    (423, 423, ("chair",)),
+    (559, 559, ("chair",)),
+    (765, 765, ("chair",)),
+    (440, 440, ("bottle",)),
+    (898, 898, ("bottle",)),
+    (907, 907, ("bottle", "wine")),
+    (436, 436, ("car",)),
+    (468, 468, ("car", "taxi")),
+    (511, 511, ("car",)),
+    (609, 609, ("car",)),
+    (656, 656, ("car", "van")),
+    (751, 751, ("car",)),
+    (817, 817, ("car",)),
+    (444, 444, ("bicycle", "bike")),
+    (671, 671, ("bicycle", "bike")),
+    (665, 665, ("motorcycle",)),
+    (670, 670, ("motorcycle",)),
+    (466, 466, ("train",)),
+    (547, 547, ("train",)),
+    (820, 820, ("train",)),
+    (484, 484, ("boat",)),
+    (554, 554, ("boat",)),
+    (625, 625, ("boat",)),
+    (814, 814, ("boat",)),
+    (914, 914, ("boat",)),
+    (487, 487, ("phone",)),
+    (504, 504, ("cup", "mug")),
+    (968, 968, ("cup",)),
+    (664, 664, ("monitor", "screen")),
+    (782, 782, ("screen",)),
+    (851, 851, ("tv", "television")),
+    (831, 831, ("couch", "sofa")),
+    (850, 850, ("teddy", "bear")),
+    (933, 933, ("sandwich", "burger")),
+    (934, 934, ()),  # a hot dog is not "dog"
+    (948, 948, ("apple",)),
+    (981, 981, ("player", "baseball")),
+    (429, 429, ("baseball",)),
+    (748, 748, ("purse", "bag")),
+    (636, 636, ("bag",)),
+    (738, 738, ("plant", "pot")),
+    (795, 795, ("ski", "skis")),
+    (830, 830, ("stretcher",)),
+    (896, 896, ("sink",)),
+)
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """The classes' names in the order of their numbers, as torchvision carries them."""
+    from torchvision.models import ResNet50_Weights
+
+    return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def words_of_classes(known: Collection[str]) -> tuple[tuple[str, ...], ...]:
+    """Per ImageNet class the known words for it, perhaps none.
+
+    Args:
+        known: the words that may be used.
+    """
+    found: list[tuple[str, ...]] = [(name.lower().replace("-", " ").split()[-1],) for name in imagenet_names()]
+    for first, last, words in _KINDS:
+        found[first : last + 1] = [words] * (last + 1 - first)
+    return tuple(tuple(word for word in words if word in known) for words in found)

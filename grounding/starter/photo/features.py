@@ -1,0 +1,99 @@
+"""What the frozen backbone says about every training photo, computed once into files that training maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from rich.console import Console
+from torch import Tensor
+
+from grounding.images import open_image
+from grounding.starter.photo.backbone import Backbone
+from grounding.starter.photo.data import Photo
+
+if TYPE_CHECKING:
+    from transformers import LlavaProcessor
+
+_CHUNK = 20
+_console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Features of N photos at the backbone's two depths.
+
+    Attributes:
+        fine: float16 [N, C, S / 16, S / 16].
+        coarse: float16 [N, D, S / 32, S / 32].
+    """
+
+    fine: np.ndarray
+    coarse: np.ndarray
+
+    def batch(self, rows: np.ndarray, flipped: np.ndarray) -> tuple[Tensor, Tensor]:
+        """float32 features of some photos, mirrored where `flipped` says so.
+
+        The features are mirrored instead of the picture, which is nearly the same for a backbone that was trained on
+        mirrored pictures and costs nothing.
+        """
+        pair = []
+        for level in (self.fine, self.coarse):
+            values = torch.from_numpy(level[rows]).float()
+            mirror = torch.from_numpy(flipped)
+            values[mirror] = values[mirror].flip(-1)
+            pair.append(values)
+        return pair[0], pair[1]
+
+    def scales(self, photos: int = 64) -> tuple[float, float]:
+        """Factors (fine, coarse) that bring each depth's root mean square to one over the first photos."""
+        fine, coarse = (
+            1 / float(np.sqrt((level[:photos].astype(np.float32) ** 2).mean())) for level in (self.fine, self.coarse)
+        )
+        return fine, coarse
+
+
+def cached_levels(backbone: Backbone, processor: LlavaProcessor, photos: Sequence[Photo], folder: Path) -> Levels:
+    """Features of photos, in their order, from `folder` or into it; an interrupted run goes on where it stopped.
+
+    Raises:
+        ImageError: a photo cannot be read.
+        ValueError: the folder holds features of other photos.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    listed, ids = folder / "photos.npy", np.array([photo.id for photo in photos])
+    if listed.exists() and not np.array_equal(np.load(listed), ids):
+        raise ValueError(f"{folder} holds features of other photos: give another folder")
+    np.save(listed, ids)
+    side = int(processor.image_processor.size["height"])
+    shapes = {
+        "fine": (len(photos), backbone.fine_channels, side // 16, side // 16),
+        "coarse": (len(photos), backbone.coarse_channels, side // 32, side // 32),
+    }
+    levels: dict[str, np.memmap] = {}
+    for name, shape in shapes.items():
+        path = folder / f"{name}.npy"
+        fresh = not path.exists()
+        levels[name] = open_memmap(path, mode="w+" if fresh else "r+", dtype=np.float16, shape=shape if fresh else None)
+        if levels[name].shape != shape:
+            raise ValueError(f"{path} holds {levels[name].shape}, expected {shape}: give another folder")
+    done = folder / "done.txt"
+    first = int(done.read_text()) if done.exists() else 0
+    backbone.eval()
+    for start in range(first, len(photos), _CHUNK):
+        chunk = photos[start : start + _CHUNK]
+        pictures = [open_image(photo.file) for photo in chunk]
+        pixels = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            for name, values in zip(shapes, backbone(pixels), strict=True):
+                levels[name][start : start + len(chunk)] = values.half().numpy()
+                levels[name].flush()
+        done.write_text(str(start + len(chunk)))
+        if (start // _CHUNK) % 10 == 0:
+            _console.print(f"features {start + len(chunk)}/{len(photos)}", highlight=False)
+    return Levels(levels["fine"], levels["coarse"])

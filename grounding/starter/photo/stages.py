@@ -1,0 +1,142 @@
+"""The two stages of training: projector and words are aligned, then the language model learns to talk about photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from grounding.starter.dataset import batches
+from grounding.starter.packing import OPENING, Packed, answer_loss, pack
+from grounding.starter.photo.alignment import Alignment, Concepts
+from grounding.starter.photo.data import Photo
+from grounding.starter.photo.features import Levels
+from grounding.starter.photo.tasks import dialogue, habits_of
+from grounding.starter.photo.words import split
+
+LENGTH = 240  # tokens of questions and answers about one photo
+_ALIGNMENT = 1.0
+_FLIPPED, _DROPPED = 0.5, 0.1  # share of mirrored photos, and of features set to nothing
+_SIDES = frozenset(("left", "right"))
+
+
+@dataclass(frozen=True)
+class Album:
+    """The training photos with everything that batches are made of.
+
+    Attributes:
+        photos: N photos.
+        levels: their features.
+        concepts: what presence is known of.
+        present: bool [N, K].
+        tokenizer: of the vocabulary.
+    """
+
+    photos: tuple[Photo, ...]
+    levels: Levels
+    concepts: Concepts
+    present: np.ndarray
+    tokenizer: PreTrainedTokenizerFast
+
+    def encoder(self) -> Callable[[str], list[int]]:
+        """Text to token ids; words outside the vocabulary become `<unk>`."""
+        ids, unknown = self.tokenizer.get_vocab(), self.tokenizer.unk_token_id
+        return lambda text: [ids.get(word, unknown) for word in split(text)]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B photos, and in the second stage what is asked about them.
+
+    Attributes:
+        fine: float32 [B, C, S / 16, S / 16].
+        coarse: float32 [B, D, S / 32, S / 32].
+        kept: float32 [B, 1, D + C], 0 for the features of a photo that are hidden in this batch.
+        present: bool [B, K].
+        packed: the questions; None in the first stage.
+    """
+
+    fine: Tensor
+    coarse: Tensor
+    kept: Tensor
+    present: Tensor
+    packed: Packed | None
+
+
+def looks(album: Album, size: int, seed: int, start: int) -> Iterator[Batch]:
+    """Endless batches for the first stage."""
+    for step, rows in enumerate(batches(len(album.photos), size, seed, start), start=start):
+        yield _batch(album, rows, np.random.default_rng((seed, step, 3)))
+
+
+def talks(album: Album, cells: int, size: int, seed: int, start: int) -> Iterator[Batch]:
+    """Endless batches for the second stage; questions and captions are drawn anew each time.
+
+    Args:
+        album: the photos.
+        cells: tokens that stand for one photo.
+        size: photos per batch.
+        seed: of order, questions and mirroring.
+        start: batches to skip, on resume.
+    """
+    encode, habits = album.encoder(), habits_of(album.photos)
+    prefix = len(OPENING.split()) + cells
+    for step, rows in enumerate(batches(len(album.photos), size, seed, start), start=start):
+        rng = np.random.default_rng((seed, step, 7))
+        dialogues = [dialogue(album.photos[row], habits, rng) for row in rows]
+        # A mirrored photo must not be told left from right.
+        keeps_side = np.array([any(_SIDES & set(split(f"{q} {a}")) for q, a in pairs) for pairs in dialogues])
+        yield _batch(album, rows, rng, ~keeps_side, pack(dialogues, encode, cells, prefix + LENGTH))
+
+
+def _batch(
+    album: Album,
+    rows: np.ndarray,
+    rng: np.random.Generator,
+    may_flip: np.ndarray | bool = True,
+    packed: Packed | None = None,
+) -> Batch:
+    flipped = (rng.random(len(rows)) < _FLIPPED) & may_flip
+    fine, coarse = album.levels.batch(rows, flipped)
+    kept = rng.random((len(rows), 1, fine.shape[1] + coarse.shape[1]), dtype=np.float32) >= _DROPPED
+    hidden = torch.from_numpy(kept).float() / (1 - _DROPPED)
+    return Batch(fine, coarse, hidden, torch.from_numpy(album.present[rows]), packed)
+
+
+class Reader(nn.Module):
+    """Projector, word embeddings and language model over cached features, sharing their weights with the model.
+
+    Args:
+        model: the starter; its tower joins the features and stays frozen.
+        alignment: the weak supervision.
+    """
+
+    def __init__(self, model: LlavaForConditionalGeneration, alignment: Alignment) -> None:
+        super().__init__()
+        self.projector = model.model.multi_modal_projector
+        self.language_model = model.model.language_model
+        self.alignment = alignment
+        self._join = model.model.vision_tower.join
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Returns the loss and its parts; answers count only where the batch has questions."""
+        with torch.no_grad():
+            features = self._join(batch.fine, batch.coarse)
+            features[..., : batch.kept.shape[-1]] *= batch.kept
+        projected = self.projector(features)
+        words = self.language_model.embed_tokens.weight
+        loss, figures = self.alignment(projected, words, batch.coarse, batch.present)
+        if batch.packed is None:
+            return loss, figures
+        answers, right = answer_loss(self.language_model, projected, batch.packed)
+        return answers + _ALIGNMENT * loss, {"answers": answers.item(), "right": right, **figures}
+
+    def aligned(self) -> nn.ModuleDict:
+        """What the first stage trains: everything but the decoder layers."""
+        return nn.ModuleDict(
+            {"projector": self.projector, "words": self.language_model.embed_tokens, "alignment": self.alignment}
+        )

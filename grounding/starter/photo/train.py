@@ -1,0 +1,122 @@
+"""Trains the photo starter: `python -m grounding.starter.photo.train --data PHOTOS --out runs/photo`.
+
+Reads a folder of photos (see `grounding.starter.photo.data`), keeps the test photos away, computes the backbone's
+features once, aligns projector and words, trains the language model, and writes the model folder with its card. Every
+step is kept in the output folder, so the same command goes on after an interruption. Needs the extra `photo`; nothing
+is downloaded.
+
+On two cores a step of the first stage takes about 0.8 s and one of the second 3 to 5 s with 24 x 24 cells, a third of
+that with 12 x 12 (`--shape.pooling 2`).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from torch import nn
+from transformers import LlavaForConditionalGeneration
+
+from grounding.starter.photo.alignment import Alignment, concepts_of
+from grounding.starter.photo.backbone import load_imagenet
+from grounding.starter.photo.data import read_photos
+from grounding.starter.photo.features import cached_levels
+from grounding.starter.photo.model import Shape, Spec, build_model, build_processor
+from grounding.starter.photo.stages import Album, Reader, looks, talks
+from grounding.starter.photo.words import vocabulary
+from grounding.starter.training import Schedule, train_stage
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        data: folder of photos.
+        out: folder for features, checkpoints, curves and, at the end, `model/`.
+        seed: of weights, batches and questions.
+        shape: size of the language model and of the grid.
+        alignment: schedule of the first stage.
+        alignment_batch: photos per step of the first stage.
+        language: schedule of the second stage.
+        language_batch: photos, with all their questions, per step of the second stage.
+        limit: train on the first photos only, to try things out; all where 0.
+        threads: CPU threads.
+    """
+
+    data: Path
+    out: Path = Path("runs/photo")
+    seed: int = 0
+    shape: Shape = field(default_factory=Shape)
+    alignment: Schedule = field(default_factory=lambda: Schedule(steps=800, peak_lr=2e-3, matrix_lr=2e-3, warmup=50))
+    alignment_batch: int = 24
+    language: Schedule = field(
+        default_factory=lambda: Schedule(steps=1_500, peak_lr=1.5e-3, matrix_lr=3e-3, warmup=100)
+    )
+    language_batch: int = 8
+    limit: int = 0
+    threads: int = 2
+
+
+def train(config: TrainConfig) -> Path:
+    """Runs what is left to do of a training run and returns the model folder.
+
+    Raises:
+        ManifestError: the photos cannot be read.
+        MissingExtraError: the backbone's weights are not installed.
+    """
+    torch.set_num_threads(config.threads)
+    model, album, spec, reader = prepare(config)
+    curves = {
+        "alignment": train_stage(
+            "alignment",
+            reader.aligned(),
+            config.alignment,
+            functools.partial(looks, album, config.alignment_batch, config.seed),
+            reader,
+            config.out,
+        ),
+        "language": train_stage(
+            "language",
+            nn.ModuleDict({"reader": reader}),
+            config.language,
+            functools.partial(talks, album, model.config.image_seq_length, config.language_batch, config.seed),
+            reader,
+            config.out,
+        ),
+    }
+    from grounding.starter.photo.export import export
+
+    return export(model.eval(), spec, config.out, curves, config.seed, config.threads)
+
+
+def prepare(config: TrainConfig) -> tuple[LlavaForConditionalGeneration, Album, Spec, Reader]:
+    """The model with its frozen backbone loaded, and the training photos with their features."""
+    photos = read_photos(config.data).train
+    photos = photos[: config.limit] if config.limit else photos
+    spec = Spec(vocabulary(c for photo in photos for c in photo.captions), len(photos), config.shape)
+    processor = build_processor(spec.words, spec.shape)
+    model = build_model(spec, config.seed)
+    tower = model.model.vision_tower
+    classifier = load_imagenet(tower.backbone)
+    tower.requires_grad_(False)
+    levels = cached_levels(tower.backbone, processor, photos, config.out / "features")
+    tower.config.fine_scale, tower.config.coarse_scale = levels.scales()
+    concepts = concepts_of(photos, spec.words)
+    present = np.stack([concepts.present(photo) for photo in photos])
+    album = Album(photos, levels, concepts, present, processor.tokenizer)
+    alignment = Alignment(concepts, processor.tokenizer.get_vocab(), classifier)
+    return model, album, spec, Reader(model, alignment)
+
+
+def main() -> None:
+    """Command line of the training script."""
+    train(tyro.cli(TrainConfig, description=__doc__))
+
+
+if __name__ == "__main__":
+    main()

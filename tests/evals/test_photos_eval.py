@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_maps import WORDS, made_maps
+from tiny_photos import tiny_spec, write_photos
+
+from evals.commands.photos import EvalPhotosCommand
+from evals.photos.annotations import expressions, nouns, pope_rows
+from evals.photos.pointing import box_mask, shuffle_heads
+from grounding.errors import ManifestError
+from grounding.starter.photo.data import read_photos
+from grounding.starter.photo.model import build_model, build_processor
+
+SYNONYMS = "person, man, woman, people\ndog, puppy\ncar, taxi\nbench\nhot dog\ntraffic light, street light\ntrain\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_photos(tmp_path_factory.mktemp("made") / "photos")
+    (folder / "synonyms.txt").write_text(SYNONYMS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny-photo-starter")
+    spec = tiny_spec()
+    build_model(spec, seed=0).save_pretrained(folder)
+    build_processor(spec.words, spec.shape).save_pretrained(folder)
+    return folder
+
+
+def test_nouns_are_classes_large_enough_on_the_stored_picture(folder: Path):
+    found = nouns(folder, read_photos(folder))
+    assert [(noun.photo.id, noun.name) for noun in found] == [(3, "car"), (3, "dog")]
+    dog = next(noun for noun in found if noun.name == "dog")
+    assert dog.truth.shape == (32, 48)
+    assert dog.truth[:, :23].all()
+    assert not dog.truth[:, 25:].any()
+    assert all(noun.other != noun.name for noun in found)
+
+
+def test_boxes_are_scaled_to_the_stored_picture_and_empty_ones_left_out(folder: Path):
+    found = expressions(folder, read_photos(folder))
+    assert [one.expression for one in found] == ["the brown dog near a car", "the zyzzyva"]
+    assert found[0].box_xyxy == (0, 0, 24, 32)
+    mask = box_mask((1.0, 0.0, 3.0, 2.0), (4, 3))
+    assert mask.tolist() == [[False, True, True, False]] * 2 + [[False] * 4]
+
+
+def test_pope_rows_carry_their_split_and_label(folder: Path):
+    rows = pope_rows(folder, read_photos(folder))
+    assert len(rows) == 12
+    assert [row.yes for row in rows[:4]] == [True, False, True, False]
+
+
+def test_shuffled_heads_come_from_donors_head_by_head():
+    maps = made_maps(words=WORDS[3:])
+    whole = made_maps(1)
+    donors = [replace(whole, values=np.full_like(whole.values, number)) for number in (1, 2)]
+    values = shuffle_heads(maps, donors, np.random.default_rng(0)).values
+    assert values.shape == maps.values.shape
+    assert set(np.unique(values)) == {1, 2}
+    assert all(len(np.unique(head)) == 1 for layer in values for head in layer)
+
+
+def test_the_command_measures_everything_and_writes_it_down(
+    folder: Path, tiny_starter: Path, tiny_segmenter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    command = EvalPhotosCommand(
+        data=folder,
+        model=str(tiny_starter),
+        segmenter=str(tiny_segmenter),
+        method="starter-photo",
+        synonyms=folder / "synonyms.txt",
+        out=tmp_path,
+        device="cpu",
+    )
+    assert command.run() == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["nouns"]["variants"]["full method"]["n"] == 2
+    assert sum(asked for _, asked in scores["nouns"]["by_class"].values()) == 2
+    assert scores["expressions"]["n"] == 2
+    assert scores["expressions"]["refused"]["full"] == 1
+    assert {split: row["n"] for split, row in scores["pope"].items()} == dict.fromkeys(scores["pope"], 4)
+    assert scores["captions"]["n"] == scores["test_photos"]
+    assert "heads of other photos" in (tmp_path / "scores.md").read_text()
+    assert "POPE" in capsys.readouterr().out
+
+
+def test_what_is_missing_is_one_sentence(folder: Path):
+    with pytest.raises(ManifestError, match="--synonyms"):
+        EvalPhotosCommand(data=folder).run()
+    with pytest.raises(ManifestError, match="--parts cats"):
+        EvalPhotosCommand(data=folder, parts=("cats",)).run()
