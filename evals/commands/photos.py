@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from grounding.console import progress_bar, results, talk
+from grounding.console import emit, progress_bar, results, talk
 from grounding.errors import ManifestError
 from pipelines.options import ModelOptions
 
@@ -30,6 +30,7 @@ class EvalPhotosCommand(ModelOptions):
         ablate: also measure nouns with each part of the method switched off.
         limit: at most so many questions of each part; all where 0.
         out: folder for scores.json and scores.md.
+        json: print one JSON object on stdout instead of the tables.
     """
 
     data: Path
@@ -39,6 +40,7 @@ class EvalPhotosCommand(ModelOptions):
     ablate: bool = False
     limit: int = 0
     out: Path = Path("out/photos")
+    json: bool = False
 
     def run(self) -> int:
         """Measure, print, and write scores.json and scores.md."""
@@ -61,5 +63,8 @@ class EvalPhotosCommand(ModelOptions):
         text = report(data)
         write_json(self.out / "scores.json", data)
         write_text(self.out / "scores.md", text)
-        results().print(text, markup=False, highlight=False)
+        if self.json:
+            emit(data)
+        else:
+            results().print(text, markup=False, highlight=False)
         return 0
