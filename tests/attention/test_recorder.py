@@ -150,7 +150,7 @@ def test_assisted_generation_is_refused() -> None:
         run(
             text,
             RowRequest(((9,),), decode=True),
-            lambda: text.generate(ids, max_new_tokens=8, do_sample=False, prompt_lookup_num_tokens=3),
+            lambda: text.generate(ids, max_new_tokens=8, min_new_tokens=8, do_sample=False, prompt_lookup_num_tokens=3),
         )
 
 
