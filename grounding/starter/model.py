@@ -9,13 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from grounding.starter.language import CELLS, LOCATE, VOCABULARY
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+    from transformers import (
+        LlamaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PretrainedConfig,
+        PreTrainedTokenizerFast,
+    )
     from transformers.models.llama.modeling_llama import LlamaAttention
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -72,44 +78,97 @@ def build_processor() -> LlavaProcessor:
 
 def build_model(seed: int, *, attention: str = "sdpa") -> LlavaForConditionalGeneration:
     """The model with fresh random weights."""
-    import torch
-    from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-
     from grounding.starter.tower import StarterTowerConfig
 
-    vocabulary = len(SPECIAL_TOKENS) + len(VOCABULARY)
     vision = StarterTowerConfig(image_size=IMAGE_SIZE, patch_size=PATCH)
-    text = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=5,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=1024,
-        # Words must find cells by what they show, up to 150 positions away: with the usual base most of so narrow a
-        # head turns too fast for that.
-        rope_parameters={"rope_type": "default", "rope_theta": 1e7},
+    text = text_config(len(VOCABULARY), width=128, hidden=384, layers=5, heads=4, positions=1024, rope_theta=1e7)
+    model = assemble(
+        vision,
+        text,
+        cells=CELLS * CELLS,
+        features="default",
+        notice=NOTICE,
+        prompt=LOCATE,
+        seed=seed,
+        attention=attention,
+    )
+    model.model.vision_tower.places.data[:, 1:] = plane_waves(CELLS, vision.hidden_size)
+    return model
+
+
+def text_config(
+    words: int, *, width: int, hidden: int, layers: int, heads: int, positions: int, rope_theta: float
+) -> LlamaConfig:
+    """A small Llama over the special tokens and `words` more, its embeddings tied.
+
+    Args:
+        words: size of the vocabulary without special tokens.
+        width: of the tokens.
+        hidden: width of each layer's perceptron.
+        layers: decoder layers.
+        heads: attention heads of each.
+        positions: the longest sequence.
+        rope_theta: base of the rotary positions. Words must find cells by what they show, hundreds of positions away:
+            with the usual base most of so narrow a head turns too fast for that.
+    """
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(SPECIAL_TOKENS) + words,
+        hidden_size=width,
+        intermediate_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=positions,
+        rope_parameters={"rope_type": "default", "rope_theta": rope_theta},
         tie_word_embeddings=True,
         pad_token_id=SPECIAL_TOKENS.index("<pad>"),
         bos_token_id=SPECIAL_TOKENS.index("<s>"),
         eos_token_id=SPECIAL_TOKENS.index("</s>"),
     )
+
+
+def assemble(
+    vision: PretrainedConfig,
+    text: LlamaConfig,
+    *,
+    cells: int,
+    features: Literal["default", "full"],
+    notice: str,
+    prompt: str,
+    seed: int,
+    attention: str = "sdpa",
+) -> LlavaForConditionalGeneration:
+    """A starter of fresh random weights around a tower; half of its heads attend to likeness.
+
+    Args:
+        vision: the tower's config.
+        text: the language model's config.
+        cells: tokens that stand for one picture.
+        features: LLaVA's way to take the tower's tokens: `default` drops a class token, `full` keeps all.
+        notice: what every run with the model prints.
+        prompt: the question that it was taught to ground words with.
+        seed: of the weights.
+        attention: transformers' name of the kernel.
+    """
+    import torch
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
         image_token_index=SPECIAL_TOKENS.index("<image>"),
         vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-        image_seq_length=CELLS * CELLS,
+        vision_feature_select_strategy=features,
+        image_seq_length=cells,
         tie_word_embeddings=True,
-        grounding_notice=NOTICE,
-        grounding_prompt=LOCATE,
+        grounding_notice=notice,
+        grounding_prompt=prompt,
     )
-    torch.manual_seed(seed)
     config._attn_implementation = attention
+    torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config)
-    model.model.vision_tower.places.data[:, 1:] = plane_waves(CELLS, vision.hidden_size)
     for layer in model.model.language_model.layers:
         attend_to_likeness(layer.self_attn)
     return model

@@ -1,7 +1,7 @@
 """Muon (Jordan et al., 2024): momentum whose every direction weighs the same, for the inner matrices of a network.
 
-torch carries a Muon too, which orthogonalises in bfloat16. On processors without bfloat16 arithmetic that takes three
-times as long as the rest of a training step here, so this one stays in float32.
+torch carries a Muon too, which orthogonalises in bfloat16. On a processor without bfloat16 arithmetic that more than
+tripled the starter's training step, so this one stays in float32.
 """
 
 from __future__ import annotations

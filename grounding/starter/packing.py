@@ -27,7 +27,7 @@ PREFIX = 2 + CELLS * CELLS
 LENGTH = 400
 NO_LABEL = -100
 _PAD, _UNKNOWN, _END = (SPECIAL_TOKENS.index(token) for token in ("<pad>", "<unk>", "</s>"))
-_CAPTION_SHARE, _LIST_SHARE, _PLACES_SHARE, _LOCATED = 0.2, 0.1, 1.0, 10
+_CAPTION_SHARE, _LIST_SHARE, _LOCATED = 0.2, 0.1, 10
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Packed:
 
 
 def dialogue(objects: Sequence[SceneObject], rng: np.random.Generator) -> list[tuple[str, str]]:
-    """(question, answer) pairs about one scene, in random order: mostly places, then the rest, sometimes a caption."""
+    """(question, answer) pairs about one scene: all objects with their places, sometimes a caption, then a mix."""
     located = language.referring_expressions(objects, rng)
     chosen = rng.permutation(len(located))[:_LOCATED]
     pairs = [
@@ -71,9 +71,7 @@ def dialogue(objects: Sequence[SceneObject], rng: np.random.Generator) -> list[t
         pairs.insert(0, (language.DESCRIBE, language.caption(objects, attributes=True)))
     if rng.random() < _LIST_SHARE:
         pairs.insert(0, (language.ENUMERATE, language.caption(objects, attributes=False)))
-    if rng.random() < _PLACES_SHARE:
-        pairs.insert(0, (language.PLACE, language.placed_caption(objects, rng)))
-    return pairs
+    return [(language.PLACE, language.placed_caption(objects, rng)), *pairs]
 
 
 def pack(

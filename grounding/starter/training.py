@@ -119,7 +119,8 @@ def _optimizers(modules: nn.Module, schedule: Schedule) -> list[torch.optim.Opti
     embeddings = {id(m.weight) for m in modules.modules() if isinstance(m, nn.Embedding)}
     trained = [p for p in modules.parameters() if p.requires_grad]
     muon = [p for p in trained if schedule.matrix_lr and p.ndim == 2 and id(p) not in embeddings]
-    rest = [p for p in trained if not any(p is matrix for matrix in muon)]
+    inner = {id(p) for p in muon}
+    rest = [p for p in trained if id(p) not in inner]
     groups = [
         {"params": [p for p in rest if p.ndim > 1], "weight_decay": schedule.weight_decay},
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grounding.starter.model import CHAT_TEMPLATE, SPECIAL_TOKENS, attend_to_likeness, build_tokenizer
+from grounding.starter.model import CHAT_TEMPLATE, assemble, build_tokenizer, text_config
 from grounding.starter.photo.words import ABOUT
 
 if TYPE_CHECKING:
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
     from grounding.starter.photo.tower import PhotoTowerConfig
 
-WEIGHTS = Path(__file__).parent / "weights"
 NOTICE = (
     "starter-photo: a small model that knows {words:,} words from the captions of {photos:,} photos, nearly all of "
     "people; a hub model named with --model is far better"
@@ -80,42 +78,18 @@ def build_processor(words: Sequence[str], shape: Shape) -> LlavaProcessor:
 
 def build_model(spec: Spec, seed: int) -> LlavaForConditionalGeneration:
     """The model with fresh random weights, the tower's included."""
-    import torch
-    from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-
     from grounding.starter.photo.tower import PhotoTowerConfig
 
     shape = spec.shape
     tower = spec.tower or PhotoTowerConfig(image_size=shape.image_size, pooling=shape.pooling)
-    text = LlamaConfig(
-        vocab_size=len(SPECIAL_TOKENS) + len(spec.words),
-        hidden_size=shape.width,
-        intermediate_size=shape.hidden,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads,
-        max_position_embeddings=2048,
-        # A word must find its cells by what they show, up to 600 positions away: most of each head turns slowly.
-        rope_parameters={"rope_type": "default", "rope_theta": 1e8},
-        tie_word_embeddings=True,
-        pad_token_id=SPECIAL_TOKENS.index("<pad>"),
-        bos_token_id=SPECIAL_TOKENS.index("<s>"),
-        eos_token_id=SPECIAL_TOKENS.index("</s>"),
+    text = text_config(
+        len(spec.words),
+        width=shape.width,
+        hidden=shape.hidden,
+        layers=shape.layers,
+        heads=shape.heads,
+        positions=2048,
+        rope_theta=1e8,
     )
-    config = LlavaConfig(
-        vision_config=tower,
-        text_config=text,
-        image_token_index=SPECIAL_TOKENS.index("<image>"),
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-        image_seq_length=tower.cells**2,
-        tie_word_embeddings=True,
-        grounding_notice=NOTICE.format(words=len(spec.words), photos=spec.photos),
-        grounding_prompt=ABOUT,
-    )
-    torch.manual_seed(seed)
-    config._attn_implementation = "sdpa"
-    model = LlavaForConditionalGeneration(config)
-    for layer in model.model.language_model.layers:
-        attend_to_likeness(layer.self_attn)
-    return model
+    notice = NOTICE.format(words=len(spec.words), photos=spec.photos)
+    return assemble(tower, text, cells=tower.cells**2, features="full", notice=notice, prompt=ABOUT, seed=seed)
