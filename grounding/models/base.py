@@ -175,6 +175,41 @@ class Family(ABC):
         # Words first: a bad expression should be told before the pictures are resized.
         parsed = [parse(e, self.finder) if SLOT in template else split_words(template) for e in expressions]
         rendered = [render(self.processor, template, expression, self.image_token) for expression in expressions]
+        return self._encode(images, rendered, parsed, expressions)
+
+    def prepare_questions(self, images: Sequence[Image.Image], questions: Sequence[str]) -> Prepared:
+        """Build one batch of pictures with a question or an instruction each, to be answered.
+
+        Unlike an expression a question may be of stop words alone; its words are all words of the text.
+
+        Args:
+            images: RGB pictures, one per question.
+            questions: what to ask, one per picture.
+
+        Returns:
+            The batch, on the model's device; `expressions` are the questions.
+
+        Raises:
+            ExpressionError: a question has words outside a closed vocabulary, or holds one of the model's control
+                tokens.
+            ModelError: tokens, text and image cells cannot be brought together for this model.
+        """
+        if len(images) != len(questions) or not images:
+            raise ValueError(
+                f"{len(images)} pictures for {len(questions)} questions: one picture per question is needed"
+            )
+        for question in questions:
+            self._refuse_control_tokens(question)
+        rendered = [render(self.processor, SLOT, question, self.image_token) for question in questions]
+        return self._encode(images, rendered, [split_words(question) for question in questions], questions)
+
+    def _encode(
+        self,
+        images: Sequence[Image.Image],
+        rendered: Sequence[Rendered],
+        parsed: Sequence[Sequence[Word]],
+        expressions: Sequence[str],
+    ) -> Prepared:
         batch = self.processor(
             images=list(images),
             text=[one.text for one in rendered],

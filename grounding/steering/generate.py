@@ -1,0 +1,92 @@
+"""Generation through the model's own `generate`, steered or not, the same call for every method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from grounding.models.base import Family
+from grounding.models.memory import explain_out_of_memory
+from grounding.steering.base import Subject
+from grounding.steering.decoding import Decoding, Generated
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from grounding.steering.method import Steering
+
+_REMEDY = "use fewer pictures per batch, smaller pictures, --dtype bfloat16, or a smaller model"
+
+
+def generate(
+    family: Family,
+    images: Sequence[Image.Image],
+    questions: Sequence[str],
+    steering: Steering | None = None,
+    decoding: Decoding | None = None,
+    streamer: Any = None,
+) -> list[Generated]:
+    """Answer one batch of questions about pictures.
+
+    Args:
+        family: the model.
+        images: RGB pictures, one per question.
+        questions: what to ask, one per picture.
+        steering: how to steer; None is the model as it is.
+        decoding: how to generate.
+        streamer: of transformers, told every new token; for a batch of one.
+
+    Returns:
+        One text per question, in order.
+
+    Raises:
+        ExpressionError: a question cannot be asked.
+        MethodError: the steering method does not fit the model or the way of decoding.
+        ModelError: out of memory, among others.
+    """
+    decoding = decoding or Decoding()
+    prepared = family.prepare_questions(images, questions)
+    subject = Subject(family, images, questions, prepared, decoding)
+    with (
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+        explain_out_of_memory(f"generating with {family.name}", _REMEDY),
+        ExitStack() as stack,
+        torch.inference_mode(),
+    ):
+        torch.manual_seed(decoding.seed)
+        changes = [stack.enter_context(step.applied(subject)) for step in (steering.steps if steering else ())]
+        processors = [processor for change in changes for processor in change.processors]
+        options: dict[str, Any] = {
+            "max_new_tokens": decoding.max_new_tokens,
+            "num_beams": decoding.num_beams,
+            "do_sample": decoding.do_sample,
+            "pad_token_id": family.tokenizer.pad_token_id,
+        }
+        if decoding.do_sample:
+            options |= {"temperature": decoding.temperature, "top_p": decoding.top_p}
+        if processors:
+            options["logits_processor"] = _listed(processors)
+        if streamer is not None:
+            options["streamer"] = streamer
+        for change in changes:
+            options |= change.options
+        output = family.model.generate(**prepared.inputs, **options)
+    return [_generated(family, row) for row in output[:, prepared.length :].tolist()]
+
+
+def _listed(processors: Sequence[Any]) -> Any:
+    from transformers import LogitsProcessorList
+
+    return LogitsProcessorList(processors)
+
+
+def _generated(family: Family, ids: list[int]) -> Generated:
+    end = family.model.generation_config.eos_token_id
+    ends = set(end) if isinstance(end, list) else {end}
+    stop = next((index for index, token in enumerate(ids) if token in ends), None)
+    kept = ids if stop is None else ids[: stop + 1]
+    text = family.tokenizer.decode(kept, skip_special_tokens=True).strip()
+    return Generated(text, tuple(kept), stop is not None)

@@ -1,0 +1,113 @@
+"""A steering method as one YAML file: a list of interventions with their numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from grounding import strict
+from grounding.errors import MethodError
+from grounding.steering.base import Intervention
+
+FOLDER = ("methods", "steering")
+
+
+def interventions() -> dict[str, type[Any]]:
+    """Every intervention by its name in a steering file."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Steering:
+    """How a model is steered, as one file describes it.
+
+    Attributes:
+        name: the file's name without its ending.
+        description: one sentence for people.
+        source: the paper, and what in it is not found there and is ours.
+        steps: the interventions, applied in order.
+    """
+
+    name: str
+    description: str
+    source: str
+    steps: tuple[Intervention, ...]
+
+    def to_yaml(self) -> str:
+        """The method as the text of a steering file; `parse_steering` reads it back to an equal one."""
+        data = {
+            "description": self.description,
+            "source": self.source,
+            "steps": [{"step": step.name, **strict.plain(step)} for step in self.steps],
+        }
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+
+
+def steering_names() -> tuple[str, ...]:
+    """Names of the steering methods that ship with the library, sorted."""
+    folder = resources.files("configs").joinpath(*FOLDER)
+    return tuple(sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".yaml")))
+
+
+def load_steering(name_or_path: str | Path) -> Steering:
+    """Read a steering method.
+
+    Args:
+        name_or_path: a shipped method's name, or the path of a YAML file (it ends in .yaml or .yml, or holds a slash).
+
+    Raises:
+        MethodError: the method is unknown, or its file is wrong; the message names the known ones.
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or text.endswith((".yaml", ".yml")) or "/" in text:
+        path = Path(text)
+        try:
+            return parse_steering(path.read_text(encoding="utf-8"), path.stem, str(path))
+        except (OSError, UnicodeDecodeError) as wrong:
+            reason = wrong.strerror if isinstance(wrong, OSError) and wrong.strerror else "not UTF-8 text"
+            raise MethodError(
+                f"the steering file {path} cannot be read ({reason}): give the path of a YAML file"
+            ) from wrong
+    if text not in steering_names():
+        raise MethodError(
+            f"steering method {text!r} is unknown: the shipped ones are {', '.join(steering_names())}; a file of your "
+            "own is given by its path, ending in .yaml"
+        )
+    file = resources.files("configs").joinpath(*FOLDER, f"{text}.yaml")
+    return parse_steering(file.read_text(encoding="utf-8"), text, f"{text}.yaml")
+
+
+def parse_steering(text: str, name: str, where: str) -> Steering:
+    """Read a steering method from the text of a YAML file.
+
+    Args:
+        text: the file's text.
+        name: the method's name.
+        where: what messages call the file.
+
+    Raises:
+        MethodError: it is no YAML, or a key, step or value in it is wrong.
+    """
+    try:
+        loaded = yaml.safe_load(text)
+    except yaml.YAMLError as wrong:
+        raise MethodError(f"{where} is not YAML: {' '.join(str(wrong).split())}") from wrong
+    data = strict.as_mapping(loaded, where)
+    strict.check_keys(data, ("description", "source", "steps"), where)
+    if not isinstance(data.get("description"), str) or not isinstance(data.get("source"), str):
+        raise MethodError(f"{where}: description and source must be given as text")
+    if not isinstance(data.get("steps"), list) or not data["steps"]:
+        raise MethodError(f"{where}: steps must be a list of at least one entry, each starting with 'step: name'")
+    known = interventions()
+    steps = []
+    for entry in data["steps"]:
+        mapping = dict(strict.as_mapping(entry, f"{where}: step"))
+        step = mapping.pop("step", None)
+        if step not in known:
+            raise MethodError(f"{where}: step {step!r} is unknown: the known ones are {', '.join(known)}")
+        steps.append(strict.build(known[step], mapping, f"{where}: step {step!r}"))
+    return Steering(name, data["description"].strip(), data["source"].strip(), tuple(steps))

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from grounding.errors import MethodError
+from grounding.models.llava import Llava
+from grounding.models.tiny import tiny_llava
+from grounding.steering.decoding import Decoding
+from grounding.steering.generate import generate
+
+
+@pytest.fixture(scope="module")
+def family() -> Llava:
+    return Llava(*tiny_llava(), name="tiny")
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)) for _ in range(2)]
+
+
+def test_unsteered_equals_the_models_own_greedy_generation(family: Llava, images: list[Image.Image]) -> None:
+    prepared = family.prepare_questions(images, ["where is it", "describe the image"])
+    plain = family.model.generate(**prepared.inputs, do_sample=False, max_new_tokens=6)
+    found = generate(family, images, ["where is it", "describe the image"], decoding=Decoding(max_new_tokens=6))
+    for row, one in zip(plain[:, prepared.length :].tolist(), found, strict=True):
+        assert tuple(row[: len(one.token_ids)]) == one.token_ids
+        assert one.finished or len(one.token_ids) == 6
+
+
+def test_sampling_repeats_with_its_seed_and_leaves_the_global_state(family: Llava, images: list[Image.Image]) -> None:
+    import torch
+
+    state = torch.get_rng_state()
+    draws = [
+        generate(family, images, ["where", "is"], decoding=Decoding(max_new_tokens=8, do_sample=True, seed=seed))
+        for seed in (1, 1, 2)
+    ]
+    assert draws[0] == draws[1] != draws[2]
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(MethodError, match="max_new_tokens 0"):
+        Decoding(max_new_tokens=0)
+    with pytest.raises(MethodError, match="top_p"):
+        Decoding(top_p=0)
