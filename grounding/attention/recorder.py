@@ -24,7 +24,13 @@ LAYER_NAMES = ("layers", "h", "blocks")
 
 
 @contextmanager
-def record(model: nn.Module, request: RowRequest, *, decoder: nn.Module | None = None) -> Iterator[Recording]:
+def record(
+    model: nn.Module,
+    request: RowRequest,
+    *,
+    decoder: nn.Module | None = None,
+    on_step: Callable[[list[Tensor]], None] | None = None,
+) -> Iterator[Recording]:
     """Record attention rows of everything that `model` computes for one prompt inside the block.
 
     The model runs with its own kernel and its outputs are bit-identical to a run without recording. Only the language
@@ -35,6 +41,8 @@ def record(model: nn.Module, request: RowRequest, *, decoder: nn.Module | None =
         model: a transformers model, of any class that holds a decoder with `.layers`.
         request: what to keep.
         decoder: the module with `.layers`, where it is not the one that `model.get_decoder()` finds.
+        on_step: takes each decode step's rows, per batch element [L, H, 1, C] float32 on the CPU, as soon as the step
+            has run. They are not kept then, so that a long generation needs the memory of one step.
 
     Yields:
         The recording, readable after the block.
@@ -53,7 +61,7 @@ def record(model: nn.Module, request: RowRequest, *, decoder: nn.Module | None =
         )
     shape = DecoderShape.of(decoder.config, len(layers))
     _refuse_unknown(request, shape)
-    session = Session(request, layers, shape)
+    session = Session(request, layers, shape, on_step)
     named = [positions for positions in (request.queries, request.keys, request.image_keys) if positions is not None]
     session.expect_length(1 + max((p for positions in named for element in positions for p in element), default=0))
     recording = Recording(session.layers)
