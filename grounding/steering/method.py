@@ -18,7 +18,11 @@ FOLDER = ("methods", "steering")
 
 def interventions() -> dict[str, type[Any]]:
     """Every intervention by its name in a steering file."""
-    return {}
+    from grounding.steering.modulation import Pai, Renormalise, Values
+    from grounding.steering.redistribution import Redistribute
+    from grounding.steering.text_route import Gate, TextRoute
+
+    return {form.name: form for form in (Renormalise, Values, Pai, Redistribute, TextRoute, Gate)}
 
 
 @dataclass(frozen=True)
