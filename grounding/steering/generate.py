@@ -66,7 +66,7 @@ def generate(
             "pad_token_id": family.tokenizer.pad_token_id,
         }
         if decoding.do_sample:
-            options |= {"temperature": decoding.temperature, "top_p": decoding.top_p}
+            options |= {"temperature": decoding.temperature, "top_k": decoding.top_k, "top_p": decoding.top_p}
         if processors:
             options["logits_processor"] = _listed(processors)
         if streamer is not None:
