@@ -44,3 +44,11 @@ SEGMENTER = Command(
     "masks of a segmenter on annotated photos, and its time",
     "evals.commands.bench:BenchSegmenterCommand",
 )
+DIAGNOSE = Command(
+    "where a model looks while it writes: attention shares by layer, head and token, sinks, real and invented objects",
+    "evals.commands.diagnose:EvalDiagnoseCommand",
+)
+REPORT = Command(
+    "one HTML file about one or several runs: figures, truncation curve, diagnostics, worst cases with pictures",
+    "evals.commands.report:EvalReportCommand",
+)
