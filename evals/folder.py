@@ -1,7 +1,8 @@
 """What a run left in its folder, read for looking at it: manifest, samples, scores and diagnostics, each where it is.
 
-A folder may hold `manifest.json`, `samples.jsonl`, `scores.json` (what an `eval` command prints with `--json`) and
-`diagnostics.json`; scores or samples alone are enough.
+The folder of a run (see `evals.runs`), finished or not; or one put together by hand of `scores.json` (what an `eval`
+command prints with `--json`), `captions.jsonl` and `details.jsonl` (what `grounding eval chair --samples` writes).
+Lines of one id are put together; scores or lines alone are enough.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evals.inputs import read_json, read_rows
+from evals.inputs import read_json
+from evals.runs import DETAILS, MANIFEST, SAMPLES, SCORES
 from grounding.errors import EvalDataError
+from grounding.files import read_jsonl
 
-MANIFEST, SAMPLES, SCORES = "manifest.json", "samples.jsonl", "scores.json"
+LINES = ("captions.jsonl", SAMPLES, DETAILS)  # what a later file says of a sample wins
 _IDS = ("id", "sample_id", "question_id", "image_id")
 _TEXTS = ("text", "caption", "answer", "response")
 _IMAGES = ("image", "image_path", "file_name")
@@ -32,7 +35,7 @@ class Sample:
         text: what the model wrote; empty where it failed.
         finished: whether the text ended before its limit; None where it is not told.
         error: why there is no text.
-        fields: the whole line.
+        fields: everything that was said of it, with what scoring counted.
     """
 
     id: str
@@ -84,8 +87,7 @@ class Folder:
     @cached_property
     def task(self) -> str:
         """What was measured, `chair` for instance; empty where nothing says so."""
-        found = self.scores.get("task") or self.said("task")
-        return found if isinstance(found, str) else ""
+        return _name(self.manifest.get("task")) or _name(self.scores.get("task")) or ""
 
     @cached_property
     def model(self) -> str | None:
@@ -107,11 +109,23 @@ def read_folder(path: str | Path) -> Folder:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise EvalDataError(f"there is no folder {folder}: give one that holds {SCORES} or {SAMPLES}")
-    manifest, scores = _object(folder / MANIFEST), _object(folder / SCORES)
-    rows = read_rows(folder / SAMPLES, "the samples") if (folder / SAMPLES).is_file() else []
+    manifest, scores, rows = _object(folder / MANIFEST), _object(folder / SCORES), _lines(folder)
     if not scores and not rows:
         raise EvalDataError(f"{folder} holds neither {SCORES} nor {SAMPLES}: give the folder of a run")
-    return Folder(folder, manifest, scores, tuple(_sample(row, folder, manifest, i) for i, row in enumerate(rows, 1)))
+    return Folder(folder, manifest, scores, tuple(_sample(id, row, folder, manifest) for id, row in rows.items()))
+
+
+def _lines(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the files say of each sample, by its id."""
+    found: dict[str, dict[str, Any]] = {}
+    for file in (*(folder / name for name in LINES), *sorted(folder.glob("samples.*-of-*.jsonl"))):
+        for number, row in enumerate(read_jsonl(file), 1):
+            id = _first(row, _IDS) if isinstance(row, dict) else None
+            if id is None:
+                raise EvalDataError(f"line {number} of {file} is no object with an id: mend or remove it")
+            fields = row.get("fields")
+            found.setdefault(str(id), {}).update({**(fields if isinstance(fields, dict) else {}), **row})
+    return found
 
 
 def _object(path: Path) -> Mapping[str, Any]:
@@ -123,12 +137,11 @@ def _object(path: Path) -> Mapping[str, Any]:
     return found
 
 
-def _sample(row: Mapping[str, Any], folder: Path, manifest: Mapping[str, Any], number: int) -> Sample:
+def _sample(id: str, row: Mapping[str, Any], folder: Path, manifest: Mapping[str, Any]) -> Sample:
     image, finished, error = _first(row, _IMAGES), row.get("finished"), row.get("error")
-    root = _first(manifest, ("images", "image_folder", "image_root"))
     return Sample(
-        id=str(_first(row, _IDS, number)),
-        image=_found(str(image), folder, root) if image is not None else None,
+        id=id,
+        image=_found(str(image), folder, manifest.get("image_root")) if image is not None else None,
         question=str(_first(row, ("question", "prompt", "query"), "")),
         text=str(_first(row, _TEXTS, "")),
         finished=finished if isinstance(finished, bool) else None,
