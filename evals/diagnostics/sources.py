@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ class Item:
 
 def from_images(paths: Sequence[Path], question: str) -> list[Item]:
     """Pictures from files, about which nothing is known."""
-    return [Item(path.name, question, _opener(path)) for path in paths]
+    return [Item(path.name, question, partial(_open, path)) for path in paths]
 
 
 def from_scenes(count: int, seed: int, question: str | None = None) -> list[Item]:
@@ -62,7 +63,7 @@ def from_scenes(count: int, seed: int, question: str | None = None) -> list[Item
     for index in range(count):
         scene = draw_scene(scene_seed(seed, index))
         truth = frozenset(thing.kind.shape for thing in scene.objects)
-        items.append(Item(f"scene {index}", question or DESCRIBE, lambda scene=scene: scene.image, truth, lexicon))
+        items.append(Item(f"scene {index}", question or DESCRIBE, partial(_same, scene.image), truth, lexicon))
     return items
 
 
@@ -84,13 +85,14 @@ def from_run(run: Folder, lexicon: Lexicon | None = None) -> list[Item]:
     known = lexicon or plain_lexicon(
         sorted({name for one in usable for name in (*one.names("mentions"), *one.names("missed"))})
     )
-    return [Item(one.id, one.question, _opener(one.image), one.truth, known) for one in usable if one.image]
+    return [Item(one.id, one.question, partial(_open, one.image), one.truth, known) for one in usable if one.image]
 
 
-def _opener(path: Path) -> Callable[[], Image.Image]:
-    def opened() -> Image.Image:
-        from grounding.images import open_image
+def _open(path: Path) -> Image.Image:
+    from grounding.images import open_image
 
-        return open_image(path)
+    return open_image(path)
 
-    return opened
+
+def _same(image: Image.Image) -> Image.Image:
+    return image

@@ -31,7 +31,7 @@ class Cell:
         interval: its interval, formatted; empty without one.
         change: the difference against the first run with its interval; empty where it could not be paired.
         p: of the paired test; empty without one.
-        verdict: `better` or `worse` where the interval of the difference leaves out 0; empty otherwise.
+        verdict: `better` or `worse` where the difference's interval leaves out 0 and p is below `SURE`; else empty.
     """
 
     value: str
@@ -106,6 +106,7 @@ class Group:
     curves: tuple[Plot, ...]
 
 
+SURE = 0.05
 _FAILURES = 10
 
 
@@ -270,9 +271,15 @@ def _cell(name: str, figure: Figure | None, change: Difference | None, better: b
     if change is None:
         return Cell(f"{figure.value:.{places}f}", interval)
     ends = change.difference
-    value, low, high = (f"{shown(name, one):+.{places}f}" for one in (ends.value, ends.low, ends.high))
+    value, low, high = (_signed(shown(name, one), places) for one in (ends.value, ends.low, ends.high))
     verdict = ""
-    if better is not None and (ends.low > 0 or ends.high < 0):
+    if better is not None and (ends.low > 0 or ends.high < 0) and change.p < SURE:
         verdict = "better" if (ends.value > 0) is better else "worse"
     p = "p < 0.001" if change.p < 0.001 else f"p = {change.p:.3f}"
     return Cell(f"{figure.value:.{places}f}", interval, f"{value} ({low} to {high})", p, verdict)
+
+
+def _signed(value: float, places: int) -> str:
+    """With its sign; a rounded 0 has none."""
+    text = f"{value:+.{places}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "\u2212")

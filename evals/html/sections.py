@@ -24,7 +24,7 @@ _COUNTS = (
     "version",
     "seed",
 )
-_FRACTIONS = ("pointing_accuracy", "miou", "oiou")
+_FRACTIONS = ("pointing_accuracy", "miou", "oiou", "distinct_rate", "distinct_4")
 _LABELS = {
     **HEADS,
     "accuracy": "accuracy",
