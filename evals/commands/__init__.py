@@ -52,3 +52,7 @@ REPORT = Command(
     "one HTML file about one or several runs: figures, truncation curve, diagnostics, worst cases with pictures",
     "evals.commands.report:EvalReportCommand",
 )
+STEER = Command(
+    "speed and memory of generate: plain, steered, PAI as published, VCD",
+    "evals.commands.bench:BenchSteerCommand",
+)
