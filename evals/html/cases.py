@@ -17,6 +17,7 @@ from grounding.images import open_image
 
 THUMBNAIL = 480  # longer side in pixels
 _QUALITY = 80
+_HALLUCINATED = 3  # MMHal-Bench: a rating below counts as a hallucination
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,14 @@ def worst(run: Folder, count: int, lexicon: Lexicon | None = None) -> tuple[Case
 
 
 def badness(sample: Sample) -> tuple[int, int]:
-    """How many objects are invented and how many missed; of a yes-no question whether the answer is wrong."""
+    """How many objects are invented and how many missed; of an answer that is judged, whether it is wrong."""
     if "right" in sample.fields or "says" in sample.fields:
         right = sample.fields.get("right", sample.fields.get("says") == sample.fields.get("truth"))
         return (0 if right else 1, 0)
-    invented = len(_invented(sample))
-    return (invented, len(sample.names("missed"))) if invented else (0, len(sample.names("missed")))
+    rating = sample.fields.get("rating")
+    if isinstance(rating, int | float):
+        return (1 if rating < _HALLUCINATED else 0, 0)
+    return (len(_invented(sample)), len(sample.names("missed")))
 
 
 def names_of(run: Folder) -> Lexicon:
@@ -94,6 +97,7 @@ def make_case(sample: Sample, lexicon: Lexicon) -> Case:
     notes = [
         *(["cut at the token limit"] if sample.finished is False else []),
         *(["a sentence stands twice"] if sample.fields.get("repeats") is True else []),
+        *([f"rated {sample.fields['rating']}"] if "rating" in sample.fields else []),
         *(["neither yes nor no"] if "says" in sample.fields and says is None else []),
     ]
     return Case(
