@@ -99,6 +99,13 @@ class Folder:
         """How it was steered; None for not at all."""
         return _name(self.said("steering", "steer"))
 
+    @cached_property
+    def steering_text(self) -> str | None:
+        """The steering file as the run read it; None where it is not told."""
+        found = self.manifest.get("steering")
+        text = found.get("yaml") if isinstance(found, Mapping) else None
+        return text if isinstance(text, str) and text.strip() else None
+
 
 def read_folder(path: str | Path) -> Folder:
     """Read a run's folder.

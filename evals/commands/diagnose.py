@@ -15,6 +15,7 @@ from grounding.errors import EvalDataError, ImageError, MethodError
 if TYPE_CHECKING:
     from evals.diagnostics.sources import Item
     from evals.diagnostics.summary import Diagnostics, Looked
+    from grounding.steering.method import Steering
 
 QUESTION = "Please describe this image in detail."
 
@@ -73,8 +74,8 @@ class EvalDiagnoseCommand:
                 f"--limit {self.limit} --budget-mib {self.budget_mib} --scenes {self.scenes} --tau {self.tau} were "
                 "given, expected limit and budget of at least 1, scenes of at least 0 and a tau above 0"
             )
-        items, model, steer = self._chosen()
-        found = self._diagnose(items[: self.limit], model, steer)
+        items, model, steering = self._chosen()
+        found = self._diagnose(items[: self.limit], model, steering)
         from evals.diagnostics.plots import save_figures
         from evals.diagnostics.summary import FILE
         from grounding.files import write_json
@@ -89,14 +90,16 @@ class EvalDiagnoseCommand:
             results().print(f"\n{out / FILE} and {len(pictures)} figures in {out / 'diagnostics'}")
         return 0
 
-    def _chosen(self) -> tuple[list[Item], str, str | None]:
+    def _chosen(self) -> tuple[list[Item], str, Steering | None]:
         """The pictures, the model and the steering."""
         from evals.diagnostics.sources import from_images, from_run, from_scenes
+        from grounding.steering.method import load_steering, parse_steering
 
+        steering = load_steering(self.steer) if self.steer else None
         if self.scenes:
-            return from_scenes(self.scenes, self.seed, self.question), self.model or "starter", self.steer
+            return from_scenes(self.scenes, self.seed, self.question), self.model or "starter", steering
         if self.run_folder is None:
-            return from_images(self.images, self.question or QUESTION), self.model or "starter-photo", self.steer
+            return from_images(self.images, self.question or QUESTION), self.model or "starter-photo", steering
         from evals.folder import read_folder
 
         run = read_folder(self.run_folder)
@@ -109,18 +112,20 @@ class EvalDiagnoseCommand:
         model = self.model or run.model
         if model is None:
             raise EvalDataError(f"{self.run_folder} does not say which model ran: give it with --model")
-        return from_run(run, lexicon), model, self.steer or run.steering
+        if steering is None and run.steering_text:
+            steering = parse_steering(run.steering_text, run.steering or "steering", f"the manifest of {run.path}")
+        elif steering is None and run.steering:
+            steering = load_steering(run.steering)
+        return from_run(run, lexicon), model, steering
 
-    def _diagnose(self, items: list[Item], model: str, steer: str | None) -> Diagnostics:
+    def _diagnose(self, items: list[Item], model: str, steering: Steering | None) -> Diagnostics:
         from evals.diagnostics.summary import Looked, summarise
         from evals.diagnostics.trace import Sinks, trace
         from grounding.models.load import load
         from grounding.steering.decoding import Decoding
-        from grounding.steering.method import load_steering
         from pipelines.provenance import short_hash, versions
 
         decoding, sinks = Decoding(max_new_tokens=self.max_new_tokens), Sinks(self.tau)
-        steering = load_steering(steer) if steer else None
         family = load(model, self.device, self.dtype)
         if family.notice:
             talk().print(f"note: {family.notice}")

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 COLOURS = {"system": "#8b95a5", "image": "#2b7fc4", "instruction": "#e0931c", "generated": "#1f9e77"}
 REAL, HALLUCINATED = "#2b7fc4", "#d9542b"
 LABELS = {
-    "system": "before the image",
+    "system": "system",
     "image": "image",
     "instruction": "instruction",
-    "generated": "generated so far",
+    "generated": "generated",
 }
 INK = "#13579b"  # stands for the page's text colour in an SVG; no figure uses it otherwise
 _INK_IN_FILES = "#2a2e37"
@@ -35,7 +35,8 @@ def figures(found: Diagnostics, ink: str = _INK_IN_FILES) -> dict[str, tuple[str
     """Every figure that the diagnostics have data for, by file name: a caption of one sentence and the figure."""
     drawn: dict[str, tuple[str, Callable[[Axes, Diagnostics, str], None], bool]] = {
         "segments": (
-            "What a generated token attends to, by layer; mean over heads, tokens and texts.",
+            "What a token is written from, by layer: keys before the image (system), of the image, after it "
+            "(instruction), and of the text so far (generated); mean over heads, tokens and texts.",
             _segments,
             True,
         ),

@@ -44,7 +44,14 @@ def curve_figure(runs: Mapping[str, Mapping[str, Any]], measure: str, ink: str) 
             )
         if len(placed) == 2:
             axes.plot(
-                *placed, color=colour, marker=marker, markersize=10, linestyle="", label=name, markeredgecolor="w"
+                *placed,
+                color=colour,
+                marker=marker,
+                markersize=10,
+                linestyle="",
+                label=name,
+                markeredgecolor="w",
+                clip_on=False,
             )
         if len(line) and number == 0:
             for k, recall, invented in _apart(line):
