@@ -44,6 +44,14 @@ SEGMENTER = Command(
     "masks of a segmenter on annotated photos, and its time",
     "evals.commands.bench:BenchSegmenterCommand",
 )
+DIAGNOSE = Command(
+    "where a model looks while it writes: attention shares by layer, head and token, sinks, real and invented objects",
+    "evals.commands.diagnose:EvalDiagnoseCommand",
+)
+REPORT = Command(
+    "one HTML file about one or several runs: figures, truncation curve, diagnostics, worst cases with pictures",
+    "evals.commands.report:EvalReportCommand",
+)
 STEER = Command(
     "speed and memory of generate: plain, steered, PAI as published, VCD",
     "evals.commands.bench:BenchSteerCommand",
