@@ -74,7 +74,11 @@ def generate(
         for change in changes:
             options |= change.options
         output = family.model.generate(**prepared.inputs, **options)
-    return [_generated(family, row) for row in output[:, prepared.length :].tolist()]
+    texts = [_generated(family, row) for row in output[:, prepared.length :].tolist()]
+    for change in changes:
+        if change.finish is not None:
+            texts = [change.finish(text) for text in texts]
+    return texts
 
 
 def _listed(processors: Sequence[Any]) -> Any:

@@ -18,7 +18,11 @@ FOLDER = ("methods", "steering")
 
 def interventions() -> dict[str, type[Any]]:
     """Every intervention by its name in a steering file."""
-    return {}
+    from grounding.steering.baselines.pai import TextGuidance
+    from grounding.steering.baselines.truncation import Truncation
+    from grounding.steering.baselines.vcd import VisualContrast
+
+    return {step.name: step for step in (TextGuidance, VisualContrast, Truncation)}
 
 
 @dataclass(frozen=True)
