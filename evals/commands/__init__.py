@@ -44,3 +44,7 @@ SEGMENTER = Command(
     "masks of a segmenter on annotated photos, and its time",
     "evals.commands.bench:BenchSegmenterCommand",
 )
+LAB = Command(
+    "compare all steering methods on drawn scenes with planted habits, tuned alike, with paired intervals",
+    "evals.commands.lab:LabCommand",
+)
