@@ -15,7 +15,7 @@ from grounding.starter.scene_files import scene_seed
 from grounding.starter.scenes import Prior, Scene, SceneConfig, draw_scene
 
 HABITS = (Prior("star", "heart", 0.95), Prior("square", "circle", 0.95), Prior("triangle", "cross", 0.95))
-BLUR_PX = (0.0, 5.0)  # the starter reads most shapes at 3 px and few at 5 (pictures of 192 px)
+BLUR_PX = (3.0, 8.0)  # the starter reads most shapes at 3 px and few at 5 (pictures of 192 px)
 WORLD = SceneConfig(size=192, objects=(2, 6), priors=HABITS)
 
 _ALWAYS = replace(WORLD, priors=tuple(replace(habit, probability=1.0) for habit in HABITS))
