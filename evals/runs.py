@@ -14,6 +14,7 @@
     config        everything that decides on the answers: what `config_hash` is the hash of
     config_hash   12 hexadecimal digits; a folder of another one is not gone on with
     samples       how many
+    limit         what --limit said; 0 is all
     image_hash    over the names of the pictures, in order
     prompts       task (the words that the task brings itself), first (the first question as it was asked)
     seeds         samples (draw of --limit), decoding (draws of tokens), bootstrap
@@ -46,7 +47,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evals.tasks.base import Answer, Task
+from evals.tasks.base import Answer, Comparable, Scored, Task
 from evals.tasks.registry import task_class
 from grounding import strict
 from grounding.errors import EvalDataError, OutputError
@@ -89,11 +90,9 @@ class RunFolder:
             OutputError: a line is no answer.
         """
         found: dict[str, Answer] = {}
-        # samples.jsonl last: a worker's file goes only when its lines stand there.
-        for file in (*self.parts(), self.path / SAMPLES):
-            for number, line in enumerate(read_jsonl(file), 1):
-                answer = strict.build(Answer, line, f"line {number} of {file}", OutputError)
-                found[answer.id] = answer
+        # A worker's file goes when its lines stand in samples.jsonl, so while it is there its lines are newer.
+        for file in (self.path / SAMPLES, *self.parts()):
+            found |= {answer.id: answer for answer in read_answers(file)}
         return found
 
     def parts(self) -> list[Path]:
@@ -115,6 +114,18 @@ class RunFolder:
         return Path(self.manifest().get("image_root") or self.path) / answer.image
 
 
+def read_answers(file: Path) -> list[Answer]:
+    """The answers of one file; none where it is missing, and a last line that was cut off is left out.
+
+    Raises:
+        OutputError: a line is no answer.
+    """
+    return [
+        strict.build(Answer, line, f"line {number} of {file}", OutputError)
+        for number, line in enumerate(read_jsonl(file), 1)
+    ]
+
+
 def rebuild_task(manifest: dict[str, Any], where: str | Path) -> Task:
     """The task of a manifest.
 
@@ -129,3 +140,53 @@ def rebuild_task(manifest: dict[str, Any], where: str | Path) -> Task:
             f"{kind.version}: run it again"
         )
     return strict.build(kind, said.get("options"), f"{where}: task", EvalDataError)
+
+
+def compare_runs(a: RunFolder, b: RunFolder, seed: int = 0) -> Scored:
+    """The differences b - a over the samples that both runs answered.
+
+    Raises:
+        EvalDataError: they are runs of different tasks, of a task that cannot compare, or share no answered sample.
+    """
+    one, other = a.manifest(), b.manifest()
+    names = [manifest["task"].get("name") for manifest in (one, other)]
+    if names[0] != names[1]:
+        raise EvalDataError(f"{a.path} is a run of {names[0]} and {b.path} of {names[1]}: give two runs of one task")
+    task = rebuild_task(one, a.path / MANIFEST)
+    rebuild_task(other, b.path / MANIFEST)  # refuses another version
+    if not isinstance(task, Comparable):
+        raise EvalDataError(f"runs of the task {names[0]} cannot be compared: compare their scores.json")
+    first, second = (
+        {key: answer for key, answer in folder.answers().items() if answer.error is None} for folder in (a, b)
+    )
+    shared = [key for key in first if key in second]
+    if not shared:
+        raise EvalDataError(f"{a.path} and {b.path} share no answered sample: give two runs over the same data")
+    asked = next((key for key in shared if first[key].fields != second[key].fields), None)
+    if asked is not None:
+        raise EvalDataError(
+            f"the sample {asked} has another truth in {b.path} than in {a.path}: give two runs over the same data"
+        )
+    found = task.compare([first[key] for key in shared], [second[key] for key in shared], seed)
+    data = {
+        **found.data,
+        "of": names[0],
+        "only_a": len(first) - len(shared),
+        "only_b": len(second) - len(shared),
+        "runs": {key: _run_json(manifest) for key, manifest in (("a", one), ("b", other))},
+    }
+    return Scored(data, f"A {_called(one, a)}, B {_called(other, b)}\n\n{found.text}")
+
+
+def _run_json(manifest: dict[str, Any]) -> dict[str, Any]:
+    steering = manifest.get("steering") or {}
+    return {
+        "model": manifest.get("model"),
+        "steering": steering.get("name"),
+        "config_hash": manifest["config_hash"],
+    }
+
+
+def _called(manifest: dict[str, Any], folder: RunFolder) -> str:
+    steering = (manifest.get("steering") or {}).get("name", "no steering")
+    return f"{folder.path.name} ({manifest.get('model')}, {steering})"

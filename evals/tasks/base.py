@@ -87,17 +87,18 @@ class Task(Protocol):
     Attributes:
         name: as on the command line.
         version: raised when other figures come of the same answers, or other samples of the same data.
-        max_new_tokens: the longest answer in tokens unless the user says otherwise.
-        prompt: the question, or what is put behind every question; a field, so that it is an option.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
-    max_new_tokens: ClassVar[int]
 
     @property
     def prompt(self) -> str:
-        """The words that the task brings itself."""
+        """The words that the task brings itself: the instruction, or what it puts behind every question."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The longest answer in tokens, unless the user says otherwise."""
 
     def samples(self) -> Sequence[Sample]:
         """Every sample, in the data's order. It also looks at the truth, so that what cannot be scored is refused here.
