@@ -51,7 +51,12 @@ RUN = Command(
 JOIN = Command(
     "put the folders of a run's shards into one and score it",
     "evals.commands.run:EvalJoinCommand",
+)
 LAB = Command(
     "compare all steering methods on drawn scenes with planted habits, tuned alike, with paired intervals",
     "evals.commands.lab:LabCommand",
+)
+STEER = Command(
+    "speed and memory of generate: plain, steered, PAI as published, VCD",
+    "evals.commands.bench:BenchSteerCommand",
 )

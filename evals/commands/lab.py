@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 from grounding.console import emit, progress_bar, results, talk
 
 if TYPE_CHECKING:
-    from evals.tasks.base import Answer, Sample
+    from rich.progress import Progress
+
+    from evals.lab.plan import LabPlan
+    from evals.tasks.base import Answer
+    from evals.tasks.scenes import ScenesTask
+    from grounding.models.base import Family
     from grounding.steering.method import Steering
 
 
@@ -26,7 +30,7 @@ class LabCommand:
     Attributes:
         plan: YAML file of methods and grids; the shipped plan where none is given.
         model: instead of the plan's model.
-        out: folder for answers, `lab.json`, `lab.txt` and `lab.png`.
+        out: folder for run folders, `lab.json`, `lab.txt` and `lab.png`.
         limit: instead of the plan's numbers of scenes, for a quick look.
         batch_size: questions per batch.
         json: print one JSON object on stdout instead of the tables.
@@ -41,10 +45,9 @@ class LabCommand:
 
     def run(self) -> int:
         """Run what is left to do, and print tables or one JSON object."""
-        from evals.lab.compare import answer_all, run_lab
+        from evals.lab.compare import run_lab
         from evals.lab.plan import load_plan
         from evals.lab.report import lab_json, lab_plot, lab_table, plan_json, verdicts
-        from evals.lab.store import AnswerStore
         from evals.tasks.scenes import ScenesTask
         from grounding.files import write_bytes, write_json, write_text
         from grounding.models.load import load
@@ -58,27 +61,9 @@ class LabCommand:
         family = load(plan.model)
         if family.notice:
             talk().print(family.notice)
-        store = AnswerStore(self.out / "answers", plan)
         started = time.perf_counter()
         with progress_bar(talk()) as progress:
-
-            def ask(name: str, samples: Sequence[Sample], steering: Steering | None) -> tuple[Answer, ...]:
-                def answer() -> tuple[Answer, ...]:
-                    task = progress.add_task(name, total=len(samples))
-                    found = answer_all(
-                        family,
-                        samples,
-                        steering,
-                        seed=plan.seed,
-                        batch_size=self.batch_size,
-                        advance=lambda count: progress.advance(task, count),
-                    )
-                    progress.remove_task(task)
-                    return found
-
-                return store.get(name, samples, steering, answer)
-
-            found = run_lab(plan, ask)
+            found = run_lab(plan, lambda *what: self._answers(plan, family, progress, *what))
         settings = plan_json(plan)
         data: dict[str, Any] = {
             "task": "lab",
@@ -97,3 +82,28 @@ class LabCommand:
         else:
             results().print(text)
         return 0
+
+    def _answers(
+        self, plan: LabPlan, family: Family, progress: Progress, name: str, task: ScenesTask, steering: Steering | None
+    ) -> tuple[Answer, ...]:
+        """A run of the suite in a folder named by its configuration; what is there already is not done again."""
+        from evals.plan import Plan, Worker, choose, config_of
+        from evals.runner import Run
+        from grounding.errors import EvalDataError
+        from grounding.steering.decoding import Decoding
+        from pipelines.provenance import short_hash
+        from pipelines.saving import slug
+
+        decoding = Decoding(max_new_tokens=task.max_new_tokens, seed=plan.seed)
+        how = Plan(plan.model, steering, decoding, self.batch_size, seed=plan.seed)
+        settings = config_of(task, choose(task, 0, plan.seed), how)
+        run = Run.begin(task, how, self.out / "runs" / f"{slug(name)}-{short_hash(settings, 8)}")
+        todo = run.left(Worker(), self.batch_size)
+        bar = progress.add_task(name, total=sum(len(batch) for _, batch in todo))
+        run.work(todo, family, how, Worker(), lambda answers: progress.advance(bar, len(answers)))
+        progress.remove_task(bar)
+        run.finish()
+        answers = [one for one in run.answered() if one is not None]
+        if failed := [one for one in answers if one.error]:
+            raise EvalDataError(f"{len(failed)} samples of {run.folder.path} failed, the first: {failed[0].error}")
+        return tuple(answers)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from evals.chair.curve import CurvePoint, truncation_curve
 from evals.chair.score import CaptionScore, cut, ratios
 from evals.lab.plan import LabPlan
-from evals.tasks.base import Answer, Sample
+from evals.tasks.base import Answer
 from evals.tasks.scenes import ScenesTask, caption_scores, scene_lexicon
-from grounding.models.base import Family
-from grounding.steering.decoding import Decoding
-from grounding.steering.generate import generate
 from grounding.steering.method import Steering
 
 UNSTEERED = "unsteered"
 TRUNCATION = "truncation"
-Ask = Callable[[str, Sequence[Sample], Steering | None], tuple[Answer, ...]]
+Ask = Callable[[str, ScenesTask, Steering | None], tuple[Answer, ...]]
 
 
 @dataclass(frozen=True)
@@ -83,14 +79,14 @@ def run_lab(plan: LabPlan, ask: Ask) -> Comparison:
 
     Args:
         plan: what to compare.
-        ask: answers samples under a name of its own (`validation/...`, `test/...`), steered or not.
+        ask: runs a task, steered or not, under a name of its own: `validation/...` or `test/...`.
     """
-    tuning = ScenesTask(plan.validation_scenes, plan.validation_seed, yes_no=False).samples()
-    samples = ScenesTask(plan.test_scenes, plan.test_seed).samples()
+    tuning = ScenesTask(plan.validation_scenes, plan.validation_seed, yes_no=False)
+    testing = ScenesTask(plan.test_scenes, plan.test_seed)
     lexicon = scene_lexicon()
 
     before = caption_scores(ask(f"validation/{UNSTEERED}", tuning, None))
-    plain = ask(f"test/{UNSTEERED}", samples, None)
+    plain = ask(f"test/{UNSTEERED}", testing, None)
     entries = [Entry(UNSTEERED, None, None, (), plain)]
     for contender in plan.contenders:
         tried = {}
@@ -99,7 +95,7 @@ def run_lab(plan: LabPlan, ask: Ask) -> Comparison:
             tried[steering.name] = (steering, _tried(steering.name, scores, before, plan))
         best = choose([one for _, one in tried.values()])
         steering = tried[best.name][0]
-        answers = ask(f"test/{contender.name}", samples, steering)
+        answers = ask(f"test/{contender.name}", testing, steering)
         entries.append(
             Entry(contender.name, best.name, steering.to_yaml(), tuple(one for _, one in tried.values()), answers)
         )
@@ -132,35 +128,7 @@ def shortened(answer: Answer, words: int) -> Answer:
     """The answer as the truncation control gives it: a description is cut, a yes or no is not."""
     if answer.fields["kind"] != "describe":
         return answer
-    from dataclasses import replace
-
     return replace(answer, text=" ".join(answer.text.split()[:words]))
-
-
-def answer_all(
-    family: Family,
-    samples: Sequence[Sample],
-    steering: Steering | None,
-    *,
-    seed: int,
-    batch_size: int,
-    advance: Callable[[int], None] = lambda count: None,
-) -> tuple[Answer, ...]:
-    """Every sample's answer, in order; a batch holds samples of one kind, so that none waits for longer texts."""
-    answers: dict[str, Answer] = {}
-    decoding = Decoding(max_new_tokens=ScenesTask.max_new_tokens, seed=seed)
-    for kind in dict.fromkeys(one.fields["kind"] for one in samples):
-        mine = [one for one in samples if one.fields["kind"] == kind]
-        for start in range(0, len(mine), batch_size):
-            batch = mine[start : start + batch_size]
-            images = [one.picture() for one in batch if not isinstance(one.picture, Path)]
-            texts = generate(family, images, [one.question for one in batch], steering, decoding)
-            for one, text in zip(batch, texts, strict=True):
-                count = len(text.token_ids)
-                fields: Mapping[str, object] = one.fields
-                answers[one.id] = Answer(one.id, one.image, one.question, text.text, count, text.finished, None, fields)
-            advance(len(batch))
-    return tuple(answers[one.id] for one in samples)
 
 
 def _tried(name: str, scores: Sequence[CaptionScore], before: Sequence[CaptionScore], plan: LabPlan) -> Tried:

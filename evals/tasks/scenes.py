@@ -6,13 +6,14 @@ The scorers are the suite's own. A scene's classes are its shapes, and the truth
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from PIL import Image
 
 from evals.chair.compare import differences
 from evals.chair.lexicon import Lexicon
@@ -77,22 +78,22 @@ class ScenesTask:
             )
 
     def samples(self) -> list[Sample]:
-        """See `Task`; of each scene first the description, then its questions."""
+        """See `Task`; first the descriptions, then the questions, so that batches are of texts of one length."""
         drawn = [measuring_scene(self.seed, index) for index in range(self.scenes)]
-        asked = pope_questions([one.shapes for one in drawn], self.seed) if self.yes_no else [()] * len(drawn)
-        return [
-            sample
-            for index, (one, questions) in enumerate(zip(drawn, asked, strict=True))
-            for sample in self._of_scene(index, one, questions)
-        ]
+        asked = pope_questions([one.shapes for one in drawn], self.seed) if self.yes_no else []
+        found = [self._sample(index, one, "", self.prompt, {"kind": "describe"}) for index, one in enumerate(drawn)]
+        for index, questions in enumerate(asked):
+            for number, one in enumerate(questions):
+                fields = {"kind": "yes-no", **asdict(one)}
+                found.append(self._sample(index, drawn[index], f"-{number:02d}", one.text, fields))
+        return found
 
-    def _of_scene(self, index: int, drawn: HabitScene, questions: Sequence[Question]) -> Iterator[Sample]:
-        name, picture = f"scene-{index:05d}", partial(_picture, self.seed, index)
+    def _sample(
+        self, index: int, drawn: HabitScene, ending: str, question: str, fields: Mapping[str, Any]
+    ) -> Sample:
+        name, picture = _name(index), partial(_picture, self.seed, index)
         truth = {"scene": index, "shapes": sorted(drawn.shapes), "broken": drawn.broken}
-        yield Sample(name, name, picture, self.prompt, {"kind": "describe", **truth}, group=name)
-        for number, one in enumerate(questions):
-            fields = {"kind": "yes-no", **truth, **asdict(one)}
-            yield Sample(f"{name}-{number:02d}", name, picture, one.text, fields, group=name)
+        return Sample(name + ending, name, picture, question, {**truth, **fields}, group=name)
 
     def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
         """See `Task`: CHAIR's figures by their names, those of broken scenes alone, and POPE's by split."""
@@ -113,7 +114,7 @@ class ScenesTask:
                 figures = [f"{percent(one.value):.1f}" for one in (found.accuracy, found.f1, found.yes_ratio)]
                 lines.append([name, str(found.n), *figures, str(found.unparsable)])
             text += "\n\n" + aligned(lines)
-        return Scored(data, text, [{"id": _name_of(one), **sample_json(one)} for one in described])
+        return Scored(data, text, [{"id": _name(one.image_id), **sample_json(one)} for one in described])
 
     def compare(self, a: Sequence[Answer], b: Sequence[Answer], seed: int) -> Scored:
         """See `Comparable`."""
@@ -208,9 +209,9 @@ def _brings() -> dict[str, str]:
     return {habit.given: habit.then for habit in HABITS}
 
 
-def _picture(seed: int, index: int) -> Any:
+def _picture(seed: int, index: int) -> Image.Image:
     return measuring_scene(seed, index).image
 
 
-def _name_of(score: CaptionScore) -> str:
-    return f"scene-{score.image_id:05d}"
+def _name(index: int) -> str:
+    return f"scene-{index:05d}"

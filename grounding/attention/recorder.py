@@ -151,7 +151,7 @@ def _follow(stack: ExitStack, session: Session, model: nn.Module, decoder: nn.Mo
         length = _length(module, args, kwargs)
         if length is None:
             raise RecordingError(f"{type(module).__name__} was called without input_ids and without inputs_embeds")
-        cache = _argument(module, args, kwargs, "past_key_values")
+        cache = _cache(module, args, kwargs)
         session.begin_pass(_cached(cache), length)
         if cache is not None and session.request.decode:
             _forbid_reorder(stack, session, cache)
@@ -222,6 +222,15 @@ def _length(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         tensor = _argument(module, args, kwargs, name)
         if isinstance(tensor, Tensor) and tensor.ndim >= 2:
             return int(tensor.shape[1])
+    return None
+
+
+def _cache(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The key/value cache; transformers calls the argument `cache` from 5.24 on and `past_key_values` before."""
+    for name in ("cache", "past_key_values"):
+        found = _argument(module, args, kwargs, name)
+        if found is not None:
+            return found
     return None
 
 
