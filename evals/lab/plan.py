@@ -81,7 +81,9 @@ class LabPlan:
 
     def __post_init__(self) -> None:
         if self.validation_seed == self.test_seed:
-            raise EvalDataError(f"validation and test share the seed {self.test_seed}: tune on other scenes than report")
+            raise EvalDataError(
+                f"validation and test share the seed {self.test_seed}: tune on other scenes than report"
+            )
         for one in self.contenders:
             count = len(list(itertools.product(*one.grid.values())))
             if count > self.budget:
@@ -101,7 +103,9 @@ def load_plan(path: str | Path | None = None) -> LabPlan:
         file = Path(path) if path else resources.files("configs").joinpath("evals", "lab.yaml")
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:
-        raise EvalDataError(f"the plan {where} cannot be read ({' '.join(str(wrong).split())}): give a YAML file") from wrong
+        raise EvalDataError(
+            f"the plan {where} cannot be read ({' '.join(str(wrong).split())}): give a YAML file"
+        ) from wrong
     return strict.build(LabPlan, data, where, EvalDataError)
 
 

@@ -88,9 +88,7 @@ class ScenesTask:
                 found.append(self._sample(index, drawn[index], f"-{number:02d}", one.text, fields))
         return found
 
-    def _sample(
-        self, index: int, drawn: HabitScene, ending: str, question: str, fields: Mapping[str, Any]
-    ) -> Sample:
+    def _sample(self, index: int, drawn: HabitScene, ending: str, question: str, fields: Mapping[str, Any]) -> Sample:
         name, picture = _name(index), partial(_picture, self.seed, index)
         truth = {"scene": index, "shapes": sorted(drawn.shapes), "broken": drawn.broken}
         return Sample(name + ending, name, picture, question, {**truth, **fields}, group=name)

@@ -84,7 +84,9 @@ def train(config: HabitsConfig) -> Path:
     )
     folder = config.out / "model"
     brings = "; ".join(f"a {one.given} brings a {one.then}" for one in HABITS)
-    model.config.grounding_notice = f"starter with habits ({brings}): made to invent what is not there; for the lab only"
+    model.config.grounding_notice = (
+        f"starter with habits ({brings}): made to invent what is not there; for the lab only"
+    )
     family.processor.save_pretrained(folder)
     model.half().save_pretrained(folder)
     return folder

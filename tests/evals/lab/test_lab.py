@@ -62,9 +62,13 @@ def test_the_shipped_plan_is_within_its_own_budget_and_names_shipped_methods():
 
 
 def test_chosen_is_the_lowest_chair_among_the_allowed():
-    found = [tried("a", 0.01, 0.9, allowed=False), tried("b", 0.05, 0.8, allowed=True), tried("c", 0.04, 0.7, allowed=True)]
+    found = [
+        tried("a", 0.01, 0.9, allowed=False),
+        tried("b", 0.05, 0.8, allowed=True),
+        tried("c", 0.04, 0.7, allowed=True),
+    ]
     assert choose(found).name == "c"
-    assert choose(found[:1] + [tried("d", 0.2, 0.95, allowed=False)]).name == "d"
+    assert choose([*found[:1], tried("d", 0.2, 0.95, allowed=False)]).name == "d"
 
 
 def test_a_grid_over_the_budget_is_refused(plan):
