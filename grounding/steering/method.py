@@ -21,8 +21,12 @@ def interventions() -> dict[str, type[Any]]:
     from grounding.steering.baselines.pai import TextGuidance
     from grounding.steering.baselines.truncation import Truncation
     from grounding.steering.baselines.vcd import VisualContrast
+    from grounding.steering.modulation import Pai, Renormalise, Values
+    from grounding.steering.redistribution import Redistribute
+    from grounding.steering.text_route import Gate, TextRoute
 
-    return {step.name: step for step in (TextGuidance, VisualContrast, Truncation)}
+    forms = (Renormalise, Values, Pai, Redistribute, TextRoute, Gate, TextGuidance, VisualContrast, Truncation)
+    return {form.name: form for form in forms}
 
 
 @dataclass(frozen=True)
