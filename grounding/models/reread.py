@@ -9,15 +9,17 @@ import numpy as np
 import torch
 
 from grounding.attention.recorder import record
-from grounding.attention.request import Recording, Reduce, RowRequest
+from grounding.attention.request import Reduce, RowRequest
 from grounding.errors import ExpressionError
 from grounding.models.base import LAST_WORD, Family, Prepared
 from grounding.models.maps import mean_rows, spell
 from grounding.models.memory import explain_out_of_memory
 from grounding.text.align import align
 from grounding.text.nouns import NounPhrase, noun_phrases
+from grounding.text.words import split_words
 from grounding.types import AttentionMaps, Word, WordKind
 
+WITNESSES = 32  # stop words whose rows are kept at most, evenly over the text; enough for a mean and for finding sinks
 _REMEDY = "let it write fewer tokens, use smaller pictures, --dtype bfloat16, or a smaller model"
 
 
@@ -31,11 +33,14 @@ class Reread:
         maps: per phrase the rows of its words, and last of `<last>`: the token before the noun, whose row is the one
             that the noun was predicted from, as a prompt's last token is what an answer is predicted from. So a method
             reads a phrase of an answer as it reads an expression of a prompt.
+        witnesses: the rows of words that point at nothing, to compare with: the text's stop words, and the prompt's
+            last token; None where there is no noun.
     """
 
     text: str
     phrases: tuple[NounPhrase, ...]
     maps: tuple[AttentionMaps, ...]
+    witnesses: AttentionMaps | None
 
 
 def reread(
@@ -43,7 +48,6 @@ def reread(
     prepared: Prepared,
     token_ids: Sequence[Sequence[int]],
     *,
-    layers: Sequence[int] | None = None,
     reduce: Reduce = "none",
     head_statistics: Sequence[str] = (),
     residual_sinks: bool = False,
@@ -61,29 +65,26 @@ def reread(
         family: the model.
         prepared: the batch of questions.
         token_ids: per element the tokens of the text; an end token at its end changes nothing.
-        layers: see `attend`.
         reduce: see `attend`.
         head_statistics: see `attend`; queries are those of question and text.
         residual_sinks: see `attend`.
         budget_bytes: see `attend`.
 
     Returns:
-        One reading per element. A noun that the tokenizer gives no token of its own is left out.
+        One reading per element, of all layers. A noun that the tokenizer gives no token of its own is left out.
 
     Raises:
         BudgetError: the rows need more than the budget.
         RecordingError: this model's attention cannot be recorded.
         ModelError: out of memory.
     """
-    length = prepared.length
-    told = [_placed(family, tokens, length) for tokens in token_ids]
-    if not any(phrases for _, phrases in told):
-        return [Reread(text, (), ()) for text, _ in told]
+    told = [_Told.of(family, tokens, prepared.length) for tokens in token_ids]
+    if not any(one.phrases for one in told):
+        return [Reread(one.text, (), (), None) for one in told]
     image = tuple(tuple(int(p) for p in positions) for positions in prepared.image_positions)
     request = RowRequest(
-        queries=tuple(_queries(phrases) for _, phrases in told),
+        queries=tuple(one.positions for one in told),
         keys=image,
-        layers=None if layers is None else tuple(layers),
         reduce=reduce,
         head_statistics=tuple(head_statistics),
         image_keys=image,
@@ -96,13 +97,27 @@ def reread(
         record(family.model, request) as recording,
     ):
         family.model(**_continued(family, prepared.inputs, token_ids), use_cache=False, logits_to_keep=1)
-    return [
-        Reread(
-            text,
-            tuple(phrase for phrase, _ in phrases),
-            tuple(_maps(family, prepared, request, recording, index, words) for _, words in phrases),
+
+    def maps(index: int, words: tuple[Word, ...]) -> AttentionMaps:
+        row_of = {position: row for row, position in enumerate(request.queries[index])}
+        sinks = recording.residual_sinks
+        return AttentionMaps(
+            values=mean_rows(recording.prefill[index], [[row_of[p] for p in word.positions] for word in words]),
+            layers=() if request.reduces_layers else recording.layers,
+            words=words,
+            keys=prepared.image_positions[index],
+            grids=prepared.grids[index],
+            image_size=prepared.image_sizes[index],
+            layer_count=family.layer_count,
+            head_statistics={name: table.numpy() for name, table in recording.head_statistics[index].items()}
+            if request.head_statistics
+            else {},
+            residual_sinks=None if sinks is None else sinks[index].numpy(),
         )
-        for index, (text, phrases) in enumerate(told)
+
+    return [
+        Reread(one.text, one.phrases, tuple(maps(i, words) for words in one.words), maps(i, one.witnesses))
+        for i, one in enumerate(told)
     ]
 
 
@@ -123,29 +138,44 @@ def tokens_of(family: Family, text: str) -> tuple[int, ...]:
     return ids
 
 
-Placed = list[tuple[NounPhrase, tuple[Word, ...]]]
+@dataclass(frozen=True)
+class _Told:
+    """A text with the words whose rows are wanted, their positions counted behind the prompt."""
+
+    text: str
+    phrases: tuple[NounPhrase, ...]
+    words: tuple[tuple[Word, ...], ...]
+    witnesses: tuple[Word, ...]
+
+    @classmethod
+    def of(cls, family: Family, tokens: Sequence[int], length: int) -> _Told:
+        text, spans = spell(family.tokenizer, tokens)
+        lead = len(text) - len(text.lstrip())
+        text, spans = text.strip(), tuple((max(0, start - lead), max(0, end - lead)) for start, end in spans)
+
+        def placed(words: Sequence[Word]) -> tuple[Word, ...]:
+            owned = zip(words, align([word.span for word in words], spans), strict=True)
+            return tuple(replace(word, positions=tuple(length + t for t in at)) for word, at in owned if at)
+
+        phrases, rows = [], []
+        for phrase in noun_phrases(text, family.finder):
+            words = placed(phrase.words)
+            noun = next((word for word in words if word.is_head), None)
+            if noun is not None:
+                phrases.append(phrase)
+                rows.append((*words, _last(noun.positions[0] - 1)))
+        stops = placed([word for word in split_words(text) if word.kind is WordKind.STOP])
+        kept = sorted({round(i) for i in np.linspace(0, len(stops) - 1, min(len(stops), WITNESSES))})
+        return cls(text, tuple(phrases), tuple(rows), (*(stops[i] for i in kept), _last(length - 1)))
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Every position once."""
+        return tuple(dict.fromkeys(p for words in (*self.words, self.witnesses) for word in words for p in word.positions))
 
 
-def _placed(family: Family, tokens: Sequence[int], length: int) -> tuple[str, Placed]:
-    """A text, and its noun phrases with the words that `Reread.maps` has rows of, counted behind `length` positions."""
-    text, spans = spell(family.tokenizer, tokens)
-    found: Placed = []
-    for phrase in noun_phrases(text, family.finder):
-        owned = align([word.span for word in phrase.words], spans)
-        words = [
-            replace(word, positions=tuple(length + t for t in positions))
-            for word, positions in zip(phrase.words, owned, strict=True)
-            if positions
-        ]
-        noun = next((word for word in words if word.is_head), None)
-        if noun is not None:
-            before = Word(LAST_WORD, (0, 0), (noun.positions[0] - 1,), WordKind.SPECIAL)
-            found.append((phrase, (*words, before)))
-    return text, found
-
-
-def _queries(phrases: Placed) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(p for _, words in phrases for word in words for p in word.positions))
+def _last(position: int) -> Word:
+    return Word(LAST_WORD, (0, 0), (position,), WordKind.SPECIAL)
 
 
 def _continued(
@@ -166,28 +196,3 @@ def _continued(
         else value
         for name, value in inputs.items()
     }
-
-
-def _maps(
-    family: Family,
-    prepared: Prepared,
-    request: RowRequest,
-    recording: Recording,
-    index: int,
-    words: tuple[Word, ...],
-) -> AttentionMaps:
-    row_of = {position: row for row, position in enumerate(request.queries[index])}
-    sinks = recording.residual_sinks
-    return AttentionMaps(
-        values=mean_rows(recording.prefill[index], [[row_of[p] for p in word.positions] for word in words]),
-        layers=() if request.reduces_layers else recording.layers,
-        words=words,
-        keys=np.asarray(prepared.image_positions[index], dtype=np.int64),
-        grids=prepared.grids[index],
-        image_size=prepared.image_sizes[index],
-        layer_count=family.layer_count,
-        head_statistics={name: table.numpy() for name, table in recording.head_statistics[index].items()}
-        if request.head_statistics
-        else {},
-        residual_sinks=None if sinks is None else sinks[index].numpy(),
-    )
