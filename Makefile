@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Photographs in the public domain that scikit-image carries.
+PHOTOS = $$($(BIN)/python -c "import skimage; print(skimage.data_dir)")
 
 .PHONY: setup demo test check format bench wheel clean
 
@@ -16,7 +18,10 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	$(BIN)/grounding scenes --seed 8 --n 1 --out out/demo/scene
-	$(BIN)/grounding segment --manifest out/demo/scene/expressions.jsonl --out out/demo --formats png coco npz
+	$(BIN)/grounding segment --model starter --manifest out/demo/scene/expressions.jsonl --out out/demo/scene --formats png coco npz
+	$(BIN)/grounding segment $(PHOTOS)/astronaut.png "the woman" --out out/demo/photo
+	$(BIN)/grounding segment $(PHOTOS)/chelsea.png "the cat" --out out/demo/photo
+	$(BIN)/grounding segment $(PHOTOS)/coffee.png "the cup" --out out/demo/photo
 	@echo "Look at the pictures in out/demo/"
 
 test: $(STAMP)

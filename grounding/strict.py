@@ -25,7 +25,7 @@ def build(cls: type[T], data: object, where: str, error: type[GroundingError] = 
     Lists stand for tuples, and a whole number for a fraction; nothing else is converted, so "3" is no number.
 
     Args:
-        cls: a dataclass whose fields are numbers, strings, tuples or literals.
+        cls: a dataclass whose fields are numbers, strings, tuples, literals or such dataclasses.
         data: what a YAML or JSON file held; None stands for an empty mapping.
         where: where it was read, for the message ("methods/mine.yaml: stage 'smooth'").
         error: the exception to raise.
@@ -99,6 +99,8 @@ def plain(value: Any) -> Any:
 
 
 def _convert(hint: Any, value: object, where: str, error: type[GroundingError]) -> Any:
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return build(hint, value, where, error)
     try:
         # JSON's strict mode is the wanted one: lists may become tuples, but a string never becomes a number.
         return TypeAdapter(hint).validate_json(json.dumps(value), strict=True)

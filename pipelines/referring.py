@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Picture = Image.Image | str | Path
 Pair = tuple[Picture, str]
 
-DEFAULT_MODEL = "starter"
+DEFAULT_MODEL = "starter-photo"
 DEFAULT_SEGMENTER = "mobile-sam"
 DEFAULT_BATCH = 4
 
@@ -102,7 +102,7 @@ class ReferringResult:
 class ReferringSegmentation:
     """Masks for referring expressions from the attention of a vision-language model.
 
-    >>> pipe = ReferringSegmentation.from_pretrained("starter", "mobile-sam")
+    >>> pipe = ReferringSegmentation.from_pretrained("starter", "mobile-sam")  # drawn scenes; "starter-photo" for photos
     >>> result = pipe(image, "the small red star")  # doctest: +SKIP
     >>> results = pipe([(image, "the red star"), (image, "the blue square")])  # doctest: +SKIP
 
@@ -141,7 +141,7 @@ class ReferringSegmentation:
         """Load model, segmenter and method by name.
 
         Args:
-            model: `starter`, a folder written by `save_pretrained`, or a hub id.
+            model: `starter-photo`, `starter`, a folder written by `save_pretrained`, or a hub id.
             segmenter: see `grounding.segmenters.load.load_segmenter`.
             method: a shipped method's name, a YAML file, or `auto`; see `method_for`.
             device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.

@@ -155,9 +155,9 @@ def _serve(order: dict[str, Any]) -> dict[str, Any]:
     size = BenchSize(**order["size"])
     runner = _Runner(size)
     if order["task"] == "memory":
-        loaded = _peak_bytes()
+        loaded = peak_bytes()
         runner.run(order["way"])
-        return {"loaded": loaded, "peak": _peak_bytes(), "kept": runner.kept_bytes}
+        return {"loaded": loaded, "peak": peak_bytes(), "kept": runner.kept_bytes}
     wall: dict[str, list[float]] = {way: [] for way in WAYS}
     cpu: dict[str, list[float]] = {way: [] for way in WAYS}
     runner.run("plain")  # the first run pays for loading kernels
@@ -240,7 +240,8 @@ class _Runner:
             raise GroundingError(f"eager attention returned {len(out.attentions)} layers, expected {self.size.layers}")
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """Peak resident size of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
 

@@ -44,3 +44,7 @@ SEGMENTER = Command(
     "masks of a segmenter on annotated photos, and its time",
     "evals.commands.bench:BenchSegmenterCommand",
 )
+STEER = Command(
+    "speed and memory of generate: plain, steered, PAI as published, VCD",
+    "evals.commands.bench:BenchSteerCommand",
+)

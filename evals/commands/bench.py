@@ -1,4 +1,4 @@
-"""`grounding bench`: what recording costs, and how good a segmenter is."""
+"""`grounding bench`: what recording and steering cost, and how good a segmenter is."""
 
 from __future__ import annotations
 
@@ -88,6 +88,43 @@ class BenchSegmenterCommand:
             cascade=self.cascade,
         )
         tell(asdict(found), self.json)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSteerCommand:
+    """Speed and peak memory of generate on a random Qwen2.5-VL: plain, steered, PAI as published (eager), and VCD.
+
+    Attributes:
+        steer: the steering method that is measured: a shipped one's name, or the path of a file.
+        layers: decoder layers.
+        hidden: width of the decoder.
+        heads: query heads.
+        kv_heads: key and value heads.
+        image_tokens: tokens of the one picture.
+        new_tokens: tokens generated per run.
+        rounds: alternating rounds of all ways.
+        json: print one JSON object on stdout instead of the list.
+    """
+
+    steer: str = "headwise"
+    layers: int = 12
+    hidden: int = 1024
+    heads: int = 8
+    kv_heads: int = 2
+    image_tokens: int = 2000
+    new_tokens: int = 64
+    rounds: int = 3
+    json: bool = False
+
+    def run(self) -> int:
+        """Measure and tell."""
+        from evals.bench.steer import SteerBenchSize, measure_steer
+
+        size = SteerBenchSize(
+            self.layers, self.hidden, self.heads, self.kv_heads, self.image_tokens, self.new_tokens, self.steer
+        )
+        tell(asdict(measure_steer(size, rounds=self.rounds, progress=talk().print)), self.json)
         return 0
 
 

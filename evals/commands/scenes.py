@@ -25,6 +25,7 @@ class EvalScenesCommand(ModelOptions):
     of words for another object of the scene, and a point inside the target, which is as far as the segmenter goes.
 
     Attributes:
+        model: `starter`, which knows such scenes, a folder written by save_pretrained, or a hub id.
         limit: how many expressions.
         seed: of the scenes; any seed gives scenes that the starter model was not trained on.
         per_scene: most expressions of one scene; with 1 the samples are independent.
@@ -32,6 +33,7 @@ class EvalScenesCommand(ModelOptions):
         json: print one JSON object on stdout instead of the table.
     """
 
+    model: str = "starter"
     limit: int = 200
     seed: int = 0
     per_scene: int = 1

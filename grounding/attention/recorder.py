@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,6 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from grounding.attention.budget import DecoderShape
+from grounding.attention.passes import (
+    cache_of,
+    cached,
+    configs_of,
+    find_decoder,
+    layers_of,
+    length_of,
+    refuse_compiled,
+)
 from grounding.attention.request import Recording, RowRequest
 from grounding.attention.session import Session
 from grounding.attention.switch import is_watching, switched, uses_interface, watching
@@ -19,12 +27,15 @@ from grounding.errors import RecordingError
 
 __all__ = ["Recording", "RowRequest", "find_decoder", "record"]
 
-LAYER_NAMES = ("layers", "h", "blocks")
-"""What transformers' decoders call their list of layers, newest convention first."""
-
 
 @contextmanager
-def record(model: nn.Module, request: RowRequest, *, decoder: nn.Module | None = None) -> Iterator[Recording]:
+def record(
+    model: nn.Module,
+    request: RowRequest,
+    *,
+    decoder: nn.Module | None = None,
+    on_step: Callable[[list[Tensor]], None] | None = None,
+) -> Iterator[Recording]:
     """Record attention rows of everything that `model` computes for one prompt inside the block.
 
     The model runs with its own kernel and its outputs are bit-identical to a run without recording. Only the language
@@ -35,6 +46,8 @@ def record(model: nn.Module, request: RowRequest, *, decoder: nn.Module | None =
         model: a transformers model, of any class that holds a decoder with `.layers`.
         request: what to keep.
         decoder: the module with `.layers`, where it is not the one that `model.get_decoder()` finds.
+        on_step: takes each decode step's rows, per batch element [L, H, 1, C] float32 on the CPU, as soon as the step
+            has run. They are not kept then, so that a long generation needs the memory of one step.
 
     Yields:
         The recording, readable after the block.
@@ -44,23 +57,23 @@ def record(model: nn.Module, request: RowRequest, *, decoder: nn.Module | None =
             recorded.
         BudgetError: before the run, for a request over its budget.
     """
-    _refuse_compiled(model)
+    refuse_compiled(model)
     decoder = decoder if decoder is not None else find_decoder(model)
-    layers = _layers_of(decoder)
+    layers = layers_of(decoder)
     if layers is None:
         raise RecordingError(
             f"{type(decoder).__name__} has no list of layers; pass the module that has one as decoder="
         )
     shape = DecoderShape.of(decoder.config, len(layers))
     _refuse_unknown(request, shape)
-    session = Session(request, layers, shape)
+    session = Session(request, layers, shape, on_step)
     named = [positions for positions in (request.queries, request.keys, request.image_keys) if positions is not None]
     session.expect_length(1 + max((p for positions in named for element in positions for p in element), default=0))
     recording = Recording(session.layers)
     with ExitStack() as stack:
         stack.enter_context(watching(session))
         if all(uses_interface(layers[i]) for i in session.layers):
-            stack.enter_context(switched(_configs(model, decoder, layers)))
+            stack.enter_context(switched(configs_of(model, decoder, layers)))
         else:
             for i in session.layers:
                 _tap(stack, session, i, layers[i])
@@ -70,62 +83,6 @@ def record(model: nn.Module, request: RowRequest, *, decoder: nn.Module | None =
                 _keep_residuals(stack, session, i, layers[i])
         yield recording
     session.finish(recording)
-
-
-def find_decoder(model: nn.Module) -> nn.Module:
-    """The language model inside `model`.
-
-    Args:
-        model: a transformers model.
-
-    Returns:
-        The module that holds the decoder layers.
-
-    Raises:
-        RecordingError: if there is none.
-    """
-    found: Any = model
-    if callable(getattr(model, "get_decoder", None)):
-        found = model.get_decoder()  # type: ignore[operator]
-    for candidate in (found, getattr(found, "model", None), getattr(found, "decoder", None)):
-        if candidate is not None and hasattr(candidate, "config") and _layers_of(candidate) is not None:
-            return candidate
-    raise RecordingError(
-        f"{type(model).__name__} has no language model with a list of layers; expected a transformers decoder or a "
-        "model that holds one. Pass the module that has them as decoder="
-    )
-
-
-def _layers_of(decoder: nn.Module) -> nn.ModuleList | None:
-    for name in LAYER_NAMES:
-        layers = getattr(decoder, name, None)
-        if isinstance(layers, nn.ModuleList) and len(layers) > 0:
-            return layers
-    return None
-
-
-def _configs(model: nn.Module, decoder: nn.Module, layers: nn.ModuleList) -> list[Any]:
-    """Every config that decides on the decoder's kernel and masks: modules' own, and the one generate() reads."""
-    own: Any = decoder.config
-    configs = [own, *(m.config for m in layers.modules() if hasattr(m, "config"))]
-    whole: Any = getattr(model, "config", None)
-    if hasattr(whole, "get_text_config"):
-        text = whole.get_text_config(decoder=True)
-        if getattr(text, "_attn_implementation", None) == own._attn_implementation:
-            configs.append(text)
-    return configs
-
-
-def _refuse_compiled(model: nn.Module) -> None:
-    compiled = any(
-        module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
-        for module in model.modules()
-    )
-    if compiled:
-        raise RecordingError(
-            "the model is compiled, so its attention calls cannot be followed; record the model as it was before "
-            "torch.compile (for a wrapper, its `_orig_mod`)"
-        )
 
 
 def _refuse_unknown(request: RowRequest, shape: DecoderShape) -> None:
@@ -139,7 +96,7 @@ def _follow(stack: ExitStack, session: Session, model: nn.Module, decoder: nn.Mo
 
     def before_model(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if is_watching(session):
-            length = _length(module, args, kwargs)
+            length = length_of(module, args, kwargs)
             if length is not None:
                 session.expect_length(length)
 
@@ -148,11 +105,11 @@ def _follow(stack: ExitStack, session: Session, model: nn.Module, decoder: nn.Mo
             return
         if torch.compiler.is_compiling():
             raise RecordingError("the model is being compiled while it is recorded; run it uncompiled")
-        length = _length(module, args, kwargs)
+        length = length_of(module, args, kwargs)
         if length is None:
             raise RecordingError(f"{type(module).__name__} was called without input_ids and without inputs_embeds")
-        cache = _argument(module, args, kwargs, "past_key_values")
-        session.begin_pass(_cached(cache), length)
+        cache = cache_of(module, args, kwargs)
+        session.begin_pass(cached(cache), length)
         if cache is not None and session.request.decode:
             _forbid_reorder(stack, session, cache)
 
@@ -208,28 +165,3 @@ def _forbid_reorder(stack: ExitStack, session: Session, cache: Any) -> None:
     cache.reorder_cache = session.refuse_reorder
     restore: Callable[[], Any] = lambda: vars(cache).pop("reorder_cache", None)  # noqa: E731
     stack.callback(restore)
-
-
-def _argument(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
-    if name in kwargs or not args:
-        return kwargs.get(name)
-    return inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments.get(name)
-
-
-def _length(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """Positions the call reads, from its token ids or embeddings."""
-    for name in ("inputs_embeds", "input_ids"):
-        tensor = _argument(module, args, kwargs, name)
-        if isinstance(tensor, Tensor) and tensor.ndim >= 2:
-            return int(tensor.shape[1])
-    return None
-
-
-def _cached(cache: Any) -> int:
-    if cache is None:
-        return 0
-    if not hasattr(cache, "get_seq_length"):
-        raise RecordingError(
-            f"the cache is a {type(cache).__name__}; expected a transformers Cache. Pass past_key_values=DynamicCache()"
-        )
-    return int(cache.get_seq_length())

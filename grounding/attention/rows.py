@@ -7,10 +7,12 @@ rows, C kept columns, D head width, N sequence length.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from grounding.attention.changes import RowChange, turned_rows
 
 WORKING_BYTES = 64 << 20
 """Upper bound in bytes of what one chunk of rows takes while it is computed (our choice)."""
@@ -46,6 +48,7 @@ class AttentionCall:
         bias: additive [B or 1, H or 1, Q, K] position bias, on top of the mask.
         query_offset: sequence position of query 0.
         key_offset: sequence position of key 0; above 0 only where a sliding cache has dropped keys.
+        changes: what steering does to the weights, in order; empty for a call as the model makes it.
     """
 
     query: Tensor
@@ -59,6 +62,7 @@ class AttentionCall:
     bias: Tensor | None = None
     query_offset: int = 0
     key_offset: int = 0
+    changes: tuple[RowChange, ...] = ()
 
     @property
     def query_count(self) -> int:
@@ -75,6 +79,23 @@ class AttentionCall:
         """H."""
         return self.query.shape[1]
 
+    def heads(self, chosen: Tensor) -> AttentionCall:
+        """The same call for some query heads alone, each with a key head of its own.
+
+        Args:
+            chosen: [H'] int64 query heads.
+        """
+        shared = chosen // (self.query.shape[1] // self.key.shape[1])
+        return replace(
+            self,
+            query=self.query.index_select(1, chosen),
+            key=self.key.index_select(1, shared),
+            value=self.value.index_select(1, shared),
+            mask=_some_heads(self.mask, chosen),
+            bias=_some_heads(self.bias, chosen),
+            changes=(),
+        )
+
 
 def rows_per_chunk(heads: int, keys: int) -> int:
     """How many rows of `heads` x `keys` weights fit into `WORKING_BYTES`, counting logits, weights and one copy."""
@@ -90,19 +111,60 @@ def attention_rows(call: AttentionCall, element: int, rows: Tensor) -> Tensor:
         rows: [R] int64, indices into this call's queries, on the call's device.
 
     Returns:
-        [H, R, K] float32 weights; every row sums to 1 over all K keys.
+        [H, R, K] float32 weights, with the call's changes; every row sums to 1 over all K keys unless a change
+        multiplies weights without renormalising.
     """
-    logits = _logits(call.query[element].index_select(1, rows), call.key[element]) * call.scale  # [H, R, K]
+    logits = logit_rows(call, rows, element)[0]  # [H, R, K]
+    bias, factor = turned_rows(call, rows)
+    if bias is not None:
+        logits = logits + bias[min(element, bias.shape[0] - 1)]
+    mask = mask_rows(call, rows, element)
+    weights = torch.softmax(logits if mask is None else logits + mask[0], dim=-1)
+    if factor is None:
+        return weights
+    heads, times = factor
+    return weights.index_copy(0, heads, weights.index_select(0, heads) * times[min(element, times.shape[0] - 1)])
+
+
+def logit_rows(call: AttentionCall, rows: Tensor, element: int | None = None) -> Tensor:
+    """Chosen rows of the logits, scaled, capped and biased as the model does it, without mask and without changes.
+
+    Args:
+        call: the attention call.
+        rows: [R] int64, indices into this call's queries.
+        element: one batch element, or None for all.
+
+    Returns:
+        [B, H, R, K] float32, B = 1 where an element is given.
+    """
+    batch = slice(None) if element is None else slice(element, element + 1)
+    logits = _logits(call.query[batch].index_select(2, rows), call.key[batch]) * call.scale
     if call.softcap is not None:
         logits = call.softcap * torch.tanh(logits / call.softcap)
     if call.bias is not None:
-        logits = logits + _mask_rows(call.bias, element, rows, call.key_count).float()
+        logits = logits + _of_rows(call.bias, element, rows, call.key_count).float()
+    return logits
+
+
+def mask_rows(call: AttentionCall, rows: Tensor, element: int | None = None) -> Tensor | None:
+    """Chosen rows of everything that cuts keys off, as numbers to add to the logits.
+
+    Args:
+        call: the attention call.
+        rows: [R] int64, indices into this call's queries.
+        element: one batch element, or None for all.
+
+    Returns:
+        [B or 1, H or 1, R or 1, K] float32, or None where every key is seen.
+    """
+    lowest = torch.finfo(torch.float32).min
     allowed = _allowed(call, element, rows)
-    if allowed is not None:
-        logits = logits.masked_fill(~allowed, torch.finfo(torch.float32).min)
-    if call.mask is not None and call.mask.ndim == 4 and call.mask.dtype != torch.bool:
-        logits = logits + _mask_rows(call.mask, element, rows, call.key_count).float()
-    return torch.softmax(logits, dim=-1)
+    additive = call.mask is not None and call.mask.ndim == 4 and call.mask.dtype != torch.bool
+    mask = _of_rows(call.mask, element, rows, call.key_count).float() if additive and call.mask is not None else None
+    if allowed is None:
+        return mask
+    cut = torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, lowest)
+    return cut if mask is None else cut + mask
 
 
 def iter_rows(call: AttentionCall, element: int, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -251,28 +313,34 @@ def as_index(positions: Sequence[int], device: torch.device) -> Tensor:
 
 
 def _logits(query: Tensor, key: Tensor) -> Tensor:
-    """[H, R, D] x [H/G, K, D] → [H, R, K] float32, without repeating the shared keys."""
-    heads, count, width = query.shape
-    grouped = query.reshape(key.shape[0], -1, width)  # [H/G, G*R, D]
+    """[B, H, R, D] x [B, H/G, K, D] → [B, H, R, K] float32, without repeating the shared keys."""
+    batch, heads, count, width = query.shape
+    grouped = query.reshape(batch, key.shape[1], -1, width)  # [B, H/G, G*R, D]
     if key.dtype == torch.float32 and grouped.dtype == torch.float32:
         logits = torch.matmul(grouped, key.transpose(-1, -2))
     else:
         grouped = grouped.float()
-        logits = torch.empty(*grouped.shape[:2], key.shape[1], device=key.device)
-        for start in range(0, key.shape[1], UPCAST_KEYS):
+        logits = torch.empty(*grouped.shape[:3], key.shape[2], device=key.device)
+        for start in range(0, key.shape[2], UPCAST_KEYS):
             part = slice(start, start + UPCAST_KEYS)
-            logits[..., part] = torch.matmul(grouped, key[:, part].float().transpose(-1, -2))
-    return logits.view(heads, count, key.shape[1])
+            logits[..., part] = torch.matmul(grouped, key[:, :, part].float().transpose(-1, -2))
+    return logits.view(batch, heads, count, key.shape[2])
 
 
-def _mask_rows(mask: Tensor, element: int, rows: Tensor, keys: int) -> Tensor:
-    """[B or 1, H or 1, Q or 1, >=K] → [H or 1, R or 1, K]."""
-    mask = mask[min(element, mask.shape[0] - 1)]
-    return (mask if mask.shape[1] == 1 else mask.index_select(1, rows.to(mask.device)))[..., :keys]
+def _of_rows(mask: Tensor, element: int | None, rows: Tensor, keys: int) -> Tensor:
+    """[B or 1, H or 1, Q or 1, >=K] → [B or 1, H or 1, R or 1, K], one element of it where one is named."""
+    if element is not None:
+        element = min(element, mask.shape[0] - 1)
+        mask = mask[element : element + 1]
+    return (mask if mask.shape[2] == 1 else mask.index_select(2, rows.to(mask.device)))[..., :keys]
 
 
-def _allowed(call: AttentionCall, element: int, rows: Tensor) -> Tensor | None:
-    """[1 or H, R, K] bool, or None where nothing is cut off by a bool mask, causality, padding or a window."""
+def _some_heads(mask: Tensor | None, chosen: Tensor) -> Tensor | None:
+    return mask if mask is None or mask.ndim != 4 or mask.shape[1] == 1 else mask.index_select(1, chosen)
+
+
+def _allowed(call: AttentionCall, element: int | None, rows: Tensor) -> Tensor | None:
+    """[B or 1, H or 1, R or 1, K] bool, or None where no bool mask, causality, padding or window cuts anything off."""
     allowed: Tensor | None = None
     if call.causal or call.window is not None:
         query = (rows + call.query_offset)[:, None]  # [R, 1]
@@ -280,14 +348,15 @@ def _allowed(call: AttentionCall, element: int, rows: Tensor) -> Tensor | None:
         allowed = key <= query if call.causal else torch.ones_like(key <= query)
         if call.window is not None:
             allowed = allowed & (query - key < call.window)
-        allowed = allowed[None]
+        allowed = allowed[None, None]
     if call.mask is None:
         return allowed
     if call.mask.ndim == 2:
-        padding = call.mask[element].bool().to(rows.device)
-        padding = torch.nn.functional.pad(padding, (0, call.key_count - len(padding)))[None, None]
+        padding = call.mask if element is None else call.mask[element : element + 1]
+        padding = padding.bool().to(rows.device)[:, None, None]
+        padding = torch.nn.functional.pad(padding, (0, call.key_count - padding.shape[-1]))
         return padding if allowed is None else allowed & padding
     if call.mask.dtype == torch.bool:
-        chosen = _mask_rows(call.mask, element, rows, call.key_count).to(rows.device)
+        chosen = _of_rows(call.mask, element, rows, call.key_count).to(rows.device)
         return chosen if allowed is None else allowed & chosen
     return allowed

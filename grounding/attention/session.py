@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -34,10 +35,18 @@ class Session:
         request: what to record.
         layers: the decoder's layers.
         shape: the decoder's sizes.
+        on_step: takes each decode step's rows, which are then not kept.
     """
 
-    def __init__(self, request: RowRequest, layers: nn.ModuleList, shape: DecoderShape) -> None:
+    def __init__(
+        self,
+        request: RowRequest,
+        layers: nn.ModuleList,
+        shape: DecoderShape,
+        on_step: Callable[[list[Tensor]], None] | None = None,
+    ) -> None:
         self.request = request
+        self._on_step = on_step
         self.shape = shape
         self.layers = request.layers if request.layers is not None else tuple(range(shape.layers))
         self._owner = {id(module): i for i in self.layers for module in layers[i].modules()}
@@ -139,6 +148,8 @@ class Session:
             )
         self._refuse_unexplained()
         self._store.flush()
+        if self._decoding and self._on_step is not None:
+            self._on_step(self._store.take_step())
         if self._decoding and self._store.bytes_of_decode() > self.request.budget_bytes:
             raise BudgetError(
                 f"{self._steps} decode steps take more than the budget of {readable(self.request.budget_bytes)}; "

@@ -56,6 +56,10 @@ class RowStore:
         for steps in self._steps:
             steps.append(torch.zeros(*self._size, 1, 0))
 
+    def take_step(self) -> list[Tensor]:
+        """Give the newest decode step's rows away, per batch element [L, H, 1, C]."""
+        return [steps.pop() for steps in self._steps]
+
     def flush(self) -> None:
         """Bring waiting rows to the CPU; call at the end of every pass."""
         for (slot, element, decode, rows), weights in self._waiting.items():

@@ -1,9 +1,10 @@
 """How transformers' attention calls reach an observer: names in its two registries, and back again.
 
 A decoder looks its kernel up by the name in its config at every call, and a mask builder by the same name in a second
-registry. While somebody records, the config says another name under which both are registered: a function that calls
-the stock kernel, returns its output untouched and shows the call to the observers of this thread; and the stock mask
-builder. Kernels that read their own name back from the config (flash) keep it and are covered in the registry instead.
+registry. While somebody records or steers, the config says another name under which both are registered: a function
+that asks the interveners of this thread what to change, calls the stock kernel and shows the call to the observers; and
+the stock mask builder. Without an intervener the kernel's output is returned untouched. Kernels that read their own
+name back from the config (flash) keep it and are covered in the registry instead.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from grounding.attention.rows import AttentionCall
+from grounding.attention.turn import run_turned
 from grounding.errors import RecordingError
 
 NEUTRAL = "grounding_rows"
@@ -35,6 +37,16 @@ class Observer(Protocol):
 
     def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
         """Look at one call and its output [B, Q, H, Dv]; change neither."""
+
+
+class Intervener(Protocol):
+    """Somebody who changes attention weights."""
+
+    def layer_of(self, module: nn.Module) -> int | None:
+        """The decoder layer `module` belongs to, or None if it is not the intervener's business."""
+
+    def intervene(self, layer: int, call: AttentionCall) -> AttentionCall:
+        """The call with one more change and its offsets filled in; the very same call where nothing is to change."""
 
 
 _OBSERVERS: ContextVar[tuple[Observer, ...]] = ContextVar("grounding_attention_observers", default=())
@@ -53,6 +65,34 @@ def watching(observer: Observer) -> Iterator[None]:
 def is_watching(observer: Observer) -> bool:
     """Whether `observer` was set up in this thread (or async task) and not in another one using the same model."""
     return any(known is observer for known in _OBSERVERS.get())
+
+
+_INTERVENERS: ContextVar[tuple[Intervener, ...]] = ContextVar("grounding_attention_interveners", default=())
+
+
+@contextmanager
+def intervening(intervener: Intervener) -> Iterator[None]:
+    """Let `intervener` change this thread's attention calls for the length of the block, after those set up before."""
+    token = _INTERVENERS.set((*_INTERVENERS.get(), intervener))
+    try:
+        yield
+    finally:
+        _INTERVENERS.reset(token)
+
+
+@contextmanager
+def unsteered() -> Iterator[None]:
+    """Run passes as the model makes them inside a steered block, for example over a prompt without the image."""
+    token = _INTERVENERS.set(())
+    try:
+        yield
+    finally:
+        _INTERVENERS.reset(token)
+
+
+def is_intervening(intervener: Intervener) -> bool:
+    """Whether `intervener` is at work in this thread (or async task), and not in another one using the same model."""
+    return any(known is intervener for known in _INTERVENERS.get())
 
 
 def uses_interface(layer: nn.Module) -> bool:
@@ -200,20 +240,36 @@ def _recording_kernel(kernel: Callable[..., Any] | None, *, flash: bool) -> Call
         **kwargs: Any,
     ) -> Any:
         stock = kernel if kernel is not None else _eager_kernel(module)
-        result = stock(module, query, key, value, attention_mask, *args, **kwargs)
-        interested = [(o, layer) for o in _OBSERVERS.get() if (layer := o.layer_of(module)) is not None]
-        if interested:
-            if torch.compiler.is_compiling():
-                raise RecordingError(
-                    "the model is being compiled while it is recorded; run it uncompiled, with generate's "
-                    "disable_compile=True for a static cache"
-                )
-            call = _described(module, query, key, value, attention_mask, kwargs, flash=flash, eager=kernel is None)
-            for observer, layer in interested:
-                observer.observe(layer, call, result[0])
+        interveners = [(i, layer) for i in _INTERVENERS.get() if (layer := i.layer_of(module)) is not None]
+        observers = [(o, layer) for o in _OBSERVERS.get() if (layer := o.layer_of(module)) is not None]
+        if not interveners and not observers:
+            return stock(module, query, key, value, attention_mask, *args, **kwargs)
+        if torch.compiler.is_compiling():
+            raise RecordingError(
+                "the model is being compiled while it is recorded or steered; run it uncompiled, with generate's "
+                "disable_compile=True for a static cache"
+            )
+        call = _described(module, query, key, value, attention_mask, kwargs, flash=flash, eager=kernel is None)
+        for intervener, layer in interveners:
+            call = intervener.intervene(layer, call)
+        if call.changes:
+            result = run_turned(_masking(stock, flash=flash), module, call, attention_mask, args, kwargs)
+        else:
+            result = stock(module, query, key, value, attention_mask, *args, **kwargs)
+        for observer, layer in observers:
+            observer.observe(layer, call, result[0])
         return result
 
     return grounding_rows
+
+
+def _masking(kernel: Callable[..., Any], *, flash: bool) -> Callable[..., Any]:
+    """A kernel that takes an additive mask per head; torch's own where the stock one takes none."""
+    if not flash:
+        return kernel
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    return ALL_ATTENTION_FUNCTIONS["sdpa"]
 
 
 def _eager_kernel(module: nn.Module) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -13,7 +13,7 @@ from grounding.types import IntArray
 if TYPE_CHECKING:
     from PIL import Image
 
-    from grounding.steering.decoding import Decoding
+    from grounding.steering.decoding import Decoding, Generated
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,12 @@ class Changes:
     Attributes:
         processors: logits processors, in order.
         options: further arguments, which win over the decoding's own (`max_new_tokens`, `custom_generate`).
+        finish: what becomes of each finished text; None leaves it.
     """
 
     processors: tuple[Any, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    finish: Callable[[Generated], Generated] | None = None
 
 
 class Intervention(Protocol):

@@ -66,7 +66,7 @@ def generate(
             "pad_token_id": family.tokenizer.pad_token_id,
         }
         if decoding.do_sample:
-            options |= {"temperature": decoding.temperature, "top_p": decoding.top_p}
+            options |= {"temperature": decoding.temperature, "top_k": decoding.top_k, "top_p": decoding.top_p}
         if processors:
             options["logits_processor"] = _listed(processors)
         if streamer is not None:
@@ -74,7 +74,11 @@ def generate(
         for change in changes:
             options |= change.options
         output = family.model.generate(**prepared.inputs, **options)
-    return [_generated(family, row) for row in output[:, prepared.length :].tolist()]
+    texts = [_generated(family, row) for row in output[:, prepared.length :].tolist()]
+    for change in changes:
+        if change.finish is not None:
+            texts = [change.finish(text) for text in texts]
+    return texts
 
 
 def _listed(processors: Sequence[Any]) -> Any:

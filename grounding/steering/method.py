@@ -18,7 +18,15 @@ FOLDER = ("methods", "steering")
 
 def interventions() -> dict[str, type[Any]]:
     """Every intervention by its name in a steering file."""
-    return {}
+    from grounding.steering.baselines.pai import TextGuidance
+    from grounding.steering.baselines.truncation import Truncation
+    from grounding.steering.baselines.vcd import VisualContrast
+    from grounding.steering.modulation import Pai, Renormalise, Values
+    from grounding.steering.redistribution import Redistribute
+    from grounding.steering.text_route import Gate, TextRoute
+
+    steps = (Renormalise, Values, Pai, Redistribute, TextRoute, Gate, TextGuidance, VisualContrast, Truncation)
+    return {step.name: step for step in steps}
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from grounding.starter.photo.words import coco_classes, is_thing, split
 
 _SHARPNESS = 12.0  # of the soft maximum over cells, in units of cosine
 _MIN_PHOTOS = 8
-_RIVALRY, _EVIDENCE = 0.5, 0.5
+_RIVALRY, _EVIDENCE = 0.5, 1.0
 _CERTAIN = 0.02  # evidence below this is noise of a thousand classes
 
 

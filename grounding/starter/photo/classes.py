@@ -71,6 +71,16 @@ _KINDS: tuple[tuple[int, int, tuple[str, ...]], ...] = (
     (896, 896, ("sink",)),
 )
 
+# What people wear or hold: no class of ImageNet is a person, but these lie on one.
+_WORN = frozenset(
+    "abaya,academic gown,apron,ballplayer,bathing cap,bearskin,bikini,bolo tie,bonnet,bow tie,brassiere,breastplate,"
+    "bulletproof vest,cardigan,cloak,clog,cowboy boot,cowboy hat,crash helmet,feather boa,football helmet,fur coat,gown,"
+    "groom,hair slide,hoopskirt,jean,jersey,kimono,knee pad,lab coat,lipstick,Loafer,maillot,military uniform,miniskirt,"
+    "mitten,mortarboard,neck brace,overskirt,pajama,poncho,running shoe,sandal,sarong,scuba diver,seat belt,shower cap,"
+    "ski mask,sock,sombrero,stethoscope,stole,suit,sunglass,sunglasses,sweatshirt,swimming trunks,trench coat,vestment,"
+    "wig,Windsor tie".split(",")
+)
+
 
 def imagenet_names() -> tuple[str, ...]:
     """The classes' names in the order of their numbers, as torchvision carries them."""
@@ -85,7 +95,9 @@ def words_of_classes(known: Collection[str]) -> tuple[tuple[str, ...], ...]:
     Args:
         known: the words that may be used.
     """
-    found: list[tuple[str, ...]] = [(name.lower().replace("-", " ").split()[-1],) for name in imagenet_names()]
+    names = imagenet_names()
+    found: list[tuple[str, ...]] = [(name.lower().replace("-", " ").split()[-1],) for name in names]
     for first, last, words in _KINDS:
         found[first : last + 1] = [words] * (last + 1 - first)
+    found = [(*words, "person") if name in _WORN else words for words, name in zip(found, names, strict=True)]
     return tuple(tuple(word for word in words if word in known) for words in found)

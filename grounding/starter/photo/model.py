@@ -38,7 +38,7 @@ class Shape:
     layers: int = 4
     heads: int = 6
     hidden: int = 512
-    pooling: int = 1
+    pooling: int = 2
     image_size: int = 384
 
 

@@ -1,0 +1,274 @@
+"""What steering costs: `generate` plain, steered, with PAI as published and with VCD, on one random Qwen2.5-VL.
+
+Speeds are wall-clock, in alternating runs of one process; each ratio is the median over rounds of a run's speed over
+that of the plain run in the same round. Memory is the peak resident size of one process per way of running.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from evals.bench.record import peak_bytes
+from grounding.errors import GroundingError
+
+Way = Literal["plain", "steered", "pai", "vcd"]
+WAYS: tuple[Way, ...] = ("plain", "steered", "pai", "vcd")
+
+_PAI_ALPHA, _PAI_FIRST_LAYER = 0.2, 2  # PAI's README
+_IMAGE_KEYS: ContextVar[Any] = ContextVar("grounding_bench_image_keys", default=None)
+
+
+@dataclass(frozen=True)
+class SteerBenchSize:
+    """What is run.
+
+    Attributes:
+        layers: decoder layers.
+        hidden: width of the decoder; its feed-forward layers are twice as wide.
+        heads: query heads.
+        kv_heads: key and value heads.
+        image_tokens: of the one picture.
+        new_tokens: generated per run, at least 2.
+        steer: the steering file that is measured as `steered`.
+    """
+
+    layers: int = 12
+    hidden: int = 1024
+    heads: int = 8
+    kv_heads: int = 2
+    image_tokens: int = 2000
+    new_tokens: int = 64
+    steer: str = "headwise"
+
+
+@dataclass(frozen=True)
+class SteerBench:
+    """Ratios to the plain run, and the numbers behind them. `pai` is eager attention and a text-only pass.
+
+    Attributes:
+        steered_over_plain_speed: tokens per second of whole calls of `generate`; target at least 0.97.
+        steered_over_plain_decode_speed: tokens per second after the first token.
+        speed_over_plain: per way, of whole calls.
+        decode_speed_over_plain: per way, after the first token.
+        memory_over_plain: per way, ratio of peak resident sizes.
+        size: what was run.
+        tokens_per_second: per way and round, of whole calls.
+        decode_tokens_per_second: per way and round, after the first token.
+        prefill_seconds: per way and round, until the first token.
+        peak_bytes: per way.
+    """
+
+    steered_over_plain_speed: float
+    steered_over_plain_decode_speed: float
+    speed_over_plain: dict[str, float]
+    decode_speed_over_plain: dict[str, float]
+    memory_over_plain: dict[str, float]
+    size: SteerBenchSize
+    tokens_per_second: dict[str, list[float]]
+    decode_tokens_per_second: dict[str, list[float]]
+    prefill_seconds: dict[str, list[float]]
+    peak_bytes: dict[str, int]
+
+
+def measure_steer(
+    size: SteerBenchSize | None = None,
+    *,
+    rounds: int = 3,
+    ways: Sequence[Way] = WAYS,
+    progress: Callable[[str], None] | None = None,
+) -> SteerBench:
+    """Speed and peak memory of `generate`, steered and not.
+
+    Args:
+        size: the model, the picture and the steering method.
+        rounds: alternating rounds of all ways.
+        ways: what is measured; `plain` and `steered` always are.
+        progress: called with a short sentence before each part.
+
+    Returns:
+        The ratios and their raw numbers.
+
+    Raises:
+        GroundingError: no rounds, too few tokens, an unknown steering method, or a child process that ends badly.
+    """
+    from grounding.steering.method import load_steering
+
+    size = size or SteerBenchSize()
+    if rounds < 1 or size.new_tokens < 2:
+        raise GroundingError(f"rounds={rounds} and new_tokens={size.new_tokens} were given, expected at least 1 and 2")
+    load_steering(size.steer)  # a wrong name is told before minutes have passed
+    say = progress or (lambda _: None)
+    ways = [way for way in WAYS if way in ("plain", "steered", *ways)]
+    say(f"time, {rounds} rounds")
+    timed = _child(ways, size, rounds)
+    runs, peak = timed["runs"], {"plain": int(timed["peak"])}
+    for way in ways[1:]:
+        say(f"memory of {way}")
+        peak[way] = int(_child([way], size, 0)["peak"])
+    whole = {way: [size.new_tokens / (first + rest) for first, rest in runs[way]] for way in ways}
+    decode = {way: [(size.new_tokens - 1) / rest for _, rest in runs[way]] for way in ways}
+    speed, decode_speed = _over_plain(whole), _over_plain(decode)
+    return SteerBench(
+        steered_over_plain_speed=speed["steered"],
+        steered_over_plain_decode_speed=decode_speed["steered"],
+        speed_over_plain=speed,
+        decode_speed_over_plain=decode_speed,
+        memory_over_plain={way: peak[way] / peak["plain"] for way in ways},
+        size=size,
+        tokens_per_second={str(way): values for way, values in whole.items()},
+        decode_tokens_per_second={str(way): values for way, values in decode.items()},
+        prefill_seconds={way: [first for first, _ in runs[way]] for way in ways},
+        peak_bytes=peak,
+    )
+
+
+def _over_plain(speeds: dict[Way, list[float]]) -> dict[str, float]:
+    plain = speeds["plain"]
+    return {way: statistics.median(a / b for a, b in zip(found, plain, strict=True)) for way, found in speeds.items()}
+
+
+def _child(ways: Sequence[Way], size: SteerBenchSize, rounds: int) -> dict[str, Any]:
+    order = {"ways": ways, "size": asdict(size), "rounds": rounds}
+    done = subprocess.run(
+        [sys.executable, "-m", "evals.bench.steer", json.dumps(order)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no message; it may have been killed for want of memory"]
+        raise GroundingError(f"measuring {', '.join(ways)} ended with status {done.returncode}: {lines[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _serve(order: dict[str, Any]) -> dict[str, Any]:
+    """What a child process does: the peak of its first way, and the times of all."""
+    runner = _Runner(SteerBenchSize(**order["size"]))
+    ways = order["ways"]
+    runner.run(ways[0])
+    peak = peak_bytes()
+    for way in ways[1:] if order["rounds"] else ():
+        runner.run(way)  # the first run pays for loading kernels
+    runs: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+    for number in range(order["rounds"]):
+        for way in ways if number % 2 == 0 else reversed(ways):
+            runs[way].append(runner.run(way))
+    return {"peak": peak, "runs": runs}
+
+
+class _Clock:
+    """A streamer that notes when tokens come; the first call is the prompt."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, tokens: Any) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+class _Runner:
+    """A random Qwen2.5-VL that never ends its text, and a picture of noise."""
+
+    def __init__(self, size: SteerBenchSize) -> None:
+        import numpy as np
+        from PIL import Image
+
+        from grounding.models.qwen2_5_vl import Qwen25VL
+        from grounding.models.tiny import tiny_qwen2_5_vl
+        from grounding.steering.baselines.pai import TextGuidance
+        from grounding.steering.decoding import Decoding
+        from grounding.steering.method import Steering, load_steering
+
+        model, processor = tiny_qwen2_5_vl(
+            layers=size.layers,
+            heads=size.heads,
+            kv_heads=size.kv_heads,
+            hidden=size.hidden,
+            max_pixels=28 * 28 * size.image_tokens,
+        )
+        model.generation_config.eos_token_id = None
+        self.size = size
+        self.family = Qwen25VL(model, processor, "random")
+        self.decoding = Decoding(max_new_tokens=size.new_tokens)
+        self.steering = {
+            "plain": None,
+            "steered": load_steering(size.steer),
+            "pai": Steering("pai", "", "", (TextGuidance(),)),
+            "vcd": load_steering("vcd"),
+        }
+        rows = max(d for d in range(1, math.isqrt(size.image_tokens) + 1) if size.image_tokens % d == 0)
+        shape = (rows * 28, size.image_tokens // rows * 28, 3)
+        self.image = Image.fromarray(np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8))
+        found = self.family.prepare_questions([self.image], ["describe the image"]).image_positions[0]
+        if len(found) != size.image_tokens:
+            raise GroundingError(f"the picture has {len(found)} tokens, expected {size.image_tokens}: choose 4 or more")
+        self.image_keys = found
+
+    def run(self, way: Way) -> tuple[float, float]:
+        """Seconds until the first token, and from it to the last."""
+        from grounding.steering.generate import generate
+
+        clock = _Clock()
+        with _published_pai(self.family, self.image_keys) if way == "pai" else nullcontext():
+            start = time.perf_counter()
+            generate(
+                self.family, [self.image], ["describe the image"], self.steering[way], self.decoding, streamer=clock
+            )
+        made = len(clock.times) - 1
+        if made != self.size.new_tokens:
+            raise GroundingError(f"{way} made {made} tokens, expected {self.size.new_tokens}: it cannot be compared")
+        return clock.times[1] - start, clock.times[-1] - clock.times[1]
+
+
+@contextmanager
+def _published_pai(family: Any, image_keys: Any) -> Iterator[None]:
+    """Eager attention in the decoder with `S += alpha |S|` on the newest row's image keys, as PAI's code has it.
+
+    Its guidance is on, so the prompt's pass is not boosted; nor is the text-only branch, which runs in a context that
+    does not know the image keys.
+    """
+    import torch
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    name = "grounding_bench_pai"
+
+    def attend(
+        module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **options: Any
+    ) -> tuple[Any, Any]:
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+        if mask is not None:
+            scores = scores + mask
+        keys = _IMAGE_KEYS.get()
+        if keys is not None and query.shape[2] == 1 and module.layer_idx >= _PAI_FIRST_LAYER:
+            scores[:, :, -1, keys] += _PAI_ALPHA * scores[:, :, -1, keys].abs()
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+        return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+    token = _IMAGE_KEYS.set(torch.as_tensor(image_keys, device=family.device))
+    family.model.set_attn_implementation({"text_config": name})
+    try:
+        yield
+    finally:
+        family.model.set_attn_implementation({"text_config": "sdpa"})
+        _IMAGE_KEYS.reset(token)
+        AttentionInterface._global_mapping.pop(name, None)
+        AttentionMaskInterface._global_mapping.pop(name, None)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_serve(json.loads(sys.argv[1]))))

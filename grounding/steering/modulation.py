@@ -1,0 +1,175 @@
+"""What every modulation has in common, and the three that change the weights of chosen image keys.
+
+S are a head's scaled and masked logits, A = softmax(S) its weights, as in `grounding.attention.rows`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from grounding.attention.changes import Turned, turned_rows
+from grounding.attention.rows import AttentionCall, logit_rows
+from grounding.errors import MethodError
+from grounding.steering.base import Changes, Segments, Subject
+from grounding.steering.heads import HeadChoice
+from grounding.steering.plan import ModulationPlan, Place
+from grounding.steering.seam import steered
+from grounding.steering.sinks import SinkMemory
+from grounding.steering.tokens import TokenChoice
+from grounding.steering.where import Layers, Schedule
+from grounding.types import IntArray
+
+
+@dataclass(frozen=True)
+class Modulation(ABC):
+    """A change of attention in chosen layers and heads, at every generated token and where wanted in the prompt.
+
+    Attributes:
+        layers: decoder layers.
+        heads: strength per layer and head.
+        prefill: rows of the prompt that are changed as well: `none`; `last`, the row that the first generated token is
+            predicted from; `text`, every row after the image; `all`.
+        schedule: strength over the generated text.
+    """
+
+    name: ClassVar[str]
+    gates_outputs: ClassVar[bool] = False
+
+    layers: Layers = field(default_factory=Layers)
+    heads: HeadChoice = field(default_factory=HeadChoice)
+    prefill: Literal["none", "last", "text", "all"] = "last"
+    schedule: Schedule = field(default_factory=Schedule)
+
+    @property
+    @abstractmethod
+    def is_idle(self) -> bool:
+        """Whether the numbers say that nothing changes, so that no call is touched."""
+
+    def turned(self, place: Place, call: AttentionCall, rows: Tensor) -> Turned:
+        """What happens to rows of a call, before any row is left out."""
+        raise NotImplementedError
+
+    def gates(self, strength: Tensor) -> Tensor:
+        """[H] factors on heads' outputs, for forms that change nothing else."""
+        raise NotImplementedError
+
+    def key_positions(self, subject: Subject) -> tuple[IntArray, ...]:
+        """Per element the chosen image keys."""
+        return subject.prepared.image_positions
+
+    def sink_memory(self, segments: Sequence[Segments]) -> SinkMemory | None:
+        """Who looks for sinks, for forms that need them."""
+        return None
+
+    def applied(self, subject: Subject) -> AbstractContextManager[Changes]:
+        """Steer one generation inside the block; see `Intervention`."""
+        return self._applied(subject)
+
+    @contextmanager
+    def _applied(self, subject: Subject) -> Iterator[Changes]:
+        plan = ModulationPlan(self, subject)
+        if not plan.layers and not plan.gate_layers:
+            yield Changes()
+            return
+        with steered(subject.family.model, plan, subject.prepared.length, len(subject.prepared)):
+            # A static cache would have generate compile the model, and compiled calls cannot be changed.
+            yield Changes(options={"disable_compile": True})
+
+
+@dataclass(frozen=True)
+class OnImage(Modulation):
+    """A modulation of chosen image keys.
+
+    Attributes:
+        tokens: which image tokens.
+    """
+
+    tokens: TokenChoice = field(default_factory=TokenChoice)
+
+    def key_positions(self, subject: Subject) -> tuple[IntArray, ...]:
+        """Per element the chosen image keys."""
+        return self.tokens.select(subject)
+
+
+@dataclass(frozen=True)
+class _Gained(OnImage):
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.gain < 0:
+            raise MethodError(f"{self.name} needs a gain of at least 0, got {self.gain}")
+
+    @property
+    def is_idle(self) -> bool:
+        return self.gain == 1.0
+
+
+@dataclass(frozen=True)
+class Renormalise(_Gained):
+    """Multiply weights of image keys and renormalise the row: A' = g A / sum(g A), as S + log g, exactly.
+
+    Attributes:
+        gain: g of a head of strength 1; a head of strength w has 1 + w (g - 1). 1 is no steering, 0 hides the keys.
+    """
+
+    name: ClassVar[str] = "renormalise"
+
+    def turned(self, place: Place, call: AttentionCall, rows: Tensor) -> Turned:
+        """A bias of log g on the chosen keys."""
+        gain = 1.0 + (self.gain - 1.0) * place.strength
+        return Turned(bias=torch.where(place.keys, torch.log(gain), 0.0))
+
+
+@dataclass(frozen=True)
+class Values(_Gained):
+    """Multiply weights of image keys after the softmax without renormalising, which multiplies their value rows.
+
+    Attributes:
+        gain: g of a head of strength 1; a head of strength w has 1 + w (g - 1).
+    """
+
+    name: ClassVar[str] = "values"
+
+    def turned(self, place: Place, call: AttentionCall, rows: Tensor) -> Turned:
+        """Factors on the chosen keys of the heads concerned."""
+        gain = 1.0 + (self.gain - 1.0) * place.strength[:, place.heads]
+        return Turned(factor=(place.heads, torch.where(place.keys, gain, 1.0)))
+
+
+@dataclass(frozen=True)
+class Pai(OnImage):
+    """Raise logits of image keys by a share of their size: S' = S + a |S| (PAI, ECCV 2024, arXiv 2407.21771).
+
+    The paper's rule is for the last row of all heads; its released code begins at layer 2. Text-only guidance, its
+    other half, is no modulation. S includes what earlier steps of the method added.
+
+    Attributes:
+        strength: a of a head of strength 1; 0 is no steering.
+    """
+
+    name: ClassVar[str] = "pai"
+    strength: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.strength < 0:
+            raise MethodError(f"pai needs a strength of at least 0, got {self.strength}")
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a = 0."""
+        return self.strength == 0.0
+
+    def turned(self, place: Place, call: AttentionCall, rows: Tensor) -> Turned:
+        """A bias of a |S| on the chosen keys."""
+        logits = logit_rows(call, rows)  # [B, H, R, K]
+        before, _ = turned_rows(call, rows)
+        if before is not None:
+            logits = logits + before
+        return Turned(bias=torch.where(place.keys, self.strength * place.strength * logits.abs(), 0.0))

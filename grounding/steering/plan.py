@@ -1,0 +1,176 @@
+"""A modulation at work in one generation: head strengths, key masks and rows of every call it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from grounding.attention.changes import RowChange, Turned
+from grounding.attention.rows import AttentionCall
+from grounding.attention.turn import weight_rows
+from grounding.steering.base import Segments, Subject
+from grounding.steering.seam import Pass, beams_of
+from grounding.steering.sinks import SinkMemory
+
+if TYPE_CHECKING:
+    from grounding.steering.modulation import Modulation
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a form is told about the rows it changes; R of them, of B = elements times beams sequences.
+
+    Attributes:
+        layer: the decoder layer.
+        strength: [B or 1, H, 1, 1] float32, head strengths in [0, 1] times the schedule's.
+        heads: [H'] int64, heads whose strength is above 0 in any sequence.
+        keys: [B, 1, 1, K] bool, the chosen image keys.
+        image: [B, 1, 1, K] bool, all image keys.
+        text: [B, 1, 1, K] bool, keys after the image: instruction and generated tokens.
+        sinks: [B, 1, 1, K] bool, sinks of the prompt, where the form looks for them.
+    """
+
+    layer: int
+    strength: Tensor
+    heads: Tensor
+    keys: Tensor
+    image: Tensor
+    text: Tensor
+    sinks: Tensor | None
+
+
+class ModulationPlan:
+    """Implements `seam.Plan` for one modulation and one generation.
+
+    Args:
+        form: the modulation.
+        subject: the generation.
+    """
+
+    def __init__(self, form: Modulation, subject: Subject) -> None:
+        family = subject.family
+        self._form = form
+        self._segments: Sequence[Segments] = subject.segments()
+        chosen = form.layers.chosen(family.layer_count)
+        self._static = form.heads.strengths(chosen, family.layer_count, family.head_count)
+        if not form.heads.on_the_fly:
+            chosen = tuple(i for i in chosen if self._static[i].any())
+        self._found: dict[int, Tensor] = {}  # layer → [elements, H], where measured on the fly
+        self._image = [torch.from_numpy(segment.image) for segment in self._segments]
+        self._chosen = [torch.from_numpy(positions) for positions in form.key_positions(subject)]
+        self._masks: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
+        active = not form.is_idle
+        self.layers: Collection[int] = chosen if active and not form.gates_outputs else ()
+        self.gate_layers: Collection[int] = chosen if active and form.gates_outputs else ()
+        measures = form.heads.on_the_fly and form.heads.measure == "image"
+        self._for_heads = SinkMemory(self._segments, form.heads.sink_tau) if measures else None
+        self._for_form = form.sink_memory(self._segments)
+        watched = measures or self._for_form is not None
+        self.residual_layers: Collection[int] = self.layers if watched else ()
+
+    def residual(self, layer: int, hidden: Tensor, running: Pass) -> None:
+        """Look for sinks."""
+        for memory in (self._for_heads, self._for_form):
+            if memory is not None:
+                memory.look(layer, hidden, running)
+
+    def change(self, layer: int, call: AttentionCall, running: Pass) -> RowChange | None:
+        """The form's change of the rows it is for."""
+        form = self._form
+        first = running.first_query(self._first_position())
+        if self._form.heads.on_the_fly and running.step == 0:
+            self._measure(layer, call, running)
+        strength = form.schedule.strength(running.step)
+        if first is None or strength == 0 or not self._acts(layer):
+            return None
+        place = self._place(layer, call, strength)
+        starts = self._row_starts().to(call.query.device)
+        starts = starts.repeat_interleave(beams_of(call.query.shape[0], len(self._segments)))
+
+        def turned(earlier: AttentionCall, rows: Tensor) -> Turned:
+            found = form.turned(place, earlier, rows)
+            if running.step > 0 or form.prefill != "text":
+                return found
+            mine = (rows + running.past)[None, :] >= starts[:, None]  # [B, R]
+            mine = mine[:, None, :, None]
+            bias = None if found.bias is None else torch.where(mine, found.bias, 0.0)
+            factor = None
+            if found.factor is not None:
+                factor = (found.factor[0], torch.where(mine, found.factor[1], 1.0))
+            return Turned(bias, factor)
+
+        return RowChange(first, turned)
+
+    def gates(self, layer: int, running: Pass) -> Tensor | None:
+        """Factors of a form that multiplies heads' outputs."""
+        strength = self._form.schedule.strength(running.step)
+        return self._form.gates(self._static[layer] * strength) if strength and self._acts(layer) else None
+
+    def gated_from(self, running: Pass) -> Tensor:
+        """The first gated position of each element."""
+        return self._row_starts()
+
+    def _row_starts(self) -> Tensor:
+        """[elements] the first position whose row is changed."""
+        starts = {
+            "none": [s.length for s in self._segments],
+            "last": [s.length - 1 for s in self._segments],
+            "text": [int(s.image.max()) + 1 for s in self._segments],
+            "all": [s.padding for s in self._segments],
+        }
+        return torch.tensor(starts[self._form.prefill])
+
+    def _first_position(self) -> int:
+        return int(self._row_starts().min())
+
+    def _acts(self, layer: int) -> bool:
+        if not self._form.heads.on_the_fly:
+            return bool(self._static[layer].any())
+        return layer in self._found and bool(self._found[layer].any())
+
+    def _measure(self, layer: int, call: AttentionCall, running: Pass) -> None:
+        """Head strengths from the last prompt row, once it is read."""
+        last = running.first_query(running.prompt - 1)
+        if last is None:
+            return
+        _, image, text = self._key_masks(call)
+        wanted = image
+        if self._for_heads is not None:
+            wanted = image & ~self._for_heads.of(layer, call.query.shape[0], call.key_count)
+        elif self._form.heads.measure == "text":
+            wanted = text
+        weights = weight_rows(call, torch.tensor([last], device=call.query.device))[:, :, 0]  # [B, H, K]
+        mass = (weights * wanted[:, 0]).sum(-1)
+        beams = beams_of(len(mass), len(self._segments))
+        self._found[layer] = self._form.heads.by_rule(mass[::beams])
+
+    def _place(self, layer: int, call: AttentionCall, scale: float) -> Place:
+        keys, image, text = self._key_masks(call)
+        rows = call.query.shape[0]
+        if self._form.heads.on_the_fly:
+            strength = self._found[layer].repeat_interleave(beams_of(rows, len(self._segments)), dim=0)
+        else:
+            strength = self._static[layer][None].to(call.query.device)
+        heads = strength.gt(0).any(0).nonzero()[:, 0]
+        sinks = self._for_form.of(layer, rows, call.key_count) if self._for_form is not None else None
+        return Place(layer, strength[:, :, None, None] * scale, heads, keys, image, text, sinks)
+
+    def _key_masks(self, call: AttentionCall) -> tuple[Tensor, Tensor, Tensor]:
+        rows, keys = call.query.shape[0], call.key_count
+        known = self._masks.get((rows, keys))
+        if known is None:
+            self._masks.clear()  # the next step has one key more
+            beams, device = beams_of(rows, len(self._segments)), call.query.device
+            masks = torch.zeros(3, len(self._segments), keys, dtype=torch.bool)
+            for element, (chosen, image) in enumerate(zip(self._chosen, self._image, strict=True)):
+                masks[0, element, chosen] = True
+                masks[1, element, image] = True
+                masks[2, element, int(image.max()) + 1 :] = True
+            spread = masks.to(device).repeat_interleave(beams, dim=1)[:, :, None, None]
+            known = (spread[0], spread[1], spread[2])
+            self._masks[rows, keys] = known
+        return known

@@ -1,0 +1,80 @@
+"""How much each head sees: measured once per model, kept as a small YAML file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import yaml
+
+from grounding import strict
+from grounding.errors import MethodError
+from grounding.files import write_text
+from grounding.types import FloatArray
+
+Kind = Literal["mass", "ablation", "gradient", "mask"]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Visual sensitivity of every head of one model.
+
+    Attributes:
+        model: the model's name.
+        kind: `mass`, attention on image keys that are no sinks; `ablation`, fall of the answer's log-probability when
+            the head's image part is removed; `gradient`, the same to first order; `mask`, share of the image attention
+            that lies on the object's mask.
+        n: how many samples the mean is of.
+        data_sha256: hash of the samples.
+        values: [L][H], the mean over samples.
+    """
+
+    model: str
+    kind: Kind
+    n: int
+    data_sha256: str
+    values: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.values or not self.values[0] or len({len(row) for row in self.values}) != 1:
+            raise MethodError("a sensitivity needs values as layers of equally many heads")
+
+    def array(self) -> FloatArray:
+        """[L, H] float32."""
+        return np.array(self.values, dtype=np.float32)
+
+    def for_model(self, layers: int, heads: int) -> FloatArray:
+        """[L, H] float32 for a model of this size.
+
+        Raises:
+            MethodError: it was measured on a model of another size.
+        """
+        found = self.array()
+        if found.shape != (layers, heads):
+            raise MethodError(
+                f"the sensitivity of {self.model} is for {found.shape[0]} layers of {found.shape[1]} heads, but the "
+                f"model has {layers} of {heads}: run grounding calibrate sensitivity for it"
+            )
+        return found
+
+    def save(self, path: Path) -> None:
+        """Write it as YAML, whole or not at all."""
+        data = strict.plain(self) | {"values": [[round(v, 6) for v in row] for row in self.values]}
+        write_text(path, yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=120))
+
+
+def load_sensitivity(path: str | Path) -> Sensitivity:
+    """Read what `Sensitivity.save` wrote.
+
+    Raises:
+        MethodError: the file cannot be read or holds something else.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:
+        raise MethodError(
+            f"the sensitivity file {path} cannot be read: give a file written by grounding calibrate sensitivity"
+        ) from wrong
+    return strict.build(Sensitivity, data, str(path))

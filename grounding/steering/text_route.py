@@ -1,0 +1,87 @@
+"""Damping what a head takes from text, and gates on all it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from grounding.attention.changes import Turned, turned_rows
+from grounding.attention.rows import AttentionCall
+from grounding.attention.turn import weight_rows
+from grounding.errors import MethodError
+from grounding.steering.modulation import Modulation
+from grounding.steering.plan import Place
+
+
+@dataclass(frozen=True)
+class TextRoute(Modulation):
+    """Damp the part of a head's output that comes from the text after the image, instruction and generated tokens.
+
+    A head's output splits into what image, text and the rest bring; the text's part is multiplied, as with the text
+    gate of route competition (CRG, arXiv 2605.24024). AD-HH (ICLR 2025) is this with a list of heads, gain 0 and mass
+    0.4: only rows that spend so much on text are changed. Neither renormalises; doing so is ours.
+
+    Attributes:
+        gain: the factor of a head of strength 1; a head of strength w has 1 + w (gain - 1). 1 is no steering.
+        renormalise: whether the row's other weights take over what is freed.
+        mass: least weight on text of a row that is changed; 0 changes every row.
+    """
+
+    name: ClassVar[str] = "text-route"
+    gain: float = 1.0
+    renormalise: bool = False
+    mass: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.gain < 0 or not 0 <= self.mass <= 1:
+            raise MethodError("text-route needs a gain of at least 0 and a mass in [0, 1]")
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the gain is 1."""
+        return self.gain == 1.0
+
+    def turned(self, place: Place, call: AttentionCall, rows: Tensor) -> Turned:
+        """Factors, or a bias, on the keys after the image."""
+        gain = 1.0 + (self.gain - 1.0) * place.strength[:, place.heads]  # [B or 1, H', 1, 1]
+        on = place.text
+        if self.mass > 0:
+            before, _ = turned_rows(call, rows)
+            if before is not None and before.shape[1] > 1:
+                before = before.index_select(1, place.heads)
+            weights = weight_rows(call.heads(place.heads), rows, before)
+            on = on & ((weights * place.text).sum(-1, keepdim=True) >= self.mass)
+        if not self.renormalise:
+            return Turned(factor=(place.heads, torch.where(on, gain, 1.0)))
+        few = torch.where(on, torch.log(gain), 0.0)
+        bias = torch.zeros(few.shape[0], call.head_count, *few.shape[2:], device=few.device)
+        return Turned(bias=bias.index_copy(1, place.heads, few))
+
+
+@dataclass(frozen=True)
+class Gate(Modulation):
+    """Multiply heads' outputs before the matrix that mixes them.
+
+    Attributes:
+        gain: the factor of a head of strength 1; a head of strength w has 1 + w (gain - 1). 1 is no steering.
+    """
+
+    name: ClassVar[str] = "gate"
+    gates_outputs: ClassVar[bool] = True
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.heads.on_the_fly:
+            raise MethodError("gate cannot measure heads while the prompt is read: give a list or a sensitivity file")
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the gain is 1."""
+        return self.gain == 1.0
+
+    def gates(self, strength: Tensor) -> Tensor:
+        """[H] factors."""
+        return 1.0 + (self.gain - 1.0) * strength

@@ -1,0 +1,382 @@
+"""The promises of steering, for every model family: each form equals its formula in plain attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from contract_cases import BUILDERS
+from PIL import Image
+from torch import Tensor
+
+from grounding.attention import RowRequest, record
+from grounding.attention.passes import configs_of
+from grounding.models.base import Family
+from grounding.models.llava import Llava
+from grounding.models.qwen2_5_vl import Qwen25VL
+from grounding.steering.base import Intervention, Subject
+from grounding.steering.decoding import Decoding
+from grounding.steering.generate import generate
+from grounding.steering.heads import HeadChoice
+from grounding.steering.method import Steering
+from grounding.steering.modulation import Modulation, Pai, Renormalise, Values
+from grounding.steering.redistribution import Redistribute
+from grounding.steering.text_route import Gate, TextRoute
+
+QUESTIONS = ("where is the red dog on the left?", "where is it")
+TAU = 1.5  # random residuals have no sinks of phi 20
+HEADS = HeadChoice(listed=((0, 1), (0, 2), (1, 0), (1, 3)))
+FORMS: dict[str, Modulation] = {
+    "renormalise": Renormalise(gain=4.0),
+    "renormalise some heads": Renormalise(gain=0.2, heads=HEADS, prefill="text"),
+    "hide the image": Renormalise(gain=0.0, prefill="all"),
+    "values": Values(gain=2.5, heads=HEADS),
+    "values, all rows": Values(gain=0.5, prefill="all"),
+    "pai": Pai(strength=0.8),
+    "pai, text rows": Pai(strength=0.5, heads=HEADS, prefill="text"),
+    "redistribute": Redistribute(tau=TAU, visual_mass=0.1, rho=0.2, prefill="text"),
+    "redistribute, removing": Redistribute(
+        tau=TAU, p=0.8, reading="remove", visual_mass=0.0, rho=0.9, head_rule="sink"
+    ),
+    "text route": TextRoute(gain=0.1, heads=HEADS),
+    "text route, renormalised": TextRoute(gain=0.1, heads=HEADS, renormalise=True, prefill="text"),
+    "text route, from a mass on": TextRoute(gain=0.0, mass=0.1),
+    "gate": Gate(gain=0.3, heads=HEADS, prefill="text"),
+}
+
+
+@dataclass
+class Stage:
+    steered: Family
+    plain: Family  # same weights; runs the reference kernel
+    images: list[Image.Image]
+
+    def subject(self, decoding: Decoding | None = None) -> Subject:
+        prepared = self.steered.prepare_questions(self.images, QUESTIONS)
+        return Subject(self.steered, self.images, QUESTIONS, prepared, decoding or Decoding())
+
+
+@pytest.fixture(scope="module", params=list(BUILDERS))
+def stage(request: pytest.FixtureRequest) -> Stage:
+    family = Qwen25VL if request.param.startswith("qwen") else Llava
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (80, 100, 3), dtype=np.uint8)) for _ in range(2)]
+    return Stage(family(*BUILDERS[request.param]()), family(*BUILDERS[request.param]()), images)
+
+
+class Reference:
+    """Explicit attention of a decoder, [B, H, Q, K] and all, with one form's formula written out."""
+
+    def __init__(self, form: Modulation, subject: Subject) -> None:
+        self.form, self.segments = form, subject.segments()
+        self.prompt = subject.prepared.length
+        self.sinks: dict[int, Tensor] = {}
+        layers, heads = subject.family.layer_count, subject.family.head_count
+        self.on = torch.zeros(layers, heads, dtype=torch.bool)
+        for layer, head in form.heads.listed or [(i, j) for i in range(layers) for j in range(heads)]:
+            self.on[layer, head] = True
+
+    def look(self, layer: int, hidden: Tensor) -> None:
+        if hidden.shape[1] < self.prompt:
+            return
+        rows = []
+        for r in range(len(hidden)):
+            x, pad = hidden[r], self.segments[r // (len(hidden) // 2)].padding
+            rms = x / x.square().mean(-1, keepdim=True).add(1e-6).sqrt()
+            dims = x[pad].abs().topk(2).indices
+            sink = rms[:, dims].abs().amax(-1) >= TAU
+            sink[:pad] = False
+            sink[self.prompt :] = False
+            rows.append(sink)
+        self.sinks[layer] = torch.stack(rows)
+
+    def __call__(self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **options: Any) -> Any:
+        form, layer, groups = self.form, module.layer_idx, query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        (batch, _, queries, _), keys = query.shape, key.shape[2]
+        logits = query @ key.transpose(-1, -2) * options["scaling"] + mask[..., :keys]
+        first = keys - queries
+        image, text = torch.zeros(2, batch, 1, 1, keys, dtype=torch.bool)
+        row = torch.zeros(batch, 1, queries, 1, dtype=torch.bool)
+        for r in range(batch):
+            segment = self.segments[r // (batch // 2)]
+            image[r, ..., segment.image] = True
+            text[r, ..., segment.image.max() + 1 :] = True
+            start = {
+                "last": segment.length - 1, "text": int(segment.image.max()) + 1, "all": segment.padding
+            }[form.prefill]  # fmt: skip
+            row[r, 0, max(start - first, 0) :] = True
+        on = self.on[layer][None, :, None, None] & row
+        weights = logits.softmax(-1)
+        if isinstance(form, Renormalise):
+            times = torch.where(on & image, form.gain, 1.0)
+            weights = weights * times / (weights * times).sum(-1, keepdim=True)
+        elif isinstance(form, Values):
+            weights = weights * torch.where(on & image, form.gain, 1.0)
+        elif isinstance(form, Pai):
+            weights = (logits + torch.where(on & image, form.strength * logits.abs(), 0.0)).softmax(-1)
+        elif isinstance(form, TextRoute):
+            on = on & ((weights * text).sum(-1, keepdim=True) >= form.mass)
+            weights = weights * torch.where(on & text, form.gain, 1.0)
+            weights = weights / weights.sum(-1, keepdim=True) if form.renormalise else weights
+        elif isinstance(form, Redistribute):
+            sink = self.sinks[layer]
+            sink = torch.nn.functional.pad(sink, (0, max(keys - sink.shape[1], 0)))[:, None, None, :keys]
+            visual = (weights * image).sum(-1, keepdim=True)
+            free = (weights * (image & ~sink)).sum(-1, keepdim=True)
+            passed = free / visual >= form.rho if form.head_rule == "non-sink" else 1 - free / visual <= form.rho
+            on = on & passed & (visual >= form.visual_mass)
+            moved = (weights * sink).sum(-1, keepdim=True) * (1 - form.kept)
+            target = torch.where(sink, weights * form.kept, weights + moved * weights * (image & ~sink) / free)
+            weights = torch.where(on, target, weights)
+            self.changed = bool(on.any() and sink.any())
+        output = weights @ value
+        if isinstance(form, Gate):
+            output = torch.where(on, output * form.gain, output)
+        return output.transpose(1, 2).contiguous(), weights
+
+
+@contextmanager
+def plainly(family: Family, reference: Reference) -> Iterator[None]:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    AttentionInterface.register("written_out", reference)
+    AttentionMaskInterface.register("written_out", eager_mask)
+    layers = family.decoder.layers
+    configs = configs_of(family.model, family.decoder, layers)
+    hooks = [
+        layer.register_forward_pre_hook(lambda m, args, i=i: reference.look(i, args[0]))
+        for i, layer in enumerate(layers)
+    ]
+    before = [config._attn_implementation for config in configs]
+    for config in configs:
+        config._attn_implementation_internal = "written_out"
+    try:
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation_internal = name
+        for hook in hooks:
+            hook.remove()
+        AttentionInterface._global_mapping.pop("written_out")
+        AttentionMaskInterface._global_mapping.pop("written_out")
+
+
+def method(*steps: Intervention) -> Steering:
+    return Steering("test", "", "", steps)
+
+
+def run(stage: Stage, form: Modulation | None, decoding: Decoding) -> list[tuple[int, ...]]:
+    steering = method(form) if form else None
+    return [one.token_ids for one in generate(stage.steered, stage.images, QUESTIONS, steering, decoding)]
+
+
+def run_plainly(stage: Stage, form: Modulation, decoding: Decoding, **options: Any) -> list[tuple[int, ...]]:
+    plain = stage.plain
+    subject = stage.subject()
+    with plainly(plain, Reference(form, subject)), torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(decoding.seed)
+        length = subject.prepared.length
+        output = plain.model.generate(
+            **subject.prepared.inputs, **options, max_new_tokens=decoding.max_new_tokens, num_beams=decoding.num_beams,
+            do_sample=decoding.do_sample, pad_token_id=plain.tokenizer.pad_token_id,
+        )  # fmt: skip
+    end = plain.model.generation_config.eos_token_id
+    rows = output[:, length:].tolist()
+    return [tuple(row[: row.index(end) + 1] if end in row else row) for row in rows]
+
+
+@pytest.mark.parametrize("name", list(FORMS))
+def test_logits_of_the_prompt_equal_the_formula(stage: Stage, name: str) -> None:
+    form, subject = FORMS[name], stage.subject()
+    inputs = subject.prepared.inputs
+    assert subject.prepared.padding[1] > 0
+    with torch.no_grad():
+        plain = stage.steered.model(**inputs).logits
+        reference = Reference(form, subject)
+        with plainly(stage.plain, reference):
+            expected = stage.plain.model(**inputs).logits
+        with form.applied(subject):
+            found = stage.steered.model(**inputs).logits
+    for element, pad in enumerate(subject.prepared.padding):
+        torch.testing.assert_close(found[element, pad:], expected[element, pad:], atol=2e-5, rtol=1e-4)
+        assert (found[element, -1] - plain[element, -1]).abs().max() > 1e-3
+        start = {"last": -1, "text": int(subject.segments()[element].image.max()) + 1, "all": pad}[form.prefill]
+        if form.prefill == "last":
+            assert torch.equal(found[element, pad:start], plain[element, pad:start])
+
+
+@pytest.mark.parametrize("name", list(FORMS))
+def test_decode_steps_equal_the_formula_without_a_cache(stage: Stage, name: str) -> None:
+    form, subject = FORMS[name], stage.subject()
+    inputs = dict(subject.prepared.inputs)
+    new = torch.randint(40, 200, (2, 4), generator=torch.Generator().manual_seed(0))
+    forced = torch.nn.functional.pad(new, (0, 1), value=50)
+    longer = inputs | {
+        "input_ids": torch.cat([inputs["input_ids"], new], 1),
+        "attention_mask": torch.cat([inputs["attention_mask"], torch.ones_like(new)], 1),
+    }
+    if "mm_token_type_ids" in inputs:
+        longer["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(new)], 1)
+    with torch.no_grad():
+        with plainly(stage.plain, Reference(form, subject)):
+            expected = stage.plain.model(**longer).logits[:, -5:]
+        with form.applied(subject):
+            n = subject.prepared.length
+            out = stage.steered.model.generate(
+                **inputs,
+                max_new_tokens=5,
+                do_sample=False,
+                output_logits=True,
+                return_dict_in_generate=True,
+                prefix_allowed_tokens_fn=lambda element, ids: [int(forced[element, len(ids) - n])],
+            )
+    torch.testing.assert_close(torch.stack(out.logits, 1), expected, atol=5e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", list(FORMS))
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        Decoding(max_new_tokens=6),
+        Decoding(max_new_tokens=6, do_sample=True, seed=3),
+        Decoding(max_new_tokens=6, num_beams=3),
+    ],
+    ids=["greedy", "sampling", "beams"],
+)
+def test_generated_tokens_equal_the_formula(stage: Stage, name: str, decoding: Decoding) -> None:
+    assert run(stage, FORMS[name], decoding) == run_plainly(stage, FORMS[name], decoding)
+
+
+def test_no_cache_generation_equals_the_cached_one(stage: Stage) -> None:
+    form, decoding = FORMS["renormalise"], Decoding(max_new_tokens=6)
+    found = run(stage, form, decoding)
+    if not isinstance(stage.plain, Qwen25VL):  # its positions need the cache
+        assert found == run_plainly(stage, form, decoding, use_cache=False)
+    assert found != run(stage, None, decoding)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        Renormalise(gain=1.0), Values(gain=1.0), Pai(strength=0.0), TextRoute(gain=1.0), Gate(gain=1.0),
+        Redistribute(p=1.0), Redistribute(p=0.0, reading="remove"),
+    ],
+    ids=lambda form: form.name,
+)  # fmt: skip
+def test_no_op_is_bit_identical(stage: Stage, form: Modulation) -> None:
+    inputs = stage.subject().prepared.inputs
+    with torch.no_grad():
+        plain = stage.steered.model(**inputs).logits
+        with form.applied(stage.subject()):
+            assert torch.equal(stage.steered.model(**inputs).logits, plain)
+
+
+def test_a_layer_without_chosen_heads_is_left_alone_bit_for_bit(stage: Stage) -> None:
+    subject = stage.subject()
+    form = Renormalise(gain=9.0, heads=HeadChoice(listed=((1, 0),)))
+    seen: dict[str, Tensor] = {}
+    layer = stage.steered.decoder.layers[0]
+    with torch.no_grad():
+        for name in ("plain", "steered"):
+            hook = layer.register_forward_hook(lambda m, a, out, name=name: seen.__setitem__(name, out))
+            if name == "plain":
+                last = stage.steered.model(**subject.prepared.inputs).logits
+            else:
+                with form.applied(subject):
+                    assert not torch.equal(stage.steered.model(**subject.prepared.inputs).logits, last)
+            hook.remove()
+    assert torch.equal(seen["plain"], seen["steered"])
+
+
+@pytest.mark.parametrize("name", ["renormalise", "values", "pai", "redistribute", "text route", "gate"])
+def test_a_recorder_sees_the_steered_rows(stage: Stage, name: str) -> None:
+    form, subject = FORMS[name], stage.subject()
+    length = subject.prepared.length
+    request = RowRequest(((length - 1, length - 2), (length - 1,)), decode=True)
+    reference = Reference(form, subject)
+    kept: list[Tensor] = []
+    with torch.no_grad():
+        with form.applied(subject), record(stage.steered.model, request) as recording:
+            stage.steered.model.generate(**subject.prepared.inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+        with plainly(stage.plain, reference):
+            attention = stage.plain.decoder.layers[1].self_attn
+            hook = attention.register_forward_hook(lambda m, a, out: kept.append(out[1]))
+            stage.plain.model.generate(**subject.prepared.inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+            hook.remove()
+    torch.testing.assert_close(recording.prefill[0][1, :, 0], kept[0][0, :, -1], atol=2e-6, rtol=0)
+    torch.testing.assert_close(recording.prefill[0][1, :, 1], kept[0][0, :, -2], atol=2e-6, rtol=0)
+    torch.testing.assert_close(recording.prefill[1][1, :, 0], kept[0][1, :, -1], atol=2e-6, rtol=0)
+    for step in range(2):
+        row = recording.decode[0][step, 1, :, 0, : length + step + 1]
+        torch.testing.assert_close(row, kept[1 + step][0, :, 0], atol=2e-6, rtol=0)
+
+
+def test_static_cache_equals_the_growing_one(stage: Stage) -> None:
+    subject = stage.subject()
+    for form in (FORMS["renormalise"], FORMS["values"], FORMS["redistribute"], FORMS["text route, from a mass on"]):
+        with torch.no_grad(), form.applied(subject) as changes:
+            options = {"max_new_tokens": 5, "do_sample": False, **changes.options}
+            grown = stage.steered.model.generate(**subject.prepared.inputs, **options)
+            static = stage.steered.model.generate(**subject.prepared.inputs, **options, cache_implementation="static")
+        assert torch.equal(grown, static)
+
+
+def test_two_steps_act_one_after_the_other(stage: Stage) -> None:
+    subject = stage.subject()
+    inputs = subject.prepared.inputs
+    once, half = Renormalise(gain=4.0), Renormalise(gain=2.0)
+    scaled, part = Values(gain=4.0), Values(gain=2.0)
+    with torch.no_grad():
+        for whole, step in ((once, half), (scaled, part)):
+            with whole.applied(subject):
+                expected = stage.steered.model(**inputs).logits
+            with step.applied(subject), step.applied(subject):
+                found = stage.steered.model(**inputs).logits
+            torch.testing.assert_close(found[:, -1], expected[:, -1], atol=2e-5, rtol=1e-4)
+
+
+def test_everything_is_restored_after_an_exception(stage: Stage) -> None:
+    subject, model = stage.subject(), stage.steered.model
+    inputs = subject.prepared.inputs
+    with torch.no_grad():
+        plain = model(**inputs).logits
+        for form in (FORMS["redistribute"], FORMS["gate"]):
+            with pytest.raises(ZeroDivisionError):
+                fail_inside(form, subject)
+        assert torch.equal(model(**inputs).logits, plain)
+    configs = configs_of(model, stage.steered.decoder, stage.steered.decoder.layers)
+    assert {config._attn_implementation for config in configs} == {"sdpa"}
+
+
+def fail_inside(form: Modulation, subject: Subject) -> None:
+    with form.applied(subject):
+        subject.family.model(**subject.prepared.inputs)
+        raise ZeroDivisionError
+
+
+def test_eager_model_is_steered_too(stage: Stage) -> None:
+    subject = stage.subject()
+    inputs = subject.prepared.inputs
+    decoder = stage.plain.decoder
+    configs = configs_of(stage.plain.model, decoder, decoder.layers)
+    for config in configs:
+        config._attn_implementation_internal = "eager"
+    try:
+        with torch.no_grad():
+            for name in ("renormalise some heads", "values", "pai"):
+                with FORMS[name].applied(subject):
+                    expected = stage.steered.model(**inputs).logits
+                own = replace(subject, family=stage.plain)
+                with FORMS[name].applied(own):
+                    found = stage.plain.model(**inputs).logits
+                torch.testing.assert_close(found[0], expected[0], atol=2e-5, rtol=1e-4)
+    finally:
+        for config in configs:
+            config._attn_implementation_internal = "sdpa"

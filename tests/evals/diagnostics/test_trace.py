@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from evals.diagnostics.trace import Sinks, trace
+from grounding.errors import BudgetError, RecordingError
+from grounding.models.llava import Llava
+from grounding.models.tiny import tiny_llava_gqa
+from grounding.steering.decoding import Decoding
+from grounding.steering.generate import generate
+
+
+@pytest.fixture(scope="module")
+def family() -> Llava:
+    return Llava(*tiny_llava_gqa(), name="tiny")
+
+
+@pytest.fixture(scope="module")
+def image() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8))
+
+
+DECODING = Decoding(max_new_tokens=6)
+
+
+def test_shares_equal_those_of_eager_attention(family: Llava, image: Image.Image) -> None:
+    found = trace(family, image, "where is the dog", decoding=DECODING)
+    prepared = family.prepare_questions([image], ["where is the dog"])
+    written = generate(family, [image], ["where is the dog"], decoding=DECODING)[0]
+    assert found.text.strip() == written.text
+    assert len(found.tokens) == len(written.token_ids) > 1
+    family.model.set_attn_implementation("eager")
+    try:
+        more = torch.tensor([written.token_ids[:-1]])
+        inputs = dict(prepared.inputs)
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], more], dim=1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        with torch.inference_mode():
+            attentions = family.model(**inputs, output_attentions=True).attentions
+    finally:
+        family.model.set_attn_implementation("sdpa")
+    rows = torch.stack(attentions)[:, 0, :, prepared.length - 1 :].numpy()  # [L, H, T, K]
+    positions = prepared.image_positions[0]
+    wanted = (
+        rows[..., : positions.min()].sum(-1),
+        rows[..., positions].sum(-1),
+        rows[..., positions.max() + 1 : prepared.length].sum(-1),
+        rows[..., prepared.length :].sum(-1),
+    )
+    for index, one in enumerate(wanted):
+        np.testing.assert_allclose(found.segments[..., index], one.transpose(2, 0, 1), atol=1e-5)
+    np.testing.assert_allclose(found.segments.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(found.first_key, rows[..., 0].transpose(2, 0, 1), atol=1e-5)
+    assert found.segments[0, ..., 3].max() == 0 < found.segments[-1, ..., 3].min()
+
+
+def test_sinks_are_part_of_the_image(family: Llava, image: Image.Image) -> None:
+    none = trace(family, image, "where", decoding=DECODING, sinks=Sinks(tau=1e9))
+    every = trace(family, image, "where", decoding=DECODING, sinks=Sinks(tau=1e-9, skip_layers=1))
+    assert none.sink_counts.tolist() == [0, 0]
+    assert none.sink_share.max() == 0
+    assert every.sink_counts.tolist() == [0, every.image_keys]
+    np.testing.assert_allclose(every.sink_share[1], every.segments[:, 1, :, 1].mean(0), atol=1e-6)
+
+
+def test_one_step_is_what_the_budget_is_for(family: Llava, image: Image.Image) -> None:
+    trace(family, image, "where", decoding=Decoding(max_new_tokens=40), budget_bytes=60_000)
+    with pytest.raises(BudgetError):
+        trace(family, image, "where", decoding=DECODING, budget_bytes=1_000)
+
+
+def test_beams_are_refused(family: Llava, image: Image.Image) -> None:
+    with pytest.raises(RecordingError, match="beam"):
+        trace(family, image, "where", decoding=Decoding(max_new_tokens=4, num_beams=2))
