@@ -300,9 +300,7 @@ class FaithfulDescription:
             generate(self.family, [image], [question], decoding=replace(self.decoding, max_new_tokens=2))
         self._warm = True
 
-    def _caption(
-        self, image: Image.Image, prepared: Prepared, generated: Generated, seconds: float | None
-    ) -> Caption:
+    def _caption(self, image: Image.Image, prepared: Prepared, generated: Generated, seconds: float | None) -> Caption:
         from grounding.models.reread import reread
 
         read = reread(
@@ -321,9 +319,7 @@ class FaithfulDescription:
             return
         background = self._background(image)
         encoded = False
-        for phrase, maps, support in zip(
-            read.phrases, read.maps, supports(read.maps, read.witnesses), strict=True
-        ):
+        for phrase, maps, support in zip(read.phrases, read.maps, supports(read.maps, read.witnesses), strict=True):
             heatmap = run_stages(self.method, replace(maps, background=background))
             points = self.method.points(heatmap) if heatmap.values.any() else None
             segment = None
@@ -334,9 +330,7 @@ class FaithfulDescription:
                 segment = self._segment(self.segmenter, heatmap, points, phrase)
                 support = replace(support, agreement=max(0.0, segment.agreement or 0.0))
             supported = points is not None and support.value >= self.threshold
-            yield NounSupport(
-                phrase.text, phrase.noun.text, phrase.span, heatmap, points, segment, support, supported
-            )
+            yield NounSupport(phrase.text, phrase.noun.text, phrase.span, heatmap, points, segment, support, supported)
 
     def _segment(self, segmenter: Segmenter, heatmap: Heatmap, points: PointPrompts, phrase: NounPhrase) -> Segment:
         from grounding.segmenters.choice import MaskRule, ask

@@ -95,7 +95,9 @@ class RuleNounFinder:
             if nouns:
                 first, noun = content[0], nouns[-1]
                 opener = normal(words[first - 1].text) if first else ""
-                listed = joined and (opener in ("and", "or") or _is_cut(text[words[first - 1].span[1] : words[first].span[0]]))
+                listed = joined and (
+                    opener in ("and", "or") or _is_cut(text[words[first - 1].span[1] : words[first].span[0]])
+                )
                 numbered = any(_is_number(words[i]) for i in content)
                 joined = first == 0 or opener in OPENERS or listed or numbered or _is_plural(normal(words[noun].text))
                 if joined:
