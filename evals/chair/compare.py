@@ -12,29 +12,13 @@ from typing import Literal
 
 from evals.chair.lexicon import Lexicon
 from evals.chair.score import CaptionScore, cut, ratios
-from evals.statistics import Interval, bootstrap_difference, sign_test, swap_test
+from evals.paired import Difference, paired
+from evals.statistics import sign_test
 from grounding.errors import EvalDataError
 
 Run = Literal["a", "b"]
 # Figures of the text as written make no sense after a cut.
 OF_OBJECTS = ("chair_s", "chair_i", "chair_i_distinct", "recall", "precision", "f1", "length", "distinct_objects")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One figure of both runs.
-
-    Attributes:
-        a: of the first run.
-        b: of the second.
-        difference: b - a, with the bootstrap interval over images drawn for both at once.
-        p: of a paired permutation test, two-sided.
-    """
-
-    a: float
-    b: float
-    difference: Interval
-    p: float
 
 
 @dataclass(frozen=True)
@@ -117,16 +101,8 @@ def differences(
     a: Sequence[CaptionScore], b: Sequence[CaptionScore], names: Sequence[str] | None = None, *, seed: int = 0
 ) -> dict[str, Difference]:
     """Every figure's difference; both runs over the same images."""
-    one, other = ratios(a), ratios(b)
-    return {
-        name: Difference(
-            one[name].value,
-            other[name].value,
-            bootstrap_difference(other[name], one[name], seed=seed),
-            swap_test(other[name], one[name], seed=seed),
-        )
-        for name in names or one
-    }
+    one = ratios(a)
+    return paired({name: one[name] for name in names or one}, ratios(b), seed=seed)
 
 
 def match_recall(a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: Lexicon, *, seed: int = 0) -> Matched:

@@ -28,7 +28,7 @@ HIGHER_IS_BETTER: dict[str, bool | None] = {
     "repeated_sentences": False,
     "cut_off": False,
 }
-_HEADS = {
+HEADS = {
     "chair_s": "CHAIR_S",
     "chair_i": "CHAIR_I",
     "recall": "recall",
@@ -83,7 +83,7 @@ def sample_json(score: CaptionScore) -> dict[str, Any]:
 def chair_table(rows: Mapping[str, ChairScore]) -> str:
     """One column a run, one line a figure, with intervals."""
     lines = [["", *rows], ["n", *(str(one.n) for one in rows.values())]]
-    for name, head in _HEADS.items():
+    for name, head in HEADS.items():
         lines.append([head, *(_cell(name, getattr(one, name)) for one in rows.values())])
     return aligned(lines)
 
@@ -91,7 +91,7 @@ def chair_table(rows: Mapping[str, ChairScore]) -> str:
 def curve_table(curve: Sequence[CurvePoint]) -> str:
     """One line a cut."""
     names = ("chair_s", "chair_i", "chair_i_distinct", "recall", "f1", "length")
-    lines = [["k", *(_HEADS[name] for name in names)]]
+    lines = [["k", *(HEADS[name] for name in names)]]
     lines += [[str(one.k), *(f"{shown(name, getattr(one, name)):.1f}" for name in names)] for one in curve]
     return aligned(lines)
 

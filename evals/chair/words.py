@@ -74,6 +74,12 @@ def tokens(caption: str) -> tuple[str, ...]:
     return tuple(_TOKEN.findall(caption.lower().replace("\u2019", "'")))
 
 
+def token_spans(caption: str) -> tuple[tuple[str, int, int], ...]:
+    """The same tokens with the characters of the caption that they stand at."""
+    found = _TOKEN.finditer(caption.replace("\u2019", "'"))
+    return tuple((one.group().lower(), one.start(), one.end()) for one in found)
+
+
 def singular(word: str) -> str:
     """A noun in the singular; three letters, and endings in ss, us and is, are left as they are."""
     if word in _IRREGULAR:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from grounding.types import FloatArray, IntArray
 
@@ -48,7 +49,7 @@ class ShareTally:
         self._columns = spans.columns()
         self._segments: list[FloatArray] = []
         self._first: list[FloatArray] = []
-        self._image = 0.0
+        self._image: npt.NDArray[np.float64] = np.zeros(())
 
     def add(self, rows: FloatArray, *, before: bool = False) -> None:
         """Take the row that a token was predicted from.
@@ -74,4 +75,4 @@ class ShareTally:
 
     def image_keys(self) -> FloatArray:
         """[L, H, n] mean weight on every image key."""
-        return (np.asarray(self._image) / len(self._segments)).astype(np.float32)
+        return (self._image / len(self._segments)).astype(np.float32)

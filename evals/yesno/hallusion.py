@@ -100,18 +100,34 @@ def read_results(path: str | Path, parser: Parser, *, answer: str, verdict: str 
     Raises:
         EvalDataError: it cannot be read, a field is missing or wrong, or a question of a figure stands twice.
     """
-    rows = []
-    for number, row in enumerate(read_rows(path, "the results"), 1):
-        where = f"row {number} of {path}"
-        keys = [_text(row, name, where) for name in ("category", "subcategory", "set_id", "figure_id", "question_id")]
-        if keys[0] not in ("VD", "VS"):
-            raise EvalDataError(
-                f"{where} has the category {keys[0]!r}, expected 'VD' or 'VS': give HallusionBench's rows"
-            )
-        found = _judged(row, verdict, where) if verdict else _compared(row, answer, parser, where)
-        rows.append(Row(keys[0], keys[1], keys[2], keys[3], keys[4], _text(row, "visual_input", where) != "0", found))
-    refuse_doubles(((*one.group, one.figure_id, one.question_id) for one in rows), path, "questions of a figure")
+    rows = [
+        read_row(row, parser, f"row {number} of {path}", answer=answer, verdict=verdict)
+        for number, row in enumerate(read_rows(path, "the results"), 1)
+    ]
+    refuse_double_rows(rows, path)
     return tuple(rows)
+
+
+def read_row(row: Mapping[str, Any], parser: Parser, where: str, *, answer: str, verdict: str | None = None) -> Row:
+    """One row of the authors' file; see `read_results`.
+
+    Raises:
+        EvalDataError: a field is missing or wrong.
+    """
+    keys = [_text(row, name, where) for name in ("category", "subcategory", "set_id", "figure_id", "question_id")]
+    if keys[0] not in ("VD", "VS"):
+        raise EvalDataError(f"{where} has the category {keys[0]!r}, expected 'VD' or 'VS': give HallusionBench's rows")
+    found = _judged(row, verdict, where) if verdict else _compared(row, answer, parser, where)
+    return Row(keys[0], keys[1], keys[2], keys[3], keys[4], _text(row, "visual_input", where) != "0", found)
+
+
+def refuse_double_rows(rows: Sequence[Row], path: str | Path) -> None:
+    """Refuse a question of a figure that stands twice.
+
+    Raises:
+        EvalDataError: naming the first.
+    """
+    refuse_doubles(((*one.group, one.figure_id, one.question_id) for one in rows), path, "questions of a figure")
 
 
 def score_rows(rows: Sequence[Row], *, seed: int = 0) -> HallusionScore:

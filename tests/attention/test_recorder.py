@@ -335,3 +335,18 @@ def test_sliding_windows(kernel: str, house_kernels: None) -> None:
         kept = expected.shape[-1]
         torch.testing.assert_close(row[..., stop - kept : stop], expected, atol=TOLERANCE[torch.float32], rtol=0)
         assert not row[..., : stop - kept].any()
+
+
+def test_decode_steps_can_be_taken_one_by_one_and_are_not_kept(model: Any, batch: Any) -> None:
+    request = RowRequest(queries=last(batch), decode=True)
+    kept = run(model, request, lambda: model.generate(**batch, **GREEDY))
+    taken: list[list[torch.Tensor]] = []
+    with record(model, request, on_step=taken.append) as recording:
+        model.generate(**batch, **GREEDY)
+    assert len(taken) == len(kept.decode[0]) == 3
+    for element in range(2):
+        assert len(recording.decode[element]) == 0
+        for step, rows in enumerate(taken):
+            columns = rows[element].shape[-1]
+            assert columns == length_of(batch) + step + 1
+            assert torch.equal(rows[element], kept.decode[element][step, ..., :columns])

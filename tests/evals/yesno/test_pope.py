@@ -144,7 +144,7 @@ def test_wrong_answers(replies, said, ask, capsys):
 def test_wrong_questions(ask, tmp_path):
     with pytest.raises(GroundingError, match="has the label 'maybe'"):
         ask([{**QUESTIONS[0], "label": "maybe"}], ANSWERS)
-    with pytest.raises(GroundingError, match="1 question files and 0 answer files"):
+    with pytest.raises(GroundingError, match="neither --answers nor --model was given"):
         ask(QUESTIONS, ANSWERS, answers=())
     twice = {name: (tmp_path / f"{name}{end}",) * 2 for name, end in (("questions", ".json"), ("answers", ".jsonl"))}
     with pytest.raises(GroundingError, match="for the second time"):

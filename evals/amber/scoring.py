@@ -1,0 +1,122 @@
+"""Responses to AMBER's queries as the JSON and the tables that command and task give out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from evals.amber.annotations import Annotations, read_words
+from evals.amber.discriminative import DiscriminativeScore, Verdict, amber_score, read_verdict, score_groups
+from evals.amber.generative import HIGHER_IS_BETTER, Description, GenerativeScore, score_description, score_descriptions
+from evals.amber.nouns import noun_finder, similarity
+from evals.report import aligned, percent
+from evals.tasks.base import Scored
+from evals.yesno.parsers import PARSERS
+from pipelines.provenance import versions
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmberOptions:
+    """AMBER's data, and how responses are read.
+
+    Attributes:
+        data: AMBER's data folder, with annotations.json, relation.json and safe_words.txt.
+        pipeline: `rules` looks every word up; `nltk` the nouns that NLTK tags.
+        vectors: `en_core_web_lg` lets similar words count as equal; `none` only equal ones.
+        parser: `exact` takes "Yes" and "No", letter for letter, for answers, as the authors' script does; or one of
+            POPE's parsers.
+    """
+
+    data: Path
+    pipeline: Literal["rules", "nltk"] = "rules"
+    vectors: Literal["none", "en_core_web_lg"] = "none"
+    parser: Literal["exact", "official", "pai", "lmms-eval", "vlmevalkit"] = "exact"
+
+
+@dataclass(frozen=True)
+class AmberCounts:
+    """What was counted of responses, by id."""
+
+    descriptions: Mapping[int, Description]
+    verdicts: Mapping[int, Verdict]
+
+
+def count(responses: Mapping[int, str], annotations: Annotations, options: AmberOptions) -> AmberCounts:
+    """What is in every response.
+
+    Raises:
+        EvalDataError: the word lists are missing or do not fit.
+        MissingExtraError: a package that was asked for is not installed.
+    """
+    described = [one for one in responses if one in annotations.scenes]
+    descriptions: dict[int, Description] = {}
+    if described:
+        words = read_words(options.data / "relation.json", options.data / "safe_words.txt")
+        nouns, similar = noun_finder(options.pipeline), similarity(options.vectors)
+        for one in described:
+            scene = annotations.scenes[one]
+            descriptions[one] = score_description(one, nouns(responses[one]), scene, words, similar)
+    verdicts = {}
+    for one, text in responses.items():
+        if one in annotations.statements:
+            statement = annotations.statements[one]
+            exact = options.parser == "exact"
+            says = PARSERS[options.parser].read(text).says_yes if not exact else None
+            verdicts[one] = read_verdict(statement, text) if exact else Verdict(statement, says)
+    return AmberCounts(descriptions, verdicts)
+
+
+def score_counts(counts: AmberCounts, options: AmberOptions, seed: int) -> Scored:
+    """The figures of responses by the authors' rules."""
+    generative = score_descriptions(list(counts.descriptions.values()), seed=seed) if counts.descriptions else None
+    discriminative = score_groups(list(counts.verdicts.values())) if counts.verdicts else {}
+    figures = {name: getattr(generative, name) for name in HIGHER_IS_BETTER} if generative else {}
+    both = generative is not None and "all" in discriminative
+    data: dict[str, Any] = {
+        "task": "amber",
+        "version": VERSION,
+        "generative": {
+            "n": generative.n,
+            **{name: percent(one.value) for name, one in figures.items()},
+            "intervals": {name: [percent(one.low), percent(one.high)] for name, one in figures.items()},
+            "higher_is_better": HIGHER_IS_BETTER,
+        }
+        if generative
+        else None,
+        "discriminative": {name: asdict(one) for name, one in discriminative.items()} or None,
+        "amber_score": amber_score(round(100 * figures["chair"].value, 1), discriminative["all"].f1) if both else None,
+        "variant": {"pipeline": options.pipeline, "vectors": options.vectors, "parser": options.parser},
+        "seed": seed,
+        "versions": versions(),
+    }
+    return Scored(data, _tables(generative, discriminative, options))
+
+
+def _tables(
+    generative: GenerativeScore | None, discriminative: Mapping[str, DiscriminativeScore], options: AmberOptions
+) -> str:
+    parts = []
+    if generative:
+        figures = (
+            ("CHAIR (lower is better)", generative.chair),
+            ("Cover (higher is better)", generative.cover),
+            ("Hal (lower is better)", generative.hal),
+            ("Cog (lower is better)", generative.cog),
+        )
+        parts += [
+            f"AMBER, {generative.n} descriptions, nouns by {options.pipeline}, word vectors {options.vectors}",
+            aligned(
+                [[name, f"{100 * one.value:.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]"] for name, one in figures]
+            ),
+        ]
+    if discriminative:
+        names = ("accuracy", "precision", "recall", "f1")
+        lines = [["", "n", *names, "neither Yes nor No"]]
+        for group, one in discriminative.items():
+            lines.append([group, str(one.n), *(f"{getattr(one, name):.1f}" for name in names), str(one.unread)])
+        parts += ["AMBER, yes-no questions; precision, recall and F1 are those of No", aligned(lines)]
+    return "\n\n".join(parts)

@@ -1,0 +1,180 @@
+"""`grounding eval diagnose`: where a model looks while it writes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from evals.commands.checks import check_seed
+from grounding.console import emit, progress_bar, results, talk
+from grounding.errors import EvalDataError, ImageError, MethodError
+
+if TYPE_CHECKING:
+    from evals.diagnostics.sources import Item
+    from evals.diagnostics.summary import Diagnostics, Looked
+    from grounding.steering.method import Steering
+
+QUESTION = "Please describe this image in detail."
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalDiagnoseCommand:
+    """Let a model describe pictures and sum up what every generated token attends to, without slowing its kernel.
+
+    Writes diagnostics.json and figures as PNG and SVG: shares of attention on image, instruction and earlier words, by
+    layer, head and place in the text; sinks; and, where the truth is known, at words for objects that are there and
+    that are not. Put them in a run's folder and `grounding eval report` shows them.
+
+    Attributes:
+        images: pictures to ask about.
+        question: what to ask about them.
+        scenes: so many drawn scenes instead, whose truth is known.
+        run_folder: the samples of a run instead, with its model and steering unless others are given.
+        synonyms: CHAIR's list of synonyms for words of a run's texts; without it only the objects' own names are found.
+        model: `starter`, `starter-photo`, a folder written by save_pretrained, or a hub id.
+        steer: a shipped steering method's name or a YAML file.
+        max_new_tokens: longest text in tokens.
+        limit: at most so many pictures.
+        tau: phi from which an image key counts as a visual sink.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        seed: of the scenes and the bootstrap.
+        budget_mib: most memory that one step's attention may take, in MiB.
+        out: folder to write to; the run's own where one is given.
+        json: print the diagnostics as one JSON object on stdout.
+    """
+
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    question: str | None = None
+    scenes: int = 0
+    run_folder: Path | None = None
+    synonyms: str | None = None
+    model: str | None = None
+    steer: str | None = None
+    max_new_tokens: int = 256
+    limit: int = 32
+    tau: float = 20.0
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
+    budget_mib: int = 2048
+    out: Path | None = None
+    json: bool = False
+
+    def run(self) -> int:
+        """Generate, sum up, write and tell."""
+        check_seed(self.seed)
+        if bool(self.images) + bool(self.scenes) + bool(self.run_folder) != 1:
+            raise EvalDataError("give one of: images, --scenes N, or --run-folder DIR")
+        if min(self.limit, self.budget_mib) < 1 or self.scenes < 0 or self.tau <= 0:
+            raise MethodError(
+                f"--limit {self.limit} --budget-mib {self.budget_mib} --scenes {self.scenes} --tau {self.tau} were "
+                "given, expected limit and budget of at least 1, scenes of at least 0 and a tau above 0"
+            )
+        items, model, steering = self._chosen()
+        found = self._diagnose(items[: self.limit], model, steering)
+        from evals.diagnostics.plots import save_figures
+        from evals.diagnostics.summary import FILE
+        from grounding.files import write_json
+
+        out = self.out or self.run_folder or Path("diagnostics")
+        write_json(out / FILE, asdict(found), indent=None)
+        pictures = save_figures(found, out / "diagnostics")
+        if self.json:
+            emit(asdict(found))
+        else:
+            self._print(found)
+            results().print(f"\n{out / FILE} and {len(pictures)} figures in {out / 'diagnostics'}")
+        return 0
+
+    def _chosen(self) -> tuple[list[Item], str, Steering | None]:
+        """The pictures, the model and the steering."""
+        from evals.diagnostics.sources import from_images, from_run, from_scenes
+        from grounding.steering.method import load_steering, parse_steering
+
+        steering = load_steering(self.steer) if self.steer else None
+        if self.scenes:
+            return from_scenes(self.scenes, self.seed, self.question), self.model or "starter", steering
+        if self.run_folder is None:
+            return from_images(self.images, self.question or QUESTION), self.model or "starter-photo", steering
+        from evals.folder import read_folder
+
+        run = read_folder(self.run_folder)
+        lexicon = None
+        if self.synonyms:
+            from evals.chair.lexicon import read_lexicon
+            from evals.fetch import local_file
+
+            lexicon = read_lexicon(local_file(self.synonyms, "the synonyms"))
+        model = self.model or run.model
+        if model is None:
+            raise EvalDataError(f"{self.run_folder} does not say which model ran: give it with --model")
+        if steering is None and run.steering_text:
+            steering = parse_steering(run.steering_text, run.steering or "steering", f"the manifest of {run.path}")
+        elif steering is None and run.steering:
+            steering = load_steering(run.steering)
+        return from_run(run, lexicon), model, steering
+
+    def _diagnose(self, items: list[Item], model: str, steering: Steering | None) -> Diagnostics:
+        from evals.diagnostics.summary import Looked, summarise
+        from evals.diagnostics.trace import Sinks, trace
+        from grounding.models.load import load
+        from grounding.steering.decoding import Decoding
+        from pipelines.provenance import short_hash, versions
+
+        decoding, sinks = Decoding(max_new_tokens=self.max_new_tokens), Sinks(self.tau)
+        family = load(model, self.device, self.dtype)
+        if family.notice:
+            talk().print(f"note: {family.notice}")
+        looked: list[Looked] = []
+        with progress_bar(talk()) as progress:
+            task = progress.add_task("diagnose", total=len(items))
+            for item in items:
+                try:
+                    image = item.open()
+                except ImageError as wrong:
+                    talk().print(f"{item.id} is left out: {wrong}")
+                else:
+                    one = trace(
+                        family, image, item.question, steering, decoding, sinks, budget_bytes=self.budget_mib << 20
+                    )
+                    looked.append(Looked(item.id, item.question, one, item.words(one.text)))
+                progress.advance(task)
+        if not looked:
+            raise EvalDataError(f"none of the {len(items)} pictures could be read: check their paths")
+        settings: dict[str, Any] = {
+            "model": model,
+            "steering": steering.to_yaml() if steering else None,
+            "decoding": asdict(decoding),
+            "sinks": asdict(sinks),
+            "items": [[one.id, one.question] for one in items],
+            "seed": self.seed,
+        }
+        return summarise(
+            looked,
+            model=model,
+            steering=steering.name if steering else None,
+            config_hash=short_hash(settings, 12),
+            versions=versions(),
+            sinks=sinks,
+            seed=self.seed,
+        )
+
+    def _print(self, found: Diagnostics) -> None:
+        from evals.report import aligned
+
+        lines = [["layer", *found.segments, "first token", "visual sinks", "sink keys"]]
+        for layer in range(found.layers):
+            shares = [values[layer] for values in found.segments.values()]
+            more = (found.first_key[layer], found.visual_sinks[layer], found.sink_keys[layer])
+            lines.append([str(layer), *(f"{100 * one:.1f}" for one in (*shares, *more))])
+        results().print(f"{len(found.texts)} texts of {found.model}, steering {found.steering or 'none'}\n")
+        results().print("share of attention in percent, mean over heads, tokens and texts\n")
+        results().print(aligned(lines))
+        for name, at in (("there", found.real), ("not there", found.hallucinated)):
+            if at is not None:
+                share = 100 * sum(at.mean) / len(at.mean)
+                results().print(f"at {at.n} words for objects that are {name}: image share {share:.1f}")

@@ -1,0 +1,189 @@
+"""Data sets of pictures: a folder, JSON, parquet, or a hub id; rows with a picture each, opened when its turn comes.
+
+JSON and folders need nothing installed; parquet and the hub go through `datasets`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.inputs import field as field_of
+from evals.inputs import listed, read_json, read_rows
+from evals.tasks.base import Picture
+from grounding.errors import EvalDataError, MissingExtraError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_NAMES = ("image", "file_name", "image_path", "filename", "img")
+LISTS = ("metadata.jsonl", "images.json", "instances.json")
+SUBFOLDER = "images"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a data set.
+
+    Attributes:
+        name: what its picture is called: a file's name, or "row 3" where it has none.
+        picture: the picture.
+        fields: its other columns.
+    """
+
+    name: str
+    picture: Picture = field(repr=False)
+    fields: Mapping[str, Any]
+
+
+def read_data(source: str, split: str = "", what: str = "the data") -> tuple[Row, ...]:
+    """The rows of a data set.
+
+    Args:
+        source: a folder of pictures, with `metadata.jsonl`, `images.json` or COCO's `instances.json` beside them or
+            without; a file of JSON or JSON lines with paths of pictures relative to it; a parquet file or a folder of
+            them; or a hub id such as `owner/name`, or `owner/name:configuration`.
+        split: of a hub data set; `test` if empty. Parquet files have none.
+        what: what it is, for messages.
+
+    Raises:
+        EvalDataError: it cannot be found or read, or has no rows or no pictures.
+        MissingExtraError: it needs `datasets`, which is not installed.
+    """
+    if not source:
+        raise EvalDataError(f"--data is missing: a model needs {what} as a folder, a file, or a hub id")
+    place = Path(source).expanduser()
+    if place.is_dir():
+        listing = next((place / name for name in LISTS if (place / name).is_file()), None)
+        if listing is not None:
+            return _from_json(listing, what)
+        files = sorted(file for file in _inside(place).iterdir() if file.suffix.lower() in ENDINGS)
+        if files:
+            return tuple(Row(file.name, file, {}) for file in files)
+        parquet = sorted(place.rglob("*.parquet"))
+        if not parquet:
+            raise EvalDataError(
+                f"the folder {place} has neither pictures nor {', '.join(LISTS)} nor parquet files: give {what} as one "
+                "of these, as JSON, or as a hub id"
+            )
+        return _from_datasets(
+            "parquet", {"data_files": [str(file) for file in parquet], "split": "train"}, source, what
+        )
+    if place.suffix.lower() in (".json", ".jsonl"):
+        return _from_json(place, what)
+    if place.suffix.lower() == ".parquet":
+        if not place.is_file():
+            raise EvalDataError(f"there is no file {place}: give the path of {what}")
+        return _from_datasets("parquet", {"data_files": [str(place)], "split": "train"}, source, what)
+    name, _, configuration = source.partition(":")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or place.exists():
+        raise EvalDataError(
+            f"there is no folder {source}: give {what} as a folder of pictures, a .json, .jsonl or .parquet file, or a "
+            "hub id (owner/name)"
+        )
+    options = {"split": split or "test"} | ({"name": configuration} if configuration else {})
+    return _from_datasets(name, options, source, what)
+
+
+def picture_in(folder: str, name: str) -> Path:
+    """Where a picture of a folder is, by its name; whether it is there is found out when it is opened."""
+    place = Path(folder).expanduser()
+    found = place / name
+    return found if found.exists() or not (place / SUBFOLDER).is_dir() else place / SUBFOLDER / name
+
+
+def _inside(folder: Path) -> Path:
+    return folder / SUBFOLDER if (folder / SUBFOLDER).is_dir() else folder
+
+
+def _from_json(file: Path, what: str) -> tuple[Row, ...]:
+    if file.suffix.lower() == ".json":
+        data = read_json(file, what)
+        # COCO's files and their like keep the pictures under "images".
+        rows = data.get("images") if isinstance(data, dict) else data
+        if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+            raise EvalDataError(
+                f"{file} holds no list of objects, but {what} must be one, or COCO's object with 'images': give "
+                "another file"
+            )
+    else:
+        rows = read_rows(file, what)
+    found = []
+    for number, row in enumerate(rows, 1):
+        name = field_of(row, IMAGE_NAMES, str, f"row {number} of {file}")
+        found.append(Row(name, picture_in(str(file.parent), name), dict(row)))
+    return tuple(found)
+
+
+def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str) -> tuple[Row, ...]:
+    try:
+        import datasets
+    except ImportError as missing:
+        raise MissingExtraError("datasets", "eval", f"reading {source}") from missing
+    datasets.disable_progress_bars()
+    try:
+        table = datasets.load_dataset(name, **options)
+        # A parquet file that datasets did not write has a picture as bytes and path, without saying that it is one.
+        column = next(
+            key
+            for key, kind in table.features.items()
+            if isinstance(kind, datasets.Image) or (isinstance(kind, dict) and "bytes" in kind)
+        )
+        table = table.cast_column(column, datasets.Image(decode=False))
+        rows = [dict(row) for row in table.remove_columns(column)]
+    except StopIteration:
+        raise EvalDataError(
+            f"{source} has no column of pictures, only {listed(table.features)}: give {what} with pictures"
+        ) from None
+    except Exception as wrong:  # its loaders raise many kinds, from the network's to pyarrow's
+        reason = " ".join(str(wrong).split())[:200] or type(wrong).__name__
+        raise EvalDataError(
+            f"{source} cannot be read as {what} ({reason}): check the id, its configuration and the split, or give a "
+            "folder or a file"
+        ) from wrong
+    if not rows:
+        raise EvalDataError(f"{source} has no rows, but {what} must have at least one: give another")
+    return tuple(
+        Row(_name(row, number), partial(_embedded, table, number, column, source), row)
+        for number, row in enumerate(rows)
+    )
+
+
+def _name(row: Mapping[str, Any], number: int) -> str:
+    """A name that rows of one picture share, where the data say so."""
+    for key in ("image_source", "file_name", "image_id", "filename"):
+        if isinstance(row.get(key), (str, int)):
+            return str(row[key])
+    return f"row {number}"
+
+
+def _embedded(table: Sequence[Mapping[str, Any]], number: int, column: str, source: str) -> Image.Image:
+    """A picture from inside a data set.
+
+    Raises:
+        ImageError: it is broken.
+    """
+    import warnings
+
+    from PIL import Image
+
+    from grounding.errors import ImageError
+    from grounding.images import as_rgb, open_image
+
+    held = table[number][column] or {}
+    where = f"the image of row {number} of {source}"
+    if not held.get("bytes"):
+        if held.get("path"):
+            return open_image(held["path"])
+        raise ImageError(f"{where} is missing: get the data set again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return as_rgb(Image.open(io.BytesIO(held["bytes"])), where)
+    except (OSError, Image.DecompressionBombError) as wrong:
+        raise ImageError(f"{where} is not a picture that Pillow reads ({type(wrong).__name__})") from wrong

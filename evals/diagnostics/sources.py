@@ -1,0 +1,98 @@
+"""What diagnostics are made on: pictures with a question, drawn scenes, or the samples of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evals.chair.lexicon import Lexicon, make_lexicon
+from evals.chair.spans import mention_spans, plain_lexicon
+from evals.diagnostics.summary import ObjectWord
+from grounding.errors import EvalDataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from evals.folder import Folder
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture to describe.
+
+    Attributes:
+        id: what it is called.
+        question: what to ask.
+        open: gives the RGB picture; raises ImageError where it cannot.
+        truth: the objects it shows; None where that is not known.
+        lexicon: which words name which objects.
+    """
+
+    id: str
+    question: str
+    open: Callable[[], Image.Image] = field(repr=False)
+    truth: frozenset[str] | None = None
+    lexicon: Lexicon | None = field(default=None, repr=False)
+
+    def words(self, text: str) -> tuple[ObjectWord, ...]:
+        """The objects a text names, and whether the picture shows them; none where that is not known."""
+        if self.truth is None or self.lexicon is None:
+            return ()
+        return tuple(
+            ObjectWord(one.object, one.start, one.end, one.object in self.truth)
+            for one in mention_spans(text, self.lexicon)
+        )
+
+
+def from_images(paths: Sequence[Path], question: str) -> list[Item]:
+    """Pictures from files, about which nothing is known."""
+    return [Item(path.name, question, partial(_open, path)) for path in paths]
+
+
+def from_scenes(count: int, seed: int, question: str | None = None) -> list[Item]:
+    """Drawn scenes that no starter was trained on, and the shapes they show."""
+    from grounding.starter.language import DESCRIBE, PLURALS
+    from grounding.starter.scene_files import scene_seed
+    from grounding.starter.scenes import draw_scene
+
+    lexicon = make_lexicon("\n".join(f"{shape}, {plural}" for shape, plural in PLURALS.items()))
+    items = []
+    for index in range(count):
+        scene = draw_scene(scene_seed(seed, index))
+        truth = frozenset(thing.kind.shape for thing in scene.objects)
+        items.append(Item(f"scene {index}", question or DESCRIBE, partial(_same, scene.image), truth, lexicon))
+    return items
+
+
+def from_run(run: Folder, lexicon: Lexicon | None = None) -> list[Item]:
+    """A run's samples that have a picture and no error, with the truth that their scores tell.
+
+    Args:
+        run: the folder.
+        lexicon: which words name which objects; the objects' own names where None.
+
+    Raises:
+        EvalDataError: none of them has both a picture and a question.
+    """
+    usable = [one for one in run.samples if one.image is not None and one.question and not one.error]
+    if not usable:
+        raise EvalDataError(
+            f"no sample of {run.path} names an image and a question: give the folder of a run of a model"
+        )
+    known = lexicon or plain_lexicon(
+        sorted({name for one in usable for name in (*one.names("mentions"), *one.names("missed"))})
+    )
+    return [Item(one.id, one.question, partial(_open, one.image), one.truth, known) for one in usable if one.image]
+
+
+def _open(path: Path) -> Image.Image:
+    from grounding.images import open_image
+
+    return open_image(path)
+
+
+def _same(image: Image.Image) -> Image.Image:
+    return image

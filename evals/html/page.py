@@ -1,0 +1,285 @@
+"""One HTML file about one or several runs: nothing in it is fetched, nothing in it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evals.chair.compare import Difference
+from evals.chair.lexicon import Lexicon
+from evals.chair.report import shown
+from evals.diagnostics.plots import INK, figures, page_svg
+from evals.diagnostics.summary import FILE, Diagnostics, read_diagnostics
+from evals.folder import Folder
+from evals.html.cases import Case, worst
+from evals.html.curve import curve_figure
+from evals.html.flags import flags
+from evals.html.paired import paired
+from evals.html.sections import Figure, Section, digits, label, sections, unit
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run's figure in a table.
+
+    Attributes:
+        value: the figure, formatted; empty where the run has none.
+        interval: its interval, formatted; empty without one.
+        change: the difference against the first run with its interval; empty where it could not be paired.
+        p: of the paired test; empty without one.
+        verdict: `better` or `worse` where the difference's interval leaves out 0 and p is below `SURE`; else empty.
+    """
+
+    value: str
+    interval: str = ""
+    change: str = ""
+    p: str = ""
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of every run."""
+
+    label: str
+    unit: str
+    arrow: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One section of every run."""
+
+    title: str
+    counts: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether a difference stands in it."""
+        return any(cell.change for row in self.rows for cell in row.cells)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure as an SVG element, and one sentence about it."""
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run on the page.
+
+    Attributes:
+        name: what it is called in every table.
+        facts: how it was made, name and value.
+        flags: what is suspicious about it.
+        failures: samples without an answer, id and reason, the first few.
+        plots: its diagnostics.
+        looked: over how many texts they are.
+        cases: its worst samples.
+    """
+
+    name: str
+    facts: tuple[tuple[str, str], ...]
+    flags: tuple[str, ...]
+    failures: tuple[tuple[str, str], ...]
+    plots: tuple[Plot, ...]
+    looked: int
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one task, compared with the first of them."""
+
+    task: str
+    runs: tuple[Run, ...]
+    tables: tuple[Table, ...]
+    curves: tuple[Plot, ...]
+
+
+SURE = 0.05
+_FAILURES = 10
+
+
+def build(
+    folders: Sequence[Folder], *, title: str, cases: int = 12, lexicon: Lexicon | None = None, seed: int = 0
+) -> str:
+    """The page as text.
+
+    Args:
+        folders: the runs, at least one; the first of a task is what its others are compared with.
+        title: of the page.
+        cases: most worst samples shown of each run.
+        lexicon: which words name which objects, for highlighting; the objects' own names where None.
+        seed: of bootstrap and permutation of the differences.
+
+    Raises:
+        EvalDataError: a folder's diagnostics are broken.
+        MissingExtraError: jinja2 is not installed.
+    """
+    import jinja2
+
+    from grounding import __version__
+
+    names = dict(zip((one.path for one in folders), unique_names(folders), strict=True))
+    tasks = list(dict.fromkeys(one.task for one in folders))
+    groups = [_group(task, [one for one in folders if one.task == task], names, cases, lexicon, seed) for task in tasks]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(
+        title=title,
+        groups=groups,
+        style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        version=__version__,
+    )
+
+
+def unique_names(folders: Sequence[Folder]) -> list[str]:
+    """The folders' last names, with as much of what lies above as makes them differ."""
+    paths = [one.path.resolve() for one in folders]
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(set(paths)):
+        depth += 1
+    return ["/".join(path.parts[-depth:]) for path in paths]
+
+
+def table(title: str, found: Sequence[Section | None], differences: Sequence[Mapping[str, Difference]]) -> Table:
+    """One section of every run side by side.
+
+    Args:
+        title: of the section.
+        found: each run's; None where it has none.
+        differences: each run's differences against the first, by figure.
+    """
+    there = [one for one in found if one is not None]
+    names = list(dict.fromkeys(name for one in there for name in one.figures))
+    rows = []
+    for name in names:
+        better = next((one.better[name] for one in there if name in one.better), None)
+        cells = tuple(
+            _cell(name, one.figures.get(name) if one else None, change.get(name), better)
+            for one, change in zip(found, differences, strict=True)
+        )
+        rows.append(Row(label(name), unit(name), {True: "↑", False: "↓", None: ""}[better], cells))
+    counts = tuple(f"n = {one.n}" if one and one.n is not None else "" for one in found)
+    return Table(title, counts, tuple(rows))
+
+
+def _group(
+    task: str,
+    folders: Sequence[Folder],
+    names: Mapping[Path, str],
+    cases: int,
+    lexicon: Lexicon | None,
+    seed: int,
+) -> Group:
+    found = [{one.title: one for one in sections(folder.scores)} for folder in folders]
+    changes = [{}, *(paired(folders[0], other, seed=seed) for other in folders[1:])]
+    titles = list(dict.fromkeys(title for one in found for title in one))
+    tables = [
+        table(title, [one.get(title) for one in found], [one.get(title, {}) for one in changes]) for title in titles
+    ]
+    scores = {names[one.path]: one.scores for one in folders}
+    curves = []
+    for measure, what in (("chair_i", "mentions that are invented"), ("chair_s", "texts that invent something")):
+        figure = curve_figure(scores, measure, INK)
+        if figure is not None:
+            caption = (
+                f"Recall against the share of {what}. Large marks are the runs as they are; a line is a run's texts "
+                "cut after k words. A method is worth its name only where its mark lies below the first run's line."
+            )
+            curves.append(Plot(page_svg(figure, caption), caption))
+    runs = tuple(_run(folder, names[folder.path], cases, lexicon) for folder in folders)
+    return Group(task, runs, tuple(tables), tuple(curves))
+
+
+def _run(folder: Folder, name: str, cases: int, lexicon: Lexicon | None) -> Run:
+    file = folder.path / FILE
+    diagnostics = read_diagnostics(file) if file.is_file() else None
+    failures = tuple((one.id, one.error) for one in folder.samples if one.error)
+    return Run(
+        name=name,
+        facts=tuple(_facts(folder)),
+        flags=flags(folder),
+        failures=failures[:_FAILURES],
+        plots=_plots(diagnostics) if diagnostics else (),
+        looked=len(diagnostics.texts) if diagnostics else 0,
+        cases=worst(folder, cases, lexicon),
+    )
+
+
+def _plots(found: Diagnostics) -> tuple[Plot, ...]:
+    return tuple(Plot(page_svg(figure, caption), caption) for caption, figure in figures(found, INK).values())
+
+
+def _facts(folder: Folder) -> Iterable[tuple[str, str]]:
+    """How a run was made: what a reader asks for first, then everything else that the manifest and the scores tell."""
+    known = {
+        "model": folder.model,
+        "steering": folder.steering or "none",
+        "samples": folder.manifest.get("samples") or len(folder.samples) or folder.scores.get("n"),
+        "config hash": folder.said("config_hash"),
+        "image hash": folder.said("image_hash"),
+        "seeds": folder.said("seeds", "seed"),
+        "prompts": folder.said("prompts"),
+        "variant": folder.scores.get("variant"),
+        "decoding": folder.said("decoding"),
+        "hashes": folder.scores.get("hashes"),
+        "start": folder.manifest.get("start"),
+        "end": folder.manifest.get("end"),
+        "versions": folder.said("versions"),
+    }
+    if not folder.manifest and folder.model is None:
+        known.pop("steering")
+    for name, value in known.items():
+        if value not in (None, "", {}, []):
+            yield name, _said(value)
+    steering = folder.manifest.get("steering")
+    if isinstance(steering, Mapping) and steering.get("yaml"):
+        yield "steering file", str(steering["yaml"])
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_said(one)}" for name, one in value.items() if one is not None)
+    if isinstance(value, list):
+        return ", ".join(map(_said, value))
+    return str(value)
+
+
+def _cell(name: str, figure: Figure | None, change: Difference | None, better: bool | None) -> Cell:
+    if figure is None:
+        return Cell("")
+    places = digits(name)
+    interval = ""
+    if figure.low is not None and figure.high is not None:
+        interval = f"{figure.low:.{places}f} to {figure.high:.{places}f}"
+    if change is None:
+        return Cell(f"{figure.value:.{places}f}", interval)
+    ends = change.difference
+    value, low, high = (_signed(shown(name, one), places) for one in (ends.value, ends.low, ends.high))
+    verdict = ""
+    if better is not None and (ends.low > 0 or ends.high < 0) and change.p < SURE:
+        verdict = "better" if (ends.value > 0) is better else "worse"
+    p = "p < 0.001" if change.p < 0.001 else f"p = {change.p:.3f}"
+    return Cell(f"{figure.value:.{places}f}", interval, f"{value} ({low} to {high})", p, verdict)
+
+
+def _signed(value: float, places: int) -> str:
+    """With its sign; a rounded 0 has none."""
+    text = f"{value:+.{places}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "\u2212")

@@ -1,0 +1,273 @@
+"""A task put to a model, sample by sample into a folder, from where an earlier run stopped; see `evals.runs`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.answering import Gallery, answer_batch
+from evals.plan import Plan, Worker, batches, choose, config_of, samples_hash
+from evals.runs import DETAILS, IMAGES, MANIFEST, SAMPLES, SCORES, TIMINGS, RunFolder, read_answers, rebuild_task
+from evals.tasks.base import Answer, Sample, Scored, Task
+from grounding import strict
+from grounding.errors import EvalDataError, OutputError
+from grounding.files import append_jsonl, read_jsonl, to_json, write_bytes, write_json, write_text
+from pipelines.provenance import short_hash, versions
+from pipelines.runs import check_writable
+
+if TYPE_CHECKING:
+    from grounding.models.base import Family
+
+DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a task, begun or finished.
+
+    Attributes:
+        folder: where it is.
+        task: what is asked.
+        samples: of this run, in order.
+        manifest: what `manifest.json` says.
+    """
+
+    folder: RunFolder
+    task: Task
+    samples: tuple[Sample, ...]
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def begin(cls, task: Task, plan: Plan, out: Path) -> Run:
+        """Settle what is to be done. Nothing is written yet.
+
+        Raises:
+            EvalDataError: the task's data cannot be used.
+            ModelError: the model's folder is missing.
+            OutputError: the folder cannot be written to, or holds another run or something else.
+        """
+        check_writable(out)
+        folder = RunFolder(out)
+        samples = choose(task, plan.limit, plan.seed)
+        manifest = _manifest(task, plan, samples, Gallery.of(samples, out))
+        if (out / MANIFEST).exists():
+            before = folder.manifest()
+            _refuse_another(out, before, manifest)
+            manifest |= {"versions": before["versions"], "start": before["start"], "end": before["end"]}
+        elif (out / SAMPLES).exists():
+            raise OutputError(f"{out} holds {SAMPLES} but no {MANIFEST}, so it is no run: choose another --out")
+        return cls(folder, task, samples, manifest)
+
+    @classmethod
+    def open(cls, folder: RunFolder) -> Run:
+        """A run that was begun earlier, with its task made again from the manifest.
+
+        Raises:
+            EvalDataError: it is no run, or the task's data is missing or has changed.
+        """
+        manifest = folder.manifest()
+        task = rebuild_task(manifest, folder.path / MANIFEST)
+        samples = choose(task, manifest["limit"], manifest["seeds"]["samples"])
+        if samples_hash(samples) != manifest["config"]["samples"]:
+            raise EvalDataError(
+                f"the data of {folder.path} has changed since it was run: put back what {MANIFEST} names, or run it "
+                "again"
+            )
+        return cls(folder, task, samples, manifest)
+
+    def answered(self) -> list[Answer | None]:
+        """Per sample its answer; None where there is none yet."""
+        found = self.folder.answers()
+        return [found.get(one.id) for one in self.samples]
+
+    def left(self, worker: Worker, size: int) -> list[tuple[int, tuple[Sample, ...]]]:
+        """A worker's batches, with their numbers, in which an answer is missing or failed.
+
+        A batch is done again as a whole, because its texts can depend on each other's company.
+        """
+        good = {one.id for one in self.answered() if one is not None and one.error is None}
+        every = list(enumerate(batches(self.samples, size)))[worker.number :: worker.count]
+        return [(number, batch) for number, batch in every if not all(one.id in good for one in batch)]
+
+    def work(
+        self,
+        todo: Sequence[tuple[int, tuple[Sample, ...]]],
+        family: Family,
+        plan: Plan,
+        worker: Worker,
+        report: Callable[[Sequence[Answer]], None] = lambda answers: None,
+    ) -> None:
+        """Answer batches. Each is on the disk before the next begins.
+
+        Args:
+            todo: from `left`.
+            family: the model.
+            plan: the plan that the run was begun with.
+            worker: who works.
+            report: told the answers of each batch.
+
+        Raises:
+            OutputError: the folder cannot be written to.
+            GroundingError: one of `evals.answering.FATAL`.
+        """
+        out = self.folder.path
+        if not (out / MANIFEST).exists():
+            write_json(out / MANIFEST, self.manifest)
+        gallery = Gallery.of(self.samples, out)
+        for number, batch in todo:
+            started, clock = datetime.now().astimezone(), time.perf_counter()
+            answers = answer_batch(family, batch, gallery, plan.steering, plan.decoding)
+            seconds = time.perf_counter() - clock
+            for answer in answers:
+                append_jsonl(out / worker.file, asdict(answer))
+            took = {
+                "batch": number,
+                "worker": worker.number,
+                "samples": len(batch),
+                "tokens": sum(one.tokens for one in answers),
+                "seconds": round(seconds, DIGITS),
+                "start": started.isoformat(timespec="seconds"),
+            }
+            append_jsonl(out / worker.file.replace("samples", "timings", 1), took)
+            report(answers)
+
+    def finish(self) -> tuple[dict[str, Any], Scored]:
+        """Put the answers in order and score them; a second time changes nothing.
+
+        Returns:
+            What `scores.json` says, and what the task made of the answers.
+
+        Raises:
+            EvalDataError: a sample has no answer yet, or every one failed, or the task cannot score them.
+        """
+        answers = [one for one in self.answered() if one is not None]
+        if len(answers) < len(self.samples):
+            raise EvalDataError(
+                f"{self.folder.path} has answers to {len(answers)} of its {len(self.samples)} samples: run the same "
+                "command again, or join the folders of the other shards"
+            )
+        good = [one for one in answers if one.error is None]
+        if not good:
+            raise EvalDataError(f"none of the {len(answers)} samples was answered; the first: {answers[0].error}")
+        out = self.folder.path
+        scored = self.task.score(good, out, self.manifest["seeds"]["bootstrap"])
+        scores = {
+            "task": self.task.name,
+            "version": self.task.version,
+            "config_hash": self.manifest["config_hash"],
+            "model": self.manifest["model"],
+            "steering": (self.manifest["steering"] or {}).get("name"),
+            "samples": len(answers),
+            "failed": len(answers) - len(good),
+            "finished": round(sum(one.finished for one in good) / len(good), DIGITS),
+            "tokens": round(sum(one.tokens for one in good) / len(good), DIGITS),
+            **scored.data,
+        }
+        _write_lines(out / SAMPLES, [asdict(one) for one in answers])
+        if scored.details:
+            _write_lines(out / DETAILS, scored.details)
+        write_json(out / SCORES, scores)
+        write_json(out / MANIFEST, {**self.manifest, "end": self.manifest["end"] or _now()})
+        self._tidy(answers)
+        return scores, scored
+
+    def _tidy(self, answers: Sequence[Answer]) -> None:
+        """Put single workers' timings together, and take away their answers, which stand in the whole file now."""
+        whole = {one.id: one for one in answers}
+        for file in self.folder.parts():
+            if any(whole.get(one.id) != one for one in read_answers(file)):
+                continue  # its worker has gone on since, and finishes the run once more
+            file.unlink(missing_ok=True)
+            times = file.with_name(file.name.replace("samples", "timings", 1))
+            for line in read_jsonl(times):
+                append_jsonl(self.folder.path / TIMINGS, line)
+            times.unlink(missing_ok=True)
+
+
+def join(folders: Sequence[RunFolder], out: Path) -> Run:
+    """Put the answers of shards that were run into folders of their own into one.
+
+    Args:
+        folders: of one configuration; between them they answer every sample.
+        out: where to; it may be one of them.
+
+    Returns:
+        The joined run, ready to be finished.
+
+    Raises:
+        EvalDataError: they are of several configurations.
+        OutputError: the folder cannot be written to, or holds another run.
+    """
+    check_writable(out)
+    first = Run.open(folders[0])
+    for other in folders[1:]:
+        _refuse_another(other.path, other.manifest(), first.manifest)
+    if (out / MANIFEST).exists():
+        _refuse_another(out, RunFolder(out).manifest(), first.manifest)
+    found: dict[str, Answer] = {}
+    for folder in folders:
+        # An answer is worth more than a failure.
+        found |= {key: one for key, one in folder.answers().items() if key not in found or one.error is None}
+    missing = [one.id for one in first.samples if one.id not in found]
+    if missing:
+        raise EvalDataError(
+            f"the {len(folders)} folders have answers to {len(found)} of {len(first.samples)} samples: run the shards "
+            "that are missing, and give their folders too"
+        )
+    run = Run(RunFolder(out), first.task, first.samples, {**first.manifest, "end": None})
+    write_json(out / MANIFEST, run.manifest)
+    _write_lines(out / SAMPLES, [asdict(found[one.id]) for one in first.samples])
+    for folder in folders:
+        _copy_pictures(folder.path, out)
+    return run
+
+
+def _manifest(task: Task, plan: Plan, samples: Sequence[Sample], gallery: Gallery) -> dict[str, Any]:
+    config = config_of(task, samples, plan)
+    return {
+        "task": {"name": task.name, "version": task.version, "options": strict.plain(task)},
+        "model": plan.model,
+        "steering": {"name": plan.steering.name, "yaml": plan.steering.to_yaml()} if plan.steering else None,
+        "config": config,
+        "config_hash": short_hash(config, 12),
+        "samples": len(samples),
+        "limit": plan.limit,
+        "image_hash": short_hash([one.image for one in samples], 16),
+        "prompts": {"task": task.prompt, "first": samples[0].question},
+        "seeds": {"samples": plan.seed, "decoding": plan.decoding.seed, "bootstrap": plan.seed},
+        "image_root": str(gallery.root) if gallery.root else None,
+        "versions": versions(),
+        "start": _now(),
+        "end": None,
+    }
+
+
+def _refuse_another(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if before["config_hash"] == now["config_hash"]:
+        return
+    differs = [name for name, value in now["config"].items() if before["config"].get(name) != value]
+    raise OutputError(
+        f"{out} holds a run of another configuration, which differs in {', '.join(differs) or 'its version'}: choose "
+        "another folder, or give the options of that run"
+    )
+
+
+def _write_lines(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """The lines as a file; one that says the same already is left alone."""
+    text = "".join(to_json(line, str(file)) + "\n" for line in lines)
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        write_text(file, text)
+
+
+def _copy_pictures(source: Path, out: Path) -> None:
+    for file in sorted((source / IMAGES).glob("*.png")):
+        if not (out / IMAGES / file.name).exists():
+            write_bytes(out / IMAGES / file.name, file.read_bytes())
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,113 @@
+"""AMBER as a task: describe its pictures, and answer its yes-no questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import tyro
+
+from evals.amber.annotations import read_annotations
+from evals.amber.scoring import AmberOptions, count, score_counts
+from evals.data import picture_in
+from evals.inputs import field, listed, read_rows, refuse_doubles, whole_number
+from evals.tasks.base import Answer, Sample, Scored
+from grounding.errors import EvalDataError
+
+if TYPE_CHECKING:
+    from evals.amber.discriminative import Verdict
+    from evals.amber.generative import Description
+
+LIMIT = 512  # ours; the authors' script scores responses and makes none
+QUERIES = ("query/query_all.json", "query_all.json")
+PROTOCOLS: Mapping[str, str] = {
+    "official": "",
+    "vlmevalkit": "\nPlease answer yes or no.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmberAsking(AmberOptions):
+    """What a model is asked about which pictures.
+
+    Attributes:
+        images: with a model, the folder of AMBER's pictures.
+        part: which queries to put to it.
+        protocol: what is put behind a yes-no question: `official` nothing, `vlmevalkit` "Please answer yes or no.".
+        words: other words to put behind a yes-no question.
+    """
+
+    images: str = ""
+    part: Literal["all", "generative", "discriminative"] = "all"
+    protocol: Literal["official", "vlmevalkit"] = "official"
+    words: Annotated[str, tyro.conf.arg(name="prompt")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmberTask(AmberAsking):
+    """Describe AMBER's pictures and answer its questions."""
+
+    name: ClassVar[str] = "amber"
+    version: ClassVar[int] = 1
+    max_new_tokens: ClassVar[int] = LIMIT
+
+    @property
+    def prompt(self) -> str:
+        """What is put behind every yes-no question."""
+        return self.words or PROTOCOLS[self.protocol]
+
+    def samples(self) -> Sequence[Sample]:
+        """One a query; see `Task.samples`."""
+        if not self.images:
+            raise EvalDataError("--images is missing: a model needs the folder of AMBER's pictures")
+        annotations = read_annotations(self.data / "annotations.json")
+        file = next((self.data / name for name in QUERIES if (self.data / name).is_file()), self.data / QUERIES[0])
+        samples, unknown = [], []
+        for number, row in enumerate(read_rows(file, "AMBER's queries"), 1):
+            where = f"row {number} of {file}"
+            one = whole_number(row, ("id",), where)
+            image, query = (str(field(row, (name,), str, where)) for name in ("image", "query"))
+            described = one in annotations.scenes
+            if not described and one not in annotations.statements:
+                unknown.append(one)
+            kind = "generative" if described else "discriminative"
+            if self.part in ("all", kind):
+                question = query if described else query + self.prompt
+                samples.append(Sample(str(one), image, picture_in(self.images, image), question, {"part": kind}))
+        if unknown:
+            raise EvalDataError(
+                f"{file}: {len(unknown)} ids are not in AMBER's annotations ({listed(unknown)}): give queries and "
+                "annotations of one release"
+            )
+        refuse_doubles((one.id for one in samples), file, "ids")
+        return samples
+
+    def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
+        """The figures by the authors' rules."""
+        annotations = read_annotations(self.data / "annotations.json")
+        counts = count({int(one.id): one.text for one in answers}, annotations, self)
+        scored = score_counts(counts, self, seed)
+        details = [
+            {"id": one.id, **_describe(counts.descriptions.get(int(one.id)), counts.verdicts.get(int(one.id)))}
+            for one in answers
+        ]
+        return Scored(scored.data, scored.text, details)
+
+
+def _describe(description: Description | None, verdict: Verdict | None) -> dict[str, Any]:
+    if description is not None:
+        return {
+            "hallucinated": list(description.flagged),
+            "nouns": description.nouns,
+            "covered": description.covered,
+            "shown": description.shown,
+        }
+    assert verdict is not None
+    return {
+        "dimension": verdict.statement.dimension,
+        "truth": verdict.statement.truth,
+        "says": verdict.says,
+        "right": verdict.says is verdict.statement.truth,
+    }

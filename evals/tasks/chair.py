@@ -1,0 +1,117 @@
+"""CHAIR as a task: describe pictures of COCO, or of any set whose ground truth names COCO's classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import tyro
+
+from evals.chair.curve import LENGTHS
+from evals.chair.options import ChairOptions
+from evals.chair.score import Caption
+from evals.data import Row, read_data
+from evals.inputs import whole_number
+from evals.tasks.base import Answer, Sample, Scored
+from grounding.errors import EvalDataError
+
+PROTOCOLS: Mapping[str, tuple[str, int]] = {
+    # Prompt and longest answer in tokens, as the code of each says. Figures at different limits do not compare: the
+    # same captions give a CHAIR_S of 27 cut at 64 words and of 47 uncut.
+    "opera": ("Please describe this image in detail.", 512),
+    "pai": ("Please help me describe the image in detail.", 512),
+    "halc": ("Please describe this image in detail.", 64),
+    "lmms-eval": ("Please describe this image in detail.", 2048),
+}
+ID_NAMES = ("image_id", "imageId", "id", "cocoid")
+_DIGITS = re.compile(r"(\d+)$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChairAsking(ChairOptions):
+    """What a model is asked about which pictures.
+
+    Attributes:
+        data: the pictures to describe: a folder, JSON, parquet or hub id. Ids are the rows' `image_id` or `id`, else
+            the digits at the end of the file names (COCO_val2014_000000000139.jpg).
+        split: of a hub data set; `test` if left out.
+        protocol: whose prompt and token limit: OPERA's (also AD-HH's and less-is-more's prompt) or PAI's with 512 new
+            tokens, HALC's with 64, lmms-eval's with 2,048.
+        words: other words to ask with.
+        lengths: where the truncation curve cuts, in words and punctuation marks.
+    """
+
+    data: str = ""
+    split: str = ""
+    protocol: Literal["opera", "pai", "halc", "lmms-eval"] = "opera"
+    words: Annotated[str, tyro.conf.arg(name="prompt")] = ""
+    lengths: tuple[int, ...] = LENGTHS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChairTask(ChairAsking):
+    """Describe pictures, scored by CHAIR."""
+
+    name: ClassVar[str] = "chair"
+    version: ClassVar[int] = 1
+
+    @property
+    def prompt(self) -> str:
+        """The instruction."""
+        return self.words or PROTOCOLS[self.protocol][0]
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The protocol's limit."""
+        return PROTOCOLS[self.protocol][1]
+
+    def samples(self) -> Sequence[Sample]:
+        """One a picture; see `Task.samples`."""
+        from evals.chair.scoring import check_lengths
+        from evals.chair.truth import refuse_unknown
+
+        check_lengths(self.lengths)
+        rows = read_data(self.data, self.split, "the pictures")
+        ids = [_image_id(row, f"row {number} of {self.data}") for number, row in enumerate(rows, 1)]
+        refuse_unknown(ids, self.inventory().truth, self.data)
+        return [Sample(str(one), row.name, row.picture, self.prompt) for one, row in zip(ids, rows, strict=True)]
+
+    def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
+        """CHAIR with the truncation curve."""
+        from evals.chair.scoring import score_captions
+
+        inventory = self.inventory()
+        scores = inventory.score(captions_of(answers), folder)
+        found = score_captions(
+            scores, inventory.lexicon, folder.name, self.lengths, self.variant, inventory.hashes, seed
+        )
+        details = [{"id": answer.id, **one} for answer, one in zip(answers, found.details, strict=True)]
+        return Scored(found.data, found.text, details)
+
+    def compare(self, a: Sequence[Answer], b: Sequence[Answer], seed: int) -> Scored:
+        """The differences b - a, also at equal recall and at equal length."""
+        from evals.chair.scoring import compare_captions
+
+        inventory = self.inventory()
+        one, other = (inventory.score(captions_of(run), "the run") for run in (a, b))
+        return compare_captions(one, other, inventory.lexicon, ("A", "B"), self.variant, inventory.hashes, seed)
+
+
+def captions_of(answers: Sequence[Answer]) -> list[Caption]:
+    """Answers as captions."""
+    return [Caption(int(one.id), one.text) for one in answers]
+
+
+def _image_id(row: Row, where: str) -> int:
+    if any(name in row.fields for name in ID_NAMES):
+        return whole_number(row.fields, ID_NAMES, where)
+    found = _DIGITS.search(Path(row.name).stem)
+    if found is None:
+        raise EvalDataError(
+            f"{where} has no image id and its picture's name {row.name!r} does not end in one: give the pictures "
+            "COCO's names, or a metadata.jsonl with file_name and image_id"
+        )
+    return int(found[1])

@@ -1,0 +1,99 @@
+"""HallusionBench as a task: its yes-no questions that show a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import tyro
+
+from evals.data import picture_in
+from evals.inputs import field, read_rows
+from evals.tasks.base import Answer, Sample, Scored
+from evals.yesno.hallusion import Row, read_row, refuse_double_rows
+from evals.yesno.parsers import PARSERS
+from grounding.errors import EvalDataError
+
+LIMIT = 64  # ours: the yes or no comes first
+PROTOCOLS: Mapping[str, str] = {"official": "", "vlmevalkit": "\nPlease answer yes or no."}
+FIELDS = ("category", "subcategory", "set_id", "figure_id", "question_id", "visual_input", "gt_answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HallusionAsking:
+    """What a model is asked about which pictures.
+
+    Attributes:
+        data: with a model, HallusionBench.json.
+        images: with a model, the folder that its `filename`s are in; the file's own if left out.
+        protocol: what is put behind a question: `official` nothing, `vlmevalkit` "Please answer yes or no.".
+        words: other words to put behind a question.
+        parser: how an answer's yes or no is read.
+    """
+
+    data: str = ""
+    images: str = ""
+    protocol: Literal["official", "vlmevalkit"] = "official"
+    words: Annotated[str, tyro.conf.arg(name="prompt")] = ""
+    parser: Literal["official", "pai", "lmms-eval", "vlmevalkit"] = "vlmevalkit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HallusionTask(HallusionAsking):
+    """Answer HallusionBench's questions; the 178 rows without a figure are left out, as VLMEvalKit does."""
+
+    name: ClassVar[str] = "hallusion"
+    version: ClassVar[int] = 1
+    max_new_tokens: ClassVar[int] = LIMIT
+
+    @property
+    def prompt(self) -> str:
+        """What is put behind every question."""
+        return self.words or PROTOCOLS[self.protocol]
+
+    def samples(self) -> Sequence[Sample]:
+        """One a question of a figure; questions of one set are drawn together."""
+        if not self.data:
+            raise EvalDataError("--data is missing: a model needs the questions, HallusionBench.json")
+        folder = self.images or str(Path(self.data).expanduser().parent)
+        samples, read = [], []
+        for number, row in enumerate(read_rows(self.data, "the questions"), 1):
+            where = f"row {number} of {self.data}"
+            one = read_row({**row, "answer": ""}, PARSERS[self.parser], where, answer="answer")
+            if not one.has_image:
+                continue
+            read.append(one)
+            image, question = (str(field(row, (name,), str, where)) for name in ("filename", "question"))
+            samples.append(
+                Sample(
+                    "/".join((*one.group, one.figure_id, one.question_id)),
+                    image,
+                    picture_in(folder, image),
+                    question + self.prompt,
+                    {name: row[name] for name in FIELDS},
+                    group="/".join(one.group),
+                )
+            )
+        if not samples:
+            raise EvalDataError(f"no row of {self.data} shows an image: give HallusionBench.json")
+        refuse_double_rows(read, self.data)
+        return samples
+
+    def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
+        """The figures over rows, questions and figures."""
+        from evals.yesno.hallusion_scoring import score_all
+
+        rows = self._rows(answers)
+        variant = {"parser": self.parser, "images_only": True}
+        scored = score_all(rows, f"answers read by the rule {self.parser!r}", variant, seed)
+        details = [
+            {"id": one.id, "truth": str(one.fields["gt_answer"]) == "1", "verdict": row.verdict, "right": row.right}
+            for one, row in zip(answers, rows, strict=True)
+        ]
+        return Scored(scored.data, scored.text, details)
+
+    def _rows(self, answers: Sequence[Answer]) -> list[Row]:
+        parser = PARSERS[self.parser]
+        return [read_row({**one.fields, "answer": one.text}, parser, one.id, answer="answer") for one in answers]

@@ -1,0 +1,151 @@
+"""MMHal-Bench as a task: open questions, and a judge that the user brings to rate the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+from evals.data import picture_in
+from evals.inputs import field, read_rows
+from evals.judge import CommandJudge, ask_all
+from evals.mmhal import TYPES, Item, MMHalScore, prompt, rating, read_template, score_items
+from evals.report import DIGITS, aligned, percent
+from evals.tasks.base import Answer, Sample, Scored
+from grounding.errors import EvalDataError, JudgeError
+from grounding.files import write_json
+from pipelines.provenance import short_hash, versions
+
+VERSION = 1
+LIMIT = 512  # ours; the authors' script rates answers and makes none
+REPLIES, RESPONSES = "replies.jsonl", "responses.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMHalAsking:
+    """What a model is asked about which pictures, and who rates.
+
+    Attributes:
+        data: with a model, MMHal-Bench's response_template.json.
+        images: with a model, the folder of its pictures, named as at the end of their `image_src`; the file's own
+            folder if left out.
+        judge: a program, with its arguments, that reads a prompt on standard input and writes a reply that ends with
+            "Rating: N"; empty to score replies that are kept already, or none.
+        template: the prompt, a text with {contents}, {question}, {reference} and {answer}; the project's own if left
+            out, which is not the authors'.
+        timeout: seconds that the judge may take for one answer.
+    """
+
+    data: str = ""
+    images: str = ""
+    judge: str = ""
+    template: Path | None = None
+    timeout: float = 120.0
+
+    def asked(self) -> CommandJudge | None:
+        """The judge, if one is given.
+
+        Raises:
+            JudgeError: the time it may take makes no sense.
+        """
+        if self.timeout <= 0:
+            raise JudgeError(f"--timeout {self.timeout:g} was given, expected seconds above 0")
+        return CommandJudge(self.judge, self.timeout) if self.judge else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMHalTask(MMHalAsking):
+    """Answer MMHal-Bench's questions. Without a judge the answers are written to responses.json, to be rated later."""
+
+    name: ClassVar[str] = "mmhal"
+    version: ClassVar[int] = 1
+    max_new_tokens: ClassVar[int] = LIMIT
+
+    @property
+    def prompt(self) -> str:
+        """Nothing: the questions are asked as they are."""
+        return ""
+
+    def samples(self) -> Sequence[Sample]:
+        """One a question; see `Task.samples`. What the judge needs is looked at now, before a model works for hours."""
+        if not self.data:
+            raise EvalDataError("--data is missing: a model needs the questions, response_template.json")
+        self.asked()
+        read_template(self.template)
+        folder = self.images or str(Path(self.data).expanduser().parent)
+        samples = []
+        for number, row in enumerate(read_rows(self.data, "the questions")):
+            where = f"row {number + 1} of {self.data}"
+            source, question, reference = (
+                str(field(row, (name,), str, where)) for name in ("image_src", "question", "gt_answer")
+            )
+            contents = field(row, ("image_content",), list, where)
+            fields = {
+                "question_type": str(row.get("question_type", TYPES[number % len(TYPES)])),
+                "image_content": [str(part) for part in contents],
+                "gt_answer": reference,
+                "image_src": source,
+            }
+            image = PurePosixPath(source).name
+            samples.append(Sample(str(number), image, picture_in(folder, image), question, fields))
+        return samples
+
+    def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
+        """The judge's ratings; without a judge and without kept replies, only how many answers wait for one."""
+        write_json(folder / RESPONSES, [_response(one) for one in answers])
+        judge, kept = self.asked(), folder / REPLIES
+        if judge is None and not kept.exists():
+            data = {"task": self.name, "version": VERSION, "n": len(answers), "score": None, "judge": None}
+            return Scored(
+                data, f"{len(answers)} answers wait in {folder / RESPONSES} for a judge: give --judge PROGRAM"
+            )
+        template = read_template(self.template)
+        items = [_item(one) for one in answers]
+        replies = ask_all([prompt(item, template) for item in items], judge, kept)
+        texts = [one.text for one in replies]
+        scored = score_replies(items, texts, self.judge, template, seed)
+        details = [{"id": one.id, "rating": rating(text)} for one, text in zip(answers, texts, strict=True)]
+        return Scored(scored.data, scored.text, details)
+
+
+def score_replies(items: Sequence[Item], replies: Sequence[str], judge: str, template: str, seed: int) -> Scored:
+    """The figures over a judge's replies, as the JSON and the table that command and task give out."""
+    found: MMHalScore = score_items(items, replies, seed=seed)
+    score, rate = found.score, found.hallucination_rate
+    data = {
+        "task": "mmhal",
+        "version": VERSION,
+        "n": found.n,
+        "unrated": found.unrated,
+        "score": round(score.value, DIGITS),
+        "hallucination_rate": percent(rate.value),
+        "intervals": {
+            "score": [round(score.low, DIGITS), round(score.high, DIGITS)],
+            "hallucination_rate": [percent(rate.low), percent(rate.high)],
+        },
+        "types": {kind: round(value, DIGITS) for kind, value in found.by_type.items()},
+        "higher_is_better": {"score": True, "hallucination_rate": False},
+        "judge": judge or None,
+        "template_hash": short_hash(template, 12),
+        "seed": seed,
+        "versions": versions(),
+    }
+    lines = [
+        ["answers", str(found.n)],
+        ["without one rating", str(found.unrated)],
+        ["mean rating, 0 to 6", f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"],
+        ["rated below 3, %", f"{100 * rate.value:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"],
+        *([kind, f"{value:.2f}"] for kind, value in found.by_type.items()),
+    ]
+    return Scored(data, aligned(lines))
+
+
+def _item(answer: Answer) -> Item:
+    said = answer.fields
+    return Item(said["question_type"], tuple(said["image_content"]), answer.question, said["gt_answer"], answer.text)
+
+
+def _response(answer: Answer) -> dict[str, Any]:
+    """A row as MMHal-Bench's template has it."""
+    return {**answer.fields, "question": answer.question, "model_answer": answer.text}

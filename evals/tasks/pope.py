@@ -1,0 +1,132 @@
+"""POPE as a task: is there a such-and-such in the image, split by split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import tyro
+
+from evals.data import picture_in, read_data
+from evals.inputs import field, whole_number
+from evals.tasks.base import Answer, Sample, Scored
+from evals.yesno.confusion import Answered, answered
+from evals.yesno.parsers import PARSERS
+from evals.yesno.pope import read_questions
+from grounding.errors import EvalDataError
+
+PROTOCOLS: Mapping[str, str] = {
+    # What each one's code puts behind the question.
+    "official": "",
+    "llava": "\nAnswer the question using a single word or phrase.",
+    "vcd": " Please answer this question with one word.",
+    "vaf": " Please just answer yes or no.",
+}
+LIMIT = 64  # ours: every parser but PAI's decides by the first sentence or word
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopeAsking:
+    """What a model is asked about which pictures.
+
+    Attributes:
+        questions: POPE's question files, one a split.
+        data: folder of the pictures; or, without question files, parquet or a hub id whose rows hold question, answer
+            and picture, with the split in `category`.
+        split: of a hub data set; `test` if left out.
+        protocol: what is put behind a question: `official` (also OPERA's and PAI's) nothing, `llava` (also
+            lmms-eval's), `vcd` and `vaf` each a sentence that asks for a short answer.
+        words: other words to put behind a question.
+        parser: how an answer is read: `official`, `pai`, `lmms-eval` or `vlmevalkit`.
+    """
+
+    questions: tuple[Path, ...] = ()
+    data: str = ""
+    split: str = ""
+    protocol: Literal["official", "llava", "vcd", "vaf"] = "official"
+    words: Annotated[str, tyro.conf.arg(name="prompt")] = ""
+    parser: Literal["official", "pai", "lmms-eval", "vlmevalkit"] = "official"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopeTask(PopeAsking):
+    """Answer POPE's questions."""
+
+    name: ClassVar[str] = "pope"
+    version: ClassVar[int] = 1
+    max_new_tokens: ClassVar[int] = LIMIT
+
+    @property
+    def prompt(self) -> str:
+        """What is put behind every question."""
+        return self.words or PROTOCOLS[self.protocol]
+
+    def samples(self) -> Sequence[Sample]:
+        """One a question; see `Task.samples`."""
+        return self._from_files() if self.questions else self._from_rows()
+
+    def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
+        """The figures of each split."""
+        from evals.yesno.scoring import answer_json, score_splits
+
+        read = self._read(answers)
+        notes = {str(one.fields["split"]): {"note": one.fields["note"]} for one in answers}
+        scored = score_splits(self._by_split(answers, read), PARSERS[self.parser], seed, extra=notes)
+        details = [{"id": one.id, **answer_json(found)} for one, found in zip(answers, read, strict=True)]
+        return Scored(scored.data, scored.text, details)
+
+    def compare(self, a: Sequence[Answer], b: Sequence[Answer], seed: int) -> Scored:
+        """The differences b - a of each split."""
+        from evals.yesno.scoring import compare_splits
+
+        one, other = (self._by_split(run, self._read(run)) for run in (a, b))
+        return compare_splits(one, other, PARSERS[self.parser], seed)
+
+    def _from_files(self) -> list[Sample]:
+        samples: list[Sample] = []
+        seen: set[str] = set()
+        for path in self.questions:
+            file = read_questions(path)
+            if file.copy in seen:
+                raise EvalDataError(f"{path} is the split {file.copy!r} for the second time: give each split once")
+            seen.add(file.copy)
+            for one in file.questions:
+                fields = {"truth": one.truth, "split": file.copy, "note": file.note}
+                samples.append(
+                    Sample(
+                        f"{file.copy}/{one.question_id}",
+                        one.image,
+                        picture_in(self.data, one.image),
+                        one.text + self.prompt,
+                        fields,
+                    )
+                )
+        return samples
+
+    def _from_rows(self) -> list[Sample]:
+        samples = []
+        for number, row in enumerate(read_data(self.data, self.split, "the questions"), 1):
+            where = f"row {number} of {self.data}"
+            label = str(field(row.fields, ("answer", "label"), str, where)).strip().lower()
+            if label not in ("yes", "no"):
+                raise EvalDataError(f"{where} has the label {label!r}, expected 'yes' or 'no': give POPE's questions")
+            split = str(row.fields.get("category") or "all")
+            fields = {"truth": label == "yes", "split": split, "note": None}
+            one = whole_number(row.fields, ("question_id", "id"), where)
+            text = field(row.fields, ("question", "text"), str, where)
+            samples.append(Sample(f"{split}/{one}", row.name, row.picture, text + self.prompt, fields))
+        return samples
+
+    def _read(self, answers: Sequence[Answer]) -> list[Answered]:
+        images = {name: number for number, name in enumerate(dict.fromkeys(one.image for one in answers))}
+        parser = PARSERS[self.parser]
+        return [answered(images[one.image], bool(one.fields["truth"]), one.text, parser) for one in answers]
+
+    @staticmethod
+    def _by_split(answers: Sequence[Answer], read: Sequence[Answered]) -> dict[str, list[Any]]:
+        splits: dict[str, list[Answered]] = {}
+        for one, found in zip(answers, read, strict=True):
+            splits.setdefault(str(one.fields["split"]), []).append(found)
+        return splits
