@@ -1,4 +1,4 @@
-"""`python -m grounding` is the command `grounding`; launchers take modules too (`torchrun -m grounding eval run ...`)."""
+"""`python -m grounding` is the command; launchers take modules too (`accelerate launch -m grounding eval run ...`)."""
 
 from __future__ import annotations
 
