@@ -14,17 +14,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions:
+class LoadOptions:
     """Which model, which segmenter, which method, and where they run.
 
     Attributes:
-        model: `starter-photo` (knows a few words of photos), `starter` (drawn scenes only), a folder written by save_pretrained, or a hub id.
+        model: `starter` (knows drawn scenes only), a folder written by save_pretrained, or a hub id.
         segmenter: `mobile-sam`, `sam:vit_b:FILE`, or the hub id or folder of a SAM, SAM 2 or SAM 3.
         method: a shipped method's name, a YAML file, or `auto`: a starter's own, else `default`.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         device_map: spread the model over several devices: `auto`.
-        batch_size: most image and expression pairs in one forward pass.
         seed: where random generators start; the shipped methods draw nothing at random.
     """
 
@@ -34,12 +33,22 @@ class ModelOptions:
     device: str = "auto"
     dtype: str = "auto"
     device_map: str | None = None
-    batch_size: int = DEFAULT_BATCH
     seed: int = 0
 
     def chosen_method(self) -> Method:
         """The method that the options name."""
         return method_for(self.model, self.method)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(LoadOptions):
+    """The options of a command that segments.
+
+    Attributes:
+        batch_size: most image and expression pairs in one forward pass.
+    """
+
+    batch_size: int = DEFAULT_BATCH
 
     def config(self) -> RunConfig:
         """What decides on the results; found without loading the model."""

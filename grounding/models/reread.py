@@ -171,7 +171,9 @@ class _Told:
     @property
     def positions(self) -> tuple[int, ...]:
         """Every position once."""
-        return tuple(dict.fromkeys(p for words in (*self.words, self.witnesses) for word in words for p in word.positions))
+        return tuple(
+            dict.fromkeys(p for words in (*self.words, self.witnesses) for word in words for p in word.positions)
+        )
 
 
 def _last(position: int) -> Word:

@@ -13,7 +13,10 @@ from grounding.text.parse import SpacyNounFinder
 @pytest.mark.parametrize(
     ("text", "phrases"),
     [
-        ("a small red star , a large blue circle and an orange cross .", ["small red star", "large blue circle", "orange cross"]),
+        (
+            "a small red star , a large blue circle and an orange cross .",
+            ["small red star", "large blue circle", "orange cross"],
+        ),
         ("a star and a heart .", ["star", "heart"]),
         ("star, circle and cross", ["star", "circle", "cross"]),
         ("The image features a man standing next to a brown dog.", ["man", "brown dog"]),
@@ -46,6 +49,7 @@ def test_any_text_has_disjoint_phrases_in_order(text: str) -> None:
 
 def test_a_parsers_chunks_are_taken() -> None:
     text = "It shows a very big dog"
+
     class Root(SimpleNamespace):
         def __len__(self) -> int:
             return len(self.text)
