@@ -1,9 +1,9 @@
-"""A description of a picture in which every noun has to show where it comes from, steered and unsteered side by side."""
+"""A description of a picture whose nouns have to show where they come from, steered and unsteered side by side."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -35,6 +35,7 @@ THRESHOLD = 0.55
 where it flags 2 % of the true nouns, 92 % of things added to a true caption and 67 % of shapes put in another's place;
 another model has another best one."""
 
+Pictures = list[Picture] | tuple[Picture, ...]
 Stream = Callable[[str], Any]
 """Asked for a streamer (transformers' kind) before each text, with `unsteered` or `steered`; None for no streaming."""
 
@@ -222,16 +223,16 @@ class FaithfulDescription:
 
     @overload
     def __call__(
-        self, images: Sequence[Picture], question: str | None = None, *, stream: Stream | None = None
+        self, images: Pictures, question: str | None = None, *, stream: Stream | None = None
     ) -> list[Description]: ...
 
     def __call__(
-        self, images: Picture | Sequence[Picture], question: str | None = None, *, stream: Stream | None = None
+        self, images: Picture | Pictures, question: str | None = None, *, stream: Stream | None = None
     ) -> Description | list[Description]:
         """Describe pictures.
 
         Args:
-            images: a picture or its path, or a sequence of them.
+            images: a picture or its path, or a list of them.
             question: what to ask; the model's own request for a description where None.
             stream: where tokens go as they come; not with beams, which have no last token until the end.
 

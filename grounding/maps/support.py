@@ -1,9 +1,9 @@
 """How much a word of a finished text leans on the picture: ours throughout, after two observations of the field.
 
 Words that are not in the picture look at it less (the attention share that PAI, ECCV 2024, and VAR, ICLR 2025, raise),
-and what they look at is spread out. Both differ by model, layer and place in the text, so each is held against the words
-of the same text that point at nothing. Nothing here reads what the words mean: a noun with no support may still be
-true, and a noun that looks at the wrong thing has support.
+and what they look at is spread out. Both differ from model to model, so each is held against the words of the same text
+that point at nothing. Nothing here reads what the words mean: a noun with no support may still be true, and a noun
+that looks at the wrong thing has support.
 """
 
 from __future__ import annotations

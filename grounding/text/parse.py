@@ -31,12 +31,13 @@ DETERMINERS = frozenset("the a an me all every each this that these those my you
 NUMERALS = frozenset("two three four five six seven eight nine ten eleven twelve".split())
 VERBS = frozenset(
     "holds wears sits stands looks faces walks runs lies carries rides eats plays touches hangs features shows depicts"
-    " displays contains includes captures appears seems consists adds creates suggests indicates gives makes takes".split()
+    " displays contains includes captures appears seems consists adds creates suggests indicates gives makes"
+    " takes".split()
 )
 OPENERS = frozenset(
-    "a an the this that these those some any each every another other several few many more most no all both my your his"
-    " her its our their of in on at to from by with without for about into onto off up down along across through against"
-    " around via towards toward like as upon within".split()
+    "a an the this that these those some any each every another other several few many more most no all both my your"
+    " his her its our their of in on at to from by with without for about into onto off up down along across through"
+    " against around via towards toward like as upon within".split()
 ).union(PREPOSITIONS)
 NOUNS_IN_ING = frozenset(
     "thing building ceiling king ring wing string spring painting railing awning clothing evening wedding parking swing"
