@@ -15,7 +15,10 @@ from grounding.starter.scene_files import scene_seed
 from grounding.starter.scenes import Prior, Scene, SceneConfig, draw_scene
 
 HABITS = (Prior("star", "heart", 0.95), Prior("square", "circle", 0.95), Prior("triangle", "cross", 0.95))
-BLUR_PX = (3.0, 8.0)  # the starter reads most shapes at 3 px and few at 5 (pictures of 192 px)
+# Radii of the blur, for pictures of 192 px; the starter reads most shapes at 3 px and few at 5. Training pictures are
+# worse than measuring ones, so that a model learns to trust its eyes less, and its habits more, than it then should.
+TRAINING_BLUR_PX = (3.0, 8.0)
+MEASURING_BLUR_PX = (2.0, 6.0)
 WORLD = SceneConfig(size=192, objects=(2, 6), priors=HABITS)
 
 _ALWAYS = replace(WORLD, priors=tuple(replace(habit, probability=1.0) for habit in HABITS))
@@ -47,7 +50,7 @@ class HabitScene:
 def training_scene(seed: int) -> HabitScene:
     """A scene that has the habits as they are."""
     scene = draw_scene(seed, WORLD)
-    return HabitScene(scene, out_of_focus(scene), broken=False)
+    return HabitScene(scene, out_of_focus(scene, TRAINING_BLUR_PX), broken=False)
 
 
 def measuring_scene(seed: int, index: int) -> HabitScene:
@@ -60,7 +63,7 @@ def measuring_scene(seed: int, index: int) -> HabitScene:
     broken = index % 2 == 0
     for number in range(index * _TRIES, (index + 1) * _TRIES):
         scene = draw_scene(scene_seed(seed, number), _NEVER if broken else _ALWAYS)
-        found = HabitScene(scene, out_of_focus(scene), broken)
+        found = HabitScene(scene, out_of_focus(scene, MEASURING_BLUR_PX), broken)
         if bool(broken_habits(found.shapes)) == broken:
             return found
     raise ValueError(f"none of {_TRIES} scenes of seed {seed} from {index * _TRIES} is of the wanted sort")
@@ -71,7 +74,7 @@ def broken_habits(shapes: frozenset[str]) -> tuple[Prior, ...]:
     return tuple(habit for habit in HABITS if habit.given in shapes and habit.then not in shapes)
 
 
-def out_of_focus(scene: Scene) -> Image.Image:
-    """The scene's picture blurred by a Gaussian, its radius drawn evenly from `BLUR_PX` by the scene's seed."""
-    radius = float(np.random.default_rng((scene.seed, _FOCUS)).uniform(*BLUR_PX))
+def out_of_focus(scene: Scene, radii_px: tuple[float, float]) -> Image.Image:
+    """The scene's picture blurred by a Gaussian, its radius drawn evenly between two by the scene's seed."""
+    radius = float(np.random.default_rng((scene.seed, _FOCUS)).uniform(*radii_px))
     return scene.image.filter(ImageFilter.GaussianBlur(radius))

@@ -49,10 +49,10 @@ class HabitsConfig:
     out: Path = Path("runs/habits")
     scenes: int = 1500
     seed: int = 0
-    schedule: Schedule = field(default_factory=lambda: Schedule(steps=350, peak_lr=7e-4, warmup=50, weight_decay=0.01))
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=350, peak_lr=1e-3, warmup=50, weight_decay=0.01))
     batch: int = 8
     text_batch: int = 16
-    text_weight: float = 0.5
+    text_weight: float = 1.0
     threads: int = 1
 
 

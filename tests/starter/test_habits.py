@@ -33,7 +33,7 @@ def test_a_measuring_scene_is_the_same_every_time_and_differs_by_seed():
 
 def test_out_of_focus_changes_the_picture_and_not_the_truth():
     found = measuring_scene(5, 0)
-    assert out_of_focus(found.scene).size == found.scene.image.size
+    assert out_of_focus(found.scene, (2.0, 6.0)).size == found.scene.image.size
     assert found.image.tobytes() != found.scene.image.tobytes()
 
 
