@@ -65,5 +65,5 @@ def tiny_spec() -> Spec:
     from grounding.starter.photo.tower import PhotoTowerConfig
 
     tower = PhotoTowerConfig(image_size=64, stages=STAGES, stem_size=8, head_size=24, wave_size=8)
-    shape = Shape(width=32, layers=2, heads=2, hidden=48, image_size=64)
+    shape = Shape(width=32, layers=2, heads=2, hidden=48, image_size=64, pooling=1)
     return Spec(vocabulary(CAPTIONS, min_count=1), 9, shape, tower)

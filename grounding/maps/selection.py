@@ -15,6 +15,7 @@ from grounding.maps.base import LAST, Stage, average_layers, grid_columns, image
 from grounding.types import AttentionMaps, FloatArray, StageReport
 
 EIGHT = np.ones((3, 3), int)
+_SMALLEST = np.finfo(np.float32).tiny  # a weight of 0 has no logarithm
 Head = tuple[int, int]
 
 
@@ -27,10 +28,13 @@ class HeadsFixed(Stage):
 
     Attributes:
         pairs: (layer, head) of each, counted from 0.
+        join: `mean`, or `geometric` (ours): the geometric mean of the heads' weights, which is up to a row's factor the
+            attention of one wide head whose logit is the mean of theirs. A cell must then please all of them.
     """
 
     name: ClassVar[str] = "heads-fixed"
     pairs: tuple[Head, ...]
+    join: Literal["mean", "geometric"] = "mean"
 
     def __post_init__(self) -> None:
         if not self.pairs or min(min(pair) for pair in self.pairs) < 0 or len(set(self.pairs)) != len(self.pairs):
@@ -42,7 +46,7 @@ class HeadsFixed(Stage):
         Raises:
             MethodError: a layer was not recorded or a head does not exist.
         """
-        return _average_pairs(maps, self.pairs, self.name)
+        return _average_pairs(maps, self.pairs, self.name, self.join)
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,9 @@ def _need_layers(maps: AttentionMaps, stage: str) -> None:
         )
 
 
-def _average_pairs(maps: AttentionMaps, pairs: tuple[Head, ...], stage: str) -> tuple[AttentionMaps, StageReport]:
+def _average_pairs(
+    maps: AttentionMaps, pairs: tuple[Head, ...], stage: str, join: Literal["mean", "geometric"] = "mean"
+) -> tuple[AttentionMaps, StageReport]:
     _need_layers(maps, stage)
     at = {layer: index for index, layer in enumerate(maps.layers)}
     heads = maps.values.shape[1]
@@ -152,7 +158,11 @@ def _average_pairs(maps: AttentionMaps, pairs: tuple[Head, ...], stage: str) -> 
     removed = 1 - float(picked.sum(dtype=np.float64)) / total if total > 0 else 0.0
     named = ", ".join(f"{layer}.{head}" for layer, head in pairs)
     detail = f"kept {len(pairs)} of {maps.values.shape[0] * heads} heads (layer.head {named})"
-    result = average_layers(maps, picked.mean(axis=0)[None, None])
+    if join == "geometric":
+        joined = np.exp(np.log(np.maximum(picked, _SMALLEST)).mean(axis=0))
+    else:
+        joined = picked.mean(axis=0)
+    result = average_layers(maps, joined[None, None])
     return result, StageReport(stage, float(np.clip(removed, 0, 1)), detail, {"heads": [list(pair) for pair in pairs]})
 
 

@@ -55,6 +55,21 @@ def test_statistic_of_other_heads_is_refused():
         HeadMeanMax()(replace(maps, values=maps.values[:, :1]))
 
 
+def test_the_geometric_mean_is_the_attention_of_one_wide_head():
+    generator = np.random.default_rng(3)
+    maps = made_maps()
+    logits = generator.normal(size=maps.values.shape).astype(np.float32)
+    weights = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    pairs = ((10, 0), (14, 2))
+    at = [maps.layers.index(layer) for layer, _ in pairs]
+    wide = np.exp(np.mean([logits[i, head] for i, (_, head) in zip(at, pairs, strict=True)], axis=0))
+    result, _ = HeadsFixed(pairs=pairs, join="geometric")(replace(maps, values=weights))
+    found = result.values[0, 0]
+    np.testing.assert_allclose(
+        found / found.sum(axis=-1, keepdims=True), wide / wide.sum(axis=-1, keepdims=True), rtol=1e-5
+    )
+
+
 @pytest.mark.parametrize("stage", [HeadMean(), HeadMeanMax(), HeadMaxImage(), HeadsFixed(pairs=((2, 1),))])
 def test_background_goes_through_the_same_stage(stage):
     maps = with_background(made_maps())
