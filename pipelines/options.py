@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions:
+class LoadOptions:
     """Which model, which segmenter, which method, and where they run.
 
     Attributes:
@@ -25,7 +25,6 @@ class ModelOptions:
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         device_map: spread the model over several devices: `auto`.
-        batch_size: most image and expression pairs in one forward pass.
         seed: where random generators start; the shipped methods draw nothing at random.
     """
 
@@ -35,12 +34,22 @@ class ModelOptions:
     device: str = "auto"
     dtype: str = "auto"
     device_map: str | None = None
-    batch_size: int = DEFAULT_BATCH
     seed: int = 0
 
     def chosen_method(self) -> Method:
         """The method that the options name."""
         return method_for(self.model, self.method)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(LoadOptions):
+    """The options of a command that segments.
+
+    Attributes:
+        batch_size: most image and expression pairs in one forward pass.
+    """
+
+    batch_size: int = DEFAULT_BATCH
 
     def config(self) -> RunConfig:
         """What decides on the results; found without loading the model."""
