@@ -131,7 +131,6 @@ class DescribeCommand(LoadOptions):
         self, pipe: FaithfulDescription, images: tuple[str, ...]
     ) -> Iterator[tuple[str, Description | GroundingError]]:
         """Every image with its description or its error; an error of a single image is raised."""
-
         streams = self.num_beams == 1 and not self.json
 
         def stream(label: str) -> Any:
