@@ -39,10 +39,11 @@ def test_a_noun_that_looks_like_a_stop_word_has_half_of_each_part() -> None:
 def test_more_and_sharper_attention_is_more_support() -> None:
     witnesses = maps(flat(0.2) + at(0, 0, 0.02), flat(0.2) + at(3, 3, 0.02))
     there, spread, absent = supports(
-        [maps(at(1, 2, 0.6), heads=(0,)), maps(flat(0.6), heads=(0,)), maps(flat(0.05), heads=(0,))], witnesses
+        [maps(at(1, 2, 0.6), heads=(0,)), maps(flat(0.5) + at(1, 2, 0.1), heads=(0,)), maps(flat(0.05), heads=(0,))],
+        witnesses,
     )
     assert there.gaze == pytest.approx(spread.gaze) == pytest.approx(0.6 / 0.82)
-    assert there.sharpness > 0.9 > 0.1 > spread.sharpness
+    assert there.sharpness > 0.9 > 0.8 > spread.sharpness > absent.sharpness == 0
     assert there.value > spread.value > absent.value
     assert absent.gaze == pytest.approx(0.05 / 0.27)
 

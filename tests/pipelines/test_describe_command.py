@@ -58,7 +58,7 @@ def test_json_is_one_object_an_image_and_a_bad_one_does_not_stop_the_rest(descri
     broken.write_bytes(b"no picture")
     folder = tmp_path / "out"
     images = (scenes / "0.png", broken, scenes / "1.png")
-    code, out, err = describe(*images, "--json", "--out", folder, "--steer", "headwise", "--threshold", "0.6")
+    code, out, err = describe(*images, "--json", "--out", folder, "--steer", "pai", "--threshold", "0.6")
     assert code == 1
     assert "1 of 3 images failed, see their lines in" in err
     first, bad, second = (json.loads(line) for line in out.splitlines())
@@ -68,7 +68,7 @@ def test_json_is_one_object_an_image_and_a_bad_one_does_not_stop_the_rest(descri
     for record in (first, second):
         assert record["error"] is None
         assert record["question"] == DESCRIBE
-        assert (record["steering"], record["seed"]) == ("headwise", 0)
+        assert (record["steering"], record["seed"]) == ("pai", 0)
         for label in ("unsteered", "steered"):
             assert record["speed"][label]["tokens_per_second"] > 0
             for noun in record[label]["nouns"]:
@@ -80,7 +80,7 @@ def test_json_is_one_object_an_image_and_a_bad_one_does_not_stop_the_rest(descri
     kept = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     assert kept == [{k: v for k, v in one.items() if k != "speed"} for one in (first, bad, second)]
     (run,) = json.loads((folder / "run.json").read_text())["runs"].values()
-    assert run["config"]["steering"] == "headwise"
+    assert run["config"]["steering"] == "pai"
     assert run["config"]["decoding"]["max_new_tokens"] == 512
 
 
