@@ -141,7 +141,7 @@ def answer(
         )
     answers = []
     for index in range(len(prepared)):
-        tokens = _until_end(family, sequences[index, prepared.length :].tolist())[:max_new_tokens]
+        tokens = until_end(family, sequences[index, prepared.length :].tolist())[:max_new_tokens]
         text, spans = spell(family.tokenizer, tokens)
         prompt = _prompt_maps(prepared, request, recording, index, family.layer_count)
         spoken = _generated_maps(prompt, recording, index, text, spans, prepared.length)
@@ -251,7 +251,8 @@ def mean_rows(rows: torch.Tensor, groups: Sequence[Sequence[int]]) -> np.ndarray
     return torch.stack([rows[:, :, list(group)].mean(dim=2) for group in groups], dim=2).numpy()
 
 
-def _until_end(family: Family, tokens: list[int]) -> list[int]:
+def until_end(family: Family, tokens: Sequence[int]) -> Sequence[int]:
+    """The tokens before the first end token."""
     end = family.model.generation_config.eos_token_id
     ends = set(end) if isinstance(end, list | tuple) else {end}
     return tokens[: next((i for i, token in enumerate(tokens) if token in ends), len(tokens))]

@@ -12,7 +12,7 @@ from grounding.attention.recorder import record
 from grounding.attention.request import Reduce, RowRequest
 from grounding.errors import ExpressionError
 from grounding.models.base import LAST_WORD, Family, Prepared
-from grounding.models.maps import mean_rows, spell
+from grounding.models.maps import mean_rows, spell, until_end
 from grounding.models.memory import explain_out_of_memory
 from grounding.text.align import align
 from grounding.text.nouns import NounPhrase, noun_phrases
@@ -64,7 +64,7 @@ def reread(
     Args:
         family: the model.
         prepared: the batch of questions.
-        token_ids: per element the tokens of the text; an end token at its end changes nothing.
+        token_ids: per element the tokens of the text; it is read up to its end token.
         reduce: see `attend`.
         head_statistics: see `attend`; queries are those of question and text.
         residual_sinks: see `attend`.
@@ -78,6 +78,7 @@ def reread(
         RecordingError: this model's attention cannot be recorded.
         ModelError: out of memory.
     """
+    token_ids = [until_end(family, tokens) for tokens in token_ids]
     told = [_Told.of(family, tokens, prepared.length) for tokens in token_ids]
     if not any(one.phrases for one in told):
         return [Reread(one.text, (), (), None) for one in told]

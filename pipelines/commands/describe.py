@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from grounding.console import emit, results, talk
-from grounding.errors import GroundingError, ManifestError
+from grounding.errors import GroundingError, ManifestError, MethodError
 from grounding.io import open_image
-from pipelines.batch import FATAL
+from pipelines.batch import FATAL as FATAL_ANYWHERE
 from pipelines.commands.telling import token_streamer, write_description
 from pipelines.describe import THRESHOLD, UNSTEERED, Description, FaithfulDescription
 from pipelines.describe_files import caption_record, file_name, speed_record
@@ -24,6 +24,9 @@ from pipelines.saving import slug
 if TYPE_CHECKING:
     from grounding.steering.decoding import Decoding
     from grounding.steering.method import Steering
+
+FATAL = (*FATAL_ANYWHERE, MethodError)
+"""Errors that every further image would meet too; a steering method fits a model or does not, whatever the image."""
 
 Images = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
 

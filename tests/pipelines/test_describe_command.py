@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from grounding.cli import main
+from grounding.starter.language import DESCRIBE
+from grounding.starter.scenes import draw_scene
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    for number, seed in enumerate((7_300_000, 7_300_001)):
+        draw_scene(seed).image.save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def describe(capsys):
+    """`grounding describe` with the packaged model: (exit code, stdout, stderr)."""
+
+    def run(*words):
+        code = main(["describe", *map(str, words), "--model", "starter", "--device", "cpu"])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_plain_lines_where_there_is_no_terminal(describe, scenes) -> None:
+    code, out, err = describe(scenes / "0.png")
+    assert code == 0
+    image, label, text, heading, *nouns, total = out.splitlines()
+    assert (image, label, heading) == (str(scenes / "0.png"), "unsteered:", "nouns of unsteered:")
+    assert text.startswith("a ")
+    assert "\x1b" not in out
+    assert all(" (support 0." in line for line in nouns)
+    assert f"{len(nouns)} nouns, " in total
+    assert " per s" in total
+    assert "note: starter" in err
+
+
+def test_tokens_come_out_before_the_text_is_finished(describe, scenes, monkeypatch) -> None:
+    import sys
+
+    writes = []
+    write = sys.stdout.write
+    monkeypatch.setattr(sys.stdout, "write", lambda text: writes.append(text) or write(text))
+    _, out, _ = describe(scenes / "0.png")
+    text = out.splitlines()[2]
+    assert sum(bool(part) and part.strip("\n") in text for part in writes) > len(text.split()) / 2
+
+
+def test_json_is_one_object_an_image_and_a_bad_one_does_not_stop_the_rest(describe, scenes, tmp_path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    folder = tmp_path / "out"
+    images = (scenes / "0.png", broken, scenes / "1.png")
+    code, out, err = describe(*images, "--json", "--out", folder, "--steer", "pai", "--threshold", "0.6")
+    assert code == 1
+    assert "1 of 3 images failed, see their lines in" in err
+    first, bad, second = (json.loads(line) for line in out.splitlines())
+    assert [one["image"] for one in (first, bad, second)] == [str(image) for image in images]
+    assert bad["error"]["kind"] == "ImageError"
+    assert str(broken) in bad["error"]["sentence"]
+    for record in (first, second):
+        assert record["error"] is None
+        assert record["question"] == DESCRIBE
+        assert (record["steering"], record["seed"]) == ("pai", 0)
+        for label in ("unsteered", "steered"):
+            assert record["speed"][label]["tokens_per_second"] > 0
+            for noun in record[label]["nouns"]:
+                assert record[label]["text"][slice(*noun["span"])] == noun["text"]
+                assert noun["supported"] == (noun["support"] >= 0.6)
+                assert (noun["text"] in record[label]["unsupported"]) or noun["supported"]
+        assert all(Image.open(folder / name).width > 500 for name in record["files"])
+        assert len(record["files"]) == 2
+    kept = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert kept == [{k: v for k, v in one.items() if k != "speed"} for one in (first, bad, second)]
+    (run,) = json.loads((folder / "run.json").read_text())["runs"].values()
+    assert run["config"]["steering"] == "pai"
+    assert run["config"]["decoding"]["max_new_tokens"] == 512
+
+
+def test_a_terminal_gets_both_texts_side_by_side(describe, scenes, monkeypatch) -> None:
+    from rich.console import Console
+
+    wide = Console(highlight=False, markup=False, soft_wrap=True, force_terminal=True, width=140)
+    monkeypatch.setattr("pipelines.commands.describe.results", lambda: wide)
+    code, out, _ = describe(scenes / "0.png", "--steer", "truncation", "--threshold", "1")
+    assert code == 0
+    assert "steered by truncation" in out
+    assert "\x1b[1;31m" in out
+    assert any(line.count("support 0.") == 2 for line in out.splitlines())
+
+
+def test_masks_are_in_the_line(describe, scenes, tiny_segmenter) -> None:
+    code, out, _ = describe(scenes / "0.png", "--masks", "--segmenter", tiny_segmenter, "--json")
+    assert code == 0
+    noun = json.loads(out)["unsteered"]["nouns"][0]
+    assert noun["mask"]["segmentation"]["size"] == [384, 384]
+    assert 0 <= noun["parts"]["agreement"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ((), "no image was given"),
+        (("none.png",), "none.png"),
+        (("--steer", "nonsense"), "steering method 'nonsense' is unknown"),
+        (("--threshold", "2"), "a threshold of 2.0 was given"),
+        (("--question", "what is a giraffe ?"), "'giraffe' is outside the vocabulary"),
+        (("--top-p", "0", "--sample"), "top_p"),
+    ],
+)
+def test_refusals_are_one_sentence_and_write_nothing(describe, scenes, tmp_path, words, sentence) -> None:
+    images = () if not words or words[0].endswith(".png") else (scenes / "0.png",)
+    code, out, err = describe(*images, *words, "--out", tmp_path / "out", "--json")
+    assert code == 2
+    assert out == ""
+    assert sentence in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
