@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Photographs in the public domain that scikit-image carries.
 PHOTOS = $$($(BIN)/python -c "import skimage; print(skimage.data_dir)")
 
-.PHONY: setup demo test check format bench wheel clean
+.PHONY: setup demo test check format bench lab wheel clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,10 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/grounding bench record
 	$(BIN)/grounding eval scenes --limit 200 --seed 1 --ablate
+
+lab: $(STAMP)
+	$(BIN)/python -m grounding.starter.habits_train --out runs/habits
+	$(BIN)/grounding lab --out runs/lab
 
 wheel: $(STAMP)
 	$(BIN)/python -m build --wheel

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evals.report import aligned
-from evals.statistics import Interval, Ratio, bootstrap_difference, swap_test
+from evals.report import aligned, percent
+from evals.statistics import Interval, Ratio, bootstrap_difference, mean_of, sign_test, swap_test
 
 Shown = Callable[[str, float], float]
 """A figure's name and value to the value that is printed."""
@@ -47,6 +47,55 @@ def paired(a: Mapping[str, Ratio], b: Mapping[str, Ratio], *, seed: int = 0) -> 
         )
         for name, one in a.items()
     }
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Items of a yes-or-no outcome that only one of two runs has.
+
+    Attributes:
+        a: in the first run only.
+        b: in the second only.
+        p: McNemar's exact test of the two numbers.
+    """
+
+    a: int
+    b: int
+    p: float
+
+    @classmethod
+    def of(cls, a: Sequence[bool], b: Sequence[bool]) -> Alone:
+        """From both runs' outcomes, item by item."""
+        only = [bool(x) - bool(y) for x, y in zip(a, b, strict=True)]
+        return cls(only.count(1), only.count(-1), sign_test(only.count(1), only.count(-1)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The three by name."""
+        return {"a_alone": self.a, "b_alone": self.b, "p": self.p}
+
+
+def compare_right(
+    a: Sequence[bool], b: Sequence[bool], groups: Sequence[int], name: str, seed: int
+) -> tuple[dict[str, Any], str]:
+    """Two runs' shares of right answers: what the JSON says, and the table.
+
+    Args:
+        a: whether the first run's answers are right.
+        b: the same of the second, item by item.
+        groups: per item its image.
+        name: what the share is called.
+        seed: of bootstrap and permutation.
+    """
+    figures = paired({name: mean_of(a, groups)}, {name: mean_of(b, groups)}, seed=seed)
+    alone = Alone.of(a, b)
+    data = {"n": len(a), "differences": differences_json(figures, in_percent), "right_exact": alone.to_json()}
+    said = f"right in A only {alone.a}, in B only {alone.b} answers: exact p {alone.p:.3g}"
+    return data, f"{difference_table(figures, in_percent)}\n\n{said}"
+
+
+def in_percent(name: str, value: float) -> float:
+    """A share as papers print it, whatever its name."""
+    return percent(value)
 
 
 def differences_json(figures: Mapping[str, Difference], shown: Shown) -> dict[str, Any]:

@@ -101,7 +101,14 @@ def _run(path: tuple[str, ...], entry: EntryPoint, rest: list[str]) -> int:
     command: Command = entry.load()
     kind = command.load()
     program = " ".join(("grounding", *path))
-    parsed = tyro.cli(kind, prog=program, args=rest, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone))
+    # The last two: where a command has sub-commands, every option stands behind the last word, under its plain name.
+    config = (
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.DisallowNone,
+        tyro.conf.CascadeSubcommandArgs,
+        tyro.conf.OmitArgPrefixes,
+    )
+    parsed = tyro.cli(kind, prog=program, args=rest, config=config)
     return parsed.run()
 
 

@@ -139,7 +139,7 @@ def _strip(panels: Sequence[Image.Image], notes: Sequence[str], title: str) -> I
     width, height = panels[0].size
     margin = 16
     total = margin + (width + margin) * len(panels)
-    heading, small = _font(22, bold=True), _font(14)
+    heading, small = font(22, bold=True), font(14)
     lines = _wrap(title, heading, total - 2 * margin) if title else []
     line_height, note_height = 30, 26
     top = margin + line_height * len(lines) + (6 if lines else 0)
@@ -151,7 +151,7 @@ def _strip(panels: Sequence[Image.Image], notes: Sequence[str], title: str) -> I
         left = margin + number * (width + margin)
         strip.paste(panel, (left, top))
         pen.rectangle([left - 1, top - 1, left + width, top + height], outline=(214, 218, 226))
-        pen.text((left, top + height + 7), _fit(note, small, width), QUIET, small)
+        pen.text((left, top + height + 7), fit(note, small, width), QUIET, small)
     return strip
 
 
@@ -175,7 +175,8 @@ def _to_image(pixels: FloatArray) -> Image.Image:
 
 
 @lru_cache(maxsize=8)
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib, in a size in pixels."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 
@@ -188,10 +189,11 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
             lines.append(word)
         else:
             lines[-1] = longer
-    return [_fit(line, font, width) for line in lines[:3]]
+    return [fit(line, font, width) for line in lines[:3]]
 
 
-def _fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """The text, cut off with an ellipsis where it is wider than so many pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

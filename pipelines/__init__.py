@@ -11,11 +11,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipelines.describe import Caption, Description, FaithfulDescription, NounSupport
     from pipelines.referring import ReferringResult, ReferringSegmentation
 
-__all__ = ["ReferringResult", "ReferringSegmentation"]
+__all__ = [
+    "Caption",
+    "Description",
+    "FaithfulDescription",
+    "NounSupport",
+    "ReferringResult",
+    "ReferringSegmentation",
+]
 
-_HOMES = {"ReferringResult": "pipelines.referring", "ReferringSegmentation": "pipelines.referring"}
+_HOMES = {
+    "Caption": "pipelines.describe",
+    "Description": "pipelines.describe",
+    "FaithfulDescription": "pipelines.describe",
+    "NounSupport": "pipelines.describe",
+    "ReferringResult": "pipelines.referring",
+    "ReferringSegmentation": "pipelines.referring",
+}
 
 
 def __getattr__(name: str) -> Any:

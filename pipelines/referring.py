@@ -102,7 +102,7 @@ class ReferringResult:
 class ReferringSegmentation:
     """Masks for referring expressions from the attention of a vision-language model.
 
-    >>> pipe = ReferringSegmentation.from_pretrained("starter", "mobile-sam")  # drawn scenes; "starter-photo" for photos
+    >>> pipe = ReferringSegmentation.from_pretrained("starter", "mobile-sam")
     >>> result = pipe(image, "the small red star")  # doctest: +SKIP
     >>> results = pipe([(image, "the red star"), (image, "the blue square")])  # doctest: +SKIP
 

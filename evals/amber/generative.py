@@ -106,20 +106,24 @@ def score_description(
     )
 
 
-def score_descriptions(found: Sequence[Description], *, seed: int = 0) -> GenerativeScore:
-    """The figures over descriptions, at least one."""
+def ratios(found: Sequence[Description]) -> dict[str, Ratio]:
+    """The four figures as ratios of sums, by name."""
     groups = np.array([one.image for one in found], np.int64)
 
     def ratio(tops: list[int], bottoms: list[int]) -> Ratio:
         return Ratio(np.array(tops, np.float64), np.array(bottoms, np.float64), groups)
 
-    figures = {
+    return {
         "chair": ratio([len(one.flagged) for one in found], [one.nouns for one in found]),
         "cover": ratio([one.covered for one in found], [one.shown for one in found]),
         "hal": mean_of([bool(one.flagged) for one in found], groups),
         "cog": ratio([one.cognitive for one in found], [one.targets for one in found]),
     }
-    return GenerativeScore(len(found), **{name: bootstrap(one, seed=seed) for name, one in figures.items()})
+
+
+def score_descriptions(found: Sequence[Description], *, seed: int = 0) -> GenerativeScore:
+    """The figures over descriptions, at least one."""
+    return GenerativeScore(len(found), **{name: bootstrap(one, seed=seed) for name, one in ratios(found).items()})
 
 
 def _listed(heads: Sequence[str], words: Words) -> list[tuple[str, int]]:

@@ -9,8 +9,16 @@ from typing import Any, Literal
 
 from evals.amber.annotations import Annotations, read_words
 from evals.amber.discriminative import DiscriminativeScore, Verdict, amber_score, read_verdict, score_groups
-from evals.amber.generative import HIGHER_IS_BETTER, Description, GenerativeScore, score_description, score_descriptions
+from evals.amber.generative import (
+    HIGHER_IS_BETTER,
+    Description,
+    GenerativeScore,
+    ratios,
+    score_description,
+    score_descriptions,
+)
 from evals.amber.nouns import noun_finder, similarity
+from evals.paired import compare_right, difference_table, differences_json, in_percent, paired
 from evals.report import aligned, percent
 from evals.tasks.base import Scored
 from evals.yesno.parsers import PARSERS
@@ -94,6 +102,27 @@ def score_counts(counts: AmberCounts, options: AmberOptions, seed: int) -> Score
         "versions": versions(),
     }
     return Scored(data, _tables(generative, discriminative, options))
+
+
+def compare_counts(a: AmberCounts, b: AmberCounts, seed: int) -> Scored:
+    """The differences b - a of responses to the same queries; of the yes-no questions the share of right answers."""
+    data: dict[str, Any] = {"task": "compare", "version": VERSION, "n": len(a.descriptions) + len(a.verdicts)}
+    parts = []
+    if a.descriptions:
+        one, other = (ratios(list(run.descriptions.values())) for run in (a, b))
+        figures = paired(one, other, seed=seed)
+        data["generative"] = {
+            "n": len(a.descriptions),
+            "differences": differences_json(figures, in_percent),
+            "higher_is_better": HIGHER_IS_BETTER,
+        }
+        parts += [f"{len(a.descriptions)} descriptions", difference_table(figures, in_percent)]
+    if a.verdicts:
+        first, second = ([one.says is one.statement.truth for one in run.verdicts.values()] for run in (a, b))
+        found, table = compare_right(first, second, list(a.verdicts), "accuracy", seed)
+        data["discriminative"] = {**found, "higher_is_better": {"accuracy": True}}
+        parts += [f"{len(first)} yes-no questions", table]
+    return Scored({**data, "seed": seed, "versions": versions()}, "\n\n".join(parts))
 
 
 def _tables(

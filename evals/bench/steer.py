@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
@@ -81,13 +81,18 @@ class SteerBench:
 
 
 def measure_steer(
-    size: SteerBenchSize | None = None, *, rounds: int = 3, progress: Callable[[str], None] | None = None
+    size: SteerBenchSize | None = None,
+    *,
+    rounds: int = 3,
+    ways: Sequence[Way] = WAYS,
+    progress: Callable[[str], None] | None = None,
 ) -> SteerBench:
     """Speed and peak memory of `generate`, steered and not.
 
     Args:
         size: the model, the picture and the steering method.
         rounds: alternating rounds of all ways.
+        ways: what is measured; `plain` and `steered` always are.
         progress: called with a short sentence before each part.
 
     Returns:
@@ -103,25 +108,26 @@ def measure_steer(
         raise GroundingError(f"rounds={rounds} and new_tokens={size.new_tokens} were given, expected at least 1 and 2")
     load_steering(size.steer)  # a wrong name is told before minutes have passed
     say = progress or (lambda _: None)
-    peak = {}
-    for way in WAYS:
-        say(f"memory of {way}")
-        peak[str(way)] = int(_child("memory", way, size, 1)["peak"])
+    ways = [way for way in WAYS if way in ("plain", "steered", *ways)]
     say(f"time, {rounds} rounds")
-    runs = _child("time", "plain", size, rounds)
-    whole = {way: [size.new_tokens / (first + rest) for first, rest in runs[way]] for way in WAYS}
-    decode = {way: [(size.new_tokens - 1) / rest for _, rest in runs[way]] for way in WAYS}
+    timed = _child(ways, size, rounds)
+    runs, peak = timed["runs"], {"plain": int(timed["peak"])}
+    for way in ways[1:]:
+        say(f"memory of {way}")
+        peak[way] = int(_child([way], size, 0)["peak"])
+    whole = {way: [size.new_tokens / (first + rest) for first, rest in runs[way]] for way in ways}
+    decode = {way: [(size.new_tokens - 1) / rest for _, rest in runs[way]] for way in ways}
     speed, decode_speed = _over_plain(whole), _over_plain(decode)
     return SteerBench(
         steered_over_plain_speed=speed["steered"],
         steered_over_plain_decode_speed=decode_speed["steered"],
         speed_over_plain=speed,
         decode_speed_over_plain=decode_speed,
-        memory_over_plain={way: peak[way] / peak["plain"] for way in WAYS},
+        memory_over_plain={way: peak[way] / peak["plain"] for way in ways},
         size=size,
         tokens_per_second={str(way): values for way, values in whole.items()},
         decode_tokens_per_second={str(way): values for way, values in decode.items()},
-        prefill_seconds={way: [first for first, _ in runs[way]] for way in WAYS},
+        prefill_seconds={way: [first for first, _ in runs[way]] for way in ways},
         peak_bytes=peak,
     )
 
@@ -131,30 +137,30 @@ def _over_plain(speeds: dict[Way, list[float]]) -> dict[str, float]:
     return {way: statistics.median(a / b for a, b in zip(found, plain, strict=True)) for way, found in speeds.items()}
 
 
-def _child(task: str, way: Way, size: SteerBenchSize, rounds: int) -> dict[str, Any]:
-    order = {"task": task, "way": way, "size": asdict(size), "rounds": rounds}
+def _child(ways: Sequence[Way], size: SteerBenchSize, rounds: int) -> dict[str, Any]:
+    order = {"ways": ways, "size": asdict(size), "rounds": rounds}
     done = subprocess.run(
         [sys.executable, "-m", "evals.bench.steer", json.dumps(order)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no message; it may have been killed for want of memory"]
-        raise GroundingError(f"measuring {task} of {way} ended with status {done.returncode}: {lines[-1]}")
+        raise GroundingError(f"measuring {', '.join(ways)} ended with status {done.returncode}: {lines[-1]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def _serve(order: dict[str, Any]) -> dict[str, Any]:
-    """What a child process does."""
+    """What a child process does: the peak of its first way, and the times of all."""
     runner = _Runner(SteerBenchSize(**order["size"]))
-    if order["task"] == "memory":
-        runner.run(order["way"])
-        return {"peak": peak_bytes()}
-    runs: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
-    for way in WAYS:
+    ways = order["ways"]
+    runner.run(ways[0])
+    peak = peak_bytes()
+    for way in ways[1:] if order["rounds"] else ():
         runner.run(way)  # the first run pays for loading kernels
+    runs: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for number in range(order["rounds"]):
-        for way in WAYS if number % 2 == 0 else reversed(WAYS):
+        for way in ways if number % 2 == 0 else reversed(ways):
             runs[way].append(runner.run(way))
-    return runs
+    return {"peak": peak, "runs": runs}
 
 
 class _Clock:

@@ -64,3 +64,7 @@ JOIN = Command(
     "put the folders of a run's shards into one and score it",
     "evals.commands.run:EvalJoinCommand",
 )
+LAB = Command(
+    "compare all steering methods on drawn scenes with planted habits, tuned alike, with paired intervals",
+    "evals.commands.lab:LabCommand",
+)

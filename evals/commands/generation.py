@@ -118,7 +118,8 @@ class GenerationOptions:
             results().print(scored.text)
         if scores["failed"]:
             talk().print(f"{scores['failed']} of {scores['samples']} samples failed, see {self.out / 'samples.jsonl'}")
-        return 1 if scores["failed"] else 0
+        # A launcher takes any other code for a crash, and ends the processes beside.
+        return 1 if scores["failed"] and not me.launched else 0
 
     def _plan(self, task: Task) -> Plan:
         from evals.plan import Plan

@@ -20,8 +20,6 @@ else:
     Tasks = Union[tuple(Annotated[task_class(name), tyro.conf.subcommand(name)] for name in TASKS)]  # noqa: UP007
 
 
-# Options stand behind the task's name, the task's own among the others: `run chair --model starter --data photos`.
-@tyro.conf.configure(tyro.conf.ConsolidateSubcommandArgs, tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True, kw_only=True)
 class EvalRunCommand(GenerationOptions):
     """Put a task to a model: its answers, one line a sample, then its scores, in the folder --out.

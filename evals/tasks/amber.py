@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 
 from evals.amber.annotations import read_annotations
-from evals.amber.scoring import AmberOptions, count, score_counts
+from evals.amber.scoring import AmberCounts, AmberOptions, compare_counts, count, score_counts
 from evals.data import picture_in
 from evals.inputs import field, listed, read_rows, refuse_doubles, whole_number
 from evals.tasks.base import Answer, Sample, Scored
@@ -86,14 +86,21 @@ class AmberTask(AmberAsking):
 
     def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
         """The figures by the authors' rules."""
-        annotations = read_annotations(self.data / "annotations.json")
-        counts = count({int(one.id): one.text for one in answers}, annotations, self)
+        counts = self._count(answers)
         scored = score_counts(counts, self, seed)
         details = [
             {"id": one.id, **_describe(counts.descriptions.get(int(one.id)), counts.verdicts.get(int(one.id)))}
             for one in answers
         ]
         return Scored(scored.data, scored.text, details)
+
+    def compare(self, a: Sequence[Answer], b: Sequence[Answer], seed: int) -> Scored:
+        """The differences b - a of descriptions and of answers."""
+        return compare_counts(self._count(a), self._count(b), seed)
+
+    def _count(self, answers: Sequence[Answer]) -> AmberCounts:
+        annotations = read_annotations(self.data / "annotations.json")
+        return count({int(one.id): one.text for one in answers}, annotations, self)
 
 
 def _describe(description: Description | None, verdict: Verdict | None) -> dict[str, Any]:

@@ -11,10 +11,12 @@ import tyro
 
 from evals.data import picture_in
 from evals.inputs import field, read_rows
+from evals.paired import compare_right
 from evals.tasks.base import Answer, Sample, Scored
 from evals.yesno.hallusion import Row, read_row, refuse_double_rows
 from evals.yesno.parsers import PARSERS
 from grounding.errors import EvalDataError
+from pipelines.provenance import versions
 
 LIMIT = 64  # ours: the yes or no comes first
 PROTOCOLS: Mapping[str, str] = {"official": "", "vlmevalkit": "\nPlease answer yes or no."}
@@ -93,6 +95,15 @@ class HallusionTask(HallusionAsking):
             for one, row in zip(answers, rows, strict=True)
         ]
         return Scored(scored.data, scored.text, details)
+
+    def compare(self, a: Sequence[Answer], b: Sequence[Answer], seed: int) -> Scored:
+        """The difference b - a of aAcc, resampled by set of figures."""
+        one, other = self._rows(a), self._rows(b)
+        sets = {group: number for number, group in enumerate(dict.fromkeys(row.group for row in one))}
+        groups = [sets[row.group] for row in one]
+        found, table = compare_right([row.right for row in one], [row.right for row in other], groups, "a_acc", seed)
+        data = {"task": "compare", "version": self.version, **found, "higher_is_better": {"a_acc": True}, "seed": seed}
+        return Scored({**data, "versions": versions()}, table)
 
     def _rows(self, answers: Sequence[Answer]) -> list[Row]:
         parser = PARSERS[self.parser]

@@ -13,6 +13,7 @@ TASKS: dict[str, str] = {
     "hallusion": "evals.tasks.hallusion:HallusionTask",
     "mmhal": "evals.tasks.mmhal:MMHalTask",
     "pope": "evals.tasks.pope:PopeTask",
+    "scenes-hallucination": "evals.tasks.scenes:ScenesTask",
 }
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evals.paired import difference_table, differences_json, paired
+from evals.paired import Alone, difference_table, differences_json, in_percent, paired
 from evals.report import aligned, percent
-from evals.statistics import Interval, sign_test
+from evals.statistics import Interval
 from evals.tasks.base import Scored
 from evals.yesno.confusion import HIGHER_IS_BETTER, Answered, YesNoScore, score_answers, yes_no_json, yes_no_ratios
 from evals.yesno.parsers import Parser
@@ -76,18 +76,16 @@ def compare_splits(
             *(yes_no_ratios(run, unread_is_no=parser.unread_is_no) for run in (one, other)),
             seed=seed,
         )
-        alone = [(x.says_yes is x.truth) - (y.says_yes is y.truth) for x, y in zip(one, other, strict=True)]
-        only_a, only_b = alone.count(1), alone.count(-1)
-        p = sign_test(only_a, only_b)
+        alone = Alone.of(*([x.says_yes is x.truth for x in run] for run in (one, other)))
         splits[name] = {
             "n": len(one),
-            "differences": differences_json(figures, _shown),
-            "right_exact": {"a_alone": only_a, "b_alone": only_b, "p": p},
+            "differences": differences_json(figures, in_percent),
+            "right_exact": alone.to_json(),
         }
         parts += [
             f"{name}: {len(one)} questions, answers read by the rule {parser.name!r}",
-            difference_table(figures, _shown),
-            f"right in A only {only_a}, in B only {only_b} answers: exact p {p:.3g}",
+            difference_table(figures, in_percent),
+            f"right in A only {alone.a}, in B only {alone.b} answers: exact p {alone.p:.3g}",
         ]
     data = {
         "task": "compare",
@@ -117,10 +115,6 @@ def answer_json(answer: Answered) -> dict[str, Any]:
         "right": answer.says_yes is answer.truth,
         "parsed": answer.parsed,
     }
-
-
-def _shown(name: str, value: float) -> float:
-    return percent(value)
 
 
 def _cell(interval: Interval) -> str:

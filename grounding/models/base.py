@@ -25,6 +25,7 @@ from grounding.text.words import split_words
 from grounding.types import BoolArray, IntArray, TokenGrid, Word, WordKind
 
 DEFAULT_PROMPT = "Where is {expression}?"
+DEFAULT_QUESTION = "Please describe this image in detail."
 LAST_WORD = "<last>"
 SHOWN_VOCABULARY = 200  # a closed vocabulary up to this size is printed in full when a word is outside it
 _SHOWN_CLOSE = 5  # of a larger one, so many words that are spelt alike
@@ -74,6 +75,8 @@ class Family(ABC):
     Attributes:
         default_prompt: the prompt template used where a caller gives none; a model's config may carry its own as
             `grounding_prompt`.
+        default_question: what asks the model for a description; a model's config may carry its own as
+            `grounding_describe`.
         notice: one sentence that every run with this model must show, or None; the config's `grounding_notice`.
     """
 
@@ -85,6 +88,7 @@ class Family(ABC):
         self.name = name or str(model.config.name_or_path or model.config.model_type)
         self.finder = finder
         self.default_prompt: str = getattr(model.config, "grounding_prompt", None) or DEFAULT_PROMPT
+        self.default_question: str = getattr(model.config, "grounding_describe", None) or DEFAULT_QUESTION
         self.notice: str | None = getattr(model.config, "grounding_notice", None)
         tokenizer = self.tokenizer
         if not getattr(tokenizer, "is_fast", False):

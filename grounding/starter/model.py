@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from grounding.starter.language import CELLS, LOCATE, VOCABULARY
+from grounding.starter.language import CELLS, DESCRIBE, LOCATE, VOCABULARY
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,6 +89,7 @@ def build_model(seed: int, *, attention: str = "sdpa") -> LlavaForConditionalGen
         features="default",
         notice=NOTICE,
         prompt=LOCATE,
+        describe=DESCRIBE,
         seed=seed,
         attention=attention,
     )
@@ -137,6 +138,7 @@ def assemble(
     features: Literal["default", "full"],
     notice: str,
     prompt: str,
+    describe: str,
     seed: int,
     attention: str = "sdpa",
 ) -> LlavaForConditionalGeneration:
@@ -149,6 +151,7 @@ def assemble(
         features: LLaVA's way to take the tower's tokens: `default` drops a class token, `full` keeps all.
         notice: what every run with the model prints.
         prompt: the question that it was taught to ground words with.
+        describe: the question that it was taught to describe a picture by.
         seed: of the weights.
         attention: transformers' name of the kernel.
     """
@@ -165,6 +168,7 @@ def assemble(
         tie_word_embeddings=True,
         grounding_notice=notice,
         grounding_prompt=prompt,
+        grounding_describe=describe,
     )
     config._attn_implementation = attention
     torch.manual_seed(seed)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from grounding.errors import MethodError
 from grounding.models.base import Family
 from grounding.models.memory import explain_out_of_memory
 from grounding.steering.base import Subject
@@ -66,19 +67,32 @@ def generate(
             "pad_token_id": family.tokenizer.pad_token_id,
         }
         if decoding.do_sample:
-            options |= {"temperature": decoding.temperature, "top_p": decoding.top_p}
+            options |= {"temperature": decoding.temperature, "top_k": decoding.top_k, "top_p": decoding.top_p}
         if processors:
             options["logits_processor"] = _listed(processors)
         if streamer is not None:
             options["streamer"] = streamer
         for change in changes:
             options |= change.options
+        _refuse_unfit(options, len(images), len(changes))
         output = family.model.generate(**prepared.inputs, **options)
     texts = [_generated(family, row) for row in output[:, prepared.length :].tolist()]
     for change in changes:
         if change.finish is not None:
             texts = [change.finish(text) for text in texts]
     return texts
+
+
+def _refuse_unfit(options: dict[str, Any], elements: int, steps: int) -> None:
+    if "streamer" in options and (options["num_beams"] > 1 or "custom_generate" in options):
+        raise MethodError(
+            "a search over several texts has no newest token to stream: decode with one beam, or all at once"
+        )
+    if "custom_generate" in options and elements > 1 and steps > 1:
+        raise MethodError(
+            "a step with a loop of its own runs one picture after the other, where the method's other steps expect the "
+            f"whole batch: give one picture at a time instead of {elements}"
+        )
 
 
 def _listed(processors: Sequence[Any]) -> Any:

@@ -64,7 +64,7 @@ class HeadChoice:
             head_count: H.
 
         Returns:
-            [L, H] float32 in [0, 1], 0 in other layers.
+            [L, H] float32 in [0, 1], 0 in other layers; what is only known on the fly counts as 1.
 
         Raises:
             MethodError: a listed head is not there, or the sensitivity file cannot be used with this model.
@@ -79,7 +79,7 @@ class HeadChoice:
                         "heads"
                     )
                 found[layer, head] = float(layer in chosen)
-        elif self.sensitivity:
+        elif self.sensitivity and not self.on_the_fly:
             from grounding.steering.sensitivity import load_sensitivity
 
             values = load_sensitivity(self.sensitivity).for_model(layer_count, head_count)

@@ -18,6 +18,7 @@ FOLDER = ("methods", "steering")
 
 def interventions() -> dict[str, type[Any]]:
     """Every intervention by its name in a steering file."""
+    from grounding.steering.baselines.opera import OverTrust
     from grounding.steering.baselines.pai import TextGuidance
     from grounding.steering.baselines.truncation import Truncation
     from grounding.steering.baselines.vcd import VisualContrast
@@ -25,8 +26,8 @@ def interventions() -> dict[str, type[Any]]:
     from grounding.steering.redistribution import Redistribute
     from grounding.steering.text_route import Gate, TextRoute
 
-    forms = (Renormalise, Values, Pai, Redistribute, TextRoute, Gate)
-    return {step.name: step for step in (*forms, TextGuidance, VisualContrast, Truncation)}
+    modulations = (Renormalise, Values, Pai, Redistribute, TextRoute, Gate)
+    return {step.name: step for step in (*modulations, TextGuidance, VisualContrast, OverTrust, Truncation)}
 
 
 @dataclass(frozen=True)

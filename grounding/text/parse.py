@@ -29,7 +29,16 @@ ADJECTIVES = frozenset(
 COMMANDS = frozenset("find show locate segment select highlight pick choose click mark detect".split())
 DETERMINERS = frozenset("the a an me all every each this that these those my your".split())  # after a command's verb
 NUMERALS = frozenset("two three four five six seven eight nine ten eleven twelve".split())
-VERBS = frozenset("holds wears sits stands looks faces walks runs lies carries rides eats plays touches hangs".split())
+VERBS = frozenset(
+    "holds wears sits stands looks faces walks runs lies carries rides eats plays touches hangs features shows depicts"
+    " displays contains includes captures appears seems consists adds creates suggests indicates gives makes"
+    " takes".split()
+)
+OPENERS = frozenset(
+    "a an the this that these those some any each every another other several few many more most no all both my your"
+    " his her its our their of in on at to from by with without for about into onto off up down along across through"
+    " against around via towards toward like as upon within".split()
+).union(PREPOSITIONS)
 NOUNS_IN_ING = frozenset(
     "thing building ceiling king ring wing string spring painting railing awning clothing evening wedding parking swing"
     " sling pudding icing frosting dressing earring sibling duckling drawing crossing lighting rigging stocking".split()
@@ -37,11 +46,19 @@ NOUNS_IN_ING = frozenset(
 NOUNS_IN_ED = frozenset("bed shed sled seed weed reed breed moped bobsled biped quadruped waterbed".split())
 
 
+Phrase = tuple[int, int]
+"""A noun with what stands before it: (index of the first word, index of the noun)."""
+
+
 class NounFinder(Protocol):
-    """Finds the head noun of a referring expression."""
+    """Finds the head noun of a referring expression, and every noun of a longer text."""
 
     def head(self, text: str, words: Sequence[Word]) -> tuple[int, ...]:
         """Indices into `words` of the word or words that name the thing; empty where there is none."""
+        ...
+
+    def phrases(self, text: str, words: Sequence[Word]) -> tuple[Phrase, ...]:
+        """Every noun phrase of a text in order, disjoint."""
         ...
 
 
@@ -62,6 +79,34 @@ class RuleNounFinder:
                 fallback = spatial[-1]
             start = following
         return () if fallback is None else (fallback,)
+
+    def phrases(self, text: str, words: Sequence[Word]) -> tuple[Phrase, ...]:
+        """The last noun-like word of every phrase that is opened as English opens noun phrases.
+
+        That is by a determiner, a number or a preposition, at the start of the text, by being a plural, or joined by a
+        comma, "and" or "or" to one that is; so "lively" in "the scene is lively" names no thing. Verbs and adjectives
+        are told by the lists and endings of this file, which long free text outgrows: a parser knows more.
+        """
+        found: list[Phrase] = []
+        start, joined = 0, False  # whether the phrase before this one was a noun phrase
+        while start < len(words):
+            end, following = self._phrase(text, words, start)
+            content = [i for i in range(start, end) if words[i].kind is WordKind.CONTENT]
+            nouns = [i for i in content if not (_is_modifier(words[i]) or _is_verb_of_text(words, i))]
+            if nouns:
+                first, noun = content[0], nouns[-1]
+                opener = normal(words[first - 1].text) if first else ""
+                listed = joined and (
+                    opener in ("and", "or") or _is_cut(text[words[first - 1].span[1] : words[first].span[0]])
+                )
+                numbered = any(_is_number(words[i]) for i in content)
+                joined = first == 0 or opener in OPENERS or listed or numbered or _is_plural(normal(words[noun].text))
+                if joined:
+                    found.append((first, noun))
+            elif content:
+                joined = False
+            start = following
+        return tuple(found)
 
     @staticmethod
     def _phrase(text: str, words: Sequence[Word], start: int) -> tuple[int, int]:
@@ -125,8 +170,20 @@ class SpacyNounFinder:
             chunk for chunk in document.noun_chunks if chunk.root.pos_ != "PRON" or normal(chunk.root.text) == "one"
         ]
         root = chunks[0].root if chunks else next((t for t in document if t.head is t), document[0])
-        start, end = root.idx, root.idx + len(root)
-        return tuple(i for i, word in enumerate(words) if word.span[0] < end and start < word.span[1])
+        return _overlapping(words, root.idx, root.idx + len(root))
+
+    def phrases(self, text: str, words: Sequence[Word]) -> tuple[Phrase, ...]:
+        """The noun chunks whose root is a noun, from their first content word to the root."""
+        found: list[Phrase] = []
+        for chunk in self.pipeline(text).noun_chunks:
+            if chunk.root.pos_ not in ("NOUN", "PROPN"):
+                continue
+            root = _overlapping(words, chunk.root.idx, chunk.root.idx + len(chunk.root))
+            inside = _overlapping(words, chunk.start_char, chunk.end_char)
+            first = next((i for i in inside if words[i].kind is WordKind.CONTENT), None)
+            if root and (not found or root[-1] > found[-1][1]):
+                found.append((root[-1] if first is None else min(first, root[-1]), root[-1]))
+        return tuple(found)
 
 
 def noun_finder(name: str = "rules") -> NounFinder:
@@ -189,6 +246,26 @@ def _is_verb(form: str, after: Word | None) -> bool:
         return True
     ends_phrase = after is None or after.kind is not WordKind.CONTENT
     return form.endswith("ed") and form not in NOUNS_IN_ED and len(form) > 3 and ends_phrase
+
+
+def _is_verb_of_text(words: Sequence[Word], index: int) -> bool:
+    after = words[index + 1] if index + 1 < len(words) else None
+    form = normal(words[index].text)
+    return _is_verb(form, after) or (form.endswith("ly") and len(form) > 4)
+
+
+def _is_number(word: Word) -> bool:
+    form = normal(word.text)
+    return form in NUMERALS or form[:1].isdigit()
+
+
+def _is_plural(form: str) -> bool:
+    return len(form) > 3 and form.endswith("s") and not form.endswith(("ss", "us", "is"))
+
+
+def _overlapping(words: Sequence[Word], start: int, end: int) -> tuple[int, ...]:
+    """Indices of the words that share a character with text[start:end]."""
+    return tuple(i for i, word in enumerate(words) if word.span[0] < end and start < word.span[1])
 
 
 def _is_command(words: Sequence[Word], index: int) -> bool:

@@ -185,7 +185,7 @@ def run_plainly(stage: Stage, form: Modulation, decoding: Decoding, **options: A
         length = subject.prepared.length
         output = plain.model.generate(
             **subject.prepared.inputs, **options, max_new_tokens=decoding.max_new_tokens, num_beams=decoding.num_beams,
-            do_sample=decoding.do_sample, pad_token_id=plain.tokenizer.pad_token_id,
+            do_sample=decoding.do_sample, top_k=decoding.top_k, pad_token_id=plain.tokenizer.pad_token_id,
         )  # fmt: skip
     end = plain.model.generation_config.eos_token_id
     rows = output[:, length:].tolist()

@@ -43,8 +43,29 @@ def test_sampling_repeats_with_its_seed_and_leaves_the_global_state(family: Llav
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_draws_are_cut_by_nobody_but_the_decoding(family: Llava, images: list[Image.Image]) -> None:
+    import torch
+
+    prepared = family.prepare_questions(images, ["where", "is"])
+    for top_k in (0, 7):
+        torch.manual_seed(3)
+        plain = family.model.generate(
+            **prepared.inputs, do_sample=True, temperature=1.5, top_k=top_k, top_p=1.0, max_new_tokens=8
+        )
+        decoding = Decoding(max_new_tokens=8, do_sample=True, temperature=1.5, top_k=top_k, seed=3)
+        for row, one in zip(
+            plain[:, prepared.length :].tolist(),
+            generate(family, images, ["where", "is"], decoding=decoding),
+            strict=True,
+        ):
+            assert tuple(row[: len(one.token_ids)]) == one.token_ids
+    assert family.model.generation_config.top_k != 0  # what would come in unasked
+
+
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(MethodError, match="max_new_tokens 0"):
         Decoding(max_new_tokens=0)
+    with pytest.raises(MethodError, match="top_k -1"):
+        Decoding(top_k=-1)
     with pytest.raises(MethodError, match="top_p"):
         Decoding(top_p=0)

@@ -73,12 +73,14 @@ _KINDS: tuple[tuple[int, int, tuple[str, ...]], ...] = (
 
 # What people wear or hold: no class of ImageNet is a person, but these lie on one.
 _WORN = frozenset(
-    "abaya,academic gown,apron,ballplayer,bathing cap,bearskin,bikini,bolo tie,bonnet,bow tie,brassiere,breastplate,"
-    "bulletproof vest,cardigan,cloak,clog,cowboy boot,cowboy hat,crash helmet,feather boa,football helmet,fur coat,gown,"
-    "groom,hair slide,hoopskirt,jean,jersey,kimono,knee pad,lab coat,lipstick,Loafer,maillot,military uniform,miniskirt,"
-    "mitten,mortarboard,neck brace,overskirt,pajama,poncho,running shoe,sandal,sarong,scuba diver,seat belt,shower cap,"
-    "ski mask,sock,sombrero,stethoscope,stole,suit,sunglass,sunglasses,sweatshirt,swimming trunks,trench coat,vestment,"
-    "wig,Windsor tie".split(",")
+    (
+        "abaya,academic gown,apron,ballplayer,bathing cap,bearskin,bikini,bolo tie,bonnet,bow tie,brassiere,"
+        "breastplate,bulletproof vest,cardigan,cloak,clog,cowboy boot,cowboy hat,crash helmet,feather boa,"
+        "football helmet,fur coat,gown,groom,hair slide,hoopskirt,jean,jersey,kimono,knee pad,lab coat,lipstick,"
+        "Loafer,maillot,military uniform,miniskirt,mitten,mortarboard,neck brace,overskirt,pajama,poncho,"
+        "running shoe,sandal,sarong,scuba diver,seat belt,shower cap,ski mask,sock,sombrero,stethoscope,stole,"
+        "suit,sunglass,sunglasses,sweatshirt,swimming trunks,trench coat,vestment,wig,Windsor tie"
+    ).split(",")
 )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from grounding.starter.model import CHAT_TEMPLATE, assemble, build_tokenizer, text_config
-from grounding.starter.photo.words import ABOUT
+from grounding.starter.photo.words import ABOUT, DETAIL
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
@@ -92,4 +92,13 @@ def build_model(spec: Spec, seed: int) -> LlavaForConditionalGeneration:
         rope_theta=1e8,
     )
     notice = NOTICE.format(words=len(spec.words), photos=spec.photos)
-    return assemble(tower, text, cells=tower.cells**2, features="full", notice=notice, prompt=ABOUT, seed=seed)
+    return assemble(
+        tower,
+        text,
+        cells=tower.cells**2,
+        features="full",
+        notice=notice,
+        prompt=ABOUT,
+        describe=DETAIL,
+        seed=seed,
+    )

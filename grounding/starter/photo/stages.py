@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers.models.llama.modeling_llama import rotate_half
 
 from grounding.starter.dataset import batches
 from grounding.starter.packing import OPENING, Packed, answer_loss, pack
@@ -22,6 +23,7 @@ LENGTH = 240  # tokens of questions and answers about one photo
 _ALIGNMENT = 1.0
 _FLIPPED, _DROPPED = 0.5, 0.1  # share of mirrored photos, and of features set to nothing
 _SIDES = frozenset(("left", "right"))
+_WORD_OFFSET = 3  # positions from the last cell to a word that is asked about: "describe the dog ."
 
 
 @dataclass(frozen=True)
@@ -130,13 +132,49 @@ class Reader(nn.Module):
         projected = self.projector(features)
         words = self.language_model.embed_tokens.weight
         loss, figures = self.alignment(projected, words, batch.coarse, batch.present)
+        seen, _ = self.alignment(*self._first_look(projected, words), batch.coarse, batch.present)
+        loss = loss + seen
         if batch.packed is None:
             return loss, figures
         answers, right = answer_loss(self.language_model, projected, batch.packed)
         return answers + _ALIGNMENT * loss, {"answers": answers.item(), "right": right, **figures}
 
-    def aligned(self) -> nn.ModuleDict:
-        """What the first stage trains: everything but the decoder layers."""
-        return nn.ModuleDict(
-            {"projector": self.projector, "words": self.language_model.embed_tokens, "alignment": self.alignment}
+    def _first_look(self, projected: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys [B, cells, D] of the cells and queries [V, D] of the words in the first layer's heads for likeness.
+
+        There a word has read nothing yet, so its attention is known without running the model, and the same weak
+        supervision that brings words and cells together brings those heads' attention to where the word is.
+        """
+        layer = self.language_model.layers[0]
+        likeness = layer.self_attn.q_proj.out_features // 2  # the half that `attend_to_likeness` prepared
+        cells = projected.shape[1]
+        first = len(OPENING.split())
+        places = torch.arange(first, first + cells + _WORD_OFFSET, device=projected.device)[None]
+        waves = self.language_model.rotary_emb(projected, places)  # cosines and sines, each [1, positions, head width]
+        keys = _turned(
+            layer.self_attn.k_proj(layer.input_layernorm(projected))[..., :likeness], *(w[:, :cells] for w in waves)
         )
+        queries = _turned(
+            layer.self_attn.q_proj(layer.input_layernorm(words))[None, :, :likeness], *(w[:, -1:] for w in waves)
+        )
+        return keys, queries[0]
+
+    def aligned(self) -> nn.ModuleDict:
+        """What the first stage trains: projector, words, and what the first layer's attention looks with."""
+        layer = self.language_model.layers[0]
+        return nn.ModuleDict(
+            {
+                "projector": self.projector,
+                "words": self.language_model.embed_tokens,
+                "alignment": self.alignment,
+                "first_norm": layer.input_layernorm,
+                "first_queries": layer.self_attn.q_proj,
+                "first_keys": layer.self_attn.k_proj,
+            }
+        )
+
+
+def _turned(vectors: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Rotary positions on the heads' vectors [B, N, heads * width], waves [1, N or 1, width]."""
+    heads = vectors.unflatten(-1, (-1, cosine.shape[-1]))
+    return (heads * cosine[:, :, None] + rotate_half(heads) * sine[:, :, None]).flatten(-2)

@@ -6,16 +6,15 @@ its own, so a contrasted token costs one more pass of one position.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from grounding.errors import MethodError
+from grounding.steering.baselines.follower import Follower
 
 Combine = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -31,15 +30,8 @@ class Branch:
     """
 
     def __init__(self, model: Any, inputs: Mapping[str, Tensor]) -> None:
-        from transformers import DynamicCache
-
-        self._model = model
-        self._inputs = dict(inputs)
-        self._positions = _positions(model, self._inputs)
-        self._mask = inputs["attention_mask"]
-        self._batch = len(self._mask)
-        self._cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-        self._cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        self._follower = Follower(model, inputs)
+        self._batch = len(inputs["attention_mask"])
         self._seen: Tensor | None = None
 
     def log_probabilities(self, tokens: Tensor) -> Tensor:
@@ -55,20 +47,18 @@ class Branch:
         Raises:
             MethodError: the answer did not grow by one token, as in assisted generation.
         """
-        logits = self._begin(tokens.shape[0]) if self._seen is None else self._follow(tokens)
+        step = self._begin if self._seen is None else self._follow
+        logits = Context().run(step, tokens)
         self._seen = tokens
-        return torch.log_softmax(logits[:, -1].float(), dim=-1)
+        return torch.log_softmax(logits.float(), dim=-1)
 
-    def _begin(self, rows: int) -> Tensor:
-        logits = self._run(self._inputs, self._positions)
-        self._inputs = {}  # the pictures are not needed again
-        beams = rows // self._batch
+    def _begin(self, tokens: Tensor) -> Tensor:
+        logits = self._follower.read()
+        beams = len(tokens) // self._batch
         if beams > 1:
-            self._cache.batch_repeat_interleave(beams)
-            self._mask = self._mask.repeat_interleave(beams, dim=0)
-            logits = logits.repeat_interleave(beams, dim=0)
-            if self._positions is not None:
-                self._positions = self._positions.repeat_interleave(beams, dim=-2)
+            rows = torch.arange(self._batch, device=tokens.device).repeat_interleave(beams)
+            self._follower.select(rows)
+            logits = logits.index_select(0, rows)
         return logits
 
     def _follow(self, tokens: Tensor) -> Tensor:
@@ -80,19 +70,8 @@ class Branch:
             )
         parents = _parents(self._seen, tokens[:, :-1], len(tokens) // self._batch)
         if not torch.equal(parents, torch.arange(len(parents), device=parents.device)):
-            # All rows of an element have one prompt, so mask and positions stay.
-            self._cache.reorder_cache(parents)
-        self._mask = pad(self._mask, (0, 1), value=1)
-        if self._positions is not None:
-            self._positions = self._positions[..., -1:] + 1
-        return self._run({"input_ids": tokens[:, -1:], "attention_mask": self._mask}, self._positions)
-
-    def _run(self, inputs: Mapping[str, Tensor], positions: Tensor | None) -> Tensor:
-        options: dict[str, Any] = {self._cache_name: self._cache, "use_cache": True, "logits_to_keep": 1}
-        if positions is not None:
-            options["position_ids"] = positions
-        logits: Tensor = Context().run(lambda: self._model(**inputs, **options)).logits
-        return logits
+            self._follower.select(parents)
+        return self._follower.follow(tokens[:, -1:])
 
 
 class Contrast:
@@ -126,15 +105,6 @@ def plausible(scores: Tensor, own: Tensor, share: float) -> Tensor:
         return scores
     floor = own.amax(dim=-1, keepdim=True) + torch.tensor(share, dtype=own.dtype, device=own.device).log()
     return scores.masked_fill(own < floor, -torch.inf)
-
-
-def _positions(model: Any, inputs: Mapping[str, Tensor]) -> Tensor | None:
-    """The positions that `generate` gives a prompt, [B, M] or [4, B, M]; None where the forward makes its own."""
-    find = getattr(model, "_prepare_position_ids_for_generation", None)
-    if find is None:
-        return None
-    positions: Tensor = find(inputs["input_ids"], dict(inputs))
-    return positions
 
 
 def _parents(seen: Tensor, prefixes: Tensor, beams: int) -> Tensor:

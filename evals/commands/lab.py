@@ -1,0 +1,109 @@
+"""`grounding lab`: all steering methods on drawn scenes whose habits are kept and broken, tuned alike, offline."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grounding.console import emit, progress_bar, results, talk
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from evals.lab.plan import LabPlan
+    from evals.tasks.base import Answer
+    from evals.tasks.scenes import ScenesTask
+    from grounding.models.base import Family
+    from grounding.steering.method import Steering
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabCommand:
+    """Compare steering methods where the truth is exact and the habits that mislead are planted.
+
+    Every method is tuned on validation scenes by one rule (fewest invented mentions at kept recall and length) from as
+    many candidates at most, and reported on test scenes with intervals paired by scene. Answers are kept in the output
+    folder, so the same command goes on after an interruption.
+
+    Attributes:
+        plan: YAML file of methods and grids; the shipped plan where none is given.
+        model: instead of the plan's model.
+        out: folder for run folders, `lab.json`, `lab.txt` and `lab.png`.
+        limit: instead of the plan's numbers of scenes, for a quick look.
+        batch_size: questions per batch.
+        json: print one JSON object on stdout instead of the tables.
+    """
+
+    plan: Path | None = None
+    model: str | None = None
+    out: Path = Path("runs/lab")
+    limit: int | None = None
+    batch_size: int = 64
+    json: bool = False
+
+    def run(self) -> int:
+        """Run what is left to do, and print tables or one JSON object."""
+        from evals.lab.compare import run_lab
+        from evals.lab.plan import load_plan
+        from evals.lab.report import lab_json, lab_plot, lab_table, plan_json, verdicts
+        from evals.tasks.scenes import ScenesTask
+        from grounding.files import write_bytes, write_json, write_text
+        from grounding.models.load import load
+        from pipelines.provenance import short_hash, versions
+
+        plan = load_plan(self.plan)
+        if self.model:
+            plan = replace(plan, model=self.model)
+        if self.limit is not None:
+            plan = replace(plan, validation_scenes=self.limit, test_scenes=self.limit)
+        family = load(plan.model)
+        if family.notice:
+            talk().print(family.notice)
+        started = time.perf_counter()
+        with progress_bar(talk()) as progress:
+            found = run_lab(plan, lambda *what: self._answers(plan, family, progress, *what))
+        settings = plan_json(plan)
+        data: dict[str, Any] = {
+            "task": "lab",
+            **lab_json(found, plan, ScenesTask(plan.test_scenes, plan.test_seed)),
+            "plan": settings,
+            "config_hash": short_hash({"plan": settings, "task": asdict(ScenesTask(plan.test_scenes))}, 12),
+            "versions": versions(),
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        text = f"{lab_table(data)}\n\nagainst unsteered\n{verdicts(data)}"
+        write_json(self.out / "lab.json", data)
+        write_text(self.out / "lab.txt", text + "\n")
+        write_bytes(self.out / "lab.png", lab_plot(data))
+        if self.json:
+            emit(data)
+        else:
+            results().print(text)
+        return 0
+
+    def _answers(
+        self, plan: LabPlan, family: Family, progress: Progress, name: str, task: ScenesTask, steering: Steering | None
+    ) -> tuple[Answer, ...]:
+        """A run of the suite in a folder named by its configuration; what is there already is not done again."""
+        from evals.plan import Plan, Worker, choose, config_of
+        from evals.runner import Run
+        from grounding.errors import EvalDataError
+        from grounding.steering.decoding import Decoding
+        from pipelines.provenance import short_hash
+        from pipelines.saving import slug
+
+        decoding = Decoding(max_new_tokens=task.max_new_tokens, seed=plan.seed)
+        how = Plan(plan.model, steering, decoding, self.batch_size, seed=plan.seed)
+        settings = config_of(task, choose(task, 0, plan.seed), how)
+        run = Run.begin(task, how, self.out / "runs" / f"{slug(name)}-{short_hash(settings, 8)}")
+        todo = run.left(Worker(), self.batch_size)
+        bar = progress.add_task(name, total=sum(len(batch) for _, batch in todo))
+        run.work(todo, family, how, Worker(), lambda answers: progress.advance(bar, len(answers)))
+        progress.remove_task(bar)
+        run.finish()
+        answers = [one for one in run.answered() if one is not None]
+        if failed := [one for one in answers if one.error]:
+            raise EvalDataError(f"{len(failed)} samples of {run.folder.path} failed, the first: {failed[0].error}")
+        return tuple(answers)

@@ -1,0 +1,138 @@
+"""The lab: every method tuned by one rule on one set of scenes, and measured on another against the unsteered model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from evals.chair.curve import CurvePoint, truncation_curve
+from evals.chair.score import CaptionScore, cut, ratios
+from evals.lab.plan import LabPlan
+from evals.tasks.base import Answer
+from evals.tasks.scenes import ScenesTask, caption_scores, scene_lexicon
+from grounding.steering.method import Steering
+
+UNSTEERED = "unsteered"
+TRUNCATION = "truncation"
+Ask = Callable[[str, ScenesTask, Steering | None], tuple[Answer, ...]]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a candidate is chosen by: fractions, and a mean number of words."""
+
+    chair_i: float
+    recall: float
+    length: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One candidate on the validation scenes.
+
+    Attributes:
+        name: the method's, with its numbers.
+        figures: what came out.
+        allowed: whether recall and length stayed within the plan's limits.
+    """
+
+    name: str
+    figures: Figures
+    allowed: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method, tuned and measured.
+
+    Attributes:
+        name: the method's.
+        chosen: the candidate's name; None for the model as it is.
+        steering: the candidate as text of a steering file; None where nothing was steered.
+        tried: every candidate on the validation scenes.
+        answers: to the test's samples, in their order.
+    """
+
+    name: str
+    chosen: str | None
+    steering: str | None
+    tried: tuple[Tried, ...]
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything the lab found.
+
+    Attributes:
+        entries: unsteered first.
+        curve: the truncation curve of the unsteered test captions.
+    """
+
+    entries: tuple[Entry, ...]
+    curve: tuple[CurvePoint, ...]
+
+
+def run_lab(plan: LabPlan, ask: Ask) -> Comparison:
+    """Tune every contender, then measure it.
+
+    Args:
+        plan: what to compare.
+        ask: runs a task, steered or not, under a name of its own: `validation/...` or `test/...`.
+    """
+    tuning = ScenesTask(plan.validation_scenes, plan.validation_seed, yes_no=False)
+    testing = ScenesTask(plan.test_scenes, plan.test_seed)
+    lexicon = scene_lexicon()
+
+    before = caption_scores(ask(f"validation/{UNSTEERED}", tuning, None))
+    plain = ask(f"test/{UNSTEERED}", testing, None)
+    entries = [Entry(UNSTEERED, None, None, (), plain)]
+    for contender in plan.contenders:
+        tried = {}
+        for steering in contender.candidates():
+            scores = caption_scores(ask(f"validation/{steering.name}", tuning, steering))
+            tried[steering.name] = (steering, _tried(steering.name, scores, before, plan))
+        best = choose([one for _, one in tried.values()])
+        steering = tried[best.name][0]
+        answers = ask(f"test/{contender.name}", testing, steering)
+        entries.append(
+            Entry(contender.name, best.name, steering.to_yaml(), tuple(one for _, one in tried.values()), answers)
+        )
+    cuts = {
+        f"{TRUNCATION} ({words} words)": (words, [cut(one, words, lexicon) for one in before]) for words in plan.cuts
+    }
+    tried_cuts = tuple(_tried(name, scores, before, plan) for name, (_, scores) in cuts.items())
+    best = choose(tried_cuts)
+    answers = tuple(shortened(one, cuts[best.name][0]) for one in plain)
+    entries.append(Entry(TRUNCATION, best.name, None, tried_cuts, answers))
+    longest = max(len(one.words) for one in caption_scores(plain))
+    return Comparison(tuple(entries), truncation_curve(caption_scores(plain), lexicon, range(2, longest + 1)))
+
+
+def choose(tried: Sequence[Tried]) -> Tried:
+    """The fewest invented mentions among the candidates that are allowed; where none is, the best F1."""
+    allowed = [one for one in tried if one.allowed]
+    if allowed:
+        return min(allowed, key=lambda one: one.figures.chair_i)
+    return max(tried, key=lambda one: one.figures.f1)
+
+
+def figures(scores: Sequence[CaptionScore]) -> Figures:
+    """What candidates are chosen by."""
+    found = ratios(scores)
+    return Figures(**{name: found[name].value for name in ("chair_i", "recall", "length", "f1")})
+
+
+def shortened(answer: Answer, words: int) -> Answer:
+    """The answer as the truncation control gives it: a description is cut, a yes or no is not."""
+    if answer.fields["kind"] != "describe":
+        return answer
+    return replace(answer, text=" ".join(answer.text.split()[:words]))
+
+
+def _tried(name: str, scores: Sequence[CaptionScore], before: Sequence[CaptionScore], plan: LabPlan) -> Tried:
+    now, then = figures(scores), figures(before)
+    kept = then.recall - now.recall <= plan.recall_loss / 100 + 1e-9
+    as_long = abs(now.length / then.length - 1) <= plan.length_change / 100 + 1e-9
+    return Tried(name, now, kept and as_long)

@@ -1,0 +1,215 @@
+"""Hallucination on drawn scenes with planted habits: CHAIR of descriptions and POPE of yes-no answers, offline.
+
+The scorers are the suite's own. A scene's classes are its shapes, and the truth is what was drawn.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from evals.chair.compare import differences
+from evals.chair.lexicon import Lexicon
+from evals.chair.report import HIGHER_IS_BETTER, chair_json, chair_table, sample_json, shown
+from evals.chair.score import Caption, CaptionScore, chair, score_caption
+from evals.chair.words import by_rules
+from evals.report import aligned, percent
+from evals.statistics import bootstrap_difference
+from evals.tasks.base import Answer, Sample, Scored
+from evals.yesno.confusion import Answered, answered, score_answers, yes_no_json, yes_no_ratios
+from evals.yesno.parsers import PARSERS
+from grounding.errors import EvalDataError
+from grounding.starter.habits import HABITS, HabitScene, measuring_scene
+from grounding.starter.language import DESCRIBE, PLURALS
+from grounding.starter.scenes import SHAPES
+
+SPLITS = ("random", "popular", "adversarial")
+QUESTION = "is there {article} {shape} ?"
+_POSITIVES = 3  # objects asked for per scene and split, each followed by an absent one; POPE's number
+_PURPOSE = 13
+_PARSER = PARSERS["official"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One yes-no question: the split it belongs to, the shape, and whether it is there."""
+
+    split: str
+    shape: str
+    truth: bool
+
+    @property
+    def text(self) -> str:
+        """As the scenes' language asks."""
+        return QUESTION.format(article="an" if self.shape[0] in "aeiou" else "a", shape=self.shape)
+
+
+@dataclass(frozen=True)
+class ScenesTask:
+    """Describe drawn scenes that keep and break planted habits in turn, and say what is there.
+
+    Attributes:
+        scenes: how many.
+        seed: of the set of scenes.
+        prompt: asks for the description.
+        yes_no: also ask POPE's questions, six a split and scene where the scene has enough absent shapes.
+    """
+
+    scenes: int = 200
+    seed: int = 0
+    prompt: str = DESCRIBE
+    yes_no: bool = True
+
+    name: ClassVar[str] = "scenes-hallucination"
+    version: ClassVar[int] = 1
+    max_new_tokens: ClassVar[int] = 64
+
+    def __post_init__(self) -> None:
+        if self.scenes < 1 or self.seed < 0:
+            raise EvalDataError(
+                f"scenes {self.scenes} and seed {self.seed} were given, expected at least one scene and a seed from 0"
+            )
+
+    def samples(self) -> list[Sample]:
+        """See `Task`; first the descriptions, then the questions, so that batches are of texts of one length."""
+        drawn = [measuring_scene(self.seed, index) for index in range(self.scenes)]
+        asked = pope_questions([one.shapes for one in drawn], self.seed) if self.yes_no else []
+        found = [self._sample(index, one, "", self.prompt, {"kind": "describe"}) for index, one in enumerate(drawn)]
+        for index, questions in enumerate(asked):
+            for number, one in enumerate(questions):
+                fields = {"kind": "yes-no", **asdict(one)}
+                found.append(self._sample(index, drawn[index], f"-{number:02d}", one.text, fields))
+        return found
+
+    def _sample(self, index: int, drawn: HabitScene, ending: str, question: str, fields: Mapping[str, Any]) -> Sample:
+        name, picture = _name(index), partial(_picture, self.seed, index)
+        truth = {"scene": index, "shapes": sorted(drawn.shapes), "broken": drawn.broken}
+        return Sample(name + ending, name, picture, question, {**truth, **fields}, group=name)
+
+    def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
+        """See `Task`: CHAIR's figures by their names, those of broken scenes alone, and POPE's by split."""
+        described = caption_scores(answers)
+        broken = {int(one.fields["scene"]) for one in answers if one.fields["broken"]}
+        rows = {"all scenes": chair(described, seed=seed)}
+        alone = [one for one in described if one.image_id in broken]
+        if alone:
+            rows["broken habits"] = chair(alone, seed=seed)
+        splits = {name: score_answers(found, seed=seed) for name, found in yes_no_answers(answers).items()}
+        data = chair_json(rows["all scenes"])
+        data["broken"] = chair_json(rows["broken habits"]) if alone else None
+        data["pope"] = {name: yes_no_json(found) for name, found in splits.items()}
+        text = chair_table(rows)
+        if splits:
+            lines = [["POPE", "n", "accuracy", "F1", "yes-ratio", "unparsable"]]
+            for name, found in splits.items():
+                figures = [f"{percent(one.value):.1f}" for one in (found.accuracy, found.f1, found.yes_ratio)]
+                lines.append([name, str(found.n), *figures, str(found.unparsable)])
+            text += "\n\n" + aligned(lines)
+        return Scored(data, text, [{"id": _name(one.image_id), **sample_json(one)} for one in described])
+
+    def compare(self, a: Sequence[Answer], b: Sequence[Answer], seed: int) -> Scored:
+        """See `Comparable`."""
+        found = differences(caption_scores(a), caption_scores(b), seed=seed)
+        data: dict[str, Any] = {
+            name: [shown(name, value) for value in (one.difference.value, one.difference.low, one.difference.high)]
+            for name, one in found.items()
+        }
+        other = yes_no_answers(a)
+        for split, mine in yes_no_answers(b).items():
+            ratios = [yes_no_ratios(run)["accuracy"] for run in (mine, other[split])]
+            change = bootstrap_difference(*ratios, seed=seed)
+            data[f"pope_{split}"] = [percent(value) for value in (change.value, change.low, change.high)]
+        lines = [["b - a", "", "95 %"]]
+        lines += [[name, f"{value:+.2f}", f"[{low:+.2f}, {high:+.2f}]"] for name, (value, low, high) in data.items()]
+        return Scored({"differences": data, "higher_is_better": HIGHER_IS_BETTER}, aligned(lines))
+
+
+@cache
+def scene_lexicon() -> Lexicon:
+    """CHAIR's tables for scenes: the shapes, each with its plural, and no double words."""
+    return Lexicon({word: shape for shape in SHAPES for word in (shape, PLURALS[shape])}, {})
+
+
+def caption_scores(answers: Sequence[Answer]) -> tuple[CaptionScore, ...]:
+    """CHAIR's score of every description among the answers; `image_id` is the scene's number."""
+    described = [one for one in answers if one.fields["kind"] == "describe"]
+    truth = {int(one.fields["scene"]): frozenset(one.fields["shapes"]) for one in described}
+    captions = [Caption(int(one.fields["scene"]), one.text) for one in described]
+    return tuple(score_caption(one, truth, scene_lexicon(), by_rules) for one in captions)
+
+
+def yes_no_answers(answers: Sequence[Answer]) -> dict[str, tuple[Answered, ...]]:
+    """POPE's answers by split; splits that were not asked are left out."""
+    found: dict[str, list[Answered]] = {name: [] for name in SPLITS}
+    for one in answers:
+        if one.fields["kind"] == "yes-no":
+            read = answered(int(one.fields["scene"]), bool(one.fields["truth"]), one.text, _PARSER)
+            found[str(one.fields["split"])].append(read)
+    return {name: tuple(split) for name, split in found.items() if split}
+
+
+def pope_questions(scenes: Sequence[frozenset[str]], seed: int) -> list[tuple[Question, ...]]:
+    """POPE's questions about scenes, by the rules of Li et al., EMNLP 2023, section 3, and its code.
+
+    Per scene and split up to three present shapes, each followed by an absent one. Random: absent shapes drawn evenly;
+    popular: the most frequent over all scenes that is absent and not yet used; adversarial: what most often goes with
+    the present one, which is what a planted habit brings where there is one. Ours: how often things go together is
+    known from the world and not counted in the measuring scenes, where habits are kept and broken by turns; a scene
+    with too few absent shapes gets fewer questions, so that yes and no stay even; and adversarial asks first for
+    present shapes whose habit is broken, since POPE takes the objects in the order of the annotations, which here have
+    none.
+
+    Args:
+        scenes: per scene the shapes that are there.
+        seed: of the draws.
+    """
+    frequency = Counter(shape for shapes in scenes for shape in shapes)
+    popular = sorted(SHAPES, key=lambda shape: (-frequency[shape], shape))
+    asked = []
+    for index, shapes in enumerate(scenes):
+        rng = np.random.default_rng((seed, index, _PURPOSE))
+        present = [str(one) for one in rng.permutation(sorted(shapes))]
+        absent = [str(one) for one in rng.permutation(sorted(set(SHAPES) - shapes))]
+        count = min(_POSITIVES, len(present), len(absent))
+        tempted = sorted(present, key=lambda shape: _brings().get(shape) not in absent)
+        asked.append(
+            (
+                *_pairs("random", present[:count], {}, absent),
+                *_pairs("popular", present[:count], {}, [shape for shape in popular if shape in absent]),
+                *_pairs("adversarial", tempted[:count], _brings(), absent),
+            )
+        )
+    return asked
+
+
+def _pairs(split: str, present: Sequence[str], goes_with: Mapping[str, str], absent: Sequence[str]) -> list[Question]:
+    """Each present shape, then an absent one: what goes with it, or the next that is left."""
+    left = list(absent)
+    reserved = {goes_with[shape] for shape in present if goes_with.get(shape) in left}
+    found = []
+    for shape in present:
+        wanted = goes_with.get(shape)
+        free = [one for one in left if one not in reserved] or left
+        other = wanted if wanted in left else free[0]
+        left.remove(other)
+        found += [Question(split, shape, True), Question(split, other, False)]
+    return found
+
+
+def _brings() -> dict[str, str]:
+    return {habit.given: habit.then for habit in HABITS}
+
+
+def _picture(seed: int, index: int) -> Image.Image:
+    return measuring_scene(seed, index).image
+
+
+def _name(index: int) -> str:
+    return f"scene-{index:05d}"

@@ -1,0 +1,266 @@
+"""OPERA: beam search that mistrusts answers which lean on one of their own words, and goes back to before they did.
+
+Huang et al., CVPR 2024, arXiv 2311.17911, with the numbers and the rules of its released code. Letters: W beams, C
+candidates per beam, t tokens of the answer so far, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from grounding.attention.passes import configs_of, find_decoder, layers_of, refuse_compiled
+from grounding.attention.rows import AttentionCall, iter_rows
+from grounding.attention.switch import switched, uses_interface, watching
+from grounding.errors import MethodError
+from grounding.models.base import Prepared
+from grounding.steering.base import Changes, Subject
+from grounding.steering.baselines.beams import Beams
+from grounding.steering.baselines.follower import Follower
+
+_LARGEST = 700.0
+"""Logarithm of the largest penalty; e^709 is the end of float64."""
+
+
+@dataclass(frozen=True)
+class OverTrust:
+    """Over-trust penalty and retrospection on beam search (OPERA).
+
+    A row of attention is the last layer's, the largest over heads, divided by its sum. Column j of the answer has the
+    score `base * prod over rows i >= j of (scale * A[i, j])`, large where everything since leans on token j. The
+    likeliest `candidates` of each beam are read on by one token, and the largest column score is subtracted from a
+    candidate's logit; within the first `early` tokens its attention on the picture is added instead. Only candidates
+    can be chosen. Once one column has been the largest at more than `patience` steps in every beam, the search returns
+    to the token behind it and chooses from all tokens but those that it had chosen there, without penalties.
+
+    Where the paper is silent or its code cannot be meant so, this is ours: products are taken in log space and float64,
+    since they leave the range of the code's half precision, with penalties up to e^700; what is no candidate has no
+    probability, instead of a logit of -999; going back clears all that was forbidden at later positions, of which an
+    index in the code reaches only the next; ended texts are compared by their mean over new tokens, the end included.
+
+    Pictures are run one at a time, with beams of this step's own number, whatever the decoding says.
+
+    Attributes:
+        beams: W.
+        candidates: C, at least 2; also how often the search may return to one position.
+        scale: on attention weights.
+        base: on their product.
+        weight: of the penalty.
+        early: how many tokens are judged by their attention on the picture; earlier columns are never returned to.
+        patience: at how many steps a column may be the largest, at least 2.
+        window: the farthest way back, in tokens.
+    """
+
+    beams: int = 5
+    candidates: int = 5
+    scale: float = 50.0
+    base: float = 1e-7
+    weight: float = 1.0
+    early: int = 10
+    patience: int = 15
+    window: int = 512
+
+    name: ClassVar[str] = "over_trust"
+
+    def __post_init__(self) -> None:
+        if min(self.beams, self.early, self.window) < 1 or self.candidates < 2 or self.patience < 2:
+            raise MethodError("over_trust needs beams, early and window of at least 1, candidates and patience of 2")
+        if not (self.scale > 0 and self.base > 0 and self.weight >= 0):
+            raise MethodError("over_trust needs scale and base above 0 and a weight of at least 0")
+
+    @contextmanager
+    def applied(self, subject: Subject) -> Iterator[Changes]:
+        """See `Intervention`; takes over the loop of `generate`.
+
+        Raises:
+            MethodError: the decoding samples, or the model's last layer cannot be followed.
+        """
+        if subject.decoding.do_sample:
+            raise MethodError("over_trust is a beam search and draws no tokens: leave do_sample off")
+        model = subject.family.model
+        refuse_compiled(model)
+        decoder = find_decoder(model)
+        layers = layers_of(decoder)
+        assert layers is not None
+        if not uses_interface(layers[-1]):
+            raise MethodError(
+                f"over_trust needs the attention of {type(layers[-1]).__name__}, which does not take its kernel from "
+                "transformers' registry"
+            )
+        rows = _LastRows(layers[-1])
+
+        def loop(model: Any, input_ids: Tensor, logits_processor: Any, generation_config: Any, **_: Any) -> Tensor:
+            end = generation_config.eos_token_id
+            ends = frozenset(end if isinstance(end, list) else [] if end is None else [end])
+            limit = generation_config.max_length - input_ids.shape[1]
+            answers = []
+            for image, question in zip(subject.images, subject.questions, strict=True):
+                prepared = subject.family.prepare_questions([image], [question])
+                answers.append(_Search(self, model, prepared, rows, logits_processor, ends, limit).run())
+            longest = max(len(answer) for answer in answers)
+            filler = generation_config.pad_token_id
+            padded = [answer + [filler] * (longest - len(answer)) for answer in answers]
+            return torch.cat([input_ids, torch.tensor(padded, device=input_ids.device)], dim=1)
+
+        with switched(configs_of(model, decoder, layers)), watching(rows):
+            yield Changes(options={"num_beams": 1, "custom_generate": loop})
+
+
+class _LastRows:
+    """An observer of the last layer's rows."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._owned = {id(module) for module in layer.modules()}
+        self.wanted = False
+        self.rows = torch.empty(0)
+        """[W, Q, K] of the pass before, the largest weight over heads, each row divided by its sum."""
+
+    def layer_of(self, module: nn.Module) -> int | None:
+        """See `Observer`."""
+        return 0 if self.wanted and id(module) in self._owned else None
+
+    def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
+        """See `Observer`."""
+        queries = torch.arange(call.query_count, device=call.query.device)
+        placed = replace(call, query_offset=call.key_count - call.query_count)
+        found = [
+            torch.cat([weights.amax(dim=0) for _, weights in iter_rows(placed, element, queries)])
+            for element in range(len(call.query))
+        ]
+        rows = torch.stack(found)
+        self.rows = rows / rows.sum(dim=-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class _State:
+    """The search before it chose the token at one position, and what it chose there."""
+
+    beams: Beams
+    parents: Tensor
+    tokens: Tensor
+
+
+class _Search:
+    """OPERA's search for one answer.
+
+    Args:
+        step: the method's numbers.
+        model: a transformers model.
+        prepared: a batch of one.
+        rows: who sees the last layer.
+        processor: from ([W, N + t] ids, [W, V] log-probabilities) to new ones.
+        ends: ids that end a text.
+        limit: the longest answer in tokens.
+    """
+
+    def __init__(
+        self,
+        step: OverTrust,
+        model: Any,
+        prepared: Prepared,
+        rows: _LastRows,
+        processor: Callable[[Tensor, Tensor], Tensor],
+        ends: frozenset[int],
+        limit: int,
+    ) -> None:
+        self._step, self._rows, self._processor, self._limit = step, rows, processor, limit
+        self._follower = Follower(model, prepared.inputs)
+        if not self._follower.can_forget:
+            raise MethodError("over_trust takes back what it has read, but this model's cache is a sliding window")
+        self._prompt = prepared.inputs["input_ids"]  # [1, N]
+        self._image = torch.as_tensor(prepared.image_positions[0], device=self._prompt.device)
+        self._beams = Beams.start(step.beams, ends, self._prompt.device)
+        self._columns = torch.zeros(step.beams, 0, dtype=torch.float64, device=self._prompt.device)
+        self._states: list[_State] = []
+        self._largest: list[Tensor] = []  # per step [W], each beam's column
+        self._returns: dict[int, int] = {}
+        self._forbidden: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    def run(self) -> list[int]:
+        """The answer's tokens, its end token included."""
+        logits = self._follower.read().expand(self._step.beams, -1)
+        self._follower.select(torch.zeros(self._step.beams, dtype=torch.int64, device=logits.device))
+        self._rows.wanted = True
+        try:
+            while True:
+                scores = self._penalised(logits.double())
+                back = self._returning()
+                if back is not None:
+                    scores = self._went_back(back)
+                self._choose(scores)
+                if self._beams.is_done or self._beams.length == self._limit:
+                    return self._beams.best()
+                logits = self._follower.follow(self._beams.tokens[:, -1:])
+                self._columns = self._grown(self._rows.rows)
+        finally:
+            self._rows.wanted = False
+
+    def _penalised(self, logits: Tensor) -> Tensor:
+        """[W, V] log-probabilities of the candidates, from logits [W, V]; remembers the largest columns."""
+        kept, candidates = logits.topk(self._step.candidates, dim=-1)  # [W, C]
+        penalties, largest = [], []
+        for candidate in candidates.unbind(1):
+            self._follower.follow(candidate[:, None])
+            self._follower.forget(1)
+            score, column = self._grown(self._rows.rows).max(dim=-1)
+            if self._beams.length < self._step.early:
+                penalties.append(-self._rows.rows[:, -1, self._image].double().sum(dim=-1))
+            else:
+                penalties.append((torch.log(score.new_tensor(self._step.base)) + score).clamp(max=_LARGEST).exp())
+            largest.append(column)
+        self._largest.append(torch.stack(largest, dim=1).mode(dim=1).values)
+        chosen = torch.log_softmax(kept - self._step.weight * torch.stack(penalties, dim=1), dim=-1)
+        return torch.full_like(logits, -torch.inf).scatter(1, candidates, chosen)
+
+    def _grown(self, rows: Tensor) -> Tensor:
+        """Logarithms of the columns' products [W, t + n] with n further rows [W, n, N + t + n] below them."""
+        own = torch.log(self._step.scale * rows[:, :, self._prompt.shape[1] :].double())  # [W, n, t + n]
+        count, length = own.shape[1:]
+        row = torch.arange(length - count, length, device=own.device)[:, None]
+        later = row >= torch.arange(length, device=own.device)
+        columns = own.masked_fill(~later, 0.0).sum(dim=1)
+        columns[:, : length - count] += self._columns[:, : length - count]
+        return columns
+
+    def _returning(self) -> int | None:
+        """The position to choose anew, if the beams agree that they lean on the token before it."""
+        column = int(self._largest[-1].mode().values)
+        often = (torch.stack(self._largest) == column).sum(dim=0) > self._step.patience  # [W]
+        if column < self._step.early or not bool(often.all()):
+            return None
+        for position in (column + 1, column):
+            if self._returns.get(position, 0) < self._step.candidates:
+                self._returns[position] = self._returns.get(position, 0) + 1
+                return max(position, self._beams.length - self._step.window)
+        return None
+
+    def _went_back(self, position: int) -> Tensor:
+        """Restore the search before a position: [W, V] log-probabilities without what was chosen there."""
+        state = self._states[position]
+        self._follower.forget(self._beams.length)
+        self._beams = state.beams
+        del self._states[position:], self._largest[position + 1 :]
+        self._columns = self._columns[:, :0]
+        logits = self._follower.follow(self._beams.tokens)
+        self._columns = self._grown(self._rows.rows)
+        self._forbidden = {known: pairs for known, pairs in self._forbidden.items() if known <= position}
+        self._forbidden.setdefault(position, []).append((state.parents, state.tokens))
+        logits = logits.double()
+        for parents, tokens in self._forbidden[position]:
+            logits[parents, tokens] = -torch.inf
+        return torch.log_softmax(logits, dim=-1)
+
+    def _choose(self, scores: Tensor) -> None:
+        """Extend the beams by the best of [W, V] log-probabilities."""
+        ids = torch.cat([self._prompt.expand(self._step.beams, -1), self._beams.tokens], dim=1)
+        scores = self._processor(ids, scores.float()).double()
+        before = self._beams
+        self._beams, parents = before.extended(scores)
+        self._states.append(_State(before, parents, self._beams.tokens[:, -1]))
+        self._follower.select(parents)
+        self._columns = self._columns.index_select(0, parents)

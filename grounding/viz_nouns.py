@@ -1,0 +1,113 @@
+"""The picture of a described image: the text with its doubtful nouns in red, and a panel for every noun."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from grounding.types import Heatmap, PointPrompts, Segment
+from grounding.viz import INK, MASKS, NEGATIVE, PAPER, QUIET, blend_map, blend_mask, draw_points, fit, font
+
+_MARGIN = 16
+_COLUMNS = 4
+
+
+@dataclass(frozen=True)
+class NounPanel:
+    """One noun in the picture.
+
+    Attributes:
+        span: (start, end) characters of the noun in the text.
+        title: the noun.
+        note: a line below it.
+        doubtful: drawn in red, in the text and over its panel.
+        heatmap: where it looks.
+        points: its points.
+        segment: its mask; the map is then drawn on the left half of the panel and the mask on the right.
+    """
+
+    span: tuple[int, int]
+    title: str
+    note: str
+    doubtful: bool
+    heatmap: Heatmap
+    points: PointPrompts | None = None
+    segment: Segment | None = None
+
+
+def noun_sheet(
+    image: Image.Image, text: str, nouns: Sequence[NounPanel], note: str = "", *, side: int = 260
+) -> Image.Image:
+    """Draw a described image.
+
+    Args:
+        image: the original picture.
+        text: what was said.
+        nouns: its nouns in order.
+        note: a line below the text.
+        side: longer side of one picture in pixels.
+
+    Returns:
+        An RGB picture; its first panel is the image alone.
+    """
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+    frame = (size[0] / image.width, size[1] / image.height)
+    panels = [("picture", "", False, small)]
+    panels += [(one.title, one.note, one.doubtful, _panel(small, one, frame)) for one in nouns]
+    cell = max(panel.width for *_, panel in panels)
+    columns = min(_COLUMNS if cell == size[0] else max(2, _COLUMNS // 2 + 1), max(3, len(panels)))
+    width = _MARGIN + columns * (cell + _MARGIN)
+    heading = _heading(text, nouns, note, width)
+    row = size[1] + 54
+    rows = -(-len(panels) // columns)
+    sheet = Image.new("RGB", (width, heading.height + rows * row + _MARGIN), PAPER)
+    sheet.paste(heading, (0, 0))
+    pen = ImageDraw.Draw(sheet)
+    for number, (title, below, doubtful, panel) in enumerate(panels):
+        left, top = _MARGIN + number % columns * (cell + _MARGIN), heading.height + number // columns * row
+        colour = NEGATIVE if doubtful else INK
+        sheet.paste(panel, (left, top))
+        pen.rectangle([left - 1, top - 1, left + panel.width, top + panel.height], outline=(214, 218, 226))
+        pen.text((left, top + size[1] + 5), fit(title, font(15, bold=True), cell), colour, font(15, bold=True))
+        pen.text((left, top + size[1] + 25), fit(below, font(13), cell), QUIET, font(13))
+    return sheet
+
+
+def _panel(small: Image.Image, noun: NounPanel, frame: tuple[float, float]) -> Image.Image:
+    mapped = blend_map(small, noun.heatmap)
+    if noun.points is not None:
+        draw_points(mapped, noun.points, frame)
+    if noun.segment is None:
+        return mapped
+    pair = Image.new("RGB", (2 * small.width + 4, small.height), PAPER)
+    pair.paste(mapped, (0, 0))
+    pair.paste(blend_mask(small, noun.segment.mask, MASKS[0]), (small.width + 4, 0))
+    return pair
+
+
+def _heading(text: str, nouns: Sequence[NounPanel], note: str, width: int) -> Image.Image:
+    """The text in wrapped lines, doubtful nouns in red."""
+    letters, line = font(18), 26
+    doubtful = [one.span for one in nouns if one.doubtful]
+    placed: list[tuple[float, int, str, bool]] = []
+    x, y, at = float(_MARGIN), _MARGIN, 0
+    for word in text.split():
+        at = text.index(word, at)
+        red = any(start < at + len(word) and at < end for start, end in doubtful)
+        at += len(word)
+        shown = fit(word, letters, width - 2 * _MARGIN)
+        if x > _MARGIN and x + letters.getlength(shown) > width - _MARGIN:
+            x, y = float(_MARGIN), y + line
+        placed.append((x, y, shown, red))
+        x += letters.getlength(shown + " ")
+    below = y + line + 4
+    heading = Image.new("RGB", (width, below + (24 if note else 0) + 8), PAPER)
+    pen = ImageDraw.Draw(heading)
+    for left, top, word, red in placed:
+        pen.text((left, top), word, NEGATIVE if red else INK, letters)
+    pen.text((_MARGIN, below), fit(note, font(14), width - 2 * _MARGIN), QUIET, font(14))
+    return heading

@@ -1,0 +1,104 @@
+import json
+
+import pytest
+
+from evals.commands.lab import LabCommand
+from evals.lab.compare import Figures, Tried, choose
+from evals.lab.plan import Contender, load_plan, with_value
+from evals.lab.report import truncated_at
+from grounding.errors import EvalDataError, MethodError
+from grounding.steering.method import load_steering
+
+PLAN = """
+model: starter
+validation_scenes: 4
+validation_seed: 1
+test_scenes: 6
+test_seed: 2
+budget: 2
+recall_loss: 1.0
+length_change: 5.0
+cuts: [4, 10]
+contenders:
+  - name: guidance
+    steering: pai-guidance
+    grid:
+      text_guidance.gamma: [1.1, 1.5]
+"""
+
+
+@pytest.fixture
+def plan(tmp_path):
+    file = tmp_path / "plan.yaml"
+    file.write_text(PLAN)
+    return file
+
+
+def tried(name, chair_i, f1, *, allowed):
+    return Tried(name, Figures(chair_i, 0.9, 20.0, f1), allowed)
+
+
+def test_a_lab_from_end_to_end_and_once_more_from_its_folders(plan, tmp_path, capsys):
+    out = tmp_path / "lab"
+    assert LabCommand(plan=plan, out=out, json=True).run() == 0
+    first = json.loads(capsys.readouterr().out)
+    assert list(first["entries"]) == ["unsteered", "guidance", "truncation"]
+    assert len(first["entries"]["guidance"]["tried"]) == 2
+    assert first["entries"]["unsteered"]["recall"] > first["entries"]["truncation"]["recall"] - 1e-9
+    assert {"chair_i", "recall", "length", "pope_adversarial"} <= set(first["entries"]["guidance"]["difference"])
+    assert (out / "lab.png").read_bytes().startswith(b"\x89PNG")
+    answers = {file: file.stat().st_mtime_ns for file in out.rglob("samples.jsonl")}
+    assert len(answers) == 5  # two unsteered, two candidates, one test
+    assert LabCommand(plan=plan, out=out, json=True).run() == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["entries"] == first["entries"]
+    assert {file: file.stat().st_mtime_ns for file in answers} == answers
+
+
+def test_the_shipped_plan_is_within_its_own_budget_and_names_shipped_methods():
+    plan = load_plan()
+    for contender in plan.contenders:
+        assert 1 <= len(contender.candidates()) <= plan.budget
+
+
+def test_chosen_is_the_lowest_chair_among_the_allowed():
+    found = [
+        tried("a", 0.01, 0.9, allowed=False),
+        tried("b", 0.05, 0.8, allowed=True),
+        tried("c", 0.04, 0.7, allowed=True),
+    ]
+    assert choose(found).name == "c"
+    assert choose([*found[:1], tried("d", 0.2, 0.95, allowed=False)]).name == "d"
+
+
+def test_a_grid_over_the_budget_is_refused(plan):
+    plan.write_text(PLAN.replace("[1.1, 1.5]", "[1.1, 1.3, 1.5]"))
+    with pytest.raises(EvalDataError, match="3 candidates"):
+        load_plan(plan)
+
+
+def test_tuning_on_the_test_scenes_is_refused(plan):
+    plan.write_text(PLAN.replace("test_seed: 2", "test_seed: 1"))
+    with pytest.raises(EvalDataError, match="share the seed"):
+        load_plan(plan)
+
+
+def test_candidates_differ_in_the_grid_alone():
+    one, other = Contender("g", "pai-guidance", {"text_guidance.gamma": (1.1, 2.0)}).candidates()
+    assert one.steps[0].gamma == 1.1
+    assert with_value(one, "text_guidance.gamma", 2.0).steps == other.steps
+
+
+def test_an_unknown_step_or_field_is_refused():
+    steering = load_steering("pai-guidance")
+    with pytest.raises(MethodError, match="no step 'nothing'"):
+        with_value(steering, "nothing.gamma", 1.0)
+    with pytest.raises(MethodError, match="gama"):
+        with_value(steering, "text_guidance.gama", 1.0)
+
+
+def test_truncation_is_compared_at_no_less_recall():
+    data = {"truncation_curve": [{"recall": 40.0, "chair_i": 1.0}, {"recall": 60.0, "chair_i": 5.0}]}
+    assert truncated_at(data, 45.0) == 5.0
+    assert truncated_at(data, 40.0) == 1.0
+    assert truncated_at(data, 80.0) == 5.0

@@ -1,0 +1,361 @@
+"""Runs of a task: cut off and gone on with, divided and joined, with samples that fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evals.commands.chair import EvalChairCommand
+from evals.commands.compare import EvalCompareCommand
+from evals.commands.run import EvalJoinCommand
+from evals.plan import Plan, Worker, batch_seed, batches, choose, worker
+from evals.runner import Run
+from evals.runs import RunFolder
+from evals.tasks.base import Sample, Scored
+from grounding.errors import EvalDataError, GroundingError, ImageError, MethodError, OutputError
+from grounding.models.load import load
+from grounding.steering.decoding import Decoding
+
+SAME = ("samples.jsonl", "scores.json", "details.jsonl")
+COUNT = 9
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Nine pictures, the fifth broken, with a truth and synonyms."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "pics").mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(COUNT):
+        pixels = generator.integers(0, 256, (56, 56, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "pics" / f"photo_{number}.png")
+    (folder / "pics" / "photo_4.png").write_bytes(b"no picture")
+    (folder / "truth.json").write_text(json.dumps({str(number): ["dog"] for number in range(COUNT)}))
+    (folder / "words.txt").write_text("dog, puppy\ncat, kitten\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(data, tiny_model):
+    """What every run here has in common; draws tokens, so that seeds matter."""
+    return {
+        "model": str(tiny_model),
+        "data": str(data / "pics"),
+        "ground_truth": str(data / "truth.json"),
+        "synonyms": str(data / "words.txt"),
+        "batch_size": 2,
+        "max_new_tokens": 12,
+        "do_sample": True,
+        "device": "cpu",
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(options, tmp_path_factory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert EvalChairCommand(**options, out=out).run() == 1  # one sample fails
+    return out
+
+
+def same(one: Path, other: Path) -> None:
+    for name in SAME:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def words(options, out: Path) -> list[str]:
+    """The options as on the command line."""
+    found = ["eval", "chair", "--out", str(out)]
+    for name, value in options.items():
+        found += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    return found
+
+
+def test_what_a_run_leaves(whole, data):
+    folder = RunFolder(whole)
+    manifest, scores = folder.manifest(), folder.scores()
+    answers = list(folder.answers().values())
+    assert [one.id for one in answers] == [str(number) for number in range(COUNT)]
+    assert [one.error is None for one in answers] == [number != 4 for number in range(COUNT)]
+    assert "photo_4.png is not an image" in str(answers[4].error)
+    assert all(0 < one.tokens <= 12 for one in answers if one.error is None)
+    assert folder.image(answers[0]) == data / "pics" / "photo_0.png"
+    assert (scores["samples"], scores["failed"], scores["n"]) == (COUNT, 1, COUNT - 1)
+    assert scores["config_hash"] == manifest["config_hash"]
+    assert manifest["prompts"]["first"] == "Please describe this image in detail."
+    assert manifest["start"] <= manifest["end"]
+    assert {"torch", "transformers", "grounding"} <= set(manifest["versions"])
+    timings = [json.loads(line) for line in (whole / "timings.jsonl").read_text().splitlines()]
+    assert [one["batch"] for one in timings] == [0, 1, 2, 3, 4]
+    assert sum(one["tokens"] for one in timings) == sum(one.tokens for one in answers)
+    assert len({one.text for one in answers}) > 5  # so equal bytes say something
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(options, tmp_path):
+    slow = {**options, "batch_size": 1, "max_new_tokens": 300}
+    out, calm = tmp_path / "killed", tmp_path / "calm"
+    process = subprocess.Popen([sys.executable, "-m", "grounding", *words(slow, out)], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (out / "samples.jsonl").exists():
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 1 <= len((out / "samples.jsonl").read_bytes().splitlines()) < COUNT
+    assert not (out / "scores.json").exists()
+    EvalChairCommand(**slow, out=out).run()
+    EvalChairCommand(**slow, out=calm).run()
+    same(out, calm)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 60, 0.3, 0.5, 0.77, 0.999])
+def test_lines_that_were_cut_anywhere(kept, options, whole, tmp_path):
+    content = (whole / "samples.jsonl").read_bytes()
+    out = tmp_path / "cut"
+    out.mkdir()
+    (out / "manifest.json").write_bytes((whole / "manifest.json").read_bytes())
+    (out / "samples.jsonl").write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+    EvalChairCommand(**options, out=out).run()
+    same(out, whole)
+
+
+def test_a_finished_run_is_left_alone(options, tmp_path, capsys):
+    few = {**options, "limit": 3, "seed": 1}
+    out = tmp_path / "few"
+    assert EvalChairCommand(**few, out=out).run() == 0
+    before = [
+        ((out / name).read_bytes(), (out / name).stat().st_mtime_ns) for name in ("samples.jsonl", "details.jsonl")
+    ]
+    manifest = (out / "manifest.json").read_bytes()
+    assert "eval chair" in capsys.readouterr().err
+    EvalChairCommand(**few, out=out).run()
+    assert [
+        ((out / name).read_bytes(), (out / name).stat().st_mtime_ns) for name in ("samples.jsonl", "details.jsonl")
+    ] == before
+    assert (out / "manifest.json").read_bytes() == manifest
+    assert "eval chair" not in capsys.readouterr().err  # no bar: no model was loaded
+
+
+def test_a_mended_picture_is_asked_about_by_the_same_command(options, whole, data, tmp_path):
+    broken = data / "pics" / "photo_4.png"
+    content = broken.read_bytes()
+    out = tmp_path / "mended"
+    EvalChairCommand(**options, out=out).run()
+    same(out, whole)
+    try:
+        Image.new("RGB", (56, 56)).save(broken)
+        assert EvalChairCommand(**options, out=out).run() == 0
+        assert RunFolder(out).scores()["failed"] == 0
+        calm = tmp_path / "calm"
+        assert EvalChairCommand(**options, out=calm).run() == 0
+        same(out, calm)
+    finally:
+        broken.write_bytes(content)
+
+
+def test_two_processes_answer_like_one(options, whole, tmp_path):
+    out = tmp_path / "two"
+    # --multi_gpu is the launcher for several processes; without GPUs they run on the CPU.
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0 -m grounding".split()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launch, *words(options, out)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    same(out, whole)
+    timings = [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()]
+    assert {(one["worker"], one["batch"]) for one in timings} == {(0, 0), (1, 1), (0, 2), (1, 3), (0, 4)}
+    assert not list(out.glob("*-of-*"))
+
+
+def test_shards_join_by_themselves_in_one_folder(options, whole, tmp_path, capsys):
+    out = tmp_path / "shards"
+    for part in (2, 0):
+        assert EvalChairCommand(**options, out=out, shard=f"{part}/3").run() == 0
+        assert not (out / "scores.json").exists()
+    assert "samples are left to other processes or shards" in capsys.readouterr().err
+    EvalChairCommand(**options, out=out, shard="1/3").run()
+    same(out, whole)
+    assert not list(out.glob("*-of-*"))
+
+
+def test_shards_of_folders_of_their_own_are_joined(options, whole, tmp_path, capsys):
+    shards = [tmp_path / f"shard-{part}" for part in (0, 1)]
+    for part, out in enumerate(shards):
+        EvalChairCommand(**options, out=out, shard=f"{part}/2").run()
+    with pytest.raises(EvalDataError, match="the 1 folders have answers to 5 of 9 samples"):
+        EvalJoinCommand(folders=(shards[0],), out=tmp_path / "half").run()
+    assert not (tmp_path / "half").exists()
+    capsys.readouterr()
+    assert EvalJoinCommand(folders=tuple(shards), out=tmp_path / "joined", json=True).run() == 1
+    assert json.loads(capsys.readouterr().out) == json.loads((whole / "scores.json").read_text())
+    same(tmp_path / "joined", whole)
+
+
+def test_folders_of_another_configuration_are_refused(options, whole, tmp_path):
+    before = (whole / "samples.jsonl").read_bytes()
+    with pytest.raises(OutputError, match="another configuration, which differs in decoding: choose another folder"):
+        EvalChairCommand(**{**options, "max_new_tokens": 13}, out=whole).run()
+    with pytest.raises(OutputError, match="which differs in samples"):
+        EvalChairCommand(**{**options, "words": "What is this?"}, out=whole).run()
+    assert (whole / "samples.jsonl").read_bytes() == before
+    EvalChairCommand(**{**options, "batch_size": 3}, out=tmp_path / "three", shard="0/2").run()
+    with pytest.raises(OutputError, match="differs in batch_size"):
+        EvalJoinCommand(folders=(whole, tmp_path / "three"), out=tmp_path / "joined").run()
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "samples.jsonl").write_text("{}\n")
+    with pytest.raises(OutputError, match=r"holds samples.jsonl but no manifest.json"):
+        EvalChairCommand(**options, out=tmp_path / "strange").run()
+
+
+def test_other_ways_of_scoring_need_no_new_answers(options, whole, tmp_path, capsys):
+    out = tmp_path / "scored"
+    out.mkdir()
+    for name in ("manifest.json", "samples.jsonl"):
+        (out / name).write_bytes((whole / name).read_bytes())
+    EvalChairCommand(**{**options, "double_words": "standalone"}, out=out).run()
+    assert (out / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
+    assert RunFolder(out).scores()["variant"]["double_words"] == "standalone"
+    assert RunFolder(out).manifest()["task"]["options"]["double_words"] == "standalone"
+
+
+def test_runs_are_compared_image_by_image(options, whole, tmp_path, capsys):
+    other = tmp_path / "other"
+    EvalChairCommand(**{**options, "seed": 5, "max_new_tokens": 30}, out=other).run()
+    capsys.readouterr()
+    EvalCompareCommand(a=whole, b=other, json=True).run()
+    found = json.loads(capsys.readouterr().out)
+    length = found["differences"]["length"]
+    assert (found["n"], found["of"]) == (COUNT - 1, "chair")
+    assert length["difference"] == pytest.approx(length["b"] - length["a"], abs=1e-5)
+    assert length["a"] == RunFolder(whole).scores()["length"]
+    assert set(found["runs"]) == {"a", "b"}
+    with pytest.raises(EvalDataError, match="are a file and a folder"):
+        EvalCompareCommand(a=whole, b=whole / "samples.jsonl").run()
+    with pytest.raises(EvalDataError, match=r"is no run folder, manifest.json is missing"):
+        EvalCompareCommand(a=whole, b=tmp_path).run()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A task whose pictures are drawn, two questions each, in groups; the picture of the last cannot be drawn."""
+
+    name: ClassVar[str] = "drawn"
+    version: ClassVar[int] = 1
+    max_new_tokens: ClassVar[int] = 4
+    prompt: ClassVar[str] = ""
+    count: int = 4
+
+    def samples(self):
+        def draw(number):
+            if number == self.count - 1:
+                raise ImageError("the pencil broke")
+            return Image.new("RGB", (56, 56), (number * 40, 0, 0))
+
+        return [
+            Sample(f"{n}-{k}", f"Scene {n}", lambda n=n: draw(n), f"is the dog {k}", {"truth": n}, f"group {n}")
+            for n in range(self.count)
+            for k in range(2)
+        ]
+
+    def score(self, answers, folder, seed):
+        return Scored({"n": len(answers), "truths": [one.fields["truth"] for one in answers]}, "")
+
+
+def test_drawn_pictures_are_kept_in_the_folder(tiny_model, tmp_path):
+    plan = Plan(str(tiny_model), None, Decoding(max_new_tokens=4), batch_size=3, device="cpu")
+    run = Run.begin(Drawn(), plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    run.work(run.left(Worker(), 3), load(str(tiny_model), "cpu"), plan, Worker())
+    scores, _ = run.finish()
+    assert (scores["failed"], scores["truths"]) == (2, [0, 0, 1, 1, 2, 2])
+    folder = RunFolder(tmp_path / "out")
+    pictures = {folder.image(one) for one in folder.answers().values() if one.error is None}
+    assert sorted(Image.open(file).getpixel((0, 0))[0] for file in pictures) == [0, 40, 80]
+    assert {one.error for one in folder.answers().values()} == {None, "the pencil broke"}
+
+
+def test_a_question_that_cannot_be_asked_fails_alone(tiny_model, tmp_path):
+    class Rude(Drawn):
+        def samples(self):
+            one, *rest = super().samples()[:4]
+            return [one, Sample("rude", one.image, one.picture, "what <image> is", {"truth": 9}), *rest]
+
+    plan = Plan(str(tiny_model), None, Decoding(max_new_tokens=4), batch_size=8, device="cpu")
+    run = Run.begin(Rude(), plan, tmp_path / "out")
+    run.work(run.left(Worker(), 8), load(str(tiny_model), "cpu"), plan, Worker())
+    scores, _ = run.finish()
+    assert (scores["failed"], scores["truths"]) == (1, [0, 0, 1, 1])
+    assert "control token" in str(RunFolder(tmp_path / "out").answers()["rude"].error)
+
+
+def test_where_everything_fails_there_is_no_score(tiny_model, tmp_path):
+    plan = Plan(str(tiny_model), None, Decoding(max_new_tokens=4), batch_size=3, device="cpu")
+    run = Run.begin(Drawn(count=1), plan, tmp_path / "out")
+    run.work(run.left(Worker(), 3), load(str(tiny_model), "cpu"), plan, Worker())
+    with pytest.raises(EvalDataError, match="none of the 2 samples was answered; the first: the pencil broke"):
+        run.finish()
+
+
+def test_a_limit_draws_whole_groups_in_order():
+    task = Drawn(count=10)
+    for limit in (1, 5, 6):
+        ids = [one.id for one in choose(task, limit, 3)]
+        assert ids == [one.id for one in task.samples() if one.id in ids]
+        assert len(ids) == max(2, limit - limit % 2)
+        assert all(f"{one[0]}-{k}" in ids for one in ids for k in range(2))
+    assert choose(task, 6, 3) != choose(task, 6, 4)
+    assert len(choose(task, 0, 0)) == len(choose(task, 99, 0)) == 20
+
+
+def test_every_batch_goes_to_one_worker_and_draws_its_own_numbers(monkeypatch):
+    cut = batches(Drawn(count=5).samples(), 3)
+    assert [len(one) for one in cut] == [3, 3, 3, 1]
+    assert len({batch_seed(0, one) for one in cut} | {batch_seed(1, one) for one in cut}) == 8
+    found = []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        found += [worker(f"{part}/3") for part in range(3)]
+    assert {one.count for one in found} == {6}
+    assert sorted(one.number for one in found) == list(range(6))
+    assert len({one.file for one in found}) == 6
+
+
+@pytest.mark.parametrize("shard", ["2/2", "1", "-1/2", "a/b", "0/0"])
+def test_shards_that_make_no_sense(shard):
+    with pytest.raises(MethodError, match="expected i/n with i from 0 to n - 1"):
+        worker(shard)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"captions": Path("x")}, "both --captions and --model were given"),
+        ({"model": ""}, "neither --captions nor --model was given"),
+        ({"out": None}, "--out is missing"),
+        ({"data": ""}, "--data is missing"),
+        ({"steer": "nothing-such.yaml"}, "the steering file nothing-such.yaml cannot be read"),
+        ({"batch_size": 0}, "batch size 0"),
+        ({"max_new_tokens": -1}, "max_new_tokens -1"),
+        ({"seed": -1}, "--seed -1"),
+        ({"shard": "3/2"}, "--shard 3/2"),
+        ({"lengths": (0,)}, "--lengths 0"),
+        ({"model": "no/such/folder"}, "there is no model folder"),
+        ({"ground_truth": "nowhere.json"}, "there is no file nowhere.json"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_written(changes, said, options, tmp_path):
+    with pytest.raises(GroundingError) as refusal:
+        EvalChairCommand(**{**options, "out": tmp_path / "out", **changes}).run()
+    assert said in str(refusal.value)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from grounding.starter.habits import HABITS, broken_habits, measuring_scene, out_of_focus, training_scene
+from grounding.starter.habits_train import HabitsConfig, train
+from grounding.starter.scenes import SHAPES
+from grounding.starter.training import Schedule
+
+
+@pytest.fixture(scope="module")
+def trained_on():
+    return [training_scene(seed).shapes for seed in range(300)]
+
+
+def test_habits_are_planted_in_training_scenes(trained_on):
+    for habit in HABITS:
+        given = [habit.then in shapes for shapes in trained_on if habit.given in shapes]
+        assert np.mean(given) > 0.75
+
+
+def test_measuring_scenes_break_and_keep_habits_in_turn():
+    for index in range(40):
+        found = measuring_scene(5, index)
+        assert found.broken == (index % 2 == 0)
+        assert bool(broken_habits(found.shapes)) == found.broken
+        assert found.shapes == {thing.kind.shape for thing in found.scene.objects} <= set(SHAPES)
+
+
+def test_a_measuring_scene_is_the_same_every_time_and_differs_by_seed():
+    one, again, other = measuring_scene(5, 3), measuring_scene(5, 3), measuring_scene(6, 3)
+    assert one.image.tobytes() == again.image.tobytes() != other.image.tobytes()
+
+
+def test_out_of_focus_changes_the_picture_and_not_the_truth():
+    found = measuring_scene(5, 0)
+    assert out_of_focus(found.scene, (2.0, 6.0)).size == found.scene.image.size
+    assert found.image.tobytes() != found.scene.image.tobytes()
+
+
+def test_training_changes_the_words_and_leaves_the_tower(tmp_path):
+    import torch
+
+    from grounding.models.load import load
+
+    folder = train(HabitsConfig(tmp_path, scenes=12, batch=2, text_batch=2, schedule=Schedule(steps=2, warmup=1)))
+    before, after = (load(name, "cpu", "float32").model.state_dict() for name in ("starter", str(folder)))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert not any("vision_tower" in name for name in changed)

@@ -1,0 +1,161 @@
+"""The shipped files of PAI and VAR, their numbers made strong, against attention written out."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from plain_attention import attending
+from reference import next_log_probabilities, without_image
+
+from grounding.attention.recorder import record
+from grounding.attention.request import RowRequest
+from grounding.models.llava import Llava
+from grounding.models.qwen2_5_vl import Qwen25VL
+from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
+from grounding.steering.base import Changes
+from grounding.steering.decoding import Decoding
+from grounding.steering.generate import generate
+from grounding.steering.method import load_steering, parse_steering
+
+LENGTH = 6
+
+
+@pytest.fixture(scope="module", params=["llava", "qwen2_5_vl"])
+def family(request):
+    """Deep enough for methods that begin at layer 2."""
+    if request.param == "llava":
+        return Llava(*tiny_llava(layers=4), name="tiny")
+    return Qwen25VL(*tiny_qwen2_5_vl(layers=4), name="tiny")
+
+
+class Listener:
+    """A step that changes nothing and keeps the scores [R, V] that each token is taken from."""
+
+    def __init__(self) -> None:
+        self.scores: list[torch.Tensor] = []
+
+    @contextmanager
+    def applied(self, subject):
+        yield Changes((self._keep,))
+
+    def _keep(self, input_ids, scores):
+        self.scores.append(torch.log_softmax(scores.double(), dim=-1))
+        return scores
+
+
+def heard(family, images, questions, method):
+    """Per element its tokens and, at each of them, the scores [V] it was taken from, normalised."""
+    listener = Listener()
+    method = replace(method, steps=(*method.steps, listener))
+    found = generate(family, images, questions, method, Decoding(max_new_tokens=LENGTH))
+    for element, one in enumerate(found):
+        yield one.token_ids, [step[element] for step in listener.scores[: len(one.token_ids)]]
+
+
+def strong(name: str, *numbers: dict):
+    method = load_steering(name)
+    return replace(method, steps=tuple(replace(s, **n) for s, n in zip(method.steps, numbers, strict=True)))
+
+
+def expected_scores(family, prompt, answer, change, formula=None):
+    """The same scores from whole passes in which the decoder attends through `change`."""
+    other = without_image(family, prompt)
+    for length in range(len(answer)):
+        before = list(answer[:length])
+        with attending(family.model, change):
+            scores = next_log_probabilities(family.model, prompt, before)
+        if formula is not None:
+            scores = formula(scores, next_log_probabilities(family.model, other, before))
+        yield torch.log_softmax(scores, dim=-1)
+
+
+def assert_close(found, expected) -> None:
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def guided(s, u):
+    out = 2.5 * (s - u) + u
+    out[s < math.log(0.1) + s.max()] = -math.inf
+    return out
+
+
+def test_pai_boosts_generated_rows_alone_and_leaves_its_branch_alone(family, images, questions) -> None:
+    method = strong("pai", {"strength": 4.0}, {"gamma": 2.5})
+    for image, question, (answer, scores) in zip(
+        images, questions, heard(family, images, questions, method), strict=True
+    ):
+        prepared = family.prepare_questions([image], [question])
+        keys, length = prepared.image_positions[0], prepared.length
+        moved = []
+
+        def change(layer, logits, stream, keys=keys, length=length, moved=moved):
+            if layer >= 2:
+                before = torch.softmax(logits, dim=-1)
+                for row in range(length, logits.shape[1]):  # rows of generated tokens
+                    logits[:, row, keys] += 4.0 * logits[:, row, keys].abs()
+                moved.append((torch.softmax(logits, dim=-1) - before).abs().max())
+            return torch.softmax(logits, dim=-1)
+
+        assert_close(scores, expected_scores(family, dict(prepared.inputs), answer, change, guided))
+        assert max(moved) > 0.1
+
+
+@pytest.mark.parametrize(("reading", "p", "kept"), [("keep", 0.1, 0.1), ("remove", 0.7, 0.3)])
+def test_var_moves_what_sinks_draw(family, images, questions, reading, p, kept) -> None:
+    method = strong("var", {"p": p, "reading": reading, "tau": 1.5, "visual_mass": 0.05, "rho": 0.2})
+    for image, question, (answer, scores) in zip(
+        images, questions, heard(family, images, questions, method), strict=True
+    ):
+        prepared = family.prepare_questions([image], [question])
+        cells = {int(position) for position in prepared.image_positions[0]}
+        moved = []
+
+        def change(layer, logits, stream, cells=cells, length=prepared.length, moved=moved):
+            weights = torch.softmax(logits, dim=-1)
+            if layer < 2:
+                return weights
+            prompt = stream[:length]
+            dims = prompt[0].abs().topk(2).indices
+            phi = prompt[:, dims].abs().amax(-1) / (prompt.square().mean(-1) + 1e-6).sqrt()
+            sinks = {int(position) for position in (phi >= 1.5).nonzero()[:, 0]}
+            seen, bare = sorted(cells), sorted(cells - sinks)
+            for head in range(len(weights)):
+                for row in range(max(cells) + 1, weights.shape[1]):
+                    own = weights[head, row].clone()
+                    if own[seen].sum() < 0.05 or own[bare].sum() / own[seen].sum() < 0.2:
+                        continue
+                    freed = sum((1 - kept) * own[sink] for sink in sinks)
+                    weights[head, row, list(sinks)] = kept * own[list(sinks)]
+                    weights[head, row, bare] += freed * own[bare] / own[bare].sum()
+                    moved.append(freed)
+            return weights
+
+        assert_close(scores, expected_scores(family, dict(prepared.inputs), answer, change))
+        assert max(moved) > 0.1
+
+
+def test_a_recording_sees_the_boosted_answer_and_not_the_branch(family, images, questions) -> None:
+    prepared = family.prepare_questions(images, questions)
+    last = tuple((prepared.length - 1,) for _ in images)
+    keys = tuple(tuple(int(p) for p in positions) for positions in prepared.image_positions)
+    mass = {}
+    for strength in (0.0, 4.0):
+        method = strong("pai", {"strength": strength}, {})
+        with record(family.model, RowRequest(last, keys=keys, layers=(2,), decode=True)) as recording:
+            found = generate(family, images, questions, method, Decoding(max_new_tokens=2))
+        steps = max(len(one.token_ids) for one in found) - 1
+        assert [len(rows) for rows in recording.decode] == [steps] * 2
+        mass[strength] = recording
+    assert torch.equal(mass[0.0].prefill[0], mass[4.0].prefill[0])
+    assert mass[4.0].decode[0][0].sum() > 1.1 * mass[0.0].decode[0][0].sum()
+
+
+@pytest.mark.parametrize("name", ["pai", "var"])
+def test_shipped_modulations_read_back(name) -> None:
+    method = load_steering(name)
+    assert parse_steering(method.to_yaml(), name, name) == method
