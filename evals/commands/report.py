@@ -18,7 +18,7 @@ class EvalReportCommand:
     """Put runs side by side in one HTML file that needs no network and no script.
 
     Figures with intervals and paired differences against the first run, the truncation curve, diagnostics where a
-    folder holds diagnostics.json, the worst samples with pictures, and how each run was made.
+    folder holds diagnostics.json or sensitivity.yaml, the worst samples with pictures, and how each run was made.
 
     Attributes:
         folders: what `grounding eval run` wrote; or folders with scores.json, captions.jsonl and details.jsonl.

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from grounding.steering.sensitivity import Sensitivity
+
 # Okabe and Ito's colours, apart for most colour-blind eyes; light and dark grounds both carry them.
 COLOURS = {"system": "#8b95a5", "image": "#2b7fc4", "instruction": "#e0931c", "generated": "#1f9e77"}
 REAL, HALLUCINATED = "#2b7fc4", "#d9542b"
@@ -29,6 +31,12 @@ LABELS = {
 INK = "#13579b"  # stands for the page's text colour in an SVG; no figure uses it otherwise
 _INK_IN_FILES = "#2a2e37"
 _TICKS = 8
+_KINDS = {
+    "mass": "attention on image keys",
+    "ablation": "fall of the log-probability",
+    "gradient": "fall of the log-probability, first order",
+    "mask": "share on the object",
+}
 
 
 def figures(found: Diagnostics, ink: str = _INK_IN_FILES) -> dict[str, tuple[str, Figure]]:
@@ -59,6 +67,15 @@ def figures(found: Diagnostics, ink: str = _INK_IN_FILES) -> dict[str, tuple[str
         ),
     }
     return {name: (caption, _drawn(draw, found, ink)) for name, (caption, draw, there) in drawn.items() if there}
+
+
+def sensitivity_figure(found: Sensitivity, ink: str = _INK_IN_FILES) -> tuple[str, Figure]:
+    """A measured head sensitivity, as `figures` gives its own."""
+    figure, axes = new_figure(ink)
+    grid = np.array(found.values)
+    _map(axes, grid, ink, _KINDS[found.kind], (-0.5, grid.shape[1] - 0.5), least=float(min(grid.min(), 0)))
+    axes.set(xlabel="head", ylabel="decoder layer")
+    return f"Visual sensitivity of every head ({_KINDS[found.kind]}), mean over {found.n} samples.", figure
 
 
 def save_figures(found: Diagnostics, folder: Path) -> list[Path]:
@@ -201,10 +218,10 @@ def _objects(axes: Axes, found: Diagnostics, ink: str) -> None:
     legend(axes, ink, 2)
 
 
-def _map(axes: Axes, grid: Any, ink: str, label: str, across: tuple[float, float]) -> None:
-    """[rows, columns] as coloured cells, row 0 at the top, from 0 on, with a bar of the colours."""
+def _map(axes: Axes, grid: Any, ink: str, label: str, across: tuple[float, float], least: float = 0.0) -> None:
+    """[rows, columns] as coloured cells, row 0 at the top, with a bar of the colours from `least` on."""
     extent = (*across, grid.shape[0] - 0.5, -0.5)
-    shown = axes.imshow(grid, aspect="auto", cmap="viridis", vmin=0, interpolation="nearest", extent=extent)
+    shown = axes.imshow(grid, aspect="auto", cmap="viridis", vmin=least, interpolation="nearest", extent=extent)
     axes.grid(False)
     _whole(axes.xaxis)
     _whole(axes.yaxis)

@@ -10,7 +10,7 @@ from typing import Any
 from evals.chair.compare import Difference
 from evals.chair.lexicon import Lexicon
 from evals.chair.report import shown
-from evals.diagnostics.plots import INK, figures, page_svg
+from evals.diagnostics.plots import INK, figures, page_svg, sensitivity_figure
 from evals.diagnostics.summary import FILE, Diagnostics, read_diagnostics
 from evals.folder import Folder
 from evals.html.cases import Case, worst
@@ -19,6 +19,7 @@ from evals.html.flags import flags
 from evals.html.paired import paired
 from evals.html.sections import Figure, Section, digits, label, sections, unit
 
+SENSITIVITY = "sensitivity.yaml"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -124,6 +125,7 @@ def build(
 
     Raises:
         EvalDataError: a folder's diagnostics are broken.
+        MethodError: a folder's sensitivity is.
         MissingExtraError: jinja2 is not installed.
     """
     import jinja2
@@ -216,7 +218,7 @@ def _run(folder: Folder, name: str, cases: int, lexicon: Lexicon | None) -> Run:
         facts=tuple(_facts(folder)),
         flags=flags(folder),
         failures=failures[:_FAILURES],
-        plots=_plots(diagnostics) if diagnostics else (),
+        plots=(*(_plots(diagnostics) if diagnostics else ()), *_sensitivity(folder.path / SENSITIVITY)),
         looked=len(diagnostics.texts) if diagnostics else 0,
         cases=worst(folder, cases, lexicon),
     )
@@ -224,6 +226,15 @@ def _run(folder: Folder, name: str, cases: int, lexicon: Lexicon | None) -> Run:
 
 def _plots(found: Diagnostics) -> tuple[Plot, ...]:
     return tuple(Plot(page_svg(figure, caption), caption) for caption, figure in figures(found, INK).values())
+
+
+def _sensitivity(file: Path) -> tuple[Plot, ...]:
+    if not file.is_file():
+        return ()
+    from grounding.steering.sensitivity import load_sensitivity
+
+    caption, figure = sensitivity_figure(load_sensitivity(file), INK)
+    return (Plot(page_svg(figure, caption), caption),)
 
 
 def _facts(folder: Folder) -> Iterable[tuple[str, str]]:

@@ -11,6 +11,7 @@ from grounding.models.llava import Llava
 from grounding.models.tiny import tiny_llava_gqa
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
+from grounding.steering.method import parse_steering
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,14 @@ def test_sinks_are_part_of_the_image(family: Llava, image: Image.Image) -> None:
     assert none.sink_share.max() == 0
     assert every.sink_counts.tolist() == [0, every.image_keys]
     np.testing.assert_allclose(every.sink_share[1], every.segments[:, 1, :, 1].mean(0), atol=1e-6)
+
+
+def test_steered_attention_is_what_is_seen(family: Llava, image: Image.Image) -> None:
+    text = "description: d\nsource: s\nsteps:\n  - {step: renormalise, gain: 1.5, prefill: last}\n"
+    plain = trace(family, image, "where", decoding=DECODING)
+    steered = trace(family, image, "where", parse_steering(text, "gain", "here"), DECODING)
+    share = plain.segments[0, 0, :, 1]  # layer 0, whose input is the same
+    np.testing.assert_allclose(steered.segments[0, 0, :, 1], 1.5 * share / (1 + 0.5 * share), atol=1e-5)
 
 
 def test_one_step_is_what_the_budget_is_for(family: Llava, image: Image.Image) -> None:

@@ -166,6 +166,16 @@ def test_diagnostics_are_shown_and_broken_ones_refused(tmp_path, tiny_model, pic
         page(folder)
 
 
+def test_head_sensitivity_is_shown(tmp_path):
+    from grounding.steering.sensitivity import Sensitivity
+
+    folder = write_run(tmp_path / "one", 2)
+    Sensitivity("tiny", "ablation", 12, "00", ((0.1, -0.2), (0.3, 0.4))).save(folder / "sensitivity.yaml")
+    found = page(folder)
+    assert "fall of the log-probability), mean over 12 samples" in found.text
+    assert found.tags.count("svg") == 3
+
+
 def test_yes_no_runs(tmp_path):
     for name, says in (("one", (True, True)), ("two", (True, False))):
         folder = tmp_path / name
