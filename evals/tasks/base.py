@@ -2,7 +2,9 @@
 
 A task is a frozen dataclass. Its fields are its options: the command line shows them (`grounding eval run TASK`), the
 run folder's manifest keeps them, and `rebuild` makes the same task of them again, so they are plain values: text,
-numbers, paths, tuples of these. Adding a task is one class, and one line in `evals.tasks.registry`.
+numbers, paths, tuples of these. On the command line no option may be called like one of
+`evals.commands.generation.GenerationOptions` (`tyro.conf.arg(name=...)` gives it another name). Adding a task is one
+class, and one line in `evals.tasks.registry`.
 """
 
 from __future__ import annotations

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import tyro
 from PIL import Image
 
 from evals.chair.compare import differences
@@ -63,7 +64,8 @@ class ScenesTask:
     """
 
     scenes: int = 200
-    seed: int = 0
+    # The command line's own --seed draws samples and tokens.
+    seed: Annotated[int, tyro.conf.arg(name="scene-seed")] = 0
     prompt: str = DESCRIBE
     yes_no: bool = True
 

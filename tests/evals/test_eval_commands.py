@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from evals.tasks.registry import TASKS
 from grounding import cli
 from grounding.command import GROUP
 
@@ -48,6 +49,17 @@ def test_every_command_has_json_and_a_help(entry, call):
     code, out, _ = call(entry.name.removeprefix("eval."), "--help")
     assert code == 0
     assert f"usage: grounding {entry.name.replace('.', ' ')}" in out
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_can_be_run(task, call):
+    code, out, _ = call("run", task, "--help")
+    assert code == 0
+    assert f"usage: grounding eval run {task}" in out
+    assert "--steer" in out
+    code, _, err = call("run", task, "--model", "starter")
+    assert code == 2
+    assert "--out is missing" in err or "are required" in err or "Required" in err
 
 
 def test_chair_from_the_command_line(call, chair_files):

@@ -1,0 +1,145 @@
+"""A model for `lmms_eval`: ours, steered or not, under its tasks.
+
+`lmms_eval --model grounding --model_args pretrained=llava-hf/llava-1.5-7b-hf,steer=headwise --tasks pope ...`: the
+entry point in `pyproject.toml` makes it known there. Needs the extra `lmms`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from accelerate import Accelerator
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from lmms_eval.models.registry_v2 import ModelManifest
+from PIL import Image
+
+from grounding.errors import GroundingError, ImageError, MethodError
+from grounding.models.load import load
+from grounding.steering.decoding import Decoding
+from grounding.steering.generate import generate
+from grounding.steering.method import load_steering
+from pipelines.provenance import short_hash
+
+LIMIT = 1024  # where a task says nothing; as in lmms_eval's own models
+
+
+def manifest() -> ModelManifest:
+    """What the entry point tells `lmms_eval`."""
+    return ModelManifest(model_id="grounding", simple_class_path=f"{__name__}.SteeredModel")
+
+
+class SteeredModel(lmms):
+    """A model of `grounding.models` that generates through `grounding.steering`.
+
+    Args:
+        pretrained: `starter`, a folder written by save_pretrained, or a hub id.
+        steer: a shipped steering method's name, or a YAML file; the model as it is if empty.
+        device: see `grounding.models.load.load`; each of several processes takes its own GPU.
+        dtype: see there.
+        device_map: see there; empty for none.
+        batch_size: requests that are generated together.
+        seed: of the draws of tokens.
+
+    Raises:
+        GroundingError: model or method cannot be used.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str = "starter",
+        steer: str = "",
+        device: str = "auto",
+        dtype: str = "auto",
+        device_map: str = "",
+        batch_size: int | str = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.accelerator = Accelerator()
+        self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self.batch_size = int(batch_size)
+        self.seed = int(seed)
+        self.steering = load_steering(steer) if steer else None
+        target = self.accelerator.device if self._world_size > 1 else device
+        self.family = load(pretrained, target, dtype, device_map or None)
+
+    @property
+    def device(self) -> Any:
+        """Where inputs go."""
+        return self.family.device
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
+        """One answer a request, in order; requests that are generated alike share batches.
+
+        Raises:
+            ImageError: a request shows no picture, or several.
+        """
+        found: dict[int, GenerationResult] = {}
+        for places in _batches([request.args[1] for request in requests], self.batch_size):
+            chosen = [requests[place].args for place in places]
+            settings = chosen[0][1]
+            questions = [args[0].replace(self.family.image_token, "").strip() for args in chosen]
+            images = [self._picture(*args[2:]) for args in chosen]
+            decoding = decoding_of(settings, int(short_hash([self.seed, questions], 8), 16))
+            texts = generate(self.family, images, questions, self.steering, decoding)
+            for place, text in zip(places, texts, strict=True):
+                answer = cut(text.text, settings.get("until"))
+                found[place] = GenerationResult(answer, TokenCounts(output_tokens=len(text.token_ids)))
+                self.cache_hook.add_partial("generate_until", (requests[place].args[0], settings), answer)
+        return [found[place] for place in range(len(requests))]
+
+    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
+        """Refused."""
+        raise MethodError("the model 'grounding' answers single questions: choose tasks without rounds")
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+        """Refused: steering is of texts as they are generated."""
+        raise MethodError("the model 'grounding' generates texts and gives no likelihoods: choose tasks that generate")
+
+    def _picture(self, visuals_of: Any, document: Any, task: str, split: str) -> Image.Image:
+        visuals = visuals_of(self.task_dict[task][split][document])
+        if len(visuals) != 1 or not isinstance(visuals[0], Image.Image):
+            raise ImageError(
+                f"document {document} of {task} shows {len(visuals)} pictures or videos, but the model 'grounding' "
+                "takes one picture a question: choose another task"
+            )
+        return visuals[0].convert("RGB")
+
+
+def decoding_of(settings: Mapping[str, Any], seed: int) -> Decoding:
+    """A task's generation settings; a temperature of 0 means that nothing is drawn, whatever `do_sample` says.
+
+    Raises:
+        GroundingError: they make no sense.
+    """
+    temperature = settings.get("temperature") or 0.0
+    try:
+        return Decoding(
+            max_new_tokens=int(settings.get("max_new_tokens") or LIMIT),
+            num_beams=int(settings.get("num_beams") or 1),
+            do_sample=bool(settings.get("do_sample", temperature > 0)) and temperature > 0,
+            temperature=temperature or 1.0,
+            top_p=settings.get("top_p") or 1.0,
+            seed=seed,
+        )
+    except (TypeError, ValueError) as wrong:
+        raise GroundingError(f"the task's generation settings {dict(settings)} cannot be read: {wrong}") from wrong
+
+
+def cut(text: str, until: Any) -> str:
+    """The text up to the first of the strings that end it."""
+    ends = [until] if isinstance(until, str) else [end for end in until or () if end]
+    return text[: min((text.find(end) for end in ends if end in text), default=len(text))].strip()
+
+
+def _batches(settings: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[int]]:
+    """Places of requests with equal settings, so many at a time."""
+    alike: dict[str, list[int]] = {}
+    for place, one in enumerate(settings):
+        alike.setdefault(short_hash({key: str(value) for key, value in one.items()}, 16), []).append(place)
+    for places in alike.values():
+        yield from (places[start : start + size] for start in range(0, len(places), size))
