@@ -158,10 +158,8 @@ def _average_pairs(
     removed = 1 - float(picked.sum(dtype=np.float64)) / total if total > 0 else 0.0
     named = ", ".join(f"{layer}.{head}" for layer, head in pairs)
     detail = f"kept {len(pairs)} of {maps.values.shape[0] * heads} heads (layer.head {named})"
-    if join == "geometric":
-        joined = np.exp(np.log(np.maximum(picked, _SMALLEST)).mean(axis=0))
-    else:
-        joined = picked.mean(axis=0)
+    logarithms = np.log(np.maximum(picked, _SMALLEST))
+    joined = np.exp(logarithms.mean(axis=0)) if join == "geometric" else picked.mean(axis=0)
     result = average_layers(maps, joined[None, None])
     return result, StageReport(stage, float(np.clip(removed, 0, 1)), detail, {"heads": [list(pair) for pair in pairs]})
 
