@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from grounding.models.base import Family, Prepared
 from grounding.types import IntArray
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from grounding.models.base import Family, Prepared
     from grounding.steering.decoding import Decoding, Generated
 
 
