@@ -44,7 +44,7 @@ class Contender:
             steering = base
             for key, value in zip(self.grid, values, strict=True):
                 steering = with_value(steering, key, value)
-            label = ", ".join(f"{key.split('.')[-1]} {value:g}" for key, value in zip(self.grid, values, strict=True))
+            label = ", ".join(f"{key} {value:g}" for key, value in zip(self.grid, values, strict=True))
             found.append(replace(steering, name=f"{self.name} ({label})" if label else self.name))
         return tuple(found)
 
