@@ -12,3 +12,7 @@ SCENES = Command(
     "draw scenes of shapes with exact masks and referring expressions",
     "grounding.commands.scenes:ScenesCommand",
 )
+CALIBRATE_SENSITIVITY = Command(
+    "measure how much each head of a model sees, for steering files that choose heads by it",
+    "grounding.commands.calibrate:CalibrateSensitivityCommand",
+)

@@ -97,7 +97,7 @@ def reread(
         explain_out_of_memory(f"reading a text with {family.name}", _REMEDY),
         record(family.model, request) as recording,
     ):
-        family.model(**_continued(family, prepared.inputs, token_ids), use_cache=False, logits_to_keep=1)
+        family.model(**continued(family, prepared.inputs, token_ids), use_cache=False, logits_to_keep=1)
 
     def maps(index: int, words: tuple[Word, ...]) -> AttentionMaps:
         row_of = {position: row for row, position in enumerate(request.queries[index])}
@@ -181,10 +181,19 @@ def _last(position: int) -> Word:
     return Word(LAST_WORD, (0, 0), (position,), WordKind.SPECIAL)
 
 
-def _continued(
+def continued(
     family: Family, inputs: Mapping[str, torch.Tensor], token_ids: Sequence[Sequence[int]]
 ) -> dict[str, torch.Tensor]:
-    """The prompt's inputs with the texts behind them, padded on the right; further marks of text tokens are 0."""
+    """The prompt's inputs with texts behind them, padded on the right; further marks of text tokens are 0.
+
+    Args:
+        family: the model.
+        inputs: of the prompt, by the model's argument names.
+        token_ids: per element the tokens of the text.
+
+    Returns:
+        The longer inputs, on the same device.
+    """
     longest = max(len(tokens) for tokens in token_ids)
     shape = inputs["input_ids"].shape
     ids = torch.full((shape[0], longest), family.tokenizer.pad_token_id, device=inputs["input_ids"].device)

@@ -14,7 +14,7 @@ from grounding.errors import MethodError
 from grounding.files import write_text
 from grounding.types import FloatArray
 
-Kind = Literal["mass", "ablation", "gradient", "mask"]
+Kind = Literal["mass", "ablation", "gradient", "agreement"]
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,12 @@ class Sensitivity:
     Attributes:
         model: the model's name.
         kind: `mass`, attention on image keys that are no sinks; `ablation`, fall of the answer's log-probability when
-            the head's image part is removed; `gradient`, the same to first order; `mask`, share of the image attention
-            that lies on the object's mask.
+            the head's image part is removed; `gradient`, the same to first order; `agreement`, share of the image
+            attention that lies on the object's mask. See `grounding.steering.measure`.
         n: how many samples the mean is of.
         data_sha256: hash of the samples.
         values: [L][H], the mean over samples.
+        seed: of drawn samples; None where they came from files.
     """
 
     model: str
@@ -36,6 +37,7 @@ class Sensitivity:
     n: int
     data_sha256: str
     values: tuple[tuple[float, ...], ...]
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if not self.values or not self.values[0] or len({len(row) for row in self.values}) != 1:
@@ -61,7 +63,9 @@ class Sensitivity:
 
     def save(self, path: Path) -> None:
         """Write it as YAML, whole or not at all."""
-        data = strict.plain(self) | {"values": [[round(v, 6) for v in row] for row in self.values]}
+        data = strict.plain(self)
+        del data["values"]
+        data["values"] = [[round(v, 6) for v in row] for row in self.values]
         write_text(path, yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=120))
 
 

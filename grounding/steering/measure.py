@@ -1,0 +1,253 @@
+"""Four measures of how much a head sees, on given answers (the first three are ours, after what steering changes).
+
+All of them look at the rows that the word's tokens are predicted from, or, where a head is taken away, at all rows from
+the prompt's last one up to there, as a modulation of the last prompt row and of generated tokens would change them.
+
+- `mass`: the row's attention on image keys that are no sinks, phi < `sink_tau` (Kang et al., ICLR 2025).
+- `ablation`: how far the mean log-probability of the word's tokens falls when the head loses what image keys bring to
+  its output, weights not renormalised. Exact; one pass over the answer per layer and head.
+- `gradient`: the same to first order, <G, O_vis>, with G the gradient of that log-probability by the head's output and
+  O_vis the image keys' part of the output. One pass and one backward pass for all heads.
+- `agreement`: share of the attention on image cells that are no sinks which lies on the object's mask; a cell counts by
+  how much of it the mask covers (the energy-based pointing game of Score-CAM, arXiv 1910.01279, on cells).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from grounding.attention import RowRequest, record
+from grounding.attention.changes import RowChange, Turned
+from grounding.attention.passes import find_decoder, layers_of
+from grounding.attention.rows import AttentionCall, as_index, attention_rows
+from grounding.errors import GroundingError, ImageError, MethodError
+from grounding.models.base import Family
+from grounding.models.memory import explain_out_of_memory
+from grounding.steering.reading import Reading, Tail
+from grounding.steering.samples import Sample, Source
+from grounding.steering.seam import Pass, output_projection, steered
+from grounding.steering.sensitivity import Kind, Sensitivity
+from grounding.types import BoolArray, FloatArray, TokenGrid
+
+_REMEDY = "use a smaller picture, a shorter answer, --dtype bfloat16, or a smaller model"
+
+
+def calibrate(
+    family: Family,
+    sources: Sequence[Source],
+    kind: Kind,
+    *,
+    seed: int | None = None,
+    sink_tau: float = 20.0,
+    left_out: Callable[[int, GroundingError], None] = lambda index, why: None,
+    advance: Callable[[], None] = lambda: None,
+) -> Sensitivity:
+    """Measure every head of a model on a set of samples.
+
+    Args:
+        family: the model.
+        sources: the samples, opened one after the other.
+        kind: the measure.
+        seed: of drawn samples, for the record.
+        sink_tau: from which phi on a key is a sink.
+        left_out: told the index of a sample that cannot be measured, and why; the others go on.
+        advance: called after every sample.
+
+    Returns:
+        The mean over the samples that could be measured, with their number and hash.
+
+    Raises:
+        MethodError: no sample could be measured.
+    """
+    total = np.zeros((family.layer_count, family.head_count))
+    measured, data, reason = 0, hashlib.sha256(), ""
+    for index, source in enumerate(sources):
+        try:
+            sample = source()
+            total += head_values(family, sample, kind, sink_tau=sink_tau)
+        except GroundingError as why:
+            reason = reason or str(why)
+            left_out(index, why)
+        else:
+            measured += 1
+            data.update(sample.digest())
+        advance()
+    if measured == 0:
+        raise MethodError(f"none of {len(sources)} samples could be measured; of the first one: {reason}")
+    values = tuple(tuple(float(v) for v in row) for row in total / measured)
+    return Sensitivity(family.name, kind, measured, data.hexdigest(), values, seed)
+
+
+def head_values(family: Family, sample: Sample, kind: Kind, *, sink_tau: float = 20.0) -> FloatArray:
+    """One measure on one sample.
+
+    Args:
+        family: the model.
+        sample: what is read.
+        kind: the measure.
+        sink_tau: from which phi on a key is a sink, for `mass` and `agreement`.
+
+    Returns:
+        [L, H] float32.
+
+    Raises:
+        ExpressionError: the sample's words cannot be read.
+        ImageError: `agreement` has no mask to agree with.
+        MethodError: this model cannot be steered, so heads cannot be taken away from it.
+        RecordingError: this model's attention cannot be recorded.
+        ModelError: out of memory, among others.
+    """
+    with explain_out_of_memory(f"measuring heads of {family.name}", _REMEDY):
+        reading = Reading.of(family, sample)
+        if kind == "ablation":
+            values = _ablation(reading)
+        elif kind == "gradient":
+            values = _gradient(reading)
+        elif kind == "mass":
+            values = _image_rows(reading, sink_tau).sum(-1).mean(-1)
+        else:
+            values = _agreement(_image_rows(reading, sink_tau), _covered(reading, sample.mask))
+    return values.float().cpu().numpy()
+
+
+def _image_rows(reading: Reading, sink_tau: float) -> Tensor:
+    """[L, H, R, C] attention on image keys, 0 on sinks."""
+    image = (tuple(int(p) for p in reading.prepared.image_positions[0]),)
+    request = RowRequest((reading.rows,), keys=image, residual_sinks=True)
+    model = reading.family.model
+    with torch.inference_mode(), record(model, request) as recording:
+        model(**reading.inputs, use_cache=False, logits_to_keep=1)
+    assert recording.residual_sinks is not None
+    seeing = recording.residual_sinks[0] < sink_tau  # [L, C]
+    return recording.prefill[0] * seeing[:, None, None]
+
+
+def _agreement(rows: Tensor, covered: Tensor) -> Tensor:
+    """[L, H] from [L, H, R, C] attention and [C] shares; a row without attention on cells agrees with nothing."""
+    on_cells = (rows * (covered >= 0)).sum(-1)
+    return ((rows * covered.clamp(min=0)).sum(-1) / on_cells.clamp(min=1e-12)).mean(-1)
+
+
+def _covered(reading: Reading, mask: BoolArray | None) -> Tensor:
+    """[C] per image key the share of its cell on the mask; -1 for keys that are no cells, which are left out."""
+    if mask is None or not mask.any():
+        raise ImageError("agreement needs a mask with at least one pixel of the object: give every sample its mask")
+    image = reading.prepared.image_positions[0]
+    shares = dict.fromkeys(image.tolist(), -1.0)
+    for grid in reading.prepared.grids[0]:
+        shares.update(zip(grid.positions.tolist(), _cells(mask, grid).ravel().tolist(), strict=True))
+    return torch.tensor([shares[position] for position in image.tolist()])
+
+
+def _cells(mask: BoolArray, grid: TokenGrid) -> FloatArray:
+    """[h, w] share of each cell on the mask; where a grid reaches over the picture's border there is no object."""
+    x0, y0, x1, y1 = (round(edge) for edge in grid.box_xyxy)
+    inside = Image.fromarray(mask.astype(np.float32)).crop((x0, y0, x1, y1))
+    height, width = grid.shape
+    return np.asarray(inside.resize((width, height), Image.Resampling.BOX), dtype=np.float32)
+
+
+class _Answer:
+    """A plan that looks at attention over the answer's rows; the prompt is left alone."""
+
+    residual_layers = ()
+    gate_layers = ()
+
+    def __init__(self, reading: Reading) -> None:
+        self.layers = range(reading.family.layer_count)
+        self.image = reading.prepared.image_positions[0].tolist()
+
+    def change(self, layer: int, call: AttentionCall, running: Pass) -> RowChange | None:
+        """What is done to the answer's rows."""
+        return self.answer(layer, call) if running.past > 0 else None
+
+    def answer(self, layer: int, call: AttentionCall) -> RowChange | None:
+        """See `change`; all queries of the call are rows of the answer."""
+        raise NotImplementedError
+
+    def residual(self, layer: int, hidden: Tensor, running: Pass) -> None:
+        """Nothing is asked for."""
+
+    def gates(self, layer: int, running: Pass) -> Tensor | None:
+        """None are multiplied."""
+        return None
+
+    def gated_from(self, running: Pass) -> Tensor:
+        """Behind everything."""
+        return torch.tensor([running.prompt])
+
+
+class _WithoutImage(_Answer):
+    """In copy i of the batch, head `heads[i]` of `layer` takes nothing from image keys."""
+
+    layer = -1
+    heads: tuple[int, ...] = ()
+
+    def answer(self, layer: int, call: AttentionCall) -> RowChange | None:
+        """Factors of 0, one head a copy."""
+        if layer != self.layer:
+            return None
+        factor = torch.ones(len(self.heads), len(self.heads), 1, call.key_count, device=call.query.device)
+        for copy_, _ in enumerate(self.heads):
+            factor[copy_, copy_, :, self.image] = 0.0
+        heads = as_index(self.heads, call.query.device)
+        return RowChange(0, lambda earlier, rows: Turned(factor=(heads, factor)))
+
+
+class _ImageParts(_Answer):
+    """Keeps what image keys bring to each head's output."""
+
+    def __init__(self, reading: Reading) -> None:
+        super().__init__(reading)
+        self.parts: dict[int, Tensor] = {}
+        """Layer → [R, H, Dv] float32."""
+
+    def answer(self, layer: int, call: AttentionCall) -> None:
+        """Look, and change nothing."""
+        rows = torch.arange(call.query_count, device=call.query.device)
+        weights = attention_rows(call, 0, rows)[..., self.image]  # [H, R, C]
+        value = call.value[0][:, self.image].float()  # [H/G, C, Dv]
+        value = value.repeat_interleave(len(weights) // len(value), dim=0)
+        self.parts[layer] = torch.matmul(weights, value).transpose(0, 1)
+
+
+def _ablation(reading: Reading, at_once: int = 16) -> Tensor:
+    """[L, H]; `at_once` heads are taken away in one batch, each from its own copy."""
+    plan, family = _WithoutImage(reading), reading.family
+    values = torch.zeros(family.layer_count, family.head_count)
+    with torch.no_grad(), steered(family.model, plan, reading.prepared.length, 1):
+        tail = Tail(reading)
+        whole = tail.log_probability()
+        for layer in range(family.layer_count):
+            for first in range(0, family.head_count, at_once):
+                plan.layer, plan.heads = layer, tuple(range(first, min(first + at_once, family.head_count)))
+                values[layer, list(plan.heads)] = (whole - tail.log_probability(len(plan.heads))).cpu()
+    return values
+
+
+def _gradient(reading: Reading) -> Tensor:
+    """[L, H]; the gradient is of the model as it is, since the plan only looks."""
+    plan, family = _ImageParts(reading), reading.family
+    layers = layers_of(find_decoder(family.model))
+    assert layers is not None
+    outputs: list[Tensor] = []
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(steered(family.model, plan, reading.prepared.length, 1))
+        tail = Tail(reading, differentiable=True)
+        for layer in layers:
+            hook = output_projection(layer).register_forward_pre_hook(lambda _, args: outputs.append(args[0]))
+            stack.callback(hook.remove)
+        gradients = torch.autograd.grad(tail.log_probability()[0], outputs)
+    values = []
+    for layer, gradient in enumerate(gradients):
+        part = plan.parts[layer].to(gradient.device)  # [R, H, Dv]
+        values.append((gradient[0].float().view_as(part) * part).sum((0, 2)).cpu())
+    return torch.stack(values)

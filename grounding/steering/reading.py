@@ -1,0 +1,149 @@
+"""A sample as the model reads it: one sequence of prompt and answer, and the answer's rows again on a kept prompt.
+
+Rows from the prompt's last position on are those that steering changes in a generation, and an answer's tokens are
+predicted from. What is before them stays as it is whatever happens to a head there, so it is read once and its keys
+and values are kept; trying a head out costs a pass over the answer alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grounding.errors import ExpressionError
+from grounding.models.base import Family, Prepared
+from grounding.models.maps import spell
+from grounding.models.reread import continued, tokens_of
+from grounding.steering.samples import Sample
+from grounding.text.align import align
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A sample's sequence; positions count from 0 at its first token, and nothing is padded.
+
+    Attributes:
+        family: the model.
+        prepared: the question's prompt.
+        inputs: prompt and answer by the model's argument names.
+        targets: positions of the word's tokens, ascending, all behind the prompt.
+    """
+
+    family: Family
+    prepared: Prepared
+    inputs: Mapping[str, Tensor]
+    targets: tuple[int, ...]
+
+    @classmethod
+    def of(cls, family: Family, sample: Sample) -> Reading:
+        """Place a sample's words.
+
+        Raises:
+            ExpressionError: the answer is empty, has words outside a closed vocabulary, or lacks the word.
+            ModelError: tokens, text and image cells cannot be brought together for this model.
+        """
+        prepared = family.prepare_questions([sample.image], [sample.question])
+        tokens = tokens_of(family, sample.answer)
+        if not tokens:
+            raise ExpressionError("the answer is empty: give the text that the model is to read")
+        places = tuple(range(len(tokens))) if sample.word is None else _places(family, tokens, sample.word)
+        return cls(
+            family,
+            prepared,
+            continued(family, prepared.inputs, [tokens]),
+            tuple(prepared.length + place for place in places),
+        )
+
+    @property
+    def start(self) -> int:
+        """The prompt's last position, the first row that an answer's token is predicted from."""
+        return self.prepared.length - 1
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The rows that the word's tokens are predicted from."""
+        return tuple(target - 1 for target in self.targets)
+
+
+class Tail:
+    """The rows from a reading's `start` to the last that a target is predicted from, on the keys of what is before.
+
+    Passes go through the decoder itself, with the embeddings and positions that the whole model gave it.
+
+    Args:
+        reading: what is read.
+        differentiable: whether gradients can be taken of what is computed from the tail's embeddings on.
+    """
+
+    def __init__(self, reading: Reading, *, differentiable: bool = False) -> None:
+        from transformers import DynamicCache
+
+        model, self._decoder = reading.family.model, reading.family.decoder
+        self._head = model.get_output_embeddings()
+        self._start = reading.start
+        seen: dict[str, Any] = {}
+
+        def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen.update(kwargs)
+
+        handle = self._decoder.register_forward_pre_hook(before, with_kwargs=True)
+        named = inspect.signature(self._decoder.forward).parameters
+        self._argument = "cache" if "cache" in named else "past_key_values"  # the name of before transformers 5.24
+        try:
+            with torch.no_grad():
+                model(**reading.inputs, use_cache=False, logits_to_keep=1)
+        finally:
+            handle.remove()
+        stop = reading.rows[-1] + 1
+        self._embeddings: Tensor = seen["inputs_embeds"]
+        self._positions: Tensor | None = seen.get("position_ids")
+        self._cache = DynamicCache(config=self._decoder.config)
+        with torch.no_grad():
+            self._decoder(**self._part(0, self._start), **{self._argument: self._cache}, use_cache=True)
+        self._tail = self._part(self._start, stop)
+        if differentiable:
+            # Also of a model whose weights are frozen.
+            self._tail["inputs_embeds"] = self._tail["inputs_embeds"].detach().clone().requires_grad_()
+        ids = reading.inputs["input_ids"][0]
+        device = self._head.weight.device
+        self._targets = ids[list(reading.targets)].to(device)
+        self._rows = torch.tensor([row - self._start for row in reading.rows], device=device)
+
+    def log_probability(self, copies: int = 1) -> Tensor:
+        """[copies] float32, the mean log-probability of the target tokens, each given all tokens before it.
+
+        Args:
+            copies: how many times the same rows are read in one batch, for whoever changes each of them otherwise.
+        """
+        cache = copy.deepcopy(self._cache)
+        if copies > 1:
+            cache.batch_repeat_interleave(copies)
+        inputs = {
+            name: value.repeat_interleave(copies, dim=0 if name == "inputs_embeds" else value.ndim - 2)
+            for name, value in self._tail.items()
+        }
+        hidden = self._decoder(**inputs, **{self._argument: cache}, use_cache=True).last_hidden_state
+        logits = self._head(hidden.to(self._rows.device)[:, self._rows]).float()  # [copies, T, V]
+        chosen = torch.log_softmax(logits, dim=-1).gather(-1, self._targets.expand(copies, -1)[..., None])
+        return chosen[..., 0].mean(-1)
+
+    def _part(self, start: int, stop: int) -> dict[str, Tensor]:
+        """Embeddings [1, n, E] and, where the model makes its own, positions [..., 1, n]."""
+        part = {"inputs_embeds": self._embeddings[:, start:stop]}
+        return part if self._positions is None else part | {"position_ids": self._positions[..., start:stop]}
+
+
+def _places(family: Family, tokens: tuple[int, ...], word: str) -> tuple[int, ...]:
+    text, spans = spell(family.tokenizer, tokens)
+    found = re.search(rf"(?<!\w){re.escape(word.strip())}(?!\w)", text, re.IGNORECASE) if word.strip() else None
+    places = align([found.span()], spans)[0] if found else ()
+    if not places:
+        raise ExpressionError(f"the word {word!r} is not in the answer {text.strip()[:60]!r}: name a word of it")
+    return places

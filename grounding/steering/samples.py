@@ -1,0 +1,138 @@
+"""What head sensitivity is measured on: pictures with a question and the answer whose words are looked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from grounding import strict
+from grounding.errors import ManifestError
+from grounding.types import BoolArray
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer to read.
+
+    Attributes:
+        image: RGB picture.
+        question: what is asked.
+        answer: the text that is read behind the question.
+        word: a word or phrase of the answer; its first occurrence counts. None is all of the answer.
+        mask: bool [H, W] in the picture's size, where the word's object is; only `agreement` needs it.
+    """
+
+    image: Image.Image = field(repr=False)
+    question: str
+    answer: str
+    word: str | None = None
+    mask: BoolArray | None = field(default=None, repr=False)
+
+    def digest(self) -> bytes:
+        """SHA-256 of all of it: pixels, words and mask."""
+        words = json.dumps([self.image.size, self.question, self.answer, self.word])
+        whole = hashlib.sha256(words.encode())
+        whole.update(self.image.convert("RGB").tobytes())
+        whole.update(b"" if self.mask is None else np.packbits(self.mask).tobytes())
+        return whole.digest()
+
+
+Source = Callable[[], Sample]
+"""Opens or draws one sample when it is its turn, so that a set needs the memory of one picture."""
+
+
+def scene_samples(count: int, seed: int) -> list[Source]:
+    """Drawn scenes that no model of this project was trained on.
+
+    The question is the starter's `DESCRIBE`, the answer the scene's own long caption, the mask all of its objects.
+
+    Args:
+        count: how many.
+        seed: of the set.
+    """
+    return [partial(_scene, seed, index) for index in range(count)]
+
+
+def _scene(seed: int, index: int) -> Sample:
+    from grounding.starter.language import DESCRIBE
+    from grounding.starter.scene_files import scene_seed
+    from grounding.starter.scenes import draw_scene
+
+    scene = draw_scene(scene_seed(seed, index))
+    objects = np.logical_or.reduce([thing.mask for thing in scene.objects])
+    return Sample(scene.image, DESCRIBE, scene.captions[0], mask=objects)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A manifest's line; the paths are relative to the manifest."""
+
+    image: str
+    question: str
+    answer: str
+    word: str | None = None
+    mask: str | None = None
+
+
+def manifest_samples(file: Path) -> list[Source]:
+    """Samples of JSON lines with `image`, `question`, `answer`, and where wanted `word` and `mask`, a picture's path.
+
+    Args:
+        file: the manifest. A pixel of a mask picture belongs to the object where it is not black.
+
+    Raises:
+        ManifestError: the file cannot be read, is empty, or a line is wrong; the message names the line. A picture
+            that is missing is found out when its sample is opened.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except OSError as wrong:
+        raise ManifestError(
+            f"the manifest {file} cannot be read ({wrong.strerror}): give a file of JSON lines with image, question "
+            "and answer"
+        ) from wrong
+    except UnicodeDecodeError as wrong:
+        raise ManifestError(f"the manifest {file} is not UTF-8 text: save it as UTF-8") from wrong
+    sources: list[Source] = []
+    for number, text in enumerate(lines, start=1):
+        if text.strip():
+            where = f"line {number} of the manifest {file}"
+            try:
+                data = json.loads(text)
+            except json.JSONDecodeError as wrong:
+                raise ManifestError(
+                    f"{where} is not JSON ({wrong.msg}): expected an object with image, question and answer"
+                ) from wrong
+            sources.append(partial(_opened, strict.build(_Line, data, where, ManifestError), file.parent))
+    if not sources:
+        raise ManifestError(
+            f"the manifest {file} is empty: expected one JSON object a line with image, question and answer"
+        )
+    return sources
+
+
+def _opened(line: _Line, folder: Path) -> Sample:
+    from grounding.errors import ImageError
+    from grounding.images import open_image
+
+    image = open_image(folder / Path(line.image).expanduser())
+    mask = None
+    if line.mask is not None:
+        path = folder / Path(line.mask).expanduser()
+        mask = np.asarray(open_image(path)).any(axis=-1)
+        if mask.shape != (image.height, image.width):
+            raise ImageError(
+                f"the mask {path} is {mask.shape[1]}x{mask.shape[0]} pixels, but its image {image.width}x"
+                f"{image.height}: expected one size"
+            )
+    return Sample(image, line.question, line.answer, line.word, mask)
