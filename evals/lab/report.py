@@ -107,7 +107,7 @@ def truncated_at(data: Mapping[str, Any], recall: float) -> float:
 
 
 def lab_plot(data: Mapping[str, Any]) -> bytes:
-    """PNG: CHAIR_I over recall; the truncation curve as a line, a point a method, faint what was tried on validation."""
+    """PNG: CHAIR_I over recall; the truncation curve, a point a method, faint what was tried on validation."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
