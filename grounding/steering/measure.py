@@ -15,7 +15,8 @@ the prompt's last one up to there, as a modulation of the last prompt row and of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -154,23 +155,23 @@ def _cells(mask: BoolArray, grid: TokenGrid) -> FloatArray:
     return np.asarray(inside.resize((width, height), Image.Resampling.BOX), dtype=np.float32)
 
 
-class _Answer:
+class _Answer(ABC):
     """A plan that looks at attention over the answer's rows; the prompt is left alone."""
 
-    residual_layers = ()
-    gate_layers = ()
+    residual_layers: Collection[int] = ()
+    gate_layers: Collection[int] = ()
 
     def __init__(self, reading: Reading) -> None:
-        self.layers = range(reading.family.layer_count)
+        self.layers: Collection[int] = range(reading.family.layer_count)
         self.image = reading.prepared.image_positions[0].tolist()
 
     def change(self, layer: int, call: AttentionCall, running: Pass) -> RowChange | None:
         """What is done to the answer's rows."""
         return self.answer(layer, call) if running.past > 0 else None
 
+    @abstractmethod
     def answer(self, layer: int, call: AttentionCall) -> RowChange | None:
         """See `change`; all queries of the call are rows of the answer."""
-        raise NotImplementedError
 
     def residual(self, layer: int, hidden: Tensor, running: Pass) -> None:
         """Nothing is asked for."""
@@ -247,7 +248,7 @@ def _gradient(reading: Reading) -> Tensor:
             stack.callback(hook.remove)
         gradients = torch.autograd.grad(tail.log_probability()[0], outputs)
     values = []
-    for layer, gradient in enumerate(gradients):
-        part = plan.parts[layer].to(gradient.device)  # [R, H, Dv]
+    for number, gradient in enumerate(gradients):
+        part = plan.parts[number].to(gradient.device)  # [R, H, Dv]
         values.append((gradient[0].float().view_as(part) * part).sum((0, 2)).cpu())
     return torch.stack(values)

