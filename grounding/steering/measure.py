@@ -173,7 +173,7 @@ class _Answer(ABC):
     def answer(self, layer: int, call: AttentionCall) -> RowChange | None:
         """See `change`; all queries of the call are rows of the answer."""
 
-    def residual(self, layer: int, hidden: Tensor, running: Pass) -> None:
+    def residual(self, layer: int, hidden: Tensor, running: Pass) -> None:  # noqa: B027 - a plan may look away
         """Nothing is asked for."""
 
     def gates(self, layer: int, running: Pass) -> Tensor | None:
