@@ -39,8 +39,7 @@ A model from a hub is far better.
   target**: what is known of a photo is its captions, the COCO classes it shows as a whole (by the rules of CHAIR), and
   what the backbone's own ImageNet classifier says of its cells. {minutes:.0f} minutes on {threads} CPU threads after
   computing features.
-- The loss curve is in `curve.json`. Scores on photos never trained on are in `scores.md`, which
-  `grounding eval photos` writes.
+- The loss curve is in `curve.json`. `grounding eval photos` measures it on photos never trained on.
 
 ## What it inherits
 
