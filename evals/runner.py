@@ -115,8 +115,8 @@ class Run:
             GroundingError: one of `evals.answering.FATAL`.
         """
         out = self.folder.path
-        if not (out / MANIFEST).exists():
-            write_json(out / MANIFEST, self.manifest)
+        if not (out / MANIFEST).exists() or self.manifest["end"]:
+            write_json(out / MANIFEST, {**self.manifest, "end": None})
         gallery = Gallery.of(self.samples, out)
         for number, batch in todo:
             started, clock = datetime.now().astimezone(), time.perf_counter()
@@ -171,7 +171,7 @@ class Run:
         if scored.details:
             _write_lines(out / DETAILS, scored.details)
         write_json(out / SCORES, scores)
-        write_json(out / MANIFEST, {**self.manifest, "end": self.manifest["end"] or _now()})
+        write_json(out / MANIFEST, {**self.manifest, "end": self.folder.manifest()["end"] or _now()})
         self._tidy(answers)
         return scores, scored
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -125,7 +125,7 @@ class PopeTask(PopeAsking):
         return [answered(images[one.image], bool(one.fields["truth"]), one.text, parser) for one in answers]
 
     @staticmethod
-    def _by_split(answers: Sequence[Answer], read: Sequence[Answered]) -> dict[str, list[Any]]:
+    def _by_split(answers: Sequence[Answer], read: Sequence[Answered]) -> dict[str, list[Answered]]:
         splits: dict[str, list[Answered]] = {}
         for one, found in zip(answers, read, strict=True):
             splits.setdefault(str(one.fields["split"]), []).append(found)
