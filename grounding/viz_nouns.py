@@ -58,8 +58,8 @@ def noun_sheet(
     frame = (size[0] / image.width, size[1] / image.height)
     panels = [("picture", "", False, small)]
     panels += [(one.title, one.note, one.doubtful, _panel(small, one, frame)) for one in nouns]
-    cell = max(panel.width for *_, panel in panels)
-    columns = min(_COLUMNS if cell == size[0] else max(2, _COLUMNS // 2 + 1), max(3, len(panels)))
+    cell = max(side, *(panel.width for *_, panel in panels))  # a long picture is narrower than the lines below it
+    columns = min(_COLUMNS if cell == side else _COLUMNS - 1, max(3, len(panels)))
     width = _MARGIN + columns * (cell + _MARGIN)
     heading = _heading(text, nouns, note, width)
     row = size[1] + 54

@@ -30,11 +30,6 @@ if TYPE_CHECKING:
 
 UNSTEERED = "unsteered"
 STEERED = "steered"
-THRESHOLD = 0.55
-"""Support below which a noun is flagged, without masks. Chosen on captions of drawn scenes read by the packaged model,
-where it flags 2 % of the true nouns, 92 % of things added to a true caption and 67 % of shapes put in another's place;
-another model has another best one."""
-
 Pictures = list[Picture] | tuple[Picture, ...]
 Stream = Callable[[str], Any]
 """Asked for a streamer (transformers' kind) before each text, with `unsteered` or `steered`; None for no streaming."""
@@ -52,7 +47,7 @@ class NounSupport:
         points: the map's points in pixels; None where no cell of the map stands out.
         segment: the mask, where masks were asked for and there are points.
         support: what speaks for it, part by part.
-        supported: whether it has points and its support reaches the threshold.
+        supported: whether it has points and its support reaches the threshold, if there is one.
     """
 
     text: str
@@ -150,7 +145,8 @@ class FaithfulDescription:
         segmenter: what turns points into masks; None for no masks.
         steering: the method to compare the plain model with; None writes the plain text alone.
         decoding: how both texts are generated.
-        threshold: support below which a noun is flagged, in [0, 1].
+        threshold: support below which a noun is flagged, in [0, 1]; the model's own where None. A model for which none
+            was measured has none: only nouns whose map shows no place at all are then flagged.
 
     Raises:
         MethodError: the threshold is no number in [0, 1].
@@ -163,16 +159,16 @@ class FaithfulDescription:
         segmenter: Segmenter | None = None,
         steering: Steering | None = None,
         decoding: Decoding | None = None,
-        threshold: float = THRESHOLD,
+        threshold: float | None = None,
     ) -> None:
-        if not 0 <= threshold <= 1:
+        if threshold is not None and not 0 <= threshold <= 1:
             raise MethodError(f"a threshold of {threshold} was given, expected a support in [0, 1]")
         self.family = family
         self.method = method
         self.segmenter = segmenter
         self.steering = steering
         self.decoding = decoding or Decoding()
-        self.threshold = threshold
+        self.threshold = family.support_threshold if threshold is None else threshold
         self.knobs = method.request_knobs(family.layer_count)
         self._warm = False
 
@@ -188,7 +184,7 @@ class FaithfulDescription:
         device_map: str | dict[str, Any] | None = None,
         steer: str | Path | None = None,
         decoding: Decoding | None = None,
-        threshold: float = THRESHOLD,
+        threshold: float | None = None,
     ) -> FaithfulDescription:
         """Load model, segmenter, method and steering by name.
 
@@ -201,7 +197,7 @@ class FaithfulDescription:
             device_map: spreads the model over devices through accelerate; `device` is then the segmenter's alone.
             steer: a steering method's name or YAML file.
             decoding: how texts are generated.
-            threshold: support below which a noun is flagged, in [0, 1].
+            threshold: support below which a noun is flagged, in [0, 1]; the model's own where None.
 
         Raises:
             GroundingError: something of this is unknown, missing or too large; see the loaders.
@@ -310,7 +306,6 @@ class FaithfulDescription:
             [generated.token_ids],
             reduce=self.knobs.reduce,
             head_statistics=self.knobs.head_statistics,
-            residual_sinks=self.knobs.residual_sinks,
         )[0]
         nouns = tuple(self._nouns(image, read))
         return Caption(read.text, nouns, generated.finished, len(generated.token_ids), seconds)
@@ -330,7 +325,7 @@ class FaithfulDescription:
                     encoded = True
                 segment = self._segment(self.segmenter, heatmap, points, phrase)
                 support = replace(support, agreement=max(0.0, segment.agreement or 0.0))
-            supported = points is not None and support.value >= self.threshold
+            supported = points is not None and (self.threshold is None or support.value >= self.threshold)
             yield NounSupport(phrase.text, phrase.noun.text, phrase.span, heatmap, points, segment, support, supported)
 
     def _segment(self, segmenter: Segmenter, heatmap: Heatmap, points: PointPrompts, phrase: NounPhrase) -> Segment:

@@ -62,18 +62,18 @@ class DescribeConfig(RunConfig):
         steering: the steering method's name; None for the plain model alone.
         steering_text: its file without the prose.
         decoding: how texts are generated.
-        threshold: support below which a noun is flagged.
+        threshold: support below which a noun is flagged; None is the model's own.
     """
 
     question: str | None
     steering: str | None
     steering_text: str | None
     decoding: Decoding
-    threshold: float
+    threshold: float | None
 
 
 def describe_config(
-    base: RunConfig, question: str | None, steering: Steering | None, decoding: Decoding, threshold: float
+    base: RunConfig, question: str | None, steering: Steering | None, decoding: Decoding, threshold: float | None
 ) -> DescribeConfig:
     """The configuration of a run that describes, from what it shares with every run."""
     fields = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}

@@ -4,6 +4,11 @@ Words that are not in the picture look at it less (the attention share that PAI,
 and what they look at is spread out. Both differ from model to model, so each is held against the words of the same text
 that point at nothing. Nothing here reads what the words mean: a noun with no support may still be true, and a noun
 that looks at the wrong thing has support.
+
+How well it tells true nouns from false ones is a matter of the model. On captions of 60 drawn scenes read by their
+packaged model, a support below 0.55 marks 92 % of things added to a true caption, 67 % of shapes put in another's place
+and 2.5 % of the true ones. On what the small model of photos writes about 60 photos it is no better than chance. With
+masks the 0.55 finds fewer wrong shapes (15 % of those in 20 scenes): a mask fits whatever stands in the place.
 """
 
 from __future__ import annotations
@@ -13,8 +18,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from grounding.maps.base import grid_columns
-from grounding.maps.sinks import ColumnOutliers
+from grounding.maps.base import image_columns
+from grounding.maps.sinks import ResidualSinks
 from grounding.types import AttentionMaps, FloatArray
 
 
@@ -47,30 +52,32 @@ class Support:
 def supports(phrases: Sequence[AttentionMaps], witnesses: AttentionMaps) -> list[Support]:
     """Support of every noun of one text, without masks.
 
-    Sinks are the columns that `ColumnOutliers` finds with all rows of the text together, whatever they name.
+    Sinks are told by their residual stream (`ResidualSinks`, Kang et al., ICLR 2025) and not by all rows agreeing on a
+    column: every noun of a caption may speak of the one large thing in the picture.
 
     Args:
-        phrases: per noun its maps as recorded, with one word marked as head; see `grounding.models.reread`.
+        phrases: per noun its maps as recorded with `residual_sinks`, with one word marked as head; see
+            `grounding.models.reread`.
         witnesses: rows of words that point at nothing, of the same pass.
+
+    Raises:
+        MethodError: the maps were recorded without the residual stream's sink strength.
     """
-    own = [[word.is_head for word in maps.words] for maps in phrases]
-    rows = [maps.values[:, :, keep].mean(axis=(0, 1, 2)) for maps, keep in zip(phrases, own, strict=True)]
-    reference = witnesses.values.mean(axis=(0, 1))  # [T, K]
-    together = np.stack([*rows, *reference])  # [R, K]
-    words = (*(next(w for w in maps.words if w.is_head) for maps in phrases), *witnesses.words)
-    columns = _off_sinks(replace(witnesses, values=together[None, None], words=words, layers=()))
-    masses, sharp = together[:, columns].sum(axis=1), np.array([_sharpness(row[columns]) for row in together])
-    count = len(rows)
-    return [
-        Support(_against(mass, masses[count:].mean()), _against(edge, sharp[count:].mean()))
-        for mass, edge in zip(masses[:count], sharp[:count], strict=True)
-    ]
+    others = [_look(witnesses, index) for index in range(len(witnesses.words))]
+    mass, edge = (float(np.mean(part)) for part in zip(*others, strict=True))
+    found = []
+    for maps in phrases:
+        own_mass, own_edge = _look(maps, next(i for i, word in enumerate(maps.words) if word.is_head))
+        found.append(Support(_against(own_mass, mass), _against(own_edge, edge)))
+    return found
 
 
-def _off_sinks(maps: AttentionMaps) -> np.ndarray:
-    """Column indices of the image cells that are no sinks."""
-    sinks = ColumnOutliers().find(maps)
-    return np.concatenate([at[~mask.ravel()] for at, mask in zip(grid_columns(maps), sinks, strict=True)])
+def _look(maps: AttentionMaps, index: int) -> tuple[float, float]:
+    """Attention of one word on the image cells and its sharpness, sinks taken out."""
+    word = replace(maps, values=maps.values[:, :, index : index + 1], words=maps.words[index : index + 1])
+    kept, _ = ResidualSinks(fill="zero").apply(word)
+    row = kept.values[:, :, 0, image_columns(kept)].mean(axis=(0, 1))
+    return float(row.sum(dtype=np.float64)), _sharpness(row)
 
 
 def _sharpness(row: FloatArray) -> float:

@@ -77,6 +77,8 @@ class Family(ABC):
             `grounding_prompt`.
         default_question: what asks the model for a description; a model's config may carry its own as
             `grounding_describe`.
+        support_threshold: support below which a noun of a text is in doubt (`grounding.maps.support`), measured on this
+            model; the config's `grounding_support`, None where nobody has measured it.
         notice: one sentence that every run with this model must show, or None; the config's `grounding_notice`.
     """
 
@@ -89,6 +91,7 @@ class Family(ABC):
         self.finder = finder
         self.default_prompt: str = getattr(model.config, "grounding_prompt", None) or DEFAULT_PROMPT
         self.default_question: str = getattr(model.config, "grounding_describe", None) or DEFAULT_QUESTION
+        self.support_threshold: float | None = getattr(model.config, "grounding_support", None)
         self.notice: str | None = getattr(model.config, "grounding_notice", None)
         tokenizer = self.tokenizer
         if not getattr(tokenizer, "is_fast", False):

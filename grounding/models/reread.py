@@ -50,7 +50,6 @@ def reread(
     *,
     reduce: Reduce = "none",
     head_statistics: Sequence[str] = (),
-    residual_sinks: bool = False,
     budget_bytes: int = 2 << 30,
 ) -> list[Reread]:
     """Let the model read texts behind their questions, as if it had written them, and keep the rows of their nouns.
@@ -67,11 +66,11 @@ def reread(
         token_ids: per element the tokens of the text; it is read up to its end token.
         reduce: see `attend`.
         head_statistics: see `attend`; queries are those of question and text.
-        residual_sinks: see `attend`.
         budget_bytes: see `attend`.
 
     Returns:
-        One reading per element, of all layers. A noun that the tokenizer gives no token of its own is left out.
+        One reading per element, of all layers and with `residual_sinks`. A noun that the tokenizer gives no token of
+        its own is left out.
 
     Raises:
         BudgetError: the rows need more than the budget.
@@ -89,7 +88,7 @@ def reread(
         reduce=reduce,
         head_statistics=tuple(head_statistics),
         image_keys=image,
-        residual_sinks=residual_sinks,
+        residual_sinks=True,
         budget_bytes=budget_bytes,
     )
     with (
@@ -102,6 +101,7 @@ def reread(
     def maps(index: int, words: tuple[Word, ...]) -> AttentionMaps:
         row_of = {position: row for row, position in enumerate(request.queries[index])}
         sinks = recording.residual_sinks
+        assert sinks is not None
         return AttentionMaps(
             values=mean_rows(recording.prefill[index], [[row_of[p] for p in word.positions] for word in words]),
             layers=() if request.reduces_layers else recording.layers,
@@ -113,7 +113,7 @@ def reread(
             head_statistics={name: table.numpy() for name, table in recording.head_statistics[index].items()}
             if request.head_statistics
             else {},
-            residual_sinks=None if sinks is None else sinks[index].numpy(),
+            residual_sinks=sinks[index].numpy(),
         )
 
     return [

@@ -14,7 +14,7 @@ from grounding.errors import GroundingError, ManifestError, MethodError
 from grounding.io import open_image
 from pipelines.batch import FATAL as FATAL_ANYWHERE
 from pipelines.commands.telling import token_streamer, write_description
-from pipelines.describe import THRESHOLD, UNSTEERED, Description, FaithfulDescription
+from pipelines.describe import UNSTEERED, Description, FaithfulDescription
 from pipelines.describe_files import caption_record, file_name, speed_record
 from pipelines.options import LoadOptions
 from pipelines.provenance import DescribeConfig, describe_config, run_config, short_hash
@@ -48,7 +48,7 @@ class DescribeCommand(LoadOptions):
         question: what to ask; left out, the model's own request for a description.
         steer: a steering method's name, or a YAML file.
         masks: cut every noun out with the segmenter.
-        threshold: support below which a noun is flagged, in [0, 1]; the best one depends on the model.
+        threshold: support below which a noun is flagged, in [0, 1]; left out, the model's own where one was measured.
         max_new_tokens: the longest text in tokens.
         num_beams: beams; more than 1 cannot be streamed.
         sample: draw tokens instead of taking the likeliest.
@@ -62,7 +62,7 @@ class DescribeCommand(LoadOptions):
     question: str | None = None
     steer: str | None = None
     masks: bool = False
-    threshold: float = THRESHOLD
+    threshold: float | None = None
     max_new_tokens: int = 512
     num_beams: int = 1
     sample: bool = False
@@ -128,7 +128,13 @@ class DescribeCommand(LoadOptions):
         segmenter = load_segmenter(self.segmenter, self.device, self.dtype) if self.masks else None
         if family.notice:
             talk().print(f"note: {family.notice}")
-        return FaithfulDescription(family, self.chosen_method(), segmenter, steering, decoding, self.threshold)
+        pipe = FaithfulDescription(family, self.chosen_method(), segmenter, steering, decoding, self.threshold)
+        if pipe.threshold is None:
+            talk().print(
+                f"note: no threshold of support was measured for {self.model}, so no noun is flagged for a low one: "
+                "give --threshold"
+            )
+        return pipe
 
     def _work(
         self, pipe: FaithfulDescription, images: tuple[str, ...]

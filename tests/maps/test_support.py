@@ -1,23 +1,29 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from grounding.errors import MethodError
 from grounding.maps.support import Support, supports
 from grounding.types import AttentionMaps, TokenGrid, Word, WordKind
 
 SIDE = 6
 
 
-def maps(*rows: np.ndarray, heads: tuple[int, ...] = ()) -> AttentionMaps:
-    """Rows [SIDE, SIDE] of words, those at `heads` marked."""
+def maps(*rows: np.ndarray, heads: tuple[int, ...] = (), sinks: tuple[int, ...] = ()) -> AttentionMaps:
+    """Rows [SIDE, SIDE] of words, those at `heads` marked; columns at `sinks` have a sink's residual stream."""
     values = np.stack([row.ravel() for row in rows])[None, None].astype(np.float32)
+    phi = np.zeros((1, SIDE * SIDE), np.float32)
+    phi[:, list(sinks)] = 25.0
     words = tuple(
         Word("word", (0, 4), (100 + i,), WordKind.CONTENT if i in heads else WordKind.STOP, i in heads)
         for i in range(len(rows))
     )
     grid = TokenGrid(np.arange(SIDE * SIDE), (SIDE, SIDE), (0.0, 0.0, 60.0, 60.0))
-    return AttentionMaps(values, (0,), words, np.arange(SIDE * SIDE), (grid,), (60, 60))
+    keys = np.arange(SIDE * SIDE)
+    return AttentionMaps(values, (3,), words, keys, (grid,), (60, 60), residual_sinks=phi)
 
 
 def flat(mass: float) -> np.ndarray:
@@ -50,15 +56,34 @@ def test_more_and_sharper_attention_is_more_support() -> None:
 
 def test_attention_on_a_sink_is_no_support() -> None:
     sink = np.zeros((SIDE, SIDE))
-    sink[5, 5] = 0.5  # every row looks there alike
-    witnesses = maps(flat(0.1) + sink, flat(0.1) + sink, flat(0.1) + sink)
-    (found,) = supports([maps(flat(0.1) + sink, heads=(0,))], witnesses)
-    assert found.gaze == pytest.approx(0.5)
+    sink[5, 5] = 0.5
+    column = (SIDE * SIDE - 1,)
     there, drained = supports(
-        [maps(at(1, 1, 0.3) + flat(0.1) + sink, heads=(0,)), maps(flat(0.01) + sink, heads=(0,))], witnesses
+        [
+            maps(at(1, 1, 0.3) + flat(0.1) + sink, heads=(0,), sinks=column),
+            maps(flat(0.01) + sink, heads=(0,), sinks=column),
+        ],
+        maps(flat(0.1) + sink, flat(0.1) + sink, sinks=column),
     )
     assert there.gaze == pytest.approx(0.4 / 0.5, abs=0.01)
     assert drained.gaze == pytest.approx(0.01 / 0.11, abs=0.01)
+
+
+def test_a_place_that_every_word_looks_at_is_no_sink_by_that() -> None:
+    """As in a caption whose nouns all name the one large thing."""
+    row = flat(0.1)
+    row[2, 2] += 0.5
+    noun = row.copy()
+    noun[2, 2] += 0.3
+    (found,) = supports([maps(noun, heads=(0,))], maps(row, row, row))
+    assert found.gaze == pytest.approx(0.9 / 1.5)
+    assert found.sharpness > 0.5
+
+
+def test_maps_without_the_sinks_strength_are_refused() -> None:
+    bare = replace(maps(flat(0.1), heads=(0,)), residual_sinks=None)
+    with pytest.raises(MethodError, match="residual stream"):
+        supports([bare], bare)
 
 
 def test_only_the_nouns_own_rows_count() -> None:
