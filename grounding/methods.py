@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from grounding.maps.sinks import ColumnOutliers, ResidualSinks
 from grounding.maps.smooth import Smooth
 from grounding.maps.words import Rows, StopWords
 from grounding.prompts import RULES, PointRule, SpreadPoints
+from grounding.shipped import read_shipped, shipped_names
 from grounding.types import AttentionMaps, Heatmap
 
 STAGES: dict[str, type[Stage]] = {
@@ -185,8 +185,7 @@ class Method:
 
 def method_names() -> tuple[str, ...]:
     """Names of the methods that ship with the library, sorted."""
-    folder = resources.files("configs").joinpath("methods")
-    return tuple(sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".yaml")))
+    return shipped_names("methods")
 
 
 def load_method(name_or_path: str | Path) -> Method:
@@ -201,23 +200,7 @@ def load_method(name_or_path: str | Path) -> Method:
     Raises:
         MethodError: the method is unknown, or its file is wrong; the message names the known ones.
     """
-    text = str(name_or_path)
-    if isinstance(name_or_path, Path) or text.endswith((".yaml", ".yml")) or "/" in text:
-        path = Path(text)
-        try:
-            return parse_method(path.read_text(encoding="utf-8"), path.stem, str(path))
-        except (OSError, UnicodeDecodeError) as wrong:
-            reason = wrong.strerror if isinstance(wrong, OSError) and wrong.strerror else "not UTF-8 text"
-            raise MethodError(
-                f"the method file {path} cannot be read ({reason}): give the path of a YAML file"
-            ) from wrong
-    if text not in method_names():
-        raise MethodError(
-            f"method {text!r} is unknown: the shipped ones are {', '.join(method_names())}; a file of your own is "
-            "given by its path, ending in .yaml"
-        )
-    file = resources.files("configs").joinpath("methods", f"{text}.yaml")
-    return parse_method(file.read_text(encoding="utf-8"), text, f"{text}.yaml")
+    return read_shipped(name_or_path, ("methods",), "method", parse_method)
 
 
 def parse_method(text: str, name: str, where: str) -> Method:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import yaml
 
 from grounding import strict
 from grounding.errors import MethodError
+from grounding.shipped import read_shipped, shipped_names
 from grounding.steering.base import Intervention
 
 FOLDER = ("methods", "steering")
@@ -58,8 +58,7 @@ class Steering:
 
 def steering_names() -> tuple[str, ...]:
     """Names of the steering methods that ship with the library, sorted."""
-    folder = resources.files("configs").joinpath(*FOLDER)
-    return tuple(sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".yaml")))
+    return shipped_names(*FOLDER)
 
 
 def load_steering(name_or_path: str | Path) -> Steering:
@@ -71,23 +70,7 @@ def load_steering(name_or_path: str | Path) -> Steering:
     Raises:
         MethodError: the method is unknown, or its file is wrong; the message names the known ones.
     """
-    text = str(name_or_path)
-    if isinstance(name_or_path, Path) or text.endswith((".yaml", ".yml")) or "/" in text:
-        path = Path(text)
-        try:
-            return parse_steering(path.read_text(encoding="utf-8"), path.stem, str(path))
-        except (OSError, UnicodeDecodeError) as wrong:
-            reason = wrong.strerror if isinstance(wrong, OSError) and wrong.strerror else "not UTF-8 text"
-            raise MethodError(
-                f"the steering file {path} cannot be read ({reason}): give the path of a YAML file"
-            ) from wrong
-    if text not in steering_names():
-        raise MethodError(
-            f"steering method {text!r} is unknown: the shipped ones are {', '.join(steering_names())}; a file of your "
-            "own is given by its path, ending in .yaml"
-        )
-    file = resources.files("configs").joinpath(*FOLDER, f"{text}.yaml")
-    return parse_steering(file.read_text(encoding="utf-8"), text, f"{text}.yaml")
+    return read_shipped(name_or_path, FOLDER, "steering method", parse_steering)
 
 
 def parse_steering(text: str, name: str, where: str) -> Steering:

@@ -53,12 +53,12 @@ class Modulation(ABC):
         """Whether the numbers say that nothing changes, so that no call is touched."""
 
     def turned(self, place: Place, call: AttentionCall, rows: Tensor) -> Turned:
-        """What happens to rows of a call, before any row is left out."""
-        raise NotImplementedError
+        """What happens to rows of a call, before any row is left out; nothing for forms that gate outputs."""
+        return Turned()
 
     def gates(self, strength: Tensor) -> Tensor:
-        """[H] factors on heads' outputs, for forms that change nothing else."""
-        raise NotImplementedError
+        """[H] factors on heads' outputs; 1 for forms that change rows instead."""
+        return torch.ones_like(strength)
 
     def key_positions(self, subject: Subject) -> tuple[IntArray, ...]:
         """Per element the chosen image keys."""

@@ -39,13 +39,13 @@ def test_every_run_says_what_the_model_is(family: Family):
 
 
 def test_a_cup_is_found_and_other_words_look_elsewhere(family: Family):
-    cup, table = heat(family, "coffee", "the cup"), heat(family, "coffee", "the woman")
+    cup, woman = heat(family, "coffee", "the cup"), heat(family, "coffee", "the woman")
     height, width = cup.shape
     row, column = np.unravel_index(cup.argmax(), cup.shape)
     # The cup's bowl in the photograph of 600 x 400 px: about x 190 to 410, y 10 to 290.
     assert 0.3 < column / width < 0.7
     assert row / height < 0.75
-    assert np.corrcoef(cup.ravel(), table.ravel())[0, 1] < 0.9
+    assert np.corrcoef(cup.ravel(), woman.ravel())[0, 1] < 0.9
 
 
 def test_a_word_that_no_caption_had_is_refused_with_near_ones(family: Family):
