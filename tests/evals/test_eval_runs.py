@@ -344,7 +344,7 @@ def test_shards_that_make_no_sense(shard):
         ({"model": ""}, "neither --captions nor --model was given"),
         ({"out": None}, "--out is missing"),
         ({"data": ""}, "--data is missing"),
-        ({"steer": "nothing-such.yaml"}, "the steering file nothing-such.yaml cannot be read"),
+        ({"steer": "nothing-such.yaml"}, "the steering method file nothing-such.yaml cannot be read"),
         ({"batch_size": 0}, "batch size 0"),
         ({"max_new_tokens": -1}, "max_new_tokens -1"),
         ({"seed": -1}, "--seed -1"),
