@@ -31,6 +31,11 @@ class Turned:
     bias: Tensor | None = None
     factor: tuple[Tensor, Tensor] | None = None
 
+    def up_to(self, keys: int) -> Turned:
+        """The same for the first keys alone."""
+        bias = None if self.bias is None else self.bias[..., :keys]
+        return Turned(bias, None if self.factor is None else (self.factor[0], self.factor[1][..., :keys]))
+
 
 @dataclass(frozen=True)
 class RowChange:

@@ -63,14 +63,15 @@ def run_turned(
     options = {name: value for name, value in options.items() if name not in ("position_bias", "sliding_window")}
     size = rows_per_chunk(call.query.shape[0] * call.head_count, call.key_count)
     for first in range(start, call.query_count, size):
-        rows = torch.arange(first, min(first + size, call.query_count), device=call.query.device)
-        parts.append(_turned_part(kernel, module, call, rows, args, options))
+        part = slice(first, min(first + size, call.query_count))
+        parts.append(_turned_part(kernel, module, call, part, args, options))
     return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)), None
 
 
 def _turned_part(
-    kernel: Kernel, module: nn.Module, call: AttentionCall, rows: Tensor, args: tuple[Any, ...], options: dict[str, Any]
+    kernel: Kernel, module: nn.Module, call: AttentionCall, part: slice, args: tuple[Any, ...], options: dict[str, Any]
 ) -> Tensor:
+    rows = torch.arange(part.start, part.stop, device=call.query.device)
     bias, factor = turned_rows(call, rows)
     additive = mask_rows(call, rows)
     for extra in (bias, _of_rows(call.bias, rows, call.key_count)):
@@ -81,8 +82,7 @@ def _turned_part(
         # -inf would make a row of padding, which sees no key at all, not a number.
         lowest = torch.finfo(call.query.dtype).min
         additive = additive.clamp(min=lowest).to(call.query.dtype).expand(full)
-    query = call.query[:, :, int(rows[0]) : int(rows[-1]) + 1]
-    output = kernel(module, query, call.key, call.value, additive, *args, **options)[0]
+    output = kernel(module, call.query[:, :, part], call.key, call.value, additive, *args, **options)[0]
     return output if factor is None else _with_factor(call, rows, bias, *factor, output)
 
 

@@ -52,6 +52,11 @@ class Modulation(ABC):
     def is_idle(self) -> bool:
         """Whether the numbers say that nothing changes, so that no call is touched."""
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether head strengths and kinds of keys alone say what happens to a row, whatever the call holds."""
+        return False
+
     def turned(self, place: Place, call: AttentionCall, rows: Tensor) -> Turned:
         """What happens to rows of a call, before any row is left out; nothing for forms that gate outputs."""
         return Turned()
@@ -109,6 +114,10 @@ class _Gained(OnImage):
     @property
     def is_idle(self) -> bool:
         return self.gain == 1.0
+
+    @property
+    def is_fixed(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from grounding.steering.sinks import SinkMemory
 if TYPE_CHECKING:
     from grounding.steering.modulation import Modulation
 
+_KEYS_AHEAD = 256  # every key to come is text, so changes of rows that it is alike for can be made for so many at once
+
 
 @dataclass(frozen=True)
 class Place:
@@ -43,6 +45,19 @@ class Place:
     sinks: Tensor | None
 
 
+@dataclass(frozen=True)
+class _Ahead:
+    """A change made for keys to come: for so many sequences, up to so many keys, at one strength of the schedule."""
+
+    rows: int
+    keys: int
+    scale: float
+    turned: Turned
+
+    def serves(self, call: AttentionCall, scale: float) -> bool:
+        return self.rows == call.query.shape[0] and self.keys >= call.key_count and self.scale == scale
+
+
 class ModulationPlan:
     """Implements `seam.Plan` for one modulation and one generation.
 
@@ -63,6 +78,16 @@ class ModulationPlan:
         self._image = [torch.from_numpy(segment.image) for segment in self._segments]
         self._chosen = [torch.from_numpy(positions) for positions in form.key_positions(subject)]
         self._masks: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
+        starts = {
+            "none": [s.length for s in self._segments],
+            "last": [s.length - 1 for s in self._segments],
+            "text": [int(s.image.max()) + 1 for s in self._segments],
+            "all": [s.padding for s in self._segments],
+        }
+        self._starts = torch.tensor(starts[form.prefill])  # [elements] the first position whose row is changed
+        self._first = min(starts[form.prefill])
+        self._acting = {i for i in chosen if not form.heads.on_the_fly}
+        self._ahead: dict[int, _Ahead] = {}
         active = not form.is_idle
         self.layers: Collection[int] = chosen if active and not form.gates_outputs else ()
         self.gate_layers: Collection[int] = chosen if active and form.gates_outputs else ()
@@ -81,20 +106,23 @@ class ModulationPlan:
     def change(self, layer: int, call: AttentionCall, running: Pass) -> RowChange | None:
         """The form's change of the rows it is for."""
         form = self._form
-        first = running.first_query(self._first_position())
-        if self._form.heads.on_the_fly and running.step == 0:
+        first = running.first_query(self._first)
+        if form.heads.on_the_fly and running.step == 0:
             self._measure(layer, call, running)
         strength = form.schedule.strength(running.step)
-        if first is None or strength == 0 or not self._acts(layer):
+        if first is None or strength == 0 or layer not in self._acting:
             return None
-        place = self._place(layer, call, strength)
-        starts = self._row_starts().to(call.query.device)
+        if running.step > 0 and form.is_fixed:
+            whole = self._made_ahead(layer, call, strength)
+            return RowChange(first, lambda earlier, rows: whole.up_to(earlier.key_count))
+        place = self._place(layer, call, call.key_count, strength)
+        if running.step > 0 or form.prefill != "text":
+            return RowChange(first, lambda earlier, rows: form.turned(place, earlier, rows))
+        starts = self._starts.to(call.query.device)
         starts = starts.repeat_interleave(beams_of(call.query.shape[0], len(self._segments)))
 
         def turned(earlier: AttentionCall, rows: Tensor) -> Turned:
             found = form.turned(place, earlier, rows)
-            if running.step > 0 or form.prefill != "text":
-                return found
             mine = (rows + running.past)[None, :] >= starts[:, None]  # [B, R]
             mine = mine[:, None, :, None]
             bias = None if found.bias is None else torch.where(mine, found.bias, 0.0)
@@ -108,36 +136,18 @@ class ModulationPlan:
     def gates(self, layer: int, running: Pass) -> Tensor | None:
         """Factors of a form that multiplies heads' outputs."""
         strength = self._form.schedule.strength(running.step)
-        return self._form.gates(self._static[layer] * strength) if strength and self._acts(layer) else None
+        return self._form.gates(self._static[layer] * strength) if strength and layer in self._acting else None
 
     def gated_from(self, running: Pass) -> Tensor:
         """The first gated position of each element."""
-        return self._row_starts()
-
-    def _row_starts(self) -> Tensor:
-        """[elements] the first position whose row is changed."""
-        starts = {
-            "none": [s.length for s in self._segments],
-            "last": [s.length - 1 for s in self._segments],
-            "text": [int(s.image.max()) + 1 for s in self._segments],
-            "all": [s.padding for s in self._segments],
-        }
-        return torch.tensor(starts[self._form.prefill])
-
-    def _first_position(self) -> int:
-        return int(self._row_starts().min())
-
-    def _acts(self, layer: int) -> bool:
-        if not self._form.heads.on_the_fly:
-            return bool(self._static[layer].any())
-        return layer in self._found and bool(self._found[layer].any())
+        return self._starts
 
     def _measure(self, layer: int, call: AttentionCall, running: Pass) -> None:
         """Head strengths from the last prompt row, once it is read."""
         last = running.first_query(running.prompt - 1)
         if last is None:
             return
-        _, image, text = self._key_masks(call)
+        _, image, text = self._key_masks(call, call.key_count)
         wanted = image
         if self._for_heads is not None:
             wanted = image & ~self._for_heads.of(layer, call.query.shape[0], call.key_count)
@@ -147,20 +157,31 @@ class ModulationPlan:
         mass = (weights * wanted[:, 0]).sum(-1)
         beams = beams_of(len(mass), len(self._segments))
         self._found[layer] = self._form.heads.by_rule(mass[::beams])
+        if bool(self._found[layer].any()):
+            self._acting.add(layer)
 
-    def _place(self, layer: int, call: AttentionCall, scale: float) -> Place:
-        keys, image, text = self._key_masks(call)
+    def _made_ahead(self, layer: int, call: AttentionCall, scale: float) -> Turned:
+        """The change of rows of generated tokens for more keys than there are yet, so that most steps find it made."""
+        known = self._ahead.get(layer)
+        if known is None or not known.serves(call, scale):
+            keys = call.key_count + _KEYS_AHEAD
+            turned = self._form.turned(self._place(layer, call, keys, scale), call, torch.zeros(1, dtype=torch.int64))
+            known = self._ahead[layer] = _Ahead(call.query.shape[0], keys, scale, turned)
+        return known.turned
+
+    def _place(self, layer: int, call: AttentionCall, count: int, scale: float) -> Place:
+        keys, image, text = self._key_masks(call, count)
         rows = call.query.shape[0]
         if self._form.heads.on_the_fly:
             strength = self._found[layer].repeat_interleave(beams_of(rows, len(self._segments)), dim=0)
         else:
             strength = self._static[layer][None].to(call.query.device)
         heads = strength.gt(0).any(0).nonzero()[:, 0]
-        sinks = self._for_form.of(layer, rows, call.key_count) if self._for_form is not None else None
+        sinks = self._for_form.of(layer, rows, count) if self._for_form is not None else None
         return Place(layer, strength[:, :, None, None] * scale, heads, keys, image, text, sinks)
 
-    def _key_masks(self, call: AttentionCall) -> tuple[Tensor, Tensor, Tensor]:
-        rows, keys = call.query.shape[0], call.key_count
+    def _key_masks(self, call: AttentionCall, keys: int) -> tuple[Tensor, Tensor, Tensor]:
+        rows = call.query.shape[0]
         known = self._masks.get((rows, keys))
         if known is None:
             self._masks.clear()  # the next step has one key more

@@ -44,6 +44,11 @@ class TextRoute(Modulation):
         """Whether the gain is 1."""
         return self.gain == 1.0
 
+    @property
+    def is_fixed(self) -> bool:
+        """Unless a row's own weight on text decides."""
+        return self.mass == 0
+
     def turned(self, place: Place, call: AttentionCall, rows: Tensor) -> Turned:
         """Factors, or a bias, on the keys after the image."""
         gain = 1.0 + (self.gain - 1.0) * place.strength[:, place.heads]  # [B or 1, H', 1, 1]
