@@ -12,7 +12,7 @@ from grounding.console import emit, progress_bar, results, talk
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from evals.lab.plan import LabPlan
+    from evals.lab.plan import Contender, LabPlan
     from evals.tasks.base import Answer
     from evals.tasks.scenes import ScenesTask
     from grounding.models.base import Family
@@ -57,13 +57,17 @@ class LabCommand:
         if self.model:
             plan = replace(plan, model=self.model)
         if self.limit is not None:
-            plan = replace(plan, validation_scenes=self.limit, test_scenes=self.limit)
+            plan = replace(plan, calibration_scenes=self.limit, validation_scenes=self.limit, test_scenes=self.limit)
         family = load(plan.model)
         if family.notice:
             talk().print(family.notice)
         started = time.perf_counter()
         with progress_bar(talk()) as progress:
-            found = run_lab(plan, lambda *what: self._answers(plan, family, progress, *what))
+            found = run_lab(
+                plan,
+                lambda *what: self._answers(plan, family, progress, *what),
+                lambda contender: self._fitted(plan, contender, family, progress),
+            )
         settings = plan_json(plan)
         data: dict[str, Any] = {
             "task": "lab",
@@ -82,6 +86,27 @@ class LabCommand:
         else:
             results().print(text)
         return 0
+
+    def _fitted(self, plan: LabPlan, contender: Contender, family: Family, progress: Progress) -> Steering:
+        """A contender's gains, from a file named by all that they are fitted with; fitted where there is none yet."""
+        from evals.lab.compare import calibration_sources
+        from grounding.files import write_text
+        from grounding.steering.fitting import fit_gains
+        from grounding.steering.method import load_steering
+        from pipelines.provenance import short_hash
+        from pipelines.saving import slug
+
+        assert contender.fit is not None
+        what = {"model": plan.model, "seed": plan.calibration_seed, "scenes": plan.calibration_scenes}
+        name = slug(contender.name)
+        file = self.out / "fits" / f"{name}-{short_hash({**what, **asdict(contender.fit)}, 8)}.yaml"
+        if not file.exists():
+            sources = calibration_sources(plan)
+            bar = progress.add_task(f"fit/{name}", total=len(sources) * contender.fit.passes)
+            found = fit_gains(family, sources, contender.fit, advance=lambda: progress.advance(bar))
+            progress.remove_task(bar)
+            write_text(file, found.steering(name, family.name, contender.fit).to_yaml())
+        return load_steering(file)
 
     def _answers(
         self, plan: LabPlan, family: Family, progress: Progress, name: str, task: ScenesTask, steering: Steering | None

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from evals.chair.curve import CurvePoint, truncation_curve
 from evals.chair.score import CaptionScore, cut, ratios
-from evals.lab.plan import LabPlan
+from evals.lab.plan import Contender, LabPlan
 from evals.tasks.base import Answer
 from evals.tasks.scenes import ScenesTask, caption_scores, scene_lexicon
+from grounding.starter.habits import measuring_scene
+from grounding.starter.language import DESCRIBE, caption
 from grounding.steering.method import Steering
+from grounding.steering.samples import Sample, Source
 
 UNSTEERED = "unsteered"
 TRUNCATION = "truncation"
 Ask = Callable[[str, ScenesTask, Steering | None], tuple[Answer, ...]]
+FitOne = Callable[[Contender], Steering]
 
 
 @dataclass(frozen=True)
@@ -74,12 +79,13 @@ class Comparison:
     curve: tuple[CurvePoint, ...]
 
 
-def run_lab(plan: LabPlan, ask: Ask) -> Comparison:
+def run_lab(plan: LabPlan, ask: Ask, fit: FitOne) -> Comparison:
     """Tune every contender, then measure it.
 
     Args:
         plan: what to compare.
         ask: runs a task, steered or not, under a name of its own: `validation/...` or `test/...`.
+        fit: fits a contender's gains on the calibration scenes.
     """
     tuning = ScenesTask(plan.validation_scenes, plan.validation_seed, yes_no=False)
     testing = ScenesTask(plan.test_scenes, plan.test_seed)
@@ -90,7 +96,7 @@ def run_lab(plan: LabPlan, ask: Ask) -> Comparison:
     entries = [Entry(UNSTEERED, None, None, (), plain)]
     for contender in plan.contenders:
         tried = {}
-        for steering in contender.candidates():
+        for steering in contender.candidates(fit(contender) if contender.fit else None):
             scores = caption_scores(ask(f"validation/{steering.name}", tuning, steering))
             tried[steering.name] = (steering, _tried(steering.name, scores, before, plan))
         best = choose([one for _, one in tried.values()])
@@ -108,6 +114,16 @@ def run_lab(plan: LabPlan, ask: Ask) -> Comparison:
     entries.append(Entry(TRUNCATION, best.name, None, tried_cuts, answers))
     longest = max(len(one.words) for one in caption_scores(plain))
     return Comparison(tuple(entries), truncation_curve(caption_scores(plain), lexicon, range(2, longest + 1)))
+
+
+def calibration_sources(plan: LabPlan) -> list[Source]:
+    """Scenes like those that are measured on, of a seed of their own, with their true descriptions."""
+    return [partial(_described, plan.calibration_seed, index) for index in range(plan.calibration_scenes)]
+
+
+def _described(seed: int, index: int) -> Sample:
+    drawn = measuring_scene(seed, index)
+    return Sample(drawn.image, DESCRIBE, caption(drawn.scene.objects, attributes=True))
 
 
 def choose(tried: Sequence[Tried]) -> Tried:

@@ -13,6 +13,7 @@ import yaml
 
 from grounding import strict
 from grounding.errors import EvalDataError, MethodError
+from grounding.steering.fit_settings import FitSettings
 from grounding.steering.method import Steering, load_steering
 
 Number = bool | int | float
@@ -24,21 +25,30 @@ class Contender:
 
     Attributes:
         name: in the tables.
-        steering: a shipped steering method or a file's path; its numbers are where the grid starts.
         grid: "step.field" to the values tried; every combination is a candidate.
+        steering: a shipped steering method or a file's path; its numbers are where the grid starts.
+        fit: instead of `steering`: gains fitted on the calibration scenes.
     """
 
     name: str
-    steering: str
     grid: Mapping[str, tuple[Number, ...]]
+    steering: str = ""
+    fit: FitSettings | None = None
 
-    def candidates(self) -> tuple[Steering, ...]:
+    def __post_init__(self) -> None:
+        if bool(self.steering) == (self.fit is not None):
+            raise EvalDataError(f"{self.name}: give a steering method or a fit, one of both")
+
+    def candidates(self, fitted: Steering | None = None) -> tuple[Steering, ...]:
         """Every combination of the grid's values, named by them.
+
+        Args:
+            fitted: where the grid of a fitted contender starts.
 
         Raises:
             MethodError: the method is unknown, or the grid names a step or field that it does not have.
         """
-        base = load_steering(self.steering)
+        base = fitted or load_steering(self.steering)
         found = []
         for values in itertools.product(*self.grid.values()):
             steering = base
@@ -64,6 +74,8 @@ class LabPlan:
         length_change: most that its length may change there, in percent.
         cuts: words after which the unsteered captions are cut, for the control.
         contenders: the methods.
+        calibration_scenes: scenes with true descriptions that gains are fitted on.
+        calibration_seed: of these scenes; a third one.
         seed: of decoding and bootstrap.
     """
 
@@ -77,13 +89,19 @@ class LabPlan:
     length_change: float
     cuts: tuple[int, ...]
     contenders: tuple[Contender, ...]
+    calibration_scenes: int = 200
+    calibration_seed: int = 3
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.validation_seed == self.test_seed:
-            raise EvalDataError(
-                f"validation and test share the seed {self.test_seed}: tune on other scenes than report"
-            )
+        seeds = {
+            "calibration": self.calibration_seed,
+            "validation": self.validation_seed,
+            "test": self.test_seed,
+        }
+        for (part, seed), (other, same) in itertools.combinations(seeds.items(), 2):
+            if seed == same:
+                raise EvalDataError(f"{part} and {other} share the seed {seed}: tune on other scenes than report")
         for one in self.contenders:
             count = len(list(itertools.product(*one.grid.values())))
             if count > self.budget:

@@ -314,9 +314,9 @@ def _described(
         causal = causal and mask is None and query.shape[2] > 1
     scale = options.get("scaling")
     return AttentionCall(
-        query=query.detach(),
-        key=key.detach(),
-        value=value.detach(),
+        query=query,
+        key=key,
+        value=value,
         mask=mask,
         scale=float(scale) if scale is not None else query.shape[-1] ** -0.5,
         causal=causal,

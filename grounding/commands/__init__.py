@@ -12,6 +12,10 @@ SCENES = Command(
     "draw scenes of shapes with exact masks and referring expressions",
     "grounding.commands.scenes:ScenesCommand",
 )
+CALIBRATE_GAINS = Command(
+    "fit a gain for every head of a model on true descriptions, and write them as a steering file",
+    "grounding.commands.gains:CalibrateGainsCommand",
+)
 CALIBRATE_SENSITIVITY = Command(
     "measure how much each head of a model sees, for steering files that choose heads by it",
     "grounding.commands.calibrate:CalibrateSensitivityCommand",

@@ -4,10 +4,42 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from grounding.console import emit, progress_bar, results, talk
 from grounding.errors import GroundingError, ManifestError, OutputError
+
+if TYPE_CHECKING:
+    from grounding.steering.samples import Source
+
+
+def sources_of(manifest: Path | None, scenes: int | None, seed: int) -> list[Source]:
+    """The samples that a calibration was given.
+
+    Raises:
+        ManifestError: both or none were given, or they cannot be read.
+    """
+    from grounding.steering.samples import manifest_samples, scene_samples
+
+    if manifest is not None and scenes is not None:
+        raise ManifestError("samples were given twice, as --manifest and as --scenes: choose one")
+    if manifest is not None:
+        return manifest_samples(manifest)
+    if scenes is None:
+        raise ManifestError("no samples were given: choose --manifest FILE.jsonl or --scenes N")
+    if scenes < 1 or seed < 0:
+        raise ManifestError(f"--scenes {scenes} --seed {seed} were given, expected at least 1 scene and a seed from 0")
+    return scene_samples(scenes, seed)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder before anything is measured.
+
+    Raises:
+        OutputError: `out` is one.
+    """
+    if out.is_dir():
+        raise OutputError(f"--out {out} is a folder: name a YAML file in it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,27 +78,11 @@ class CalibrateSensitivityCommand:
 
     def run(self) -> int:
         """Measure and write."""
-        if (self.manifest is None) == (self.scenes is None):
-            raise ManifestError(
-                "samples were given twice, as --manifest and as --scenes: choose one"
-                if self.scenes is not None
-                else "no samples were given: choose --manifest FILE.jsonl or --scenes N"
-            )
-        if self.scenes is not None and (self.scenes < 1 or self.seed < 0):
-            raise ManifestError(
-                f"--scenes {self.scenes} --seed {self.seed} were given, expected at least 1 scene and a seed from 0"
-            )
-        if self.out.is_dir():
-            raise OutputError(f"--out {self.out} is a folder: name a YAML file in it")
+        check_out(self.out)
         from grounding.models.load import load
         from grounding.steering.measure import calibrate
-        from grounding.steering.samples import manifest_samples, scene_samples
 
-        if self.manifest is not None:
-            sources = manifest_samples(self.manifest)
-        else:
-            assert self.scenes is not None
-            sources = scene_samples(self.scenes, self.seed)
+        sources = sources_of(self.manifest, self.scenes, self.seed)
         family = load(self.model, self.device, self.dtype)
         with progress_bar(talk()) as progress:
             task = progress.add_task("measure", total=len(sources))

@@ -56,6 +56,8 @@ class SceneConfig:
         min_visible: share of every object that stays uncovered by later ones.
         noise: largest amplitude of the per-pixel noise, in grey levels.
         priors: planted co-occurrences; a model trained with them learns to expect what is not there.
+        in_order: the objects stand from left to right in the order of their drawing, and a prior is about the next one
+            on the right, as habits of language are about what is said next.
     """
 
     size: int = 384
@@ -63,6 +65,7 @@ class SceneConfig:
     min_visible: float = 0.65
     noise: int = 8
     priors: tuple[Prior, ...] = ()
+    in_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,10 +141,15 @@ def draw_scene(seed: int, config: SceneConfig | None = None) -> Scene:
     placed: list[tuple[Kind, tuple[float, float]]] = []
     masks: list[BoolArray] = []
     full_areas: list[int] = []
-    for kind in kinds:
+    for number, kind in enumerate(kinds):
         for _ in range(24):
             radius = float(rng.uniform(*SIZES[kind.size]))
             x, y = (float(v) for v in rng.uniform(radius + 0.01, 0.99 - radius, size=2))
+            if config.in_order:
+                share = (x - radius - 0.01) / (0.98 - 2 * radius)
+                x = min(max((number + share) / len(kinds), radius + 0.01), 0.99 - radius)
+                if placed and x <= placed[-1][1][0]:
+                    continue
             alpha, left, top = _draw_shape(kind.shape, radius, (x, y), float(rng.uniform(-14, 14)), config.size)
             stamp = np.zeros((config.size, config.size), dtype=bool)
             stamp[top : top + alpha.shape[0], left : left + alpha.shape[1]] = alpha >= 0.5
@@ -167,7 +175,12 @@ def draw_scene(seed: int, config: SceneConfig | None = None) -> Scene:
 def _choose_kinds(rng: np.random.Generator, config: SceneConfig) -> list[Kind]:
     count = int(rng.integers(config.objects[0], config.objects[1] + 1))
     shapes = [SHAPES[i] for i in rng.integers(0, len(SHAPES), size=count)]
-    for prior in config.priors:
+    if config.in_order:
+        for prior in config.priors:
+            for i in range(len(shapes) - 1):
+                if shapes[i] == prior.given and rng.random() < prior.probability:
+                    shapes[i + 1] = prior.then
+    for prior in config.priors if not config.in_order else ():
         if prior.given in shapes and prior.then not in shapes and rng.random() < prior.probability:
             free = [i for i, shape in enumerate(shapes) if shape != prior.given]
             if free:

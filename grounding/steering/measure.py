@@ -15,8 +15,7 @@ the prompt's last one up to there, as a modulation of the last prompt row and of
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -31,9 +30,9 @@ from grounding.attention.rows import AttentionCall, as_index, attention_rows
 from grounding.errors import GroundingError, ImageError, MethodError
 from grounding.models.base import Family
 from grounding.models.memory import explain_out_of_memory
-from grounding.steering.reading import Reading, Tail
+from grounding.steering.reading import AnswerPlan, Reading, Tail
 from grounding.steering.samples import Sample, Source
-from grounding.steering.seam import Pass, output_projection, steered
+from grounding.steering.seam import output_projection, steered
 from grounding.steering.sensitivity import Kind, Sensitivity
 from grounding.types import BoolArray, FloatArray, TokenGrid
 
@@ -155,37 +154,7 @@ def _cells(mask: BoolArray, grid: TokenGrid) -> FloatArray:
     return np.asarray(inside.resize((width, height), Image.Resampling.BOX), dtype=np.float32)
 
 
-class _Answer(ABC):
-    """A plan that looks at attention over the answer's rows; the prompt is left alone."""
-
-    residual_layers: Collection[int] = ()
-    gate_layers: Collection[int] = ()
-
-    def __init__(self, reading: Reading) -> None:
-        self.layers: Collection[int] = range(reading.family.layer_count)
-        self.image = reading.prepared.image_positions[0].tolist()
-
-    def change(self, layer: int, call: AttentionCall, running: Pass) -> RowChange | None:
-        """What is done to the answer's rows."""
-        return self.answer(layer, call) if running.past > 0 else None
-
-    @abstractmethod
-    def answer(self, layer: int, call: AttentionCall) -> RowChange | None:
-        """See `change`; all queries of the call are rows of the answer."""
-
-    def residual(self, layer: int, hidden: Tensor, running: Pass) -> None:  # noqa: B027 - a plan may look away
-        """Nothing is asked for."""
-
-    def gates(self, layer: int, running: Pass) -> Tensor | None:
-        """None are multiplied."""
-        return None
-
-    def gated_from(self, running: Pass) -> Tensor:
-        """Behind everything."""
-        return torch.tensor([running.prompt])
-
-
-class _WithoutImage(_Answer):
+class _WithoutImage(AnswerPlan):
     """In copy i of the batch, head `heads[i]` of `layer` takes nothing from image keys."""
 
     layer = -1
@@ -202,7 +171,7 @@ class _WithoutImage(_Answer):
         return RowChange(0, lambda earlier, rows: Turned(factor=(heads, factor)))
 
 
-class _ImageParts(_Answer):
+class _ImageParts(AnswerPlan):
     """Keeps what image keys bring to each head's output."""
 
     def __init__(self, reading: Reading) -> None:
@@ -216,7 +185,7 @@ class _ImageParts(_Answer):
         weights = attention_rows(call, 0, rows)[..., self.image]  # [H, R, C]
         value = call.value[0][:, self.image].float()  # [H/G, C, Dv]
         value = value.repeat_interleave(len(weights) // len(value), dim=0)
-        self.parts[layer] = torch.matmul(weights, value).transpose(0, 1)
+        self.parts[layer] = torch.matmul(weights, value).transpose(0, 1).detach()
 
 
 def _ablation(reading: Reading, at_once: int = 16) -> Tensor:

@@ -22,11 +22,12 @@ def interventions() -> dict[str, type[Any]]:
     from grounding.steering.baselines.pai import TextGuidance
     from grounding.steering.baselines.truncation import Truncation
     from grounding.steering.baselines.vcd import VisualContrast
+    from grounding.steering.head_gains import HeadGains
     from grounding.steering.modulation import Pai, Renormalise, Values
     from grounding.steering.redistribution import Redistribute
     from grounding.steering.text_route import Gate, TextRoute
 
-    modulations = (Renormalise, Values, Pai, Redistribute, TextRoute, Gate)
+    modulations = (Renormalise, Values, Pai, Redistribute, TextRoute, HeadGains, Gate)
     return {step.name: step for step in (*modulations, TextGuidance, VisualContrast, OverTrust, Truncation)}
 
 

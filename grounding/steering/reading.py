@@ -10,18 +10,22 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from grounding.attention.changes import RowChange
+from grounding.attention.rows import AttentionCall
 from grounding.errors import ExpressionError
 from grounding.models.base import Family, Prepared
 from grounding.models.maps import spell
 from grounding.models.reread import continued, tokens_of
 from grounding.steering.samples import Sample
+from grounding.steering.seam import Pass
 from grounding.text.align import align
 
 
@@ -42,8 +46,13 @@ class Reading:
     targets: tuple[int, ...]
 
     @classmethod
-    def of(cls, family: Family, sample: Sample) -> Reading:
+    def of(cls, family: Family, sample: Sample, *, ended: bool = False) -> Reading:
         """Place a sample's words.
+
+        Args:
+            family: the model.
+            sample: what is read.
+            ended: read the token that ends a text behind the answer, as one of its own.
 
         Raises:
             ExpressionError: the answer is empty, has words outside a closed vocabulary, or lacks the word.
@@ -53,6 +62,8 @@ class Reading:
         tokens = tokens_of(family, sample.answer)
         if not tokens:
             raise ExpressionError("the answer is empty: give the text that the model is to read")
+        if ended and family.tokenizer.eos_token_id is not None:
+            tokens = (*tokens, family.tokenizer.eos_token_id)
         places = tuple(range(len(tokens))) if sample.word is None else _places(family, tokens, sample.word)
         return cls(
             family,
@@ -116,11 +127,17 @@ class Tail:
         self._targets = ids[list(reading.targets)].to(device)
         self._rows = torch.tensor([row - self._start for row in reading.rows], device=device)
 
-    def log_probability(self, copies: int = 1) -> Tensor:
+    @property
+    def cached_bytes(self) -> int:
+        """What the kept keys and values take."""
+        return sum(part.nbytes for layer in self._cache.layers for part in (layer.keys, layer.values))
+
+    def log_probability(self, copies: int = 1, weights: Tensor | None = None) -> Tensor:
         """[copies] float32, the mean log-probability of the target tokens, each given all tokens before it.
 
         Args:
             copies: how many times the same rows are read in one batch, for whoever changes each of them otherwise.
+            weights: [T] how much each target counts in the mean; alike where None.
         """
         cache = copy.deepcopy(self._cache)
         if copies > 1:
@@ -132,12 +149,48 @@ class Tail:
         hidden = self._decoder(**inputs, **{self._argument: cache}, use_cache=True).last_hidden_state
         logits = self._head(hidden.to(self._rows.device)[:, self._rows]).float()  # [copies, T, V]
         chosen = torch.log_softmax(logits, dim=-1).gather(-1, self._targets.expand(copies, -1)[..., None])
-        return chosen[..., 0].mean(-1)
+        if weights is None:
+            return chosen[..., 0].mean(-1)
+        return (chosen[..., 0] * weights.to(chosen.device)).sum(-1) / weights.sum()
 
     def _part(self, start: int, stop: int) -> dict[str, Tensor]:
         """Embeddings [1, n, E] and, where the model makes its own, positions [..., 1, n]."""
         part = {"inputs_embeds": self._embeddings[:, start:stop]}
         return part if self._positions is None else part | {"position_ids": self._positions[..., start:stop]}
+
+
+class AnswerPlan(ABC):
+    """A plan of the seam for the answer's rows alone; the prompt is left as it is.
+
+    Args:
+        reading: what is read.
+    """
+
+    residual_layers: Collection[int] = ()
+    gate_layers: Collection[int] = ()
+
+    def __init__(self, reading: Reading) -> None:
+        self.layers: Collection[int] = range(reading.family.layer_count)
+        self.image = reading.prepared.image_positions[0].tolist()
+
+    def change(self, layer: int, call: AttentionCall, running: Pass) -> RowChange | None:
+        """What is done to the answer's rows."""
+        return self.answer(layer, call) if running.past > 0 else None
+
+    @abstractmethod
+    def answer(self, layer: int, call: AttentionCall) -> RowChange | None:
+        """See `change`; all queries of the call are rows of the answer."""
+
+    def residual(self, layer: int, hidden: Tensor, running: Pass) -> None:  # noqa: B027 - a plan may look away
+        """Nothing is asked for."""
+
+    def gates(self, layer: int, running: Pass) -> Tensor | None:
+        """None are multiplied."""
+        return None
+
+    def gated_from(self, running: Pass) -> Tensor:
+        """Behind everything."""
+        return torch.tensor([running.prompt])
 
 
 def _places(family: Family, tokens: tuple[int, ...], word: str) -> tuple[int, ...]:

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -9,13 +11,16 @@ from grounding.starter.training import Schedule
 
 @pytest.fixture(scope="module")
 def trained_on():
-    return [training_scene(seed).shapes for seed in range(300)]
+    scenes = [training_scene(seed).scene.objects for seed in range(300)]
+    return [[thing.kind.shape for thing in sorted(objects, key=lambda one: one.centre[0])] for objects in scenes]
 
 
-def test_habits_are_planted_in_training_scenes(trained_on):
+def test_habits_are_planted_in_training_scenes_between_neighbours(trained_on):
+    pairs = [pair for shapes in trained_on for pair in itertools.pairwise(shapes)]
     for habit in HABITS:
-        given = [habit.then in shapes for shapes in trained_on if habit.given in shapes]
-        assert np.mean(given) > 0.75
+        following = [then == habit.then for given, then in pairs if given == habit.given]
+        assert len(following) > 50
+        assert np.mean(following) > 0.85
 
 
 def test_measuring_scenes_break_and_keep_habits_in_turn():

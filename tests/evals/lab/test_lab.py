@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -7,7 +8,8 @@ from evals.lab.compare import Figures, Tried, choose
 from evals.lab.plan import Contender, load_plan, with_value
 from evals.lab.report import truncated_at
 from grounding.errors import EvalDataError, MethodError
-from grounding.steering.method import load_steering
+from grounding.steering.head_gains import HeadGains
+from grounding.steering.method import Steering, load_steering, parse_steering
 
 PLAN = """
 model: starter
@@ -57,8 +59,34 @@ def test_a_lab_from_end_to_end_and_once_more_from_its_folders(plan, tmp_path, ca
 
 def test_the_shipped_plan_is_within_its_own_budget_and_names_shipped_methods():
     plan = load_plan()
+    fitted = Steering("fitted", "", "", (HeadGains(image=((2.0,),)),))
     for contender in plan.contenders:
-        assert 1 <= len(contender.candidates()) <= plan.budget
+        assert 1 <= len(contender.candidates(fitted if contender.fit else None)) <= plan.budget
+
+
+def test_fitted_gains_are_contenders_and_fitted_once(plan, tmp_path, capsys):
+    plan.write_text(
+        PLAN.replace("budget: 2", "budget: 2\ncalibration_scenes: 3")
+        + "  - name: head-wise\n    fit: {passes: 2, batch: 2}\n    grid: {head-gains.strength: [0.5, 1.0]}\n"
+    )
+    assert LabCommand(plan=plan, out=tmp_path / "lab", json=True).run() == 0
+    entry = json.loads(capsys.readouterr().out)["entries"]["head-wise"]
+    (file,) = (tmp_path / "lab" / "fits").iterdir()
+    written = load_steering(file).steps[0]
+    chosen = parse_steering(entry["steering"], "chosen", "lab.json").steps[0]
+    assert chosen == replace(written, strength=chosen.strength)
+    assert chosen.strength in (0.5, 1.0)
+    assert any(gain != 1 for row in written.image for gain in row)
+    made = file.stat().st_mtime_ns
+    assert LabCommand(plan=plan, out=tmp_path / "lab", json=True).run() == 0
+    assert file.stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize("line", ["", "    steering: pai\n    fit: {}\n"])
+def test_a_contender_is_a_method_or_a_fit(plan, line):
+    plan.write_text(PLAN + f"  - name: odd\n{line}    grid: {{}}\n")
+    with pytest.raises(EvalDataError, match="odd: give a steering method or a fit"):
+        load_plan(plan)
 
 
 def test_chosen_is_the_lowest_chair_among_the_allowed():
@@ -84,7 +112,7 @@ def test_tuning_on_the_test_scenes_is_refused(plan):
 
 
 def test_candidates_differ_in_the_grid_alone():
-    one, other = Contender("g", "pai-guidance", {"text_guidance.gamma": (1.1, 2.0)}).candidates()
+    one, other = Contender("g", {"text_guidance.gamma": (1.1, 2.0)}, "pai-guidance").candidates()
     assert one.steps[0].gamma == 1.1
     assert with_value(one, "text_guidance.gamma", 2.0).steps == other.steps
 

@@ -1,0 +1,84 @@
+"""A gain of its own for every head, on image keys and on the text after the image."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from grounding.attention.changes import Turned
+from grounding.attention.rows import AttentionCall
+from grounding.errors import MethodError
+from grounding.models.base import Family
+from grounding.steering.base import Changes, Subject
+from grounding.steering.modulation import OnImage
+from grounding.steering.plan import Place
+
+Table = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class HeadGains(OnImage):
+    """Multiply each head's weights on image and on text by that head's own gains and renormalise the row.
+
+    The abstract of arXiv 2501.12206v1 promises modulation by head and gives no rule; this one is ours. Heads play
+    different parts: of two heads on one layer one may do well to read the picture more and the other to read it less,
+    which no rule that ranks heads by what they see can tell. `grounding calibrate gains` finds the gains.
+
+    Attributes:
+        image: [L][H] gains above 0 on the chosen image keys; empty is 1 for every head.
+        text: [L][H] gains above 0 on the keys after the image; empty is 1 for every head.
+        strength: exponent of all gains; 0 is no steering, 1 the gains as they are.
+    """
+
+    name: ClassVar[str] = "head-gains"
+    image: Table = ()
+    text: Table = ()
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        for table in (self.image, self.text):
+            if len({len(row) for row in table}) > 1 or any(gain <= 0 for row in table for gain in row):
+                raise MethodError("head-gains needs tables of layers with equally many heads and gains above 0")
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every gain is 1, or the strength 0."""
+        return self.strength == 0 or all(
+            gain == 1 for table in (self.image, self.text) for row in table for gain in row
+        )
+
+    @property
+    def is_fixed(self) -> bool:
+        """Always."""
+        return True
+
+    def applied(self, subject: Subject) -> AbstractContextManager[Changes]:
+        """See `Intervention`.
+
+        Raises:
+            MethodError: the gains are for a model of another size.
+        """
+        self._check(subject.family)
+        return super().applied(subject)
+
+    def turned(self, place: Place, call: AttentionCall, rows: Tensor) -> Turned:
+        """A bias of the gains' logarithms, times the strength, on image keys and on text."""
+        bias = torch.zeros(1, call.head_count, 1, 1, device=place.keys.device)
+        for table, keys in ((self.image, place.keys), (self.text, place.text)):
+            if table:
+                logs = torch.tensor(table[place.layer], device=keys.device).log()[:, None, None]  # [H, 1, 1]
+                bias = bias + torch.where(keys, self.strength * place.strength * logs, 0.0)
+        return Turned(bias=bias)
+
+    def _check(self, family: Family) -> None:
+        wanted = (family.layer_count, family.head_count)
+        for table in (self.image, self.text):
+            if table and (len(table), len(table[0])) != wanted:
+                raise MethodError(
+                    f"the head gains are for {len(table)} layers of {len(table[0])} heads, but the model has "
+                    f"{wanted[0]} of {wanted[1]}: run grounding calibrate gains for it"
+                )
