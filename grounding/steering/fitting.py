@@ -124,7 +124,7 @@ def fit_gains(
                 optimiser.step()
                 with torch.no_grad():
                     logs.clamp_(-math.log(_LARGEST), math.log(_LARGEST))
-            falling.step()
+                falling.step()
         if not said:
             raise MethodError(f"none of {len(sources)} samples could be read; of the first one: {failed[min(failed)]}")
         curve.append(float(np.mean(said)))
