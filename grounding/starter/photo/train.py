@@ -110,7 +110,7 @@ def prepare(config: TrainConfig) -> tuple[LlavaForConditionalGeneration, Album, 
     present = np.stack([concepts.present(photo) for photo in photos])
     album = Album(photos, levels, concepts, present, processor.tokenizer)
     alignment = Alignment(concepts, processor.tokenizer.get_vocab(), classifier)
-    return model, album, spec, Reader(model, alignment)
+    return model, album, spec, Reader(model, alignment, album.answer_weights())
 
 
 def main() -> None:
