@@ -1,10 +1,13 @@
 """Weak supervision of the projector: a word said of a photo should resemble some of its cells, and no cell of others.
 
 As in LLaVA's first stage the projector is aligned with the words, here without any place being told: of each photo it
-is known which words its captions hold and which classes it shows, as a whole. Three terms, all ours in their mix:
+is known which words its captions hold and which classes it shows, as a whole. Four terms, all ours in their mix:
 
-- presence: the largest resemblance over the cells, taken softly, tells photos with the word from photos without it
-  (multiple-instance learning with log-sum-exp pooling; Pinheiro & Collobert, 2015);
+- presence: resemblance pooled over the cells tells photos with the word from photos without it (multiple-instance
+  learning with log-sum-exp pooling; Pinheiro & Collobert, 2015). Pooling stays near the mean: near the maximum, where
+  one cell of a photo learns at a time, new photos were told apart far worse;
+- attended: the same from a head's attention to the picture, against that to the text before it, so that the layers
+  above can read from a word's attention whether the photo shows it;
 - rivalry: the cells a class chooses should resemble that class more than the photo's other classes (the contrast of
   Gupta et al., 2020, within a photo);
 - evidence: where the backbone's own classifier names a word in a cell, of a photo that the word is said of, the cell
@@ -29,7 +32,7 @@ from grounding.starter.photo.words import coco_classes, is_thing, split
 
 _SHARPNESS = 12.0  # of a class's choice of cells, in units of cosine
 _POOLING = 1.0  # of the soft maximum over cells that tells presence: close to their mean
-_PRESENCE_SCALE = 40.0
+_PRESENCE_SCALE = 40.0  # of resemblance as log odds, where training starts
 _MIN_PHOTOS = 8
 _PRESENCE, _RIVALRY, _EVIDENCE = 6.0, 0.5, 1.0
 _CERTAIN = 0.02  # evidence below this is noise of a thousand classes
@@ -90,13 +93,11 @@ class Look:
         cells: [B, cells, heads, d], keys of the picture.
         opening: [2, heads, d], keys of the text before it.
         words: [V, heads, d], queries of words asked about after it.
-        themselves: [V, heads, d], those words' own keys.
     """
 
     cells: Tensor
     opening: Tensor
     words: Tensor
-    themselves: Tensor
 
 
 class Alignment(nn.Module):
@@ -157,16 +158,15 @@ class Alignment(nn.Module):
         return self._told(self.picture_odds(look).mean(dim=-1), present)
 
     def picture_odds(self, look: Look) -> Tensor:
-        """[B, K, heads], log odds of the share of a word's attention that the picture gets.
+        """[B, K, heads], log odds of a word's attention to the picture against that to the text before it.
 
-        The rest goes to the text before the picture and to the word itself; the few words between are left out.
+        The word itself, which heads for likeness look at most of all, is left out: with it in the balance the language
+        model had not begun to tell yes from no by the time that it could without.
         """
-        queries = look.words[self.tokens] / look.words.shape[-1] ** 0.5
-        asked = torch.einsum("kt,thd->khd", self.mean, queries)
+        asked = torch.einsum("kt,thd->khd", self.mean, look.words[self.tokens]) / look.words.shape[-1] ** 0.5
         there = torch.einsum("khd,bnhd->bkhn", asked, look.cells).logsumexp(dim=-1)
         before = torch.einsum("khd,nhd->khn", asked, look.opening).logsumexp(dim=-1)
-        itself = self.mean @ (queries * look.themselves[self.tokens]).sum(dim=-1)
-        return there - torch.logaddexp(before, itself)
+        return there - before
 
     def _told(self, logits: Tensor, present: Tensor) -> Tensor:
         truth = present.float()

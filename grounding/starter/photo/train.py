@@ -55,7 +55,7 @@ class TrainConfig:
     alignment: Schedule = field(default_factory=lambda: Schedule(steps=300, peak_lr=2e-3, matrix_lr=2e-3, warmup=50))
     alignment_batch: int = 24
     language: Schedule = field(
-        default_factory=lambda: Schedule(steps=800, peak_lr=1.5e-3, matrix_lr=3e-3, warmup=60, save_every=100)
+        default_factory=lambda: Schedule(steps=700, peak_lr=1.5e-3, matrix_lr=3e-3, warmup=60, save_every=100)
     )
     language_batch: int = 8
     limit: int = 0

@@ -123,15 +123,15 @@ def test_the_odds_of_looking_at_the_picture_are_those_of_the_first_layers_attent
         look = reader._first_look(projected, words)
         odds = reader.alignment.picture_odds(look)[0, album.concepts.names.index("dog")]
     heads = look.words.shape[1]
-    share = shares[0, :heads, -1, 2 : 2 + CELLS].sum(dim=-1)
-    torch.testing.assert_close(odds.sigmoid(), share, atol=1e-5, rtol=1e-4)
+    before, there = shares[0, :heads, -1, :2].sum(dim=-1), shares[0, :heads, -1, 2 : 2 + CELLS].sum(dim=-1)
+    torch.testing.assert_close(odds.exp(), there / before, atol=1e-5, rtol=1e-4)
 
 
 def test_a_yes_weighs_more_than_a_word(made):
     album = made[2]
     ids = album.tokenizer.get_vocab()
     weights = album.answer_weights()
-    assert weights[ids["yes"]] == weights[ids["no"]] > weights[ids["dog"]] == 1
+    assert weights[ids["yes"]] > weights[ids["no"]] > weights[ids["dog"]] == 1
     assert int((weights != 1).sum()) == 2
 
 
