@@ -5,7 +5,7 @@ features once, aligns projector and words, trains the language model, and writes
 step is kept in the output folder, so the same command goes on after an interruption. Needs the extra `photo`; nothing
 is downloaded.
 
-On two cores a step of the first stage takes about 0.25 s and one of the second 0.6 s with 12 x 12 cells, several times
+On one core a step of the first stage takes about 0.45 s and one of the second 1.3 s with 12 x 12 cells, several times
 that with 24 x 24 (`--shape.pooling 1`).
 """
 
