@@ -4,8 +4,8 @@ As in LLaVA's first stage the projector is aligned with the words, here without 
 is known which words its captions hold and which classes it shows, as a whole. Four terms, all ours in their mix:
 
 - presence: resemblance pooled over the cells tells photos with the word from photos without it (multiple-instance
-  learning with log-sum-exp pooling; Pinheiro & Collobert, 2015). Pooling stays near the mean: near the maximum, where
-  one cell of a photo learns at a time, new photos were told apart far worse;
+  learning with log-sum-exp pooling; Pinheiro & Collobert, 2015). Pooling stays near the mean and biases start from the
+  concepts' odds: near the maximum, and with biases alike, new photos were told apart far worse;
 - attended: the same from a head's attention to the picture, against that to the text before it, so that the layers
   above can read from a word's attention whether the photo shows it;
 - rivalry: the cells a class chooses should resemble that class more than the photo's other classes (the contrast of
@@ -148,8 +148,8 @@ class Alignment(nn.Module):
     def attended(self, look: Look, present: Tensor) -> Tensor:
         """The loss of attention that falls on a picture where it does not show the word, or beside it where it does.
 
-        The log odds of the picture's share, averaged over heads, should be those of the word's presence. The layers
-        above can then read from where the attention went whether there was anything to see.
+        The odds of the picture against the text before it, averaged over heads as logs, should be those of presence.
+        The layers above can then read from where the attention went whether there was anything to see.
 
         Args:
             look: keys and queries of the heads.
@@ -160,8 +160,8 @@ class Alignment(nn.Module):
     def picture_odds(self, look: Look) -> Tensor:
         """[B, K, heads], log odds of a word's attention to the picture against that to the text before it.
 
-        The word itself, which heads for likeness look at most of all, is left out: with it in the balance the language
-        model had not begun to tell yes from no by the time that it could without.
+        The word itself, which heads for likeness look at most of all, is left out: in a run with it in the balance the
+        language model had not begun to tell yes from no when in a run without it could.
         """
         asked = torch.einsum("kt,thd->khd", self.mean, look.words[self.tokens]) / look.words.shape[-1] ** 0.5
         there = torch.einsum("khd,bnhd->bkhn", asked, look.cells).logsumexp(dim=-1)

@@ -21,7 +21,7 @@ from grounding.starter.photo.words import split
 
 LENGTH = 300  # tokens of questions and answers about one photo
 _ALIGNMENT, _ATTENDED = 1.0, 6.0
-_YES, _NO = 6.0, 4.0  # new photos get too many a no where both count the same; chosen on photos held out of training
+_YES, _NO = 6.0, 4.0  # where both count the same, photos held out of training get too many a no
 _FLIPPED, _DROPPED = 0.5, 0.2  # share of mirrored photos, and of features set to nothing
 _SIDES = frozenset(("left", "right"))
 _WORD_OFFSET = 3  # positions from the last cell to a word that is asked about: "describe the dog ."
