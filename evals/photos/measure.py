@@ -11,7 +11,7 @@ from evals.chair.lexicon import read_lexicon
 from evals.chair.score import Caption, chair, score_caption
 from evals.chair.words import normaliser
 from evals.photos.annotations import expressions, nouns, pope_rows
-from evals.photos.pointing import noun_samples, point_at, shuffled_hits
+from evals.photos.pointing import Pointed, noun_samples, point_at, shuffled_hits
 from evals.report import change, change_json, score, score_json
 from evals.scenes import CENTRE, FULL, TRUTH, answer_samples
 from evals.statistics import Interval, bootstrap, bootstrap_difference, mean_of
@@ -102,11 +102,33 @@ def by_class(names: Sequence[str], hits: Sequence[bool]) -> dict[str, list[int]]
 def expression_scores(
     pipe: ReferringSegmentation, photos: PhotoSet, plan: Plan, advance: Callable[[int], None]
 ) -> dict[str, Any]:
-    """Point in box; an expression with a word the model does not know is a miss, and counted."""
+    """Point in box; an expression with a word the model does not know is a miss, and counted.
+
+    `answered` holds the same scores over those expressions alone that could be asked, with their number, since a small
+    vocabulary says nothing of where known words point.
+    """
     pointed = []
     for asked in expressions(plan.data, photos)[: plan.limit]:
         pointed.append(point_at(pipe, asked))
         advance(1)
+    return {
+        **point_in_box(pointed),
+        "refused": {
+            "full": sum(one.full is None for one in pointed),
+            "head noun alone": sum(one.head is None for one in pointed),
+        },
+        "answered": point_in_box([one for one in pointed if one.full is not None]),
+    }
+
+
+def point_in_box(pointed: Sequence[Pointed]) -> dict[str, Any]:
+    """Shares of points in boxes with their number, and how the whole expression differs from its controls.
+
+    Args:
+        pointed: the expressions' hits; what was refused is a miss. With none of them there is a number and no share.
+    """
+    if not pointed:
+        return {"n": 0, "point_in_box": {}, "full_minus": {}}
     where = [one.photo for one in pointed]
     columns = {
         "full": mean_of([bool(one.full) for one in pointed], where),
@@ -115,10 +137,6 @@ def expression_scores(
     }
     return {
         "n": len(pointed),
-        "refused": {
-            "full": sum(one.full is None for one in pointed),
-            "head noun alone": sum(one.head is None for one in pointed),
-        },
         "point_in_box": {name: bounds(bootstrap(column)) for name, column in columns.items()},
         "full_minus": {
             name: bounds(bootstrap_difference(columns["full"], column))
@@ -200,10 +218,11 @@ def report(data: dict[str, Any]) -> str:
         lines += ["", f"Hits by class: {most}."]
     if "expressions" in data:
         part = data["expressions"]
-        lines += ["", f"| {part['n']} expressions | point in box | full minus this | refused |", "|---|---|---|---|"]
-        for name, row in part["point_in_box"].items():
-            ahead, refused = part["full_minus"].get(name), part["refused"].get(name, 0)
-            lines.append(f"| {name} | {_shown(row)} | {_shown(ahead) if ahead else ''} | {refused} |")
+        for title, rows in (("expressions", part), ("expressions that could be asked", part["answered"])):
+            lines += ["", f"| {rows['n']} {title} | point in box | full minus this | refused |", "|---|---|---|---|"]
+            for name, row in rows["point_in_box"].items():
+                ahead, refused = rows["full_minus"].get(name), part["refused"].get(name, 0) if rows is part else ""
+                lines.append(f"| {name} | {_shown(row)} | {_shown(ahead) if ahead else ''} | {refused} |")
     if "pope" in data:
         lines += ["", "| POPE | n | accuracy | F1 | share of yes |", "|---|---|---|---|---|"]
         lines += [

@@ -112,16 +112,19 @@ def pack(
     return Packed(tokens, positions, block, labels)
 
 
-def answer_loss(language_model: Any, projected: Tensor, packed: Packed) -> tuple[Tensor, float]:
+def answer_loss(
+    language_model: Any, projected: Tensor, packed: Packed, weight: Tensor | None = None
+) -> tuple[Tensor, float]:
     """Reads packed questions about pictures and scores the answers.
 
     Args:
         language_model: with tied embeddings.
         projected: [B, cells, width], the pictures as the language model reads them.
         packed: the questions, packed for as many cells.
+        weight: [V], how much each word counts where it is the answer; all the same where None.
 
     Returns:
-        The mean cross-entropy of the answers' tokens, and the share of them that is predicted right.
+        The weighted mean cross-entropy of the answers' tokens, and the share of them that is predicted right.
     """
     opening = len(OPENING.split())
     embeddings = language_model.embed_tokens(packed.tokens)
@@ -135,4 +138,4 @@ def answer_loss(language_model: Any, projected: Tensor, packed: Packed) -> tuple
     asked = packed.labels != NO_LABEL
     logits = hidden[asked] @ language_model.embed_tokens.weight.T
     truth = packed.labels[asked]
-    return F.cross_entropy(logits, truth), (logits.argmax(-1) == truth).float().mean().item()
+    return F.cross_entropy(logits, truth, weight), (logits.argmax(-1) == truth).float().mean().item()

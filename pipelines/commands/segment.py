@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +16,29 @@ from grounding.io import open_image
 from pipelines.batch import Job, Outcome, finish, parse_formats, run_job
 from pipelines.manifest import Item, items_from_words, read_manifest
 from pipelines.options import ModelOptions
+from pipelines.referring import Timings
 from pipelines.runs import RESULTS, Record, ResultLog
 
 Words = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE... EXPRESSION")]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Where a run's time went.
+
+    Attributes:
+        load: seconds until model and segmenter were ready.
+        items: seconds by step of each item that went well, by its key.
+    """
+
+    load: float
+    items: dict[str, Timings]
+
+    def of(self, key: str) -> dict[str, dict[str, float]]:
+        """An item's `seconds` for its line: those of loading, which all items share, and its own by step."""
+        if key not in self.items:
+            return {}
+        return {"seconds": {name: round(s, 4) for name, s in {"load": self.load, **asdict(self.items[key])}.items()}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +57,8 @@ class SegmentCommand(ModelOptions):
         manifest: JSON lines with `image` (relative to the manifest) and `expression`, instead of images and expression.
         out: folder for the results.
         formats: `png` (picture, points, map and mask), `npz` (the map), `coco` (all masks in coco_results.json).
-        json: print the items' lines on stdout, one JSON object each, in the order of the items.
+        json: print the items' lines on stdout, one JSON object each, in the order of the items; those that this run
+            worked on say how long each part took (`seconds`), which no file does, so that equal runs leave equal files.
     """
 
     words: Words = ()
@@ -57,14 +78,14 @@ class SegmentCommand(ModelOptions):
         batches = job.batches(lines)
         before = sum(job.is_done(item, lines) for item in items)
         started = time.perf_counter()
-        if batches:
-            self._work(job, lines, batches, len(items) - before)
+        spent = self._work(job, lines, batches, len(items) - before) if batches else Spent(0.0, {})
         records = finish(job, lines)
         failed = sum(record["error"] is not None for record in records)
-        talk().print(_summary(len(items) - before, before, failed, time.perf_counter() - started, self.out))
+        took = time.perf_counter() - started
+        talk().print(_summary(len(items) - before, before, failed, took, spent, self.out))
         for record in records:
             if self.json:
-                emit(record)
+                emit(record | spent.of(record["key"]))
             elif record["error"] is None:
                 results().print(_line(record, self.out))
         return 1 if failed else 0
@@ -78,10 +99,12 @@ class SegmentCommand(ModelOptions):
             )
         return read_manifest(self.manifest)
 
-    def _work(self, job: Job, lines: ResultLog, batches: Sequence[Sequence[Item]], left: int) -> None:
+    def _work(self, job: Job, lines: ResultLog, batches: Sequence[Sequence[Item]], left: int) -> Spent:
         if job.strict:
             open_image(job.items[0].path)  # a bad image is refused before a model is loaded for it
+        started = time.perf_counter()
         pipe = self.load()
+        spent = Spent(time.perf_counter() - started, {})
         with progress_bar(talk()) as progress:
             task = progress.add_task("segment", total=left)
 
@@ -89,8 +112,11 @@ class SegmentCommand(ModelOptions):
                 progress.advance(task)
                 if isinstance(outcome, GroundingError):
                     talk().print(f"failed: {item.image}, {item.expression!r}: {outcome}")
+                else:
+                    spent.items[item.key(job.config.hash)] = outcome.timings
 
             run_job(job, pipe, lines, batches, report)
+        return spent
 
 
 def _line(record: Record, out: Path) -> str:
@@ -104,8 +130,13 @@ def _line(record: Record, out: Path) -> str:
     return f"{name}: {record['expression']!r}, {masks}"
 
 
-def _summary(done: int, before: int, failed: int, seconds: float, out: Path) -> str:
+def _summary(done: int, before: int, failed: int, seconds: float, spent: Spent, out: Path) -> str:
     parts = [f"{done} done in {seconds:.1f} s"]
+    if spent.items:
+        attention, encode, mask = (
+            sum(getattr(one, name) for one in spent.items.values()) for name in ("attention", "encode", "mask")
+        )
+        parts[0] += f" (load {spent.load:.1f} s, model {attention:.1f} s, segmenter {encode + mask:.1f} s)"
     if before:
         parts.append(f"{before} were there already")
     if failed:

@@ -11,7 +11,9 @@ from tiny_photos import tiny_spec, write_photos
 
 from evals.commands.photos import EvalPhotosCommand
 from evals.photos.annotations import expressions, nouns, pope_rows
-from evals.photos.pointing import box_mask, shuffle_heads
+from evals.photos.measure import point_in_box
+from evals.photos.pointing import Pointed, box_mask, shuffle_heads
+from evals.scenes import CENTRE
 from grounding.errors import ManifestError
 from grounding.starter.photo.data import read_photos
 from grounding.starter.photo.model import build_model, build_processor
@@ -69,6 +71,17 @@ def test_shuffled_heads_come_from_donors_head_by_head():
     assert all(len(np.unique(head)) == 1 for layer in values for head in layer)
 
 
+def test_expressions_are_scored_with_what_was_refused_and_without():
+    pointed = [Pointed(1, True, True, False), Pointed(1, None, True, True), Pointed(2, False, None, True)]
+    scores = point_in_box(pointed)
+    assert [scores["point_in_box"][name][0] for name in ("full", "head noun alone", CENTRE)] == [0.3333, 0.6667, 0.6667]
+    asked = point_in_box([one for one in pointed if one.full is not None])
+    assert asked["n"] == 2
+    assert [asked["point_in_box"][name][0] for name in ("full", "head noun alone", CENTRE)] == [0.5, 0.5, 0.5]
+    assert asked["full_minus"][CENTRE][0] == 0.0
+    assert point_in_box([]) == {"n": 0, "point_in_box": {}, "full_minus": {}}
+
+
 def test_the_command_measures_everything_and_writes_it_down(
     folder: Path, tiny_starter: Path, tiny_segmenter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -87,9 +100,12 @@ def test_the_command_measures_everything_and_writes_it_down(
     assert sum(asked for _, asked in scores["nouns"]["by_class"].values()) == 2
     assert scores["expressions"]["n"] == 2
     assert scores["expressions"]["refused"]["full"] == 1
+    assert scores["expressions"]["answered"]["n"] == 1
     assert {split: row["n"] for split, row in scores["pope"].items()} == dict.fromkeys(scores["pope"], 4)
     assert scores["captions"]["n"] == scores["test_photos"]
-    assert "heads of other photos" in (tmp_path / "scores.md").read_text()
+    text = (tmp_path / "scores.md").read_text()
+    assert "heads of other photos" in text
+    assert "| 1 expressions that could be asked |" in text
     assert "POPE" in capsys.readouterr().out
 
 

@@ -37,8 +37,10 @@ A model from a hub is far better.
 - Training: `python -m grounding.starter.photo.train --seed {seed}`. First projector, words and the first layer's heads
   for likeness are aligned, then the language model learns beside them. **No box, no mask and no attention map is a
   target**: what is known of a photo is its captions, the COCO classes it shows as a whole (by the rules of CHAIR), and
-  what the backbone's own ImageNet classifier says of its cells. {minutes:.0f} minutes on {threads} CPU threads after
-  computing features.
+  what the backbone's own ImageNet classifier says of its cells. How much of a word's attention the picture gets as a
+  whole is taught by whether it shows the word. {minutes:.0f} minutes on a CPU (threads: {threads}) after computing
+  features.
+- A yes counts for more than a no in training: with equal weights it said no too often of photos held out of training.
 - The loss curve is in `curve.json`. `grounding eval photos` measures it on photos never trained on.
 
 ## What it inherits

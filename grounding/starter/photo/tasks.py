@@ -28,7 +28,7 @@ from grounding.text.parse import RuleNounFinder
 from grounding.text.words import split_words
 
 _MOST_PHRASES, _PHRASE_WORDS = 4, 8
-_EACH_SPLIT = 2  # questions with answer no, of each of the three kinds
+_EACH_SPLIT = 3  # questions with answer no, of each of the three kinds
 
 
 @dataclass(frozen=True)

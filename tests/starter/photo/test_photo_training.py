@@ -105,6 +105,36 @@ def test_the_concepts_are_what_is_said_and_shown(made):
     assert "dog" not in names[80:]  # a class already
 
 
+def test_the_odds_of_looking_at_the_picture_are_those_of_the_first_layers_attention(made):
+    """As the real layer computes them for a word two places behind the picture, which is where questions have it."""
+    _, _, album, reader = made
+    words, opening = reader.language_model.embed_tokens.weight, reader.alignment.opening
+    dog = album.tokenizer.get_vocab()["dog"]
+    with torch.inference_mode():
+        projected = torch.randn(1, CELLS, words.shape[1])
+        tokens = torch.cat([words[opening], projected[0], words[[dog]]])[None]
+        places = torch.tensor([*range(2 + CELLS), 2 + CELLS + 2])[None]
+        layer = reader.language_model.layers[0]
+        waves = reader.language_model.rotary_emb(tokens, places)
+        hidden = layer.input_layernorm(tokens)
+        layer.self_attn.config._attn_implementation = "eager"
+        _, shares = layer.self_attn(hidden, waves, None)
+        layer.self_attn.config._attn_implementation = "sdpa"
+        look = reader._first_look(projected, words)
+        odds = reader.alignment.picture_odds(look)[0, album.concepts.names.index("dog")]
+    heads = look.words.shape[1]
+    before, there = shares[0, :heads, -1, :2].sum(dim=-1), shares[0, :heads, -1, 2 : 2 + CELLS].sum(dim=-1)
+    torch.testing.assert_close(odds.exp(), there / before, atol=1e-5, rtol=1e-4)
+
+
+def test_a_yes_weighs_more_than_a_word(made):
+    album = made[2]
+    ids = album.tokenizer.get_vocab()
+    weights = album.answer_weights()
+    assert weights[ids["yes"]] > weights[ids["no"]] > weights[ids["dog"]] == 1
+    assert int((weights != 1).sum()) == 2
+
+
 def test_a_photo_told_left_from_right_is_not_mirrored(made, monkeypatch: pytest.MonkeyPatch):
     album = made[2]
     seen = []
