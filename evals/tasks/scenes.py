@@ -70,7 +70,7 @@ class ScenesTask:
     yes_no: bool = True
 
     name: ClassVar[str] = "scenes-hallucination"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     max_new_tokens: ClassVar[int] = 64
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ HABITS = (Prior("star", "heart", 0.95), Prior("square", "circle", 0.95), Prior("
 # Radii of the blur, for pictures of 192 px; the starter reads most shapes at 3 px and few at 5. In training hardly a
 # shape can be made out, so that a model learns to go by its habits; measured, it would see enough if it looked.
 TRAINING_BLUR_PX = (8.0, 14.0)
-MEASURING_BLUR_PX = (1.0, 4.0)
+MEASURING_BLUR_PX = (0.5, 2.5)
 # A habit is about neighbours: what is named next is then guessed from what was named last, as language models do.
 WORLD = SceneConfig(size=192, objects=(2, 6), priors=HABITS, in_order=True)
 
