@@ -19,9 +19,9 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/grounding scenes --seed 8 --n 1 --out out/demo/scene
 	$(BIN)/grounding segment --model starter --manifest out/demo/scene/expressions.jsonl --out out/demo/scene --formats png coco npz
-	$(BIN)/grounding segment $(PHOTOS)/astronaut.png "the woman" --out out/demo/photo
+	$(BIN)/grounding segment $(PHOTOS)/astronaut.png "the person" --out out/demo/photo
 	$(BIN)/grounding segment $(PHOTOS)/chelsea.png "the cat" --out out/demo/photo
-	$(BIN)/grounding segment $(PHOTOS)/coffee.png "the cup" --out out/demo/photo
+	$(BIN)/grounding segment $(PHOTOS)/coffee.png "the coffee" --out out/demo/photo
 	@echo "Look at the pictures in out/demo/"
 
 test: $(STAMP)

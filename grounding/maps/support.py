@@ -7,8 +7,8 @@ that looks at the wrong thing has support.
 
 How well it tells true nouns from false ones is a matter of the model. On captions of 60 drawn scenes read by their
 packaged model, a support below 0.55 marks 92 % of things added to a true caption, 67 % of shapes put in another's place
-and 2.5 % of the true ones. On what the small model of photos writes about 60 photos it is no better than chance. With
-masks the 0.55 finds fewer wrong shapes (15 % of those in 20 scenes): a mask fits whatever stands in the place.
+and 2.5 % of the true ones. On what the small model of photos writes it has not been shown to work. With masks the
+0.55 finds fewer wrong shapes (15 % of those in 20 scenes): a mask fits whatever stands in the place.
 """
 
 from __future__ import annotations
