@@ -43,11 +43,12 @@ class RowChange:
 
     Attributes:
         start: index of the first changed query; all after it are changed.
-        turned: from the call (with the changes made before this one) and [R] row indices to what happens to them.
+        turned: from the call (with the changes made before this one) and [R] row indices to what happens to them; or
+            what happens to all of them alike.
     """
 
     start: int
-    turned: Callable[[AttentionCall, Tensor], Turned]
+    turned: Turned | Callable[[AttentionCall, Tensor], Turned]
 
 
 Factor = tuple[Tensor, Tensor]
@@ -69,7 +70,9 @@ def turned_rows(call: AttentionCall, rows: Tensor) -> tuple[Tensor | None, Facto
     bias: Tensor | None = None
     factor: Factor | None = None
     for index, change in enumerate(call.changes):
-        turned = change.turned(replace(call, changes=call.changes[:index]), rows)
+        turned = change.turned
+        if not isinstance(turned, Turned):
+            turned = turned(replace(call, changes=call.changes[:index]), rows)
         early = (rows < change.start)[:, None] if change.start > 0 else None  # [R, 1]
         if turned.bias is not None:
             own = turned.bias if early is None else turned.bias.masked_fill(early, 0.0)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -105,16 +106,21 @@ def uses_interface(layer: nn.Module) -> bool:
         True if some module in it does. Read from the source of `forward`, as transformers itself does to decide
         whether a kernel can be changed; a class without source counts as not using it.
     """
-    for module in layer.modules():
-        for owner in type(module).__mro__:
-            forward = owner.__dict__.get("forward")
-            if forward is None:
-                continue
-            try:
-                if "ALL_ATTENTION_FUNCTIONS" in inspect.getsource(inspect.unwrap(forward)):
-                    return True
-            except (OSError, TypeError):
-                continue
+    kinds = {type(module) for module in layer.modules()}
+    return any(_reads_registry(kind) for kind in kinds)  # type: ignore[arg-type]  # classes can be hashed
+
+
+@cache
+def _reads_registry(kind: type) -> bool:
+    for owner in kind.__mro__:
+        forward = owner.__dict__.get("forward")
+        if forward is None:
+            continue
+        try:
+            if "ALL_ATTENTION_FUNCTIONS" in inspect.getsource(inspect.unwrap(forward)):
+                return True
+        except (OSError, TypeError):
+            continue
     return False
 
 

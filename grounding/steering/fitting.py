@@ -190,7 +190,7 @@ class _Gained(AnswerPlan):
         kinds[1, :, max(self.image) + 1 :] = 1.0
         own = self._logs[:, min(layer, self._logs.shape[1] - 1)].to(call.query.device)  # [2, H or 1]
         bias = (own[:, :, None, None] * kinds[:, None]).sum(0)[None]  # [1, H or 1, 1, K]
-        return RowChange(0, lambda earlier, rows: Turned(bias=bias))
+        return RowChange(0, Turned(bias=bias))
 
 
 def _table(gains: list[list[float]]) -> Table:

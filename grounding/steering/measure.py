@@ -168,7 +168,7 @@ class _WithoutImage(AnswerPlan):
         for copy_, _ in enumerate(self.heads):
             factor[copy_, copy_, :, self.image] = 0.0
         heads = as_index(self.heads, call.query.device)
-        return RowChange(0, lambda earlier, rows: Turned(factor=(heads, factor)))
+        return RowChange(0, Turned(factor=(heads, factor)))
 
 
 class _ImageParts(AnswerPlan):

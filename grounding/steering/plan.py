@@ -113,8 +113,7 @@ class ModulationPlan:
         if first is None or strength == 0 or layer not in self._acting:
             return None
         if running.step > 0 and form.is_fixed:
-            whole = self._made_ahead(layer, call, strength)
-            return RowChange(first, lambda earlier, rows: whole.up_to(earlier.key_count))
+            return RowChange(first, self._made_ahead(layer, call, strength).up_to(call.key_count))
         place = self._place(layer, call, call.key_count, strength)
         if running.step > 0 or form.prefill != "text":
             return RowChange(first, lambda earlier, rows: form.turned(place, earlier, rows))

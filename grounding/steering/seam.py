@@ -138,7 +138,9 @@ class Seam:
         running = self.running
         beams_of(call.query.shape[0], self._elements)
         total = running.past + running.queries
-        placed = replace(call, query_offset=running.past, key_offset=max(total - call.key_count, 0))
+        placed = call
+        if not call.changes:  # else an earlier seam has placed it
+            placed = replace(call, query_offset=running.past, key_offset=max(total - call.key_count, 0))
         if placed.key_offset:
             raise MethodError(
                 f"layer {layer} keeps a sliding window of {call.key_count} keys, so image keys have been dropped; "
