@@ -16,10 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from evals.bench.record import peak_bytes
 from grounding.errors import GroundingError
+
+if TYPE_CHECKING:
+    from grounding.steering.method import Steering
 
 Way = Literal["plain", "steered", "pai", "vcd"]
 WAYS: tuple[Way, ...] = ("plain", "steered", "pai", "vcd")
@@ -39,7 +42,8 @@ class SteerBenchSize:
         kv_heads: key and value heads.
         image_tokens: of the one picture.
         new_tokens: generated per run, at least 2.
-        steer: the steering file that is measured as `steered`.
+        steer: the steering file that is measured as `steered`; or `head-gains`, drawn gains for every head, since
+            fitted ones are for a model of their own.
     """
 
     layers: int = 12
@@ -48,7 +52,7 @@ class SteerBenchSize:
     kv_heads: int = 2
     image_tokens: int = 2000
     new_tokens: int = 64
-    steer: str = "headwise"
+    steer: str = "head-gains"
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,10 @@ def measure_steer(
     Raises:
         GroundingError: no rounds, too few tokens, an unknown steering method, or a child process that ends badly.
     """
-    from grounding.steering.method import load_steering
-
     size = size or SteerBenchSize()
     if rounds < 1 or size.new_tokens < 2:
         raise GroundingError(f"rounds={rounds} and new_tokens={size.new_tokens} were given, expected at least 1 and 2")
-    load_steering(size.steer)  # a wrong name is told before minutes have passed
+    _steering(size)  # a wrong name is told before minutes have passed
     say = progress or (lambda _: None)
     ways = [way for way in WAYS if way in ("plain", "steered", *ways)]
     say(f"time, {rounds} rounds")
@@ -163,6 +165,20 @@ def _serve(order: dict[str, Any]) -> dict[str, Any]:
     return {"peak": peak, "runs": runs}
 
 
+def _steering(size: SteerBenchSize) -> Steering:
+    """The method that is measured."""
+    import numpy as np
+
+    from grounding.steering.head_gains import HeadGains
+    from grounding.steering.method import Steering, load_steering
+
+    if size.steer != HeadGains.name:
+        return load_steering(size.steer)
+    drawn = np.exp(np.random.default_rng(0).normal(size=(2, size.layers, size.heads)))
+    image, text = (tuple(tuple(float(gain) for gain in row) for row in table) for table in drawn)
+    return Steering(HeadGains.name, "", "", (HeadGains(image=image, text=text),))
+
+
 class _Clock:
     """A streamer that notes when tokens come; the first call is the prompt."""
 
@@ -202,7 +218,7 @@ class _Runner:
         self.decoding = Decoding(max_new_tokens=size.new_tokens)
         self.steering = {
             "plain": None,
-            "steered": load_steering(size.steer),
+            "steered": _steering(size),
             "pai": Steering("pai", "", "", (TextGuidance(),)),
             "vcd": load_steering("vcd"),
         }

@@ -96,7 +96,8 @@ class BenchSteerCommand:
     """Speed and peak memory of generate on a random Qwen2.5-VL: plain, steered, PAI as published (eager), and VCD.
 
     Attributes:
-        steer: the steering method that is measured: a shipped one's name, or the path of a file.
+        steer: the steering method that is measured: `head-gains` (drawn gains for every head), a shipped one's name, or
+            the path of a file.
         layers: decoder layers.
         hidden: width of the decoder.
         heads: query heads.
@@ -107,7 +108,7 @@ class BenchSteerCommand:
         json: print one JSON object on stdout instead of the list.
     """
 
-    steer: str = "headwise"
+    steer: str = "head-gains"
     layers: int = 12
     hidden: int = 1024
     heads: int = 8
