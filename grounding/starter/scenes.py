@@ -175,13 +175,12 @@ def draw_scene(seed: int, config: SceneConfig | None = None) -> Scene:
 def _choose_kinds(rng: np.random.Generator, config: SceneConfig) -> list[Kind]:
     count = int(rng.integers(config.objects[0], config.objects[1] + 1))
     shapes = [SHAPES[i] for i in rng.integers(0, len(SHAPES), size=count)]
-    if config.in_order:
-        for prior in config.priors:
+    for prior in config.priors:
+        if config.in_order:
             for i in range(len(shapes) - 1):
                 if shapes[i] == prior.given and rng.random() < prior.probability:
                     shapes[i + 1] = prior.then
-    for prior in config.priors if not config.in_order else ():
-        if prior.given in shapes and prior.then not in shapes and rng.random() < prior.probability:
+        elif prior.given in shapes and prior.then not in shapes and rng.random() < prior.probability:
             free = [i for i, shape in enumerate(shapes) if shape != prior.given]
             if free:
                 shapes[free[0]] = prior.then
