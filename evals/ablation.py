@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from grounding.methods import Method, RequestKnobs, without
-from grounding.prompts import ArgMax
+from grounding.points import ArgMax
 
 
 def ablations(method: Method) -> dict[str, Method]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from evals.plan import batch_seed
 from evals.runs import IMAGES
 from evals.tasks.base import Answer, Sample
-from grounding.errors import GroundingError, MethodError, MissingExtraError, OutputError, RecordingError
+from grounding.errors import FATAL, GroundingError
 from grounding.files import write_bytes
 from pipelines.provenance import short_hash
 from pipelines.saving import slug
@@ -20,16 +20,13 @@ from pipelines.saving import slug
 if TYPE_CHECKING:
     from PIL import Image
 
-    from grounding.models.base import Family
+    from grounding.models.base import VLM
     from grounding.steering.decoding import Decoding, Generated
     from grounding.steering.method import Steering
 
-FATAL = (MethodError, MissingExtraError, OutputError, RecordingError)
-"""Errors that every further sample would meet too, so a run ends with them."""
-
 
 @dataclass(frozen=True)
-class Gallery:
+class ImageStore:
     """What pictures are called in a run's lines, and where those that are no files are kept.
 
     Attributes:
@@ -41,7 +38,7 @@ class Gallery:
     folder: Path
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], folder: Path) -> Gallery:
+    def of(cls, samples: Sequence[Sample], folder: Path) -> ImageStore:
         """The gallery of a run."""
         files = [one.picture for one in samples if isinstance(one.picture, Path)]
         if len(files) < len(samples):
@@ -76,7 +73,7 @@ class Gallery:
 
 
 def answer_batch(
-    family: Family, batch: Sequence[Sample], gallery: Gallery, steering: Steering | None, decoding: Decoding
+    vlm: VLM, batch: Sequence[Sample], image_store: ImageStore, steering: Steering | None, decoding: Decoding
 ) -> list[Answer]:
     """The answers to a batch, in its order; a batch that fails as a whole is tried sample by sample.
 
@@ -87,19 +84,19 @@ def answer_batch(
     for one in batch:
         if one.image not in pictures:
             try:
-                pictures[one.image] = gallery.open(one)
+                pictures[one.image] = image_store.open(one)
             except FATAL:
                 raise
             except GroundingError as error:
                 pictures[one.image] = error
     whole = [one for one in batch if not isinstance(pictures[one.image], GroundingError)]
-    texts = _texts(family, whole, pictures, steering, decoding)
+    texts = _texts(vlm, whole, pictures, steering, decoding)
     found = {one.id: text for one, text in zip(whole, texts, strict=True)}
-    return [_answer(one, gallery.name(one), found.get(one.id, pictures[one.image])) for one in batch]
+    return [_answer(one, image_store.name(one), found.get(one.id, pictures[one.image])) for one in batch]
 
 
 def _texts(
-    family: Family,
+    vlm: VLM,
     samples: Sequence[Sample],
     pictures: Mapping[str, Image.Image | GroundingError],
     steering: Steering | None,
@@ -112,13 +109,13 @@ def _texts(
     seeded = replace(decoding, seed=batch_seed(decoding.seed, samples))
     shown = [picture for one in samples if not isinstance(picture := pictures[one.image], GroundingError)]
     try:
-        return list(generate(family, shown, [one.question for one in samples], steering, seeded))
+        return list(generate(vlm, shown, [one.question for one in samples], steering, seeded))
     except FATAL:
         raise
     except GroundingError as error:
         if len(samples) == 1:
             return [error]
-    return [_texts(family, [one], pictures, steering, decoding)[0] for one in samples]
+    return [_texts(vlm, [one], pictures, steering, decoding)[0] for one in samples]
 
 
 def _answer(sample: Sample, image: str, found: object) -> Answer:

@@ -65,12 +65,12 @@ class SteeredModel(lmms):
         self.seed = int(seed)
         self.steering = load_steering(steer) if steer else None
         target = self.accelerator.device if self._world_size > 1 else device
-        self.family = load(pretrained, target, dtype, device_map or None)
+        self.vlm = load(pretrained, target, dtype, device_map or None)
 
     @property
     def device(self) -> Any:
         """Where inputs go."""
-        return self.family.device
+        return self.vlm.device
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """One answer a request, in order; requests that are generated alike share batches.
@@ -82,10 +82,10 @@ class SteeredModel(lmms):
         for places in _batches([request.args[1] for request in requests], self.batch_size):
             chosen = [requests[place].args for place in places]
             settings = chosen[0][1]
-            questions = [args[0].replace(self.family.image_token, "").strip() for args in chosen]
+            questions = [args[0].replace(self.vlm.image_token, "").strip() for args in chosen]
             images = [self._picture(*args[2:]) for args in chosen]
             decoding = decoding_of(settings, int(short_hash([self.seed, questions], 8), 16))
-            texts = generate(self.family, images, questions, self.steering, decoding)
+            texts = generate(self.vlm, images, questions, self.steering, decoding)
             for place, text in zip(places, texts, strict=True):
                 answer = cut(text.text, settings.get("until"))
                 found[place] = GenerationResult(answer, TokenCounts(output_tokens=len(text.token_ids)))

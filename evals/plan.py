@@ -79,7 +79,7 @@ class Worker:
         return "samples.jsonl" if self.count == 1 else f"samples.{self.number}-of-{self.count}.jsonl"
 
     @property
-    def speaks(self) -> bool:
+    def is_main(self) -> bool:
         """Whether it is the one of its launcher's processes that shows progress."""
         return not self.launched or self.number == 0
 

@@ -9,18 +9,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evals.answering import Gallery, answer_batch
+from evals.answering import ImageStore, answer_batch
 from evals.plan import Plan, Worker, batches, choose, config_of, samples_hash
 from evals.runs import DETAILS, IMAGES, MANIFEST, SAMPLES, SCORES, TIMINGS, RunFolder, read_answers, rebuild_task
 from evals.tasks.base import Answer, Sample, Scored, Task
-from grounding import strict
+from grounding import schema
 from grounding.errors import EvalDataError, OutputError
 from grounding.files import append_jsonl, read_jsonl, to_json, write_bytes, write_json, write_text
 from pipelines.provenance import short_hash, versions
 from pipelines.runs import check_writable
 
 if TYPE_CHECKING:
-    from grounding.models.base import Family
+    from grounding.models.base import VLM
 
 DIGITS = 6
 
@@ -53,7 +53,7 @@ class Run:
         check_writable(out)
         folder = RunFolder(out)
         samples = choose(task, plan.limit, plan.seed)
-        manifest = _manifest(task, plan, samples, Gallery.of(samples, out))
+        manifest = _manifest(task, plan, samples, ImageStore.of(samples, out))
         if (out / MANIFEST).exists():
             before = folder.manifest()
             _refuse_another(out, before, manifest)
@@ -96,7 +96,7 @@ class Run:
     def work(
         self,
         todo: Sequence[tuple[int, tuple[Sample, ...]]],
-        family: Family,
+        vlm: VLM,
         plan: Plan,
         worker: Worker,
         report: Callable[[Sequence[Answer]], None] = lambda answers: None,
@@ -105,22 +105,22 @@ class Run:
 
         Args:
             todo: from `left`.
-            family: the model.
+            vlm: the model.
             plan: the plan that the run was begun with.
             worker: who works.
             report: told the answers of each batch.
 
         Raises:
             OutputError: the folder cannot be written to.
-            GroundingError: one of `evals.answering.FATAL`.
+            GroundingError: one of `grounding.errors.FATAL`.
         """
         out = self.folder.path
         if not (out / MANIFEST).exists() or self.manifest["end"]:
             write_json(out / MANIFEST, {**self.manifest, "end": None})
-        gallery = Gallery.of(self.samples, out)
+        image_store = ImageStore.of(self.samples, out)
         for number, batch in todo:
             started, clock = datetime.now().astimezone(), time.perf_counter()
-            answers = answer_batch(family, batch, gallery, plan.steering, plan.decoding)
+            answers = answer_batch(vlm, batch, image_store, plan.steering, plan.decoding)
             seconds = time.perf_counter() - clock
             for answer in answers:
                 append_jsonl(out / worker.file, asdict(answer))
@@ -226,10 +226,10 @@ def join(folders: Sequence[RunFolder], out: Path) -> Run:
     return run
 
 
-def _manifest(task: Task, plan: Plan, samples: Sequence[Sample], gallery: Gallery) -> dict[str, Any]:
+def _manifest(task: Task, plan: Plan, samples: Sequence[Sample], image_store: ImageStore) -> dict[str, Any]:
     config = config_of(task, samples, plan)
     return {
-        "task": {"name": task.name, "version": task.version, "options": strict.plain(task)},
+        "task": {"name": task.name, "version": task.version, "options": schema.plain(task)},
         "model": plan.model,
         "steering": {"name": plan.steering.name, "yaml": plan.steering.to_yaml()} if plan.steering else None,
         "config": config,
@@ -239,7 +239,7 @@ def _manifest(task: Task, plan: Plan, samples: Sequence[Sample], gallery: Galler
         "image_hash": short_hash([one.image for one in samples], 16),
         "prompts": {"task": task.prompt, "first": samples[0].question},
         "seeds": {"samples": plan.seed, "decoding": plan.decoding.seed, "bootstrap": plan.seed},
-        "image_root": str(gallery.root) if gallery.root else None,
+        "image_root": str(image_store.root) if image_store.root else None,
         "versions": versions(),
         "start": _now(),
         "end": None,

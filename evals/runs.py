@@ -49,7 +49,7 @@ from typing import Any
 
 from evals.tasks.base import Answer, Comparable, Scored, Task
 from evals.tasks.registry import task_class
-from grounding import strict
+from grounding import schema
 from grounding.errors import EvalDataError, OutputError
 from grounding.files import read_jsonl
 
@@ -121,7 +121,7 @@ def read_answers(file: Path) -> list[Answer]:
         OutputError: a line is no answer.
     """
     return [
-        strict.build(Answer, line, f"line {number} of {file}", OutputError)
+        schema.build(Answer, line, f"line {number} of {file}", OutputError)
         for number, line in enumerate(read_jsonl(file), 1)
     ]
 
@@ -132,14 +132,14 @@ def rebuild_task(manifest: dict[str, Any], where: str | Path) -> Task:
     Raises:
         EvalDataError: the task is unknown, of another version, or its options are wrong.
     """
-    said = strict.as_mapping(manifest["task"], f"{where}: task", EvalDataError)
+    said = schema.as_mapping(manifest["task"], f"{where}: task", EvalDataError)
     kind = task_class(str(said.get("name")))
     if said.get("version") != kind.version:
         raise EvalDataError(
             f"{where} is a run of version {said.get('version')} of the task {kind.name}, but this is version "
             f"{kind.version}: run it again"
         )
-    return strict.build(kind, said.get("options"), f"{where}: task", EvalDataError)
+    return schema.build(kind, said.get("options"), f"{where}: task", EvalDataError)
 
 
 def compare_runs(a: RunFolder, b: RunFolder, seed: int = 0) -> Scored:

@@ -11,9 +11,9 @@ from PIL import Image
 from evals.ablation import ablations, shared_knobs
 from evals.bench.segmenter import deepest_point
 from evals.metrics import Outcome, gave_up, judge
-from grounding.errors import ExpressionError, MethodError
+from grounding.errors import EmptyMapError, ExpressionError
 from grounding.methods import Method, run_stages
-from grounding.segmenters.choice import ask
+from grounding.segmenters.mask_selection import ask
 from grounding.starter.scene_files import scene_seed
 from grounding.starter.scenes import Scene, draw_scene
 from grounding.types import AttentionMaps, BoolArray, PointPrompts
@@ -104,7 +104,7 @@ def answer_samples(
         The outcomes of the full method, of the controls and, where asked for, of the ablations.
     """
     methods = {FULL: pipe.method} | (ablations(pipe.method) if ablate else {})
-    knobs = shared_knobs(methods.values(), pipe.family.layer_count)
+    knobs = shared_knobs(methods.values(), pipe.vlm.layer_count)
     scenes: list[int] = []
     kinds: list[str] = []
     outcomes: dict[str, list[Outcome | None]] = {name: [] for name in (*methods, CENTRE, OTHER, TRUTH)}
@@ -143,7 +143,7 @@ def _answer(pipe: ReferringSegmentation, sample: Sample, maps: AttentionMaps, me
     try:
         heatmap = run_stages(method, maps)
         points = method.points(heatmap)
-    except (MethodError, ExpressionError):
+    except (EmptyMapError, ExpressionError):
         return gave_up(sample.truth)
     return judge(points, pipe.ask(heatmap, points, sample.expression, method), sample.truth)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grounding.models.base import Family, Prepared
+    from grounding.models.base import VLM, Prepared
 
 # A batch and its single elements are runs of different length, whose own rounding differs; our choice.
 BATCH_TOLERANCE = 1e-5
@@ -36,7 +36,7 @@ class Check:
     detail: str
 
 
-def check(model: Family | str | None = None) -> list[Check]:
+def check(model: VLM | str | None = None) -> list[Check]:
     """Examine the installed versions.
 
     Args:
@@ -70,14 +70,14 @@ def check_family(model_type: str) -> list[Check]:
     from grounding.models.tiny import TINY
 
     try:
-        family = family_class(model_type)(*TINY[model_type](), f"tiny {model_type}")
-        prepared = family.prepare(_pictures(), EXPRESSIONS)
+        vlm = family_class(model_type)(*TINY[model_type](), f"tiny {model_type}")
+        prepared = vlm.prepare(_pictures(), EXPRESSIONS)
     except Exception as error:
         return [Check(f"{model_type}: words and cells are found", False, _told(error))]
     cells = sum(grid.shape[0] * grid.shape[1] for grids in prepared.grids for grid in grids)
     words = sum(len(words) for words in prepared.words)
     checks = [Check(f"{model_type}: words and cells are found", True, f"{words} words, {cells} cells in a batch of 2")]
-    questions: tuple[tuple[str, Callable[[Family, Prepared], tuple[bool, str]]], ...] = (
+    questions: tuple[tuple[str, Callable[[VLM, Prepared], tuple[bool, str]]], ...] = (
         ("rows equal eager attention", _rows_equal_eager),
         ("rows of generated tokens equal eager attention", _generated_rows_equal_eager),
         ("logits are unchanged by recording", _logits_unchanged),
@@ -86,7 +86,7 @@ def check_family(model_type: str) -> list[Check]:
     )
     for question, examine in questions:
         try:
-            passed, detail = examine(family, prepared)
+            passed, detail = examine(vlm, prepared)
         except Exception as error:  # a broken installation can raise anything; the report goes on
             passed, detail = False, _told(error)
         checks.append(Check(f"{model_type}: {question}", passed, detail))
@@ -105,17 +105,17 @@ def _versions() -> Check:
     return Check("versions", True, detail)
 
 
-def _rows_equal_eager(family: Family, prepared: Prepared) -> tuple[bool, str]:
+def _rows_equal_eager(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     import torch
 
     from grounding.attention.rows import TOLERANCE
 
     allowed = TOLERANCE[torch.float32]
-    recording = _recorded(family, prepared)
-    with _eager(family.model), torch.inference_mode():
-        attentions = family.model(**prepared.inputs, output_attentions=True, use_cache=False).attentions
-    if len(attentions) != family.layer_count:
-        return False, f"eager attention gave {len(attentions)} layers, expected {family.layer_count}"
+    recording = _recorded(vlm, prepared)
+    with _eager(vlm.model), torch.inference_mode():
+        attentions = vlm.model(**prepared.inputs, output_attentions=True, use_cache=False).attentions
+    if len(attentions) != vlm.layer_count:
+        return False, f"eager attention gave {len(attentions)} layers, expected {vlm.layer_count}"
     full = torch.stack(list(attentions), dim=1).float()  # [B, L, H, N, N]
     worst = 0.0
     for index, queries in enumerate(_queries(prepared)):
@@ -124,16 +124,16 @@ def _rows_equal_eager(family: Family, prepared: Prepared) -> tuple[bool, str]:
     return worst <= allowed, f"largest difference {worst:.1e}, allowed {allowed:.0e}"
 
 
-def _generated_rows_equal_eager(family: Family, prepared: Prepared) -> tuple[bool, str]:
+def _generated_rows_equal_eager(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     import torch
 
     from grounding.attention.rows import TOLERANCE
 
     allowed = TOLERANCE[torch.float32]
-    with _watching(family, prepared) as recording:
-        _generate(family, prepared)
-    with _eager(family.model):
-        eager = _generate(family, prepared, output_attentions=True)
+    with _watching(vlm, prepared) as recording:
+        _generate(vlm, prepared)
+    with _eager(vlm.model):
+        eager = _generate(vlm, prepared, output_attentions=True)
     worst, steps = 0.0, eager.attentions[1:]  # the first entry is the prompt's
     for index in range(len(prepared)):
         recorded = recording.decode[index]  # [steps, L, H, 1, C]
@@ -148,14 +148,14 @@ def _generated_rows_equal_eager(family: Family, prepared: Prepared) -> tuple[boo
     return bool(steps) and worst <= allowed, detail
 
 
-def _logits_unchanged(family: Family, prepared: Prepared) -> tuple[bool, str]:
+def _logits_unchanged(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     import torch
 
     with torch.inference_mode():
-        plain = family.model(**prepared.inputs, use_cache=False).logits
-        with _watching(family, prepared):
-            recorded = family.model(**prepared.inputs, use_cache=False).logits
-        after = family.model(**prepared.inputs, use_cache=False).logits
+        plain = vlm.model(**prepared.inputs, use_cache=False).logits
+        with _watching(vlm, prepared):
+            recorded = vlm.model(**prepared.inputs, use_cache=False).logits
+        after = vlm.model(**prepared.inputs, use_cache=False).logits
     if not torch.equal(plain, recorded):
         return False, f"they differ by up to {float((plain - recorded).abs().max()):.1e}, expected equal bits"
     if not torch.equal(plain, after):
@@ -163,12 +163,12 @@ def _logits_unchanged(family: Family, prepared: Prepared) -> tuple[bool, str]:
     return True, "equal bits during and after recording"
 
 
-def _generation_unchanged(family: Family, prepared: Prepared) -> tuple[bool, str]:
+def _generation_unchanged(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     import torch
 
-    plain = _generate(family, prepared)
-    with _watching(family, prepared):
-        recorded = _generate(family, prepared)
+    plain = _generate(vlm, prepared)
+    with _watching(vlm, prepared):
+        recorded = _generate(vlm, prepared)
     same = torch.equal(plain.sequences, recorded.sequences)
     exact = same and all(torch.equal(a, b) for a, b in zip(plain.scores, recorded.scores, strict=True))
     if not exact:
@@ -176,13 +176,13 @@ def _generation_unchanged(family: Family, prepared: Prepared) -> tuple[bool, str
     return True, f"{len(plain.scores)} tokens with equal bits in their scores"
 
 
-def _batch_equals_single(family: Family, prepared: Prepared) -> tuple[bool, str]:
+def _batch_equals_single(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     from grounding.models.maps import attend
 
-    together = attend(family, prepared)
+    together = attend(vlm, prepared)
     worst = 0.0
     for index, picture in enumerate(_pictures()):
-        alone = attend(family, family.prepare([picture], [EXPRESSIONS[index]]))[0]
+        alone = attend(vlm, vlm.prepare([picture], [EXPRESSIONS[index]]))[0]
         if alone.values.shape != together[index].values.shape:
             return False, f"shapes {alone.values.shape} alone and {together[index].values.shape} in a batch"
         worst = max(worst, float(abs(alone.values - together[index].values).max()))
@@ -197,26 +197,26 @@ def _queries(prepared: Prepared) -> tuple[tuple[int, ...], ...]:
     )
 
 
-def _recorded(family: Family, prepared: Prepared) -> Any:
+def _recorded(vlm: VLM, prepared: Prepared) -> Any:
     import torch
 
-    with torch.inference_mode(), _watching(family, prepared) as recording:
-        family.model(**prepared.inputs, use_cache=False)
+    with torch.inference_mode(), _watching(vlm, prepared) as recording:
+        vlm.model(**prepared.inputs, use_cache=False)
     return recording
 
 
-def _watching(family: Family, prepared: Prepared) -> Any:
+def _watching(vlm: VLM, prepared: Prepared) -> Any:
     from grounding.attention.recorder import record
     from grounding.attention.request import RowRequest
 
-    return record(family.model, RowRequest(queries=_queries(prepared), decode=True))
+    return record(vlm.model, RowRequest(queries=_queries(prepared), decode=True))
 
 
-def _generate(family: Family, prepared: Prepared, **options: Any) -> Any:
+def _generate(vlm: VLM, prepared: Prepared, **options: Any) -> Any:
     import torch
 
     with torch.inference_mode():
-        return family.model.generate(
+        return vlm.model.generate(
             **prepared.inputs,
             max_new_tokens=GENERATED_TOKENS,
             min_new_tokens=GENERATED_TOKENS,

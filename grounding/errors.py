@@ -31,6 +31,14 @@ class MethodError(GroundingError):
     """A method file that is unknown or wrong, or that asks for what was not recorded."""
 
 
+class EmptyMapError(GroundingError):
+    """A heat map without a positive cell, so that there is nothing to point at in this picture."""
+
+
+class UsageError(GroundingError):
+    """An option out of range, or options that exclude each other."""
+
+
 class SegmenterError(GroundingError):
     """A segmenter that is unknown, cannot be found or is asked before it has an image."""
 
@@ -58,3 +66,7 @@ class MissingExtraError(GroundingError):
         super().__init__(
             f"{purpose} needs the package '{package}', which is not installed: pip install 'vlm-grounding[{extra}]'"
         )
+
+
+FATAL = (MethodError, MissingExtraError, OutputError, RecordingError, UsageError)
+"""Errors that every further item of a batch would meet too, so that a run ends with them."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from grounding import strict
+from grounding import schema
 from grounding.errors import MethodError
 from grounding.maps.base import Stage
 from grounding.maps.compose import Compose
@@ -24,8 +24,8 @@ from grounding.maps.selection import HeadsByEntropy, HeadsFixed
 from grounding.maps.sinks import ColumnOutliers, ResidualSinks
 from grounding.maps.smooth import Smooth
 from grounding.maps.words import Rows, StopWords
-from grounding.prompts import RULES, PointRule, SpreadPoints
-from grounding.shipped import read_shipped, shipped_names
+from grounding.points import RULES, PointRule, SpreadPoints
+from grounding.presets import read_shipped, shipped_names
 from grounding.types import AttentionMaps, Heatmap
 
 STAGES: dict[str, type[Stage]] = {
@@ -60,7 +60,7 @@ class MaskChoice:
     Attributes:
         choice: by the segmenter's own IoU estimate, by agreement with the map, or by both.
         cascade: feed the first masks and a box back in further calls, as PerSAM does.
-        measure: how agreement is measured; see `grounding.segmenters.choice.agreement`.
+        measure: how agreement is measured; see `grounding.segmenters.mask_selection.agreement`.
     """
 
     choice: Literal["iou", "agreement", "both"] = "both"
@@ -175,10 +175,10 @@ class Method:
             "description": self.description,
             "source": self.source,
             "prompt": self.prompt,
-            "stages": [{"stage": stage.name, **strict.plain(stage)} for stage in self.stages],
-            "compose": strict.plain(self.compose),
-            "points": {"rule": self.points.name, **strict.plain(self.points)},
-            "mask": strict.plain(self.mask),
+            "stages": [{"stage": stage.name, **schema.plain(stage)} for stage in self.stages],
+            "compose": schema.plain(self.compose),
+            "points": {"rule": self.points.name, **schema.plain(self.points)},
+            "mask": schema.plain(self.mask),
         }
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
 
@@ -218,9 +218,9 @@ def parse_method(text: str, name: str, where: str) -> Method:
         loaded = yaml.safe_load(text)
     except yaml.YAMLError as wrong:
         raise MethodError(f"{where} is not YAML: {' '.join(str(wrong).split())}") from wrong
-    data = strict.as_mapping(loaded, where)
+    data = schema.as_mapping(loaded, where)
     known = [field.name for field in dataclasses.fields(Method) if field.name != "name"]
-    strict.check_keys(data, known, where)
+    schema.check_keys(data, known, where)
     missing = [key for key in ("description", "source", "stages") if key not in data]
     if missing:
         raise MethodError(f"{where}: {' and '.join(missing)} must be given")
@@ -236,9 +236,9 @@ def parse_method(text: str, name: str, where: str) -> Method:
         source=data["source"].strip(),
         prompt=data.get("prompt"),
         stages=tuple(_named(entry, "stage", STAGES, where, "stage") for entry in data["stages"]),
-        compose=strict.build(Compose, data.get("compose"), f"{where}: compose"),
+        compose=schema.build(Compose, data.get("compose"), f"{where}: compose"),
         points=SpreadPoints() if points is None else _named(points, "rule", RULES, where, "points rule"),
-        mask=strict.build(MaskChoice, data.get("mask"), f"{where}: mask"),
+        mask=schema.build(MaskChoice, data.get("mask"), f"{where}: mask"),
     )
 
 
@@ -285,8 +285,8 @@ def run_stages(method: Method, maps: AttentionMaps) -> Heatmap:
 
 def _named(entry: object, key: str, known: Mapping[str, type[Any]], where: str, what: str) -> Any:
     """Build the dataclass that an entry names, from the entry's other keys."""
-    mapping = dict(strict.as_mapping(entry, f"{where}: {what}"))
+    mapping = dict(schema.as_mapping(entry, f"{where}: {what}"))
     name = mapping.pop(key, None)
     if name not in known:
         raise MethodError(f"{where}: {what} {name!r} is unknown: the known ones are {', '.join(known)}")
-    return strict.build(known[name], mapping, f"{where}: {what} {name!r}")
+    return schema.build(known[name], mapping, f"{where}: {what} {name!r}")

@@ -9,16 +9,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from grounding.errors import GroundingError, MissingExtraError, OutputError, RecordingError
+from grounding.errors import FATAL, GroundingError, OutputError
 from grounding.io import open_image
 from pipelines.manifest import Item
 from pipelines.provenance import RunConfig
 from pipelines.referring import ReferringResult, ReferringSegmentation
 from pipelines.runs import Record, ResultLog, error_record, result_record, write_coco_results, write_run
 from pipelines.saving import FORMATS, Format, file_name, slug
-
-FATAL = (OutputError, RecordingError, MissingExtraError)
-"""Errors that every further item would meet too, so a run ends with them."""
 
 Outcome = ReferringResult | GroundingError
 

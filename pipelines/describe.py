@@ -12,7 +12,7 @@ from PIL import Image
 
 from grounding.errors import MethodError
 from grounding.io import as_rgb, open_image
-from grounding.maps.support import Support, supports
+from grounding.maps.support import VisualSupport, supports
 from grounding.methods import Method, run_stages
 from grounding.steering.decoding import Decoding, Generated
 from grounding.steering.method import Steering, load_steering
@@ -24,8 +24,8 @@ from pipelines.referring import DEFAULT_MODEL, Picture, method_for
 if TYPE_CHECKING:
     import torch
 
-    from grounding.models.base import Family, Prepared
-    from grounding.models.reread import Reread
+    from grounding.models.base import VLM, Prepared
+    from grounding.models.teacher_forcing import TextMaps
     from grounding.segmenters.base import Segmenter
 
 UNSTEERED = "unsteered"
@@ -56,7 +56,7 @@ class NounSupport:
     map: Heatmap = field(repr=False)
     points: PointPrompts | None = field(repr=False)
     segment: Segment | None = field(repr=False)
-    support: Support
+    support: VisualSupport
     supported: bool
 
 
@@ -137,10 +137,10 @@ class FaithfulDescription:
     >>> [noun.text for noun in pipe("scene.png").unsteered.unsupported]  # doctest: +SKIP
 
     Texts are written one at a time, so that they can be streamed and their speeds compared. Whoever wrote a text, its
-    nouns are judged by the plain model that reads it afterwards; see `grounding.models.reread` for the reasons.
+    nouns are judged by the plain model under teacher forcing; see `grounding.models.teacher_forcing` for the reasons.
 
     Args:
-        family: the vision-language model.
+        vlm: the vision-language model.
         method: how maps become points.
         segmenter: what turns points into masks; None for no masks.
         steering: the method to compare the plain model with; None writes the plain text alone.
@@ -154,7 +154,7 @@ class FaithfulDescription:
 
     def __init__(
         self,
-        family: Family,
+        vlm: VLM,
         method: Method,
         segmenter: Segmenter | None = None,
         steering: Steering | None = None,
@@ -163,13 +163,13 @@ class FaithfulDescription:
     ) -> None:
         if threshold is not None and not 0 <= threshold <= 1:
             raise MethodError(f"a threshold of {threshold} was given, expected a support in [0, 1]")
-        self.family = family
+        self.vlm = vlm
         self.method = method
         self.segmenter = segmenter
         self.steering = steering
         self.decoding = decoding or Decoding()
-        self.threshold = family.support_threshold if threshold is None else threshold
-        self.knobs = method.request_knobs(family.layer_count)
+        self.threshold = vlm.support_threshold if threshold is None else threshold
+        self.knobs = method.request_knobs(vlm.layer_count)
         self._warm = False
 
     @classmethod
@@ -208,9 +208,9 @@ class FaithfulDescription:
         # What is read in no time comes first: a misspelt name should not cost a model's loading.
         chosen = method_for(model, method)
         steering = None if steer is None else load_steering(steer)
-        family = load(model, device, dtype, device_map)
+        vlm = load(model, device, dtype, device_map)
         masks = None if segmenter is None else load_segmenter(segmenter, device, dtype)
-        return cls(family, chosen, masks, steering, decoding, threshold)
+        return cls(vlm, chosen, masks, steering, decoding, threshold)
 
     @overload
     def __call__(
@@ -256,19 +256,19 @@ class FaithfulDescription:
         Raises:
             ExpressionError: text or question has words outside a closed vocabulary.
         """
-        from grounding.models.reread import tokens_of
+        from grounding.models.teacher_forcing import tokens_of
 
         picture = _opened(image)
-        prepared = self.family.prepare_questions([picture], [self._question(question)])
-        tokens = tokens_of(self.family, text)
+        prepared = self.vlm.prepare_questions([picture], [self._question(question)])
+        tokens = tokens_of(self.vlm, text)
         return self._caption(picture, prepared, Generated(text, tokens, True), None)
 
     def _question(self, question: str | None) -> str:
-        return self.family.default_question if question is None else question
+        return self.vlm.default_question if question is None else question
 
     def _describe(self, image: Image.Image, question: str | None, stream: Stream | None) -> Description:
         asked = self._question(question)
-        prepared = self.family.prepare_questions([image], [asked])
+        prepared = self.vlm.prepare_questions([image], [asked])
         ways: dict[str, Steering | None] = {UNSTEERED: None}
         if self.steering is not None:
             ways[STEERED] = self.steering
@@ -286,7 +286,7 @@ class FaithfulDescription:
         from grounding.steering.generate import generate
 
         started = time.perf_counter()
-        generated = generate(self.family, [image], [question], steering, self.decoding, streamer)[0]
+        generated = generate(self.vlm, [image], [question], steering, self.decoding, streamer)[0]
         return generated, time.perf_counter() - started
 
     def _warm_up(self, image: Image.Image, question: str) -> None:
@@ -294,14 +294,14 @@ class FaithfulDescription:
         from grounding.steering.generate import generate
 
         if not self._warm:
-            generate(self.family, [image], [question], decoding=replace(self.decoding, max_new_tokens=2))
+            generate(self.vlm, [image], [question], decoding=replace(self.decoding, max_new_tokens=2))
         self._warm = True
 
     def _caption(self, image: Image.Image, prepared: Prepared, generated: Generated, seconds: float | None) -> Caption:
-        from grounding.models.reread import reread
+        from grounding.models.teacher_forcing import teacher_forced_maps
 
-        read = reread(
-            self.family,
+        read = teacher_forced_maps(
+            self.vlm,
             prepared,
             [generated.token_ids],
             reduce=self.knobs.reduce,
@@ -310,12 +310,14 @@ class FaithfulDescription:
         nouns = tuple(self._nouns(image, read))
         return Caption(read.text, nouns, generated.finished, len(generated.token_ids), seconds)
 
-    def _nouns(self, image: Image.Image, read: Reread) -> Iterator[NounSupport]:
-        if read.witnesses is None:
+    def _nouns(self, image: Image.Image, read: TextMaps) -> Iterator[NounSupport]:
+        if read.reference_words is None:
             return
         background = self._background(image)
         encoded = False
-        for phrase, maps, support in zip(read.phrases, read.maps, supports(read.maps, read.witnesses), strict=True):
+        for phrase, maps, support in zip(
+            read.phrases, read.maps, supports(read.maps, read.reference_words), strict=True
+        ):
             heatmap = run_stages(self.method, replace(maps, background=background))
             points = self.method.points(heatmap) if heatmap.values.any() else None
             segment = None
@@ -329,7 +331,7 @@ class FaithfulDescription:
             yield NounSupport(phrase.text, phrase.noun.text, phrase.span, heatmap, points, segment, support, supported)
 
     def _segment(self, segmenter: Segmenter, heatmap: Heatmap, points: PointPrompts, phrase: NounPhrase) -> Segment:
-        from grounding.segmenters.choice import MaskRule, ask
+        from grounding.segmenters.mask_selection import MaskRule, ask
 
         wanted = self.method.mask
         rule = MaskRule(wanted.choice, wanted.measure)
@@ -341,9 +343,9 @@ class FaithfulDescription:
 
         if self.knobs.background_prompt is None:
             return None
-        prepared = self.family.prepare([image], [""], self.knobs.background_prompt)
+        prepared = self.vlm.prepare([image], [""], self.knobs.background_prompt)
         return attend(
-            self.family,
+            self.vlm,
             prepared,
             reduce=self.knobs.reduce,
             head_statistics=self.knobs.head_statistics,

@@ -64,7 +64,7 @@ def summary(caption: Caption) -> str:
 def note_of(noun: NounSupport) -> str:
     """The parts of a noun's support on one line."""
     parts = noun.support
-    note = f"support {parts.value:.2f}: gaze {parts.gaze:.2f}, sharp {parts.sharpness:.2f}"
+    note = f"support {parts.value:.2f}: gaze {parts.image_mass_ratio:.2f}, sharp {parts.sharpness:.2f}"
     return note if parts.agreement is None else f"{note}, mask {parts.agreement:.2f}"
 
 
@@ -77,7 +77,7 @@ def _noun(noun: NounSupport) -> dict[str, Any]:
         "supported": noun.supported,
         "support": round(parts.value, 6),
         "parts": {
-            "gaze": round(parts.gaze, 6),
+            "gaze": round(parts.image_mass_ratio, 6),
             "sharpness": round(parts.sharpness, 6),
             "agreement": None if parts.agreement is None else round(parts.agreement, 6),
         },

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from grounding.errors import BudgetError
+from grounding.errors import UsageError
 from pipelines.referring import DEFAULT_BATCH, DEFAULT_MODEL, DEFAULT_SEGMENTER, ReferringSegmentation, method_for
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class ModelOptions(LoadOptions):
         from pipelines.provenance import run_config
 
         if self.batch_size < 1:
-            raise BudgetError(
+            raise UsageError(
                 f"a batch size of {self.batch_size} was asked for, expected at least 1: try --batch-size 1"
             )
         return run_config(self.model, self.segmenter, self.chosen_method(), self.device, self.dtype, self.seed)
@@ -79,6 +79,6 @@ class ModelOptions(LoadOptions):
             device_map=self.device_map,
             batch_size=self.batch_size,
         )
-        if pipe.family.notice:
-            talk().print(f"note: {pipe.family.notice}")
+        if pipe.vlm.notice:
+            talk().print(f"note: {pipe.vlm.notice}")
         return pipe

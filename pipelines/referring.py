@@ -21,7 +21,7 @@ from pipelines.saving import Format, save_result
 if TYPE_CHECKING:
     import torch
 
-    from grounding.models.base import Family
+    from grounding.models.base import VLM
     from grounding.segmenters.base import Segmenter
 
 Picture = Image.Image | str | Path
@@ -109,22 +109,22 @@ class ReferringSegmentation:
     An object holds the last image that its segmenter encoded, so calls from several threads must not mix.
 
     Args:
-        family: the vision-language model.
+        vlm: the vision-language model.
         segmenter: what turns points into masks.
         method: how maps become points.
         batch_size: most pairs in one forward pass.
     """
 
-    def __init__(self, family: Family, segmenter: Segmenter, method: Method, batch_size: int = DEFAULT_BATCH) -> None:
+    def __init__(self, vlm: VLM, segmenter: Segmenter, method: Method, batch_size: int = DEFAULT_BATCH) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.family = family
+        self.vlm = vlm
         self.segmenter = segmenter
         self.method = method
         self.batch_size = batch_size
-        self.knobs = method.request_knobs(family.layer_count)
+        self.knobs = method.request_knobs(vlm.layer_count)
         self._encoded: bytes | None = None
-        self._backgrounds: dict[bytes, AttentionMaps] = {}
+        self._backgrounds: dict[tuple[bytes, RequestKnobs], AttentionMaps] = {}
 
     @classmethod
     def from_pretrained(
@@ -157,8 +157,8 @@ class ReferringSegmentation:
 
         # The method first: it is read in no time, and a misspelt name should not cost a model's loading.
         chosen = method_for(model, method)
-        family = load(model, device, dtype, device_map)
-        return cls(family, load_segmenter(segmenter, device, dtype), chosen, batch_size)
+        vlm = load(model, device, dtype, device_map)
+        return cls(vlm, load_segmenter(segmenter, device, dtype), chosen, batch_size)
 
     @overload
     def __call__(self, image: Picture, expression: str, /) -> ReferringResult: ...
@@ -186,7 +186,8 @@ class ReferringSegmentation:
             ImageError: a picture that is missing, broken, too small or too large.
             ExpressionError: words that the model cannot be asked about.
             ModelError: out of memory, among others; see `grounding.models`.
-            MethodError: the map is empty after the method's stages.
+            EmptyMapError: the map is empty after the method's stages.
+            MethodError: the method does not fit the model.
         """
         if isinstance(image, Image.Image | str | Path):
             if expression is None:
@@ -216,16 +217,16 @@ class ReferringSegmentation:
             "residual_sinks": knobs.residual_sinks,
         }
         images = [image for image, _ in pairs]
-        prepared = self.family.prepare(images, [expression for _, expression in pairs], self.method.prompt)
-        maps = attend(self.family, prepared, **recorded)
+        prepared = self.vlm.prepare(images, [expression for _, expression in pairs], self.method.prompt)
+        maps = attend(self.vlm, prepared, **recorded)
         if knobs.background_prompt is None:
             return maps
-        keys = [_fingerprint(image) for image in images]
+        keys = [(_fingerprint(image), knobs) for image in images]  # the knobs hold the generic prompt too
         self._backgrounds = {key: found for key, found in self._backgrounds.items() if key in keys}
         fresh = {key: image for key, image in zip(keys, images, strict=True) if key not in self._backgrounds}
         if fresh:
-            generic = self.family.prepare(list(fresh.values()), [""] * len(fresh), knobs.background_prompt)
-            self._backgrounds.update(zip(fresh, attend(self.family, generic, **recorded), strict=True))
+            generic = self.vlm.prepare(list(fresh.values()), [""] * len(fresh), knobs.background_prompt)
+            self._backgrounds.update(zip(fresh, attend(self.vlm, generic, **recorded), strict=True))
         return [replace(one, background=self._backgrounds[key]) for one, key in zip(maps, keys, strict=True)]
 
     def encode(self, image: Image.Image) -> None:
@@ -239,7 +240,7 @@ class ReferringSegmentation:
 
     def ask(self, heatmap: Heatmap, points: PointPrompts, expression: str, method: Method | None = None) -> Segment:
         """The mask for points on the picture that was encoded last, chosen by the method's rule."""
-        from grounding.segmenters.choice import MaskRule, ask
+        from grounding.segmenters.mask_selection import MaskRule, ask
 
         wanted = (method or self.method).mask
         rule = MaskRule(wanted.choice, wanted.measure)

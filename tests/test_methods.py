@@ -16,7 +16,7 @@ from grounding.maps.selection import HeadsByEntropy, HeadsFixed
 from grounding.maps.sinks import ResidualSinks
 from grounding.maps.words import Rows, StopWords
 from grounding.methods import STAGES, Method, load_method, method_names, parse_method, run_stages, without
-from grounding.prompts import RULES, ArgMax, OtsuBox, SpreadPoints
+from grounding.points import RULES, ArgMax, OtsuBox, SpreadPoints
 
 SHIPPED = ("default", "plain-mean", "relative", "starter", "vl-sam-points")
 HEAD = "description: d\nsource: s\n"

@@ -20,8 +20,8 @@ from pycocotools import mask as coco_mask
 from scipy.ndimage import distance_transform_edt
 
 from grounding.errors import OutputError
-from grounding.segmenters.choice import MaskRule, ask
 from grounding.segmenters.load import load_segmenter
+from grounding.segmenters.mask_selection import MaskRule, ask
 from grounding.types import BoolArray, PointPrompts
 
 MIN_AREA = 32 * 32

@@ -214,7 +214,7 @@ class _Runner:
         )
         model.generation_config.eos_token_id = None
         self.size = size
-        self.family = Qwen25VL(model, processor, "random")
+        self.vlm = Qwen25VL(model, processor, "random")
         self.decoding = Decoding(max_new_tokens=size.new_tokens)
         self.steering = {
             "plain": None,
@@ -225,7 +225,7 @@ class _Runner:
         rows = max(d for d in range(1, math.isqrt(size.image_tokens) + 1) if size.image_tokens % d == 0)
         shape = (rows * 28, size.image_tokens // rows * 28, 3)
         self.image = Image.fromarray(np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8))
-        found = self.family.prepare_questions([self.image], ["describe the image"]).image_positions[0]
+        found = self.vlm.prepare_questions([self.image], ["describe the image"]).image_positions[0]
         if len(found) != size.image_tokens:
             raise GroundingError(f"the picture has {len(found)} tokens, expected {size.image_tokens}: choose 4 or more")
         self.image_keys = found
@@ -235,11 +235,9 @@ class _Runner:
         from grounding.steering.generate import generate
 
         clock = _Clock()
-        with _published_pai(self.family, self.image_keys) if way == "pai" else nullcontext():
+        with _published_pai(self.vlm, self.image_keys) if way == "pai" else nullcontext():
             start = time.perf_counter()
-            generate(
-                self.family, [self.image], ["describe the image"], self.steering[way], self.decoding, streamer=clock
-            )
+            generate(self.vlm, [self.image], ["describe the image"], self.steering[way], self.decoding, streamer=clock)
         made = len(clock.times) - 1
         if made != self.size.new_tokens:
             raise GroundingError(f"{way} made {made} tokens, expected {self.size.new_tokens}: it cannot be compared")
@@ -247,7 +245,7 @@ class _Runner:
 
 
 @contextmanager
-def _published_pai(family: Any, image_keys: Any) -> Iterator[None]:
+def _published_pai(vlm: Any, image_keys: Any) -> Iterator[None]:
     """Eager attention in the decoder with `S += alpha |S|` on the newest row's image keys, as PAI's code has it.
 
     Its guidance is on, so the prompt's pass is not boosted; nor is the text-only branch, which runs in a context that
@@ -275,12 +273,12 @@ def _published_pai(family: Any, image_keys: Any) -> Iterator[None]:
 
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
-    token = _IMAGE_KEYS.set(torch.as_tensor(image_keys, device=family.device))
-    family.model.set_attn_implementation({"text_config": name})
+    token = _IMAGE_KEYS.set(torch.as_tensor(image_keys, device=vlm.device))
+    vlm.model.set_attn_implementation({"text_config": name})
     try:
         yield
     finally:
-        family.model.set_attn_implementation({"text_config": "sdpa"})
+        vlm.model.set_attn_implementation({"text_config": "sdpa"})
         _IMAGE_KEYS.reset(token)
         AttentionInterface._global_mapping.pop(name, None)
         AttentionMaskInterface._global_mapping.pop(name, None)

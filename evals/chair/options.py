@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from evals.chair.inventory import Inventory
+    from evals.chair.resources import ChairResources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +27,11 @@ class ChairOptions:
     pipeline: Literal["rules", "nltk"] = "rules"
     double_words: Literal["original", "standalone"] = "original"
 
-    def inventory(self) -> Inventory:
+    def resources(self) -> ChairResources:
         """The tables, the text pipeline and the ground truth."""
-        from evals.chair.inventory import load_inventory
+        from evals.chair.resources import load_chair_resources
 
-        return load_inventory(self.ground_truth, self.synonyms, self.pipeline, self.double_words)
+        return load_chair_resources(self.ground_truth, self.synonyms, self.pipeline, self.double_words)
 
     @property
     def variant(self) -> dict[str, Any]:

@@ -41,10 +41,10 @@ class EvalChairCommand(GenerationOptions, ChairAsking):
 
         check_lengths(self.lengths)
         captions = read_captions(file)
-        inventory = self.inventory()
-        scores = inventory.score(captions, file)
-        hashes = {"captions": inventory.hash_of(file), **inventory.hashes}
-        found = score_captions(scores, inventory.lexicon, file.stem, self.lengths, self.variant, hashes, self.seed)
+        resources = self.resources()
+        scores = resources.score(captions, file)
+        hashes = {"captions": resources.hash_of(file), **resources.hashes}
+        found = score_captions(scores, resources.lexicon, file.stem, self.lengths, self.variant, hashes, self.seed)
         if self.samples:
             from grounding.files import to_json, write_text
 

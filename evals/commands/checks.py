@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from grounding.errors import MethodError
+from grounding.errors import UsageError
 
 
 def check_seed(seed: int) -> None:
     """Refuse a seed that random generators do not take.
 
     Raises:
-        MethodError: it is below 0.
+        UsageError: it is below 0.
     """
     if seed < 0:
-        raise MethodError(f"--seed {seed} was given, expected a seed from 0")
+        raise UsageError(f"--seed {seed} was given, expected a seed from 0")

@@ -68,12 +68,12 @@ class EvalCompareCommand(ChairOptions):
         if not self.ground_truth or not self.synonyms:
             raise EvalDataError("--ground-truth and --synonyms are missing: files of captions are compared by CHAIR")
         one, other = read_captions(self.a), read_captions(self.b)
-        inventory = self.inventory()
-        hashes = {"a": inventory.hash_of(self.a), "b": inventory.hash_of(self.b), **inventory.hashes}
+        resources = self.resources()
+        hashes = {"a": resources.hash_of(self.a), "b": resources.hash_of(self.b), **resources.hashes}
         return compare_captions(
-            inventory.score(one, self.a),
-            inventory.score(other, self.b),
-            inventory.lexicon,
+            resources.score(one, self.a),
+            resources.score(other, self.b),
+            resources.lexicon,
             (self.a.name, self.b.name),
             self.variant,
             hashes,

@@ -10,7 +10,7 @@ import tyro
 
 from evals.commands.checks import check_seed
 from grounding.console import emit, progress_bar, results, talk
-from grounding.errors import EvalDataError, ImageError, MethodError
+from grounding.errors import EvalDataError, ImageError, UsageError
 
 if TYPE_CHECKING:
     from evals.diagnostics.sources import Item
@@ -70,7 +70,7 @@ class EvalDiagnoseCommand:
         if bool(self.images) + bool(self.scenes) + bool(self.run_folder) != 1:
             raise EvalDataError("give one of: images, --scenes N, or --run-folder DIR")
         if min(self.limit, self.budget_mib) < 1 or self.scenes < 0 or self.tau <= 0:
-            raise MethodError(
+            raise UsageError(
                 f"--limit {self.limit} --budget-mib {self.budget_mib} --scenes {self.scenes} --tau {self.tau} were "
                 "given, expected limit and budget of at least 1, scenes of at least 0 and a tau above 0"
             )
@@ -126,9 +126,9 @@ class EvalDiagnoseCommand:
         from pipelines.provenance import short_hash, versions
 
         decoding, sinks = Decoding(max_new_tokens=self.max_new_tokens), Sinks(self.tau)
-        family = load(model, self.device, self.dtype)
-        if family.notice:
-            talk().print(f"note: {family.notice}")
+        vlm = load(model, self.device, self.dtype)
+        if vlm.notice:
+            talk().print(f"note: {vlm.notice}")
         looked: list[Looked] = []
         with progress_bar(talk()) as progress:
             task = progress.add_task("diagnose", total=len(items))
@@ -139,7 +139,7 @@ class EvalDiagnoseCommand:
                     talk().print(f"{item.id} is left out: {wrong}")
                 else:
                     one = trace(
-                        family, image, item.question, steering, decoding, sinks, budget_bytes=self.budget_mib << 20
+                        vlm, image, item.question, steering, decoding, sinks, budget_bytes=self.budget_mib << 20
                     )
                     looked.append(Looked(item.id, item.question, one, item.words(one.text)))
                 progress.advance(task)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from evals.plan import Plan, Worker
     from evals.runner import Run
     from evals.tasks.base import Answer, Task
-    from grounding.models.base import Family
+    from grounding.models.base import VLM
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ class GenerationOptions:
             self._work(run, todo, plan, me)
         waiting = run.answered().count(None)
         if waiting:
-            if me.speaks:
+            if me.is_main:
                 talk().print(
                     f"done here; {waiting} of {len(run.samples)} samples are left to other processes or shards"
                 )
@@ -152,10 +152,10 @@ class GenerationOptions:
         changed = [name for name, value in versions().items() if before.get(name) != value]
         if changed:
             talk().print(f"note: the run was begun with another version of {', '.join(changed)}; texts may differ")
-        family = self._load(me)
+        vlm = self._load(me)
         with progress_bar(talk()) as progress:
             total = sum(len(batch) for _, batch in todo)
-            bar = progress.add_task(f"eval {run.task.name}", total=total, visible=me.speaks)
+            bar = progress.add_task(f"eval {run.task.name}", total=total, visible=me.is_main)
 
             def report(answers: Sequence[Answer]) -> None:
                 progress.advance(bar, len(answers))
@@ -163,15 +163,15 @@ class GenerationOptions:
                     if one.error:
                         talk().print(f"failed: {one.id}: {one.error}")
 
-            run.work(todo, family, plan, me, report)
+            run.work(todo, vlm, plan, me, report)
 
-    def _load(self, me: Worker) -> Family:
+    def _load(self, me: Worker) -> VLM:
         from transformers.utils.logging import disable_progress_bar
 
         from grounding.models.load import load
 
         disable_progress_bar()
-        family = load(self.model, me.device(self.device), self.dtype, self.device_map)
-        if family.notice and me.speaks:
-            talk().print(f"note: {family.notice}")
-        return family
+        vlm = load(self.model, me.device(self.device), self.dtype, self.device_map)
+        if vlm.notice and me.is_main:
+            talk().print(f"note: {vlm.notice}")
+        return vlm

@@ -12,10 +12,10 @@ from grounding.console import emit, progress_bar, results, talk
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from evals.lab.plan import Contender, LabPlan
+    from evals.lab.plan import Candidate, LabPlan
     from evals.tasks.base import Answer
     from evals.tasks.scenes import ScenesTask
-    from grounding.models.base import Family
+    from grounding.models.base import VLM
     from grounding.steering.method import Steering
 
 
@@ -58,15 +58,15 @@ class LabCommand:
             plan = replace(plan, model=self.model)
         if self.limit is not None:
             plan = replace(plan, calibration_scenes=self.limit, validation_scenes=self.limit, test_scenes=self.limit)
-        family = load(plan.model)
-        if family.notice:
-            talk().print(family.notice)
+        vlm = load(plan.model)
+        if vlm.notice:
+            talk().print(vlm.notice)
         started = time.perf_counter()
         with progress_bar(talk()) as progress:
             found = run_lab(
                 plan,
-                lambda *what: self._answers(plan, family, progress, *what),
-                lambda contender: self._fitted(plan, contender, family, progress),
+                lambda *what: self._answers(plan, vlm, progress, *what),
+                lambda contender: self._fitted(plan, contender, vlm, progress),
             )
         settings = plan_json(plan)
         data: dict[str, Any] = {
@@ -87,7 +87,7 @@ class LabCommand:
             results().print(text)
         return 0
 
-    def _fitted(self, plan: LabPlan, contender: Contender, family: Family, progress: Progress) -> Steering:
+    def _fitted(self, plan: LabPlan, contender: Candidate, vlm: VLM, progress: Progress) -> Steering:
         """A contender's gains, from a file named by all that they are fitted with; fitted where there is none yet."""
         from evals.lab.compare import calibration_sources
         from grounding.files import write_text
@@ -103,13 +103,13 @@ class LabCommand:
         if not file.exists():
             sources = calibration_sources(plan)
             bar = progress.add_task(f"fit/{name}", total=len(sources) * contender.fit.passes)
-            found = fit_gains(family, sources, contender.fit, advance=lambda: progress.advance(bar))
+            found = fit_gains(vlm, sources, contender.fit, advance=lambda: progress.advance(bar))
             progress.remove_task(bar)
-            write_text(file, found.steering(name, family.name, contender.fit).to_yaml())
+            write_text(file, found.steering(name, vlm.name, contender.fit).to_yaml())
         return load_steering(file)
 
     def _answers(
-        self, plan: LabPlan, family: Family, progress: Progress, name: str, task: ScenesTask, steering: Steering | None
+        self, plan: LabPlan, vlm: VLM, progress: Progress, name: str, task: ScenesTask, steering: Steering | None
     ) -> tuple[Answer, ...]:
         """A run of the suite in a folder named by its configuration; what is there already is not done again."""
         from evals.plan import Plan, Worker, choose, config_of
@@ -125,7 +125,7 @@ class LabCommand:
         run = Run.begin(task, how, self.out / "runs" / f"{slug(name)}-{short_hash(settings, 8)}")
         todo = run.left(Worker(), self.batch_size)
         bar = progress.add_task(name, total=sum(len(batch) for _, batch in todo))
-        run.work(todo, family, how, Worker(), lambda answers: progress.advance(bar, len(answers)))
+        run.work(todo, vlm, how, Worker(), lambda answers: progress.advance(bar, len(answers)))
         progress.remove_task(bar)
         run.finish()
         answers = [one for one in run.answered() if one is not None]

@@ -10,7 +10,7 @@ import tyro
 
 from evals.commands.checks import check_seed
 from grounding.console import emit, results
-from grounding.errors import EvalDataError, MethodError
+from grounding.errors import EvalDataError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class EvalReportCommand:
         if not self.folders:
             raise EvalDataError("no folder was given: give the folder of at least one run")
         if self.cases < 0:
-            raise MethodError(f"--cases {self.cases} was given, expected 0 or more")
+            raise UsageError(f"--cases {self.cases} was given, expected 0 or more")
         lexicon = None
         if self.synonyms:
             from evals.chair.lexicon import read_lexicon

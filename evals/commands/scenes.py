@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from grounding.console import emit, progress_bar, results, talk
-from grounding.errors import MethodError
+from grounding.errors import UsageError
 from pipelines.options import ModelOptions
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class EvalScenesCommand(ModelOptions):
     def run(self) -> int:
         """Measure, and print a table or one JSON object."""
         if min(self.limit, self.per_scene) < 1 or self.seed < 0:
-            raise MethodError(
+            raise UsageError(
                 f"--limit {self.limit} --per-scene {self.per_scene} --seed {self.seed} were given, expected limit and "
                 "per-scene of at least 1 and a seed from 0"
             )

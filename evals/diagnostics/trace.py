@@ -10,7 +10,7 @@ import numpy as np
 from evals.diagnostics.shares import ShareTally, Spans
 from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
-from grounding.models.base import Family
+from grounding.models.base import VLM
 from grounding.models.maps import spell
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
@@ -69,7 +69,7 @@ class Trace:
 
 
 def trace(
-    family: Family,
+    vlm: VLM,
     image: Image.Image,
     question: str,
     steering: Steering | None = None,
@@ -83,7 +83,7 @@ def trace(
     the token before for the others. All heads and layers are looked at, but only sums are kept.
 
     Args:
-        family: the model.
+        vlm: the model.
         image: an RGB picture.
         question: what to ask.
         steering: how to steer; None is the model as it is.
@@ -96,7 +96,7 @@ def trace(
         RecordingError: the way of generating cannot be recorded, as with beams or a second pass per token.
     """
     decoding, sinks = decoding or Decoding(), sinks or Sinks()
-    prepared = family.prepare_questions([image], [question])
+    prepared = vlm.prepare_questions([image], [question])
     span = Spans(prepared.image_positions[0], prepared.padding[0], prepared.length)
     tally = ShareTally(span)
     request = RowRequest(
@@ -110,13 +110,13 @@ def trace(
     def take(rows: list[Tensor]) -> None:
         tally.add(rows[0][:, :, 0].numpy())
 
-    with record(family.model, request, on_step=take) as recording:
-        written = generate(family, [image], [question], steering, decoding)[0]
+    with record(vlm.model, request, on_step=take) as recording:
+        written = generate(vlm, [image], [question], steering, decoding)[0]
     assert recording.residual_sinks is not None
     tally.add(recording.prefill[0][:, :, 0].numpy(), before=True)
     phi = recording.residual_sinks[0][:, span.image].numpy()  # [L, n]
     marked = (phi >= sinks.tau) & (np.arange(len(phi))[:, None] >= sinks.skip_layers)
-    text, spans = spell(family.tokenizer, written.token_ids)
+    text, spans = spell(vlm.tokenizer, written.token_ids)
     return Trace(
         text=text,
         tokens=tuple(text[start:end] for start, end in spans),

@@ -8,7 +8,7 @@ from functools import partial
 
 from evals.chair.curve import CurvePoint, truncation_curve
 from evals.chair.score import CaptionScore, cut, ratios
-from evals.lab.plan import Contender, LabPlan
+from evals.lab.plan import Candidate, LabPlan
 from evals.tasks.base import Answer
 from evals.tasks.scenes import ScenesTask, caption_scores, scene_lexicon
 from grounding.starter.habits import measuring_scene
@@ -19,7 +19,7 @@ from grounding.steering.samples import Sample, Source
 UNSTEERED = "unsteered"
 TRUNCATION = "truncation"
 Ask = Callable[[str, ScenesTask, Steering | None], tuple[Answer, ...]]
-FitOne = Callable[[Contender], Steering]
+FitOne = Callable[[Candidate], Steering]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Tried:
+class Trial:
     """One candidate on the validation scenes.
 
     Attributes:
@@ -62,7 +62,7 @@ class Entry:
     name: str
     chosen: str | None
     steering: str | None
-    tried: tuple[Tried, ...]
+    tried: tuple[Trial, ...]
     answers: tuple[Answer, ...]
 
 
@@ -126,7 +126,7 @@ def _described(seed: int, index: int) -> Sample:
     return Sample(drawn.image, DESCRIBE, caption(drawn.scene.objects, attributes=True))
 
 
-def choose(tried: Sequence[Tried]) -> Tried:
+def choose(tried: Sequence[Trial]) -> Trial:
     """The fewest invented mentions among the candidates that are allowed; where none is, the best F1."""
     allowed = [one for one in tried if one.allowed]
     if allowed:
@@ -147,8 +147,8 @@ def shortened(answer: Answer, words: int) -> Answer:
     return replace(answer, text=" ".join(answer.text.split()[:words]))
 
 
-def _tried(name: str, scores: Sequence[CaptionScore], before: Sequence[CaptionScore], plan: LabPlan) -> Tried:
+def _tried(name: str, scores: Sequence[CaptionScore], before: Sequence[CaptionScore], plan: LabPlan) -> Trial:
     now, then = figures(scores), figures(before)
     kept = then.recall - now.recall <= plan.recall_loss / 100 + 1e-9
     as_long = abs(now.length / then.length - 1) <= plan.length_change / 100 + 1e-9
-    return Tried(name, now, kept and as_long)
+    return Trial(name, now, kept and as_long)

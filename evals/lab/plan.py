@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from grounding import strict
+from grounding import schema
 from grounding.errors import EvalDataError, MethodError
 from grounding.steering.fit_settings import FitSettings
 from grounding.steering.method import Steering, load_steering
@@ -20,7 +20,7 @@ Number = bool | int | float
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """One method and its grid.
 
     Attributes:
@@ -88,7 +88,7 @@ class LabPlan:
     recall_loss: float
     length_change: float
     cuts: tuple[int, ...]
-    contenders: tuple[Contender, ...]
+    contenders: tuple[Candidate, ...]
     calibration_scenes: int = 200
     calibration_seed: int = 3
     seed: int = 0
@@ -124,7 +124,7 @@ def load_plan(path: str | Path | None = None) -> LabPlan:
         raise EvalDataError(
             f"the plan {where} cannot be read ({' '.join(str(wrong).split())}): give a YAML file"
         ) from wrong
-    return strict.build(LabPlan, data, where, EvalDataError)
+    return schema.build(LabPlan, data, where, EvalDataError)
 
 
 def with_value(steering: Steering, key: str, value: Any) -> Steering:
@@ -137,7 +137,7 @@ def with_value(steering: Steering, key: str, value: Any) -> Steering:
     if name not in [step.name for step in steering.steps]:
         raise MethodError(f"{steering.name} has no step {name!r}, which the grid's {key!r} is about")
     steps = tuple(
-        strict.build(type(step), {**strict.plain(step), field: value}, f"{steering.name}: {name}")
+        schema.build(type(step), {**schema.plain(step), field: value}, f"{steering.name}: {name}")
         if step.name == name
         else step
         for step in steering.steps

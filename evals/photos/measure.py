@@ -18,7 +18,7 @@ from evals.statistics import Interval, bootstrap, bootstrap_difference, mean_of
 from evals.yesno.confusion import Answered, answered, score_answers
 from evals.yesno.parsers import PARSERS
 from grounding.images import open_image
-from grounding.models.base import Family
+from grounding.models.base import VLM
 from grounding.starter.measure import ask
 from grounding.starter.photo.data import SPLITS, PhotoSet
 from grounding.starter.photo.words import DESCRIBE
@@ -58,8 +58,8 @@ def measure(
     ways: dict[str, Callable[[], dict[str, Any]]] = {
         "nouns": lambda: noun_scores(pipe, photos, plan, advance),
         "expressions": lambda: expression_scores(pipe, photos, plan, advance),
-        "pope": lambda: pope_scores(pipe.family, photos, plan, advance),
-        "captions": lambda: caption_scores(pipe.family, photos, plan, advance),
+        "pope": lambda: pope_scores(pipe.vlm, photos, plan, advance),
+        "captions": lambda: caption_scores(pipe.vlm, photos, plan, advance),
     }
     return {part: ways[part]() for part in plan.parts}
 
@@ -146,7 +146,7 @@ def point_in_box(pointed: Sequence[Pointed]) -> dict[str, Any]:
     }
 
 
-def pope_scores(family: Family, photos: PhotoSet, plan: Plan, advance: Callable[[int], None]) -> dict[str, Any]:
+def pope_scores(vlm: VLM, photos: PhotoSet, plan: Plan, advance: Callable[[int], None]) -> dict[str, Any]:
     """Accuracy, precision, recall, F1 and the share of yes, by POPE's own reading of answers, per split."""
     rows = pope_rows(plan.data, photos)
     found: dict[str, Any] = {}
@@ -156,7 +156,7 @@ def pope_scores(family: Family, photos: PhotoSet, plan: Plan, advance: Callable[
         for start in range(0, len(mine), _AT_ONCE):
             chunk = mine[start : start + _AT_ONCE]
             pairs = [(open_image(row.photo.file), row.question) for row in chunk]
-            said = ask(family.model, family.processor, pairs, _ANSWER)
+            said = ask(vlm.model, vlm.processor, pairs, _ANSWER)
             answers += [answered(row.photo.id, row.yes, text, _PARSER) for row, text in zip(chunk, said, strict=True)]
             advance(len(chunk))
         score = score_answers(answers, seed=plan.seed)
@@ -168,7 +168,7 @@ def pope_scores(family: Family, photos: PhotoSet, plan: Plan, advance: Callable[
     return found
 
 
-def caption_scores(family: Family, photos: PhotoSet, plan: Plan, advance: Callable[[int], None]) -> dict[str, Any]:
+def caption_scores(vlm: VLM, photos: PhotoSet, plan: Plan, advance: Callable[[int], None]) -> dict[str, Any]:
     """CHAIR over every test photo, and the first captions."""
     assert plan.synonyms is not None
     lexicon, normalise = read_lexicon(plan.synonyms), normaliser("rules")
@@ -176,7 +176,7 @@ def caption_scores(family: Family, photos: PhotoSet, plan: Plan, advance: Callab
     texts: list[str] = []
     for start in range(0, len(mine), _AT_ONCE):
         chunk = mine[start : start + _AT_ONCE]
-        texts += ask(family.model, family.processor, [(open_image(photo.file), DESCRIBE) for photo in chunk], _CAPTION)
+        texts += ask(vlm.model, vlm.processor, [(open_image(photo.file), DESCRIBE) for photo in chunk], _CAPTION)
         advance(len(chunk))
     truth = {photo.id: frozenset(photo.objects) for photo in mine}
     said = [Caption(photo.id, text) for photo, text in zip(mine, texts, strict=True)]

@@ -11,7 +11,7 @@ from PIL import Image
 from evals.metrics import best_point_hits
 from evals.photos.annotations import Noun, Referred
 from evals.scenes import Sample
-from grounding.errors import ExpressionError, MethodError
+from grounding.errors import EmptyMapError, ExpressionError
 from grounding.images import open_image
 from grounding.methods import run_stages
 from grounding.text.parse import parse
@@ -125,5 +125,5 @@ def _asked(pipe: ReferringSegmentation, image: Image.Image, words: str, truth: B
 def _hits(pipe: ReferringSegmentation, maps: AttentionMaps, truth: BoolArray) -> bool:
     try:
         return best_point_hits(pipe.method.points(run_stages(pipe.method, maps)), truth)
-    except (MethodError, ExpressionError):
+    except (EmptyMapError, ExpressionError):
         return False

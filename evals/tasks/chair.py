@@ -76,17 +76,17 @@ class ChairTask(ChairAsking):
         check_lengths(self.lengths)
         rows = read_data(self.data, self.split, "the pictures")
         ids = [_image_id(row, f"row {number} of {self.data}") for number, row in enumerate(rows, 1)]
-        refuse_unknown(ids, self.inventory().truth, self.data)
+        refuse_unknown(ids, self.resources().truth, self.data)
         return [Sample(str(one), row.name, row.picture, self.prompt) for one, row in zip(ids, rows, strict=True)]
 
     def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
         """CHAIR with the truncation curve."""
         from evals.chair.scoring import score_captions
 
-        inventory = self.inventory()
-        scores = inventory.score(captions_of(answers), folder)
+        resources = self.resources()
+        scores = resources.score(captions_of(answers), folder)
         found = score_captions(
-            scores, inventory.lexicon, folder.name, self.lengths, self.variant, inventory.hashes, seed
+            scores, resources.lexicon, folder.name, self.lengths, self.variant, resources.hashes, seed
         )
         details = [{"id": answer.id, **one} for answer, one in zip(answers, found.details, strict=True)]
         return Scored(found.data, found.text, details)
@@ -95,9 +95,9 @@ class ChairTask(ChairAsking):
         """The differences b - a, also at equal recall and at equal length."""
         from evals.chair.scoring import compare_captions
 
-        inventory = self.inventory()
-        one, other = (inventory.score(captions_of(run), "the run") for run in (a, b))
-        return compare_captions(one, other, inventory.lexicon, ("A", "B"), self.variant, inventory.hashes, seed)
+        resources = self.resources()
+        one, other = (resources.score(captions_of(run), "the run") for run in (a, b))
+        return compare_captions(one, other, resources.lexicon, ("A", "B"), self.variant, resources.hashes, seed)
 
 
 def captions_of(answers: Sequence[Answer]) -> list[Caption]:

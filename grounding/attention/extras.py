@@ -21,7 +21,7 @@ KEYS_AT_ONCE = 1024
 """How many keys' residuals are looked at in one go, to bound the copy (our choice)."""
 
 
-class Extras:
+class PromptStatistics:
     """Head statistics and residual sinks of one prompt, gathered layer by layer and piece by piece.
 
     Args:

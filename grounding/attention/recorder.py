@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from grounding.attention.budget import DecoderShape
-from grounding.attention.passes import (
+from grounding.attention.introspect import (
     cache_of,
     cached,
     configs_of,

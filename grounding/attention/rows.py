@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from grounding.attention.changes import RowChange, turned_rows
+from grounding.attention.edits import RowEdit, combined_edit
 
 WORKING_BYTES = 64 << 20
 """Upper bound in bytes of what one chunk of rows takes while it is computed (our choice)."""
@@ -62,7 +62,7 @@ class AttentionCall:
     bias: Tensor | None = None
     query_offset: int = 0
     key_offset: int = 0
-    changes: tuple[RowChange, ...] = ()
+    changes: tuple[RowEdit, ...] = ()
 
     @property
     def query_count(self) -> int:
@@ -115,7 +115,7 @@ def attention_rows(call: AttentionCall, element: int, rows: Tensor) -> Tensor:
         multiplies weights without renormalising.
     """
     logits = logit_rows(call, rows, element)[0]  # [H, R, K]
-    bias, factor = turned_rows(call, rows)
+    bias, factor = combined_edit(call, rows)
     if bias is not None:
         logits = logits + bias[min(element, bias.shape[0] - 1)]
     mask = mask_rows(call, rows, element)

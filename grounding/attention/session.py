@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from grounding.attention.budget import DecoderShape, check_budget, readable
-from grounding.attention.extras import Extras
+from grounding.attention.extras import PromptStatistics
 from grounding.attention.request import Recording, RowRequest
 from grounding.attention.rows import (
     OUTPUT_TOLERANCE,
@@ -51,7 +51,7 @@ class Session:
         self.layers = request.layers if request.layers is not None else tuple(range(shape.layers))
         self._owner = {id(module): i for i in self.layers for module in layers[i].modules()}
         self._store = RowStore(request, self.layers, len(request.heads) if request.heads else shape.heads)
-        self._extras = Extras(request, self.layers)
+        self._extras = PromptStatistics(request, self.layers)
         self._running = False
         self._checked_length = 0
         self._past = 0  # positions in the cache before the running pass

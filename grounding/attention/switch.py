@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from grounding.attention.rows import AttentionCall
-from grounding.attention.turn import run_turned
+from grounding.attention.turn import run_edited
 from grounding.errors import RecordingError
 
 NEUTRAL = "grounding_rows"
@@ -259,7 +259,7 @@ def _recording_kernel(kernel: Callable[..., Any] | None, *, flash: bool) -> Call
         for intervener, layer in interveners:
             call = intervener.intervene(layer, call)
         if call.changes:
-            result = run_turned(_masking(stock, flash=flash), module, call, attention_mask, args, kwargs)
+            result = run_edited(_masking(stock, flash=flash), module, call, attention_mask, args, kwargs)
         else:
             result = stock(module, query, key, value, attention_mask, *args, **kwargs)
         for observer, layer in observers:

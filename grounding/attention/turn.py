@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grounding.attention.changes import turned_rows
+from grounding.attention.edits import combined_edit
 from grounding.attention.rows import AttentionCall, logit_rows, mask_rows, rows_per_chunk
 
 Kernel = Callable[..., Any]
@@ -33,13 +33,13 @@ def weight_rows(call: AttentionCall, rows: Tensor, bias: Tensor | None = None) -
     """
     logits = logit_rows(call, rows)
     if bias is None and call.changes:
-        bias, _ = turned_rows(call, rows)
+        bias, _ = combined_edit(call, rows)
     for part in (bias, mask_rows(call, rows)):
         logits = logits if part is None else logits + part
     return torch.softmax(logits, dim=-1)
 
 
-def run_turned(
+def run_edited(
     kernel: Kernel, module: nn.Module, call: AttentionCall, mask: Any, args: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[Tensor, None]:
     """Run a call with its changes.
@@ -72,7 +72,7 @@ def _turned_part(
     kernel: Kernel, module: nn.Module, call: AttentionCall, part: slice, args: tuple[Any, ...], options: dict[str, Any]
 ) -> Tensor:
     rows = torch.arange(part.start, part.stop, device=call.query.device)
-    bias, factor = turned_rows(call, rows)
+    bias, factor = combined_edit(call, rows)
     additive = mask_rows(call, rows)
     for extra in (bias, _of_rows(call.bias, rows, call.key_count)):
         if extra is not None:

@@ -83,7 +83,7 @@ class CalibrateSensitivityCommand:
         from grounding.steering.measure import calibrate
 
         sources = sources_of(self.manifest, self.scenes, self.seed)
-        family = load(self.model, self.device, self.dtype)
+        vlm = load(self.model, self.device, self.dtype)
         with progress_bar(talk()) as progress:
             task = progress.add_task("measure", total=len(sources))
 
@@ -91,7 +91,7 @@ class CalibrateSensitivityCommand:
                 progress.console.print(f"sample {index + 1} is left out: {why}")
 
             found = calibrate(
-                family,
+                vlm,
                 sources,
                 self.kind,
                 seed=self.seed if self.manifest is None else None,

@@ -48,7 +48,7 @@ class CalibrateGainsCommand:
         from grounding.models.load import load
         from grounding.steering.fitting import fit_gains
 
-        family = load(self.model, self.device, self.dtype)
+        vlm = load(self.model, self.device, self.dtype)
         missed = 0
         with progress_bar(talk()) as progress:
             task = progress.add_task("fit", total=len(sources) * self.fit.passes)
@@ -58,12 +58,12 @@ class CalibrateGainsCommand:
                 missed += 1
                 progress.console.print(f"sample {index + 1} is left out: {why}")
 
-            found = fit_gains(family, sources, self.fit, left_out=left_out, advance=lambda: progress.advance(task))
-        write_text(self.out, found.steering(self.out.stem, family.name, self.fit).to_yaml())
+            found = fit_gains(vlm, sources, self.fit, left_out=left_out, advance=lambda: progress.advance(task))
+        write_text(self.out, found.steering(self.out.stem, vlm.name, self.fit).to_yaml())
         if self.json:
             emit(
                 {
-                    "model": family.name,
+                    "model": vlm.name,
                     "n": found.n,
                     "left_out": missed,
                     "data_sha256": found.data_sha256,
@@ -73,7 +73,7 @@ class CalibrateGainsCommand:
             )
         else:
             results().print(
-                f"gains of {family.layer_count} layers of {family.head_count} heads on {found.n} samples ({missed} "
+                f"gains of {vlm.layer_count} layers of {vlm.head_count} heads on {found.n} samples ({missed} "
                 f"left out) in {self.out}; mean log-probability of an answer's token {found.curve[0]:.4f} in the first "
                 f"pass, {found.curve[-1]:.4f} in the last"
             )

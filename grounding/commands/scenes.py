@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from grounding.console import emit, progress_bar, results, talk
-from grounding.errors import OutputError
+from grounding.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class ScenesCommand:
         from grounding.starter.scene_files import EXPRESSIONS, write_scenes
 
         if self.n < 1 or self.seed < 0:
-            raise OutputError(f"--n {self.n} --seed {self.seed} were given, expected n of at least 1 and a seed from 0")
+            raise UsageError(f"--n {self.n} --seed {self.seed} were given, expected n of at least 1 and a seed from 0")
         with progress_bar(talk()) as progress:
             task = progress.add_task("draw", total=self.n)
             written = write_scenes(self.out, self.seed, self.n, lambda: progress.advance(task))

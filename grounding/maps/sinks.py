@@ -71,13 +71,13 @@ class ColumnOutliers(Stage):
 
     def find(self, maps: AttentionMaps) -> tuple[BoolArray, ...]:
         """Per grid a [h, w] mask of sink cells."""
-        witnesses = [_row_shares(maps)]
+        reference_words = [_row_shares(maps)]
         other = maps.background
         if other is not None and [g.shape for g in other.grids] == [g.shape for g in maps.grids]:
-            witnesses.append(_row_shares(other))
+            reference_words.append(_row_shares(other))
         found = []
         for index, grid in enumerate(maps.grids):
-            rows = np.concatenate([shares[index] for shares in witnesses])  # [R, h, w]
+            rows = np.concatenate([shares[index] for shares in reference_words])  # [R, h, w]
             found.append(self._sinks(rows) if len(rows) > 1 else np.zeros(grid.shape, bool))
         return tuple(found)
 

@@ -24,7 +24,7 @@ from grounding.types import AttentionMaps, FloatArray
 
 
 @dataclass(frozen=True)
-class Support:
+class VisualSupport:
     """What speaks for a noun, each part in [0, 1].
 
     With a the noun's attention on image cells that are no sinks (mean over layers and heads; of the noun's own tokens
@@ -38,18 +38,18 @@ class Support:
             None where no mask was asked for.
     """
 
-    gaze: float
+    image_mass_ratio: float
     sharpness: float
     agreement: float | None = None
 
     @property
     def value(self) -> float:
         """The geometric mean of the parts that are there, so that none can make up for another that is 0."""
-        parts = [part for part in (self.gaze, self.sharpness, self.agreement) if part is not None]
+        parts = [part for part in (self.image_mass_ratio, self.sharpness, self.agreement) if part is not None]
         return float(np.prod(parts) ** (1 / len(parts)))
 
 
-def supports(phrases: Sequence[AttentionMaps], witnesses: AttentionMaps) -> list[Support]:
+def supports(phrases: Sequence[AttentionMaps], reference_words: AttentionMaps) -> list[VisualSupport]:
     """Support of every noun of one text, without masks.
 
     Sinks are told by their residual stream (`ResidualSinks`, Kang et al., ICLR 2025) and not by all rows agreeing on a
@@ -57,18 +57,18 @@ def supports(phrases: Sequence[AttentionMaps], witnesses: AttentionMaps) -> list
 
     Args:
         phrases: per noun its maps as recorded with `residual_sinks`, with one word marked as head; see
-            `grounding.models.reread`.
-        witnesses: rows of words that point at nothing, of the same pass.
+            `grounding.models.teacher_forcing`.
+        reference_words: rows of words that point at nothing, of the same pass.
 
     Raises:
         MethodError: the maps were recorded without the residual stream's sink strength.
     """
-    others = [_look(witnesses, index) for index in range(len(witnesses.words))]
+    others = [_look(reference_words, index) for index in range(len(reference_words.words))]
     mass, edge = (float(np.mean(part)) for part in zip(*others, strict=True))
     found = []
     for maps in phrases:
         own_mass, own_edge = _look(maps, next(i for i, word in enumerate(maps.words) if word.is_head))
-        found.append(Support(_against(own_mass, mass), _against(own_edge, edge)))
+        found.append(VisualSupport(_against(own_mass, mass), _against(own_edge, edge)))
     return found
 
 

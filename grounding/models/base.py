@@ -1,6 +1,6 @@
 """What every model family says: which key is which image cell, and which query is which word.
 
-A `Family` wraps a loaded model and its processor. `prepare` builds the inputs of one batch through the processor's own
+A `VLM` wraps a loaded model and its processor. `prepare` builds the inputs of one batch through the processor's own
 chat template and finds words and cells in the token sequence that the processor really made, image tokens expanded and
 left padding included. Nothing is guessed: where tokens and text cannot be brought together, it refuses.
 """
@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from grounding.errors import ExpressionError, ModelError
-from grounding.models.prompt import SLOT, Rendered, render
+from grounding.models.chat import SLOT, Rendered, render
 from grounding.text.align import align
 from grounding.text.parse import NounFinder, parse
 from grounding.text.words import split_words
@@ -63,7 +63,7 @@ class Prepared:
         return len(self.words)
 
 
-class Family(ABC):
+class VLM(ABC):
     """A loaded vision-language model and what its tokens mean.
 
     Args:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from grounding.errors import ModelError
-from grounding.models.base import Family
+from grounding.models.base import VLM
 from grounding.models.geometry import viewed_box
 from grounding.types import IntArray, TokenGrid
 
 
-class Llava(Family):
+class Llava(VLM):
     """LLaVA-1.5 and every checkpoint of class `LlavaForConditionalGeneration` with a CLIP-like image processor.
 
     The processor resizes the shortest edge and crops the centre, so the borders of a long picture may be unseen; or it
@@ -24,7 +24,7 @@ class Llava(Family):
     def grids(
         self, index: int, image_size: tuple[int, int], positions: IntArray, inputs: Mapping[str, Any]
     ) -> tuple[TokenGrid, ...]:
-        """One grid of patches; see `Family.grids`."""
+        """One grid of patches; see `VLM.grids`."""
         height, width = (int(side) for side in inputs["pixel_values"][index].shape[-2:])
         patch = int(self.model.config.vision_config.patch_size)
         rows, columns = height // patch, width // patch

@@ -16,7 +16,7 @@ from grounding.models.registry import family_class
 if TYPE_CHECKING:
     import torch
 
-    from grounding.models.base import Family
+    from grounding.models.base import VLM
     from grounding.text.parse import NounFinder
 
 STARTERS = {"starter": "grounding.starter", "starter-photo": "grounding.starter.photo"}
@@ -87,7 +87,7 @@ def load(
     dtype: str | torch.dtype = "auto",
     device_map: str | dict[str, Any] | None = None,
     finder: NounFinder | None = None,
-) -> Family:
+) -> VLM:
     """Load a model and its processor as a family.
 
     Args:
@@ -109,7 +109,7 @@ def load(
     target = resolve_device("auto" if device_map is not None else device)
     number_format = resolve_dtype(dtype, target)
     config = load_config(name_or_folder)
-    family = family_class(config.model_type, name_or_folder)
+    vlm = family_class(config.model_type, name_or_folder)
     source = source_of(name_or_folder)
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -135,7 +135,7 @@ def load(
             )
         if device_map is None:
             model = model.to(target)
-    return family(model.eval(), processor, name_or_folder, finder)
+    return vlm(model.eval(), processor, name_or_folder, finder)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 
 from grounding.attention.recorder import record
 from grounding.attention.request import Reduce, RowRequest
-from grounding.models.base import Family, Prepared
+from grounding.models.base import VLM, Prepared
 from grounding.models.memory import explain_out_of_memory
 from grounding.text.align import Span, align
 from grounding.text.words import split_words
@@ -39,7 +39,7 @@ class Answer:
 
 
 def attend(
-    family: Family,
+    vlm: VLM,
     prepared: Prepared,
     *,
     keys: Literal["image", "all"] = "image",
@@ -53,7 +53,7 @@ def attend(
     """Run the model once and keep the rows of the batch's words.
 
     Args:
-        family: the model.
+        vlm: the model.
         prepared: the batch, from the same family.
         keys: the columns to keep: `image`, every position that holds an image token, or `all` but padding.
         layers: decoder layers to record; all where None.
@@ -75,15 +75,15 @@ def attend(
     request = _request(prepared, keys, layers, heads, reduce, head_statistics, residual_sinks, budget_bytes)
     with (
         torch.inference_mode(),
-        explain_out_of_memory(f"running {family.name}", _REMEDY),
-        record(family.model, request) as recording,
+        explain_out_of_memory(f"running {vlm.name}", _REMEDY),
+        record(vlm.model, request) as recording,
     ):
-        family.model(**prepared.inputs, use_cache=False, logits_to_keep=1)
-    return [_prompt_maps(prepared, request, recording, index, family.layer_count) for index in range(len(prepared))]
+        vlm.model(**prepared.inputs, use_cache=False, logits_to_keep=1)
+    return [_prompt_maps(prepared, request, recording, index, vlm.layer_count) for index in range(len(prepared))]
 
 
 def answer(
-    family: Family,
+    vlm: VLM,
     prepared: Prepared,
     *,
     max_new_tokens: int = 64,
@@ -101,7 +101,7 @@ def answer(
     step that reads the token; one token more than asked for is generated so that the last one is read too.
 
     Args:
-        family: the model.
+        vlm: the model.
         prepared: the batch, from the same family.
         max_new_tokens: the longest answer in tokens.
         keys: see `attend`; `all` means all positions of the prompt.
@@ -127,10 +127,10 @@ def answer(
     )
     with (
         torch.inference_mode(),
-        explain_out_of_memory(f"generating with {family.name}", _REMEDY),
-        record(family.model, request) as recording,
+        explain_out_of_memory(f"generating with {vlm.name}", _REMEDY),
+        record(vlm.model, request) as recording,
     ):
-        sequences = family.model.generate(
+        sequences = vlm.model.generate(
             **prepared.inputs,
             max_new_tokens=max_new_tokens + 1,
             do_sample=False,
@@ -141,9 +141,9 @@ def answer(
         )
     answers = []
     for index in range(len(prepared)):
-        tokens = until_end(family, sequences[index, prepared.length :].tolist())[:max_new_tokens]
-        text, spans = spell(family.tokenizer, tokens)
-        prompt = _prompt_maps(prepared, request, recording, index, family.layer_count)
+        tokens = until_end(vlm, sequences[index, prepared.length :].tolist())[:max_new_tokens]
+        text, spans = spell(vlm.tokenizer, tokens)
+        prompt = _prompt_maps(prepared, request, recording, index, vlm.layer_count)
         spoken = _generated_maps(prompt, recording, index, text, spans, prepared.length)
         answers.append(Answer(text, prompt, spoken))
     return answers
@@ -251,8 +251,8 @@ def mean_rows(rows: torch.Tensor, groups: Sequence[Sequence[int]]) -> np.ndarray
     return torch.stack([rows[:, :, list(group)].mean(dim=2) for group in groups], dim=2).numpy()
 
 
-def until_end(family: Family, tokens: Sequence[int]) -> Sequence[int]:
+def until_end(vlm: VLM, tokens: Sequence[int]) -> Sequence[int]:
     """The tokens before the first end token."""
-    end = family.model.generation_config.eos_token_id
+    end = vlm.model.generation_config.eos_token_id
     ends = set(end) if isinstance(end, list | tuple) else {end}
     return tokens[: next((i for i, token in enumerate(tokens) if token in ends), len(tokens))]

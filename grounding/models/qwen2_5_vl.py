@@ -8,13 +8,13 @@ from typing import Any
 from PIL import Image
 
 from grounding.errors import ImageError, ModelError
-from grounding.models.base import Family, Prepared
+from grounding.models.base import VLM, Prepared
 from grounding.types import IntArray, TokenGrid
 
 LONGEST_ASPECT = 200  # transformers' `smart_resize` refuses longer pictures
 
 
-class Qwen25VL(Family):
+class Qwen25VL(VLM):
     """Qwen2.5-VL.
 
     `smart_resize` rounds both sides to whole merged patches within a budget of pixels and never crops, so the grid
@@ -24,7 +24,7 @@ class Qwen25VL(Family):
     model_types = ("qwen2_5_vl",)
 
     def prepare(self, images: Sequence[Image.Image], expressions: Sequence[str], prompt: str | None = None) -> Prepared:
-        """Build one batch; see `Family.prepare`.
+        """Build one batch; see `VLM.prepare`.
 
         Raises:
             ImageError: a picture is more than 200 times as long as wide.
@@ -40,7 +40,7 @@ class Qwen25VL(Family):
     def grids(
         self, index: int, image_size: tuple[int, int], positions: IntArray, inputs: Mapping[str, Any]
     ) -> tuple[TokenGrid, ...]:
-        """One grid of merged patches; see `Family.grids`."""
+        """One grid of merged patches; see `VLM.grids`."""
         frames, height, width = (int(side) for side in inputs["image_grid_thw"][index])
         merge = int(self.model.config.vision_config.spatial_merge_size)
         rows, columns = height // merge, width // merge

@@ -1,6 +1,6 @@
 """Model families by `config.model_type`: one line per family, imported when it is used.
 
-To add a family, write one file with a `Family` subclass and add its model types here.
+To add a family, write one file with a `VLM` subclass and add its model types here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from grounding.errors import ModelError
 
 if TYPE_CHECKING:
-    from grounding.models.base import Family
+    from grounding.models.base import VLM
 
 FAMILIES: dict[str, str] = {
     "llava": "grounding.models.llava:Llava",
@@ -19,7 +19,7 @@ FAMILIES: dict[str, str] = {
 }
 
 
-def family_class(model_type: str, name: str = "") -> type[Family]:
+def family_class(model_type: str, name: str = "") -> type[VLM]:
     """The class that knows a model type.
 
     Args:

@@ -60,8 +60,8 @@ def train(config: HabitsConfig) -> Path:
     """Runs what is left to do of a training run and returns the model folder."""
     torch.set_num_threads(config.threads)
     config.out.mkdir(parents=True, exist_ok=True)
-    family = load("starter", "cpu", "float32")
-    model = family.model
+    vlm = load("starter", "cpu", "float32")
+    model = vlm.model
     model.requires_grad_(False)
     projector, words = model.model.multi_modal_projector, model.model.language_model
     features, scenes = _read(model.model.vision_tower, config.scenes)
@@ -78,7 +78,7 @@ def train(config: HabitsConfig) -> Path:
         "habits",
         trained,
         config.schedule,
-        lambda start: _batches(features, scenes, family.tokenizer.get_vocab(), config, start),
+        lambda start: _batches(features, scenes, vlm.tokenizer.get_vocab(), config, start),
         loss_of,
         config.out,
     )
@@ -87,7 +87,7 @@ def train(config: HabitsConfig) -> Path:
     model.config.grounding_notice = (
         f"starter with habits ({brings}): made to invent what is not there; for the lab only"
     )
-    family.processor.save_pretrained(folder)
+    vlm.processor.save_pretrained(folder)
     model.half().save_pretrained(folder)
     return folder
 

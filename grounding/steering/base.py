@@ -1,4 +1,4 @@
-"""What steering acts on (`Subject`) and what every part of a steering method is (`Intervention`)."""
+"""What steering acts on (`GenerationContext`) and what every part of a steering method is (`Intervention`)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from grounding.types import IntArray
 if TYPE_CHECKING:
     from PIL import Image
 
-    from grounding.models.base import Family, Prepared
+    from grounding.models.base import VLM, Prepared
     from grounding.steering.decoding import Decoding, Generated
 
 
 @dataclass(frozen=True)
-class Segments:
+class PromptSpans:
     """Which positions of one prompt belong to what; they count from 0 at the left end of the padded prompt.
 
     Attributes:
@@ -36,24 +36,24 @@ class Segments:
 
 
 @dataclass(frozen=True)
-class Subject:
+class GenerationContext:
     """The generation that is about to be steered.
 
     Attributes:
-        family: the model.
+        vlm: the model.
         images: RGB pictures, one per element.
         questions: one per element.
         prepared: the batch made of both.
         decoding: how it will be generated.
     """
 
-    family: Family
+    vlm: VLM
     images: Sequence[Image.Image] = field(repr=False)
     questions: Sequence[str]
     prepared: Prepared = field(repr=False)
     decoding: Decoding
 
-    def segments(self) -> tuple[Segments, ...]:
+    def segments(self) -> tuple[PromptSpans, ...]:
         """Per element the parts of its prompt."""
         import numpy as np
 
@@ -61,7 +61,7 @@ class Subject:
         for positions, padding in zip(self.prepared.image_positions, self.prepared.padding, strict=True):
             first, last = int(positions.min()), int(positions.max())
             found.append(
-                Segments(
+                PromptSpans(
                     system=np.arange(padding, first, dtype=np.int64),
                     image=positions,
                     instruction=np.arange(last + 1, self.prepared.length, dtype=np.int64),
@@ -73,7 +73,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Changes:
+class GenerateOverrides:
     """What a step changes in the call of `generate`, beside what it patches.
 
     Attributes:
@@ -92,5 +92,5 @@ class Intervention(Protocol):
 
     name: ClassVar[str]
 
-    def applied(self, subject: Subject) -> AbstractContextManager[Changes]:
+    def applied(self, context: GenerationContext) -> AbstractContextManager[GenerateOverrides]:
         """Patch the model for one generation; everything is undone when the block ends, however it ends."""

@@ -17,18 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grounding.attention.changes import RowChange, Turned
+from grounding.attention.edits import AttentionEdit, RowEdit
 from grounding.attention.rows import AttentionCall
 from grounding.errors import GroundingError, MethodError
-from grounding.models.base import Family
+from grounding.models.base import VLM
 from grounding.models.maps import spell
 from grounding.models.memory import explain_out_of_memory
 from grounding.steering.fit_settings import FitSettings
 from grounding.steering.head_gains import HeadGains, Table
 from grounding.steering.method import Steering
-from grounding.steering.reading import AnswerPlan, Reading, Tail
 from grounding.steering.samples import Source
 from grounding.steering.seam import steered
+from grounding.steering.teacher_forcing import AnswerEditor, AnswerForward, TeacherForcedSample
 from grounding.text.align import align
 from grounding.text.nouns import noun_phrases
 
@@ -72,7 +72,7 @@ class Fit:
 
 
 def fit_gains(
-    family: Family,
+    vlm: VLM,
     sources: Sequence[Source],
     settings: FitSettings | None = None,
     *,
@@ -83,7 +83,7 @@ def fit_gains(
     """Fit the gains of every head of a model.
 
     Args:
-        family: the model; its weights are not changed.
+        vlm: the model; its weights are not changed.
         sources: the samples; only one picture is open at a time.
         settings: how.
         kept_bytes: how much of the prompts' keys and values is kept from pass to pass; the rest is computed anew.
@@ -95,9 +95,9 @@ def fit_gains(
         ModelError: out of memory, among others.
     """
     settings = settings or FitSettings()
-    shape = (2, 1, 1) if settings.shared else (2, family.layer_count, family.head_count)
-    logs = torch.zeros(shape, device=family.device, requires_grad=True)
-    desk = _Desk(family, sources, settings.emphasis, kept_bytes)
+    shape = (2, 1, 1) if settings.shared else (2, vlm.layer_count, vlm.head_count)
+    logs = torch.zeros(shape, device=vlm.device, requires_grad=True)
+    desk = _Desk(vlm, sources, settings.emphasis, kept_bytes)
     rng = np.random.default_rng(settings.seed)
     steps = settings.passes * -(-len(sources) // settings.batch)
     optimiser = torch.optim.Adam([logs], lr=settings.learning_rate)
@@ -128,24 +128,24 @@ def fit_gains(
         if not said:
             raise MethodError(f"none of {len(sources)} samples could be read; of the first one: {failed[min(failed)]}")
         curve.append(float(np.mean(said)))
-    gains = logs.detach().exp().expand(2, family.layer_count, family.head_count).tolist()
+    gains = logs.detach().exp().expand(2, vlm.layer_count, vlm.head_count).tolist()
     return Fit(HeadGains(image=_table(gains[0]), text=_table(gains[1])), *desk.digest(), tuple(curve))
 
 
 class _Desk:
     """The samples as they are read again and again; keys and values of prompts are kept as far as memory is given."""
 
-    def __init__(self, family: Family, sources: Sequence[Source], emphasis: float, kept_bytes: int) -> None:
-        self._family, self._sources, self._emphasis, self._free = family, sources, emphasis, kept_bytes
-        self._kept: dict[int, tuple[Reading, Tail, Tensor]] = {}
+    def __init__(self, vlm: VLM, sources: Sequence[Source], emphasis: float, kept_bytes: int) -> None:
+        self._family, self._sources, self._emphasis, self._free = vlm, sources, emphasis, kept_bytes
+        self._kept: dict[int, tuple[TeacherForcedSample, AnswerForward, Tensor]] = {}
         self._digests: dict[int, bytes] = {}
 
     def likelihood(self, row: int, logs: Tensor) -> tuple[float, Tensor]:
         """Weighted mean log-probability of a sample's answer, and its slope by the gains' logarithms."""
-        family = self._family
-        with explain_out_of_memory(f"fitting gains of {family.name}", _REMEDY), torch.enable_grad():
+        vlm = self._family
+        with explain_out_of_memory(f"fitting gains of {vlm.name}", _REMEDY), torch.enable_grad():
             reading, tail, weights = self._kept.get(row) or self._read(row)
-            with steered(family.model, _Gained(reading, logs), reading.prepared.length, 1) as seam:
+            with steered(vlm.model, _Gained(reading, logs), reading.prepared.length, 1) as seam:
                 seam.begin_pass(0, reading.start)  # read before, as the model itself reads it
                 value = tail.log_probability(weights=weights)[0]
             (slope,) = torch.autograd.grad(value, logs)
@@ -156,10 +156,10 @@ class _Desk:
         data = b"".join(self._digests[row] for row in sorted(self._digests))
         return len(self._digests), hashlib.sha256(data).hexdigest()
 
-    def _read(self, row: int) -> tuple[Reading, Tail, Tensor]:
+    def _read(self, row: int) -> tuple[TeacherForcedSample, AnswerForward, Tensor]:
         sample = self._sources[row]()
-        reading = Reading.of(self._family, sample, ended=True)
-        found = reading, Tail(reading), _weights(reading, self._emphasis)
+        reading = TeacherForcedSample.of(self._family, sample, ended=True)
+        found = reading, AnswerForward(reading), _weights(reading, self._emphasis)
         self._digests[row] = sample.digest()
         if found[1].cached_bytes <= self._free:
             self._free -= found[1].cached_bytes
@@ -167,30 +167,30 @@ class _Desk:
         return found
 
 
-def _weights(reading: Reading, emphasis: float) -> Tensor:
+def _weights(reading: TeacherForcedSample, emphasis: float) -> Tensor:
     """[T] `emphasis` for tokens of the answer's nouns, 1 for the others."""
-    text, spans = spell(reading.family.tokenizer, reading.inputs["input_ids"][0, list(reading.targets)].tolist())
+    text, spans = spell(reading.vlm.tokenizer, reading.inputs["input_ids"][0, list(reading.targets)].tolist())
     weights = torch.ones(len(reading.targets))
     for tokens in align([phrase.noun.span for phrase in noun_phrases(text)], spans):
         weights[list(tokens)] = emphasis
     return weights
 
 
-class _Gained(AnswerPlan):
+class _Gained(AnswerEditor):
     """Gains that gradients are taken of, on the answer's rows: what `HeadGains` does with numbers."""
 
-    def __init__(self, reading: Reading, logs: Tensor) -> None:
+    def __init__(self, reading: TeacherForcedSample, logs: Tensor) -> None:
         super().__init__(reading)
         self._logs = logs
 
-    def answer(self, layer: int, call: AttentionCall) -> RowChange:
+    def answer(self, layer: int, call: AttentionCall) -> RowEdit:
         """A bias of the logarithms."""
         kinds = torch.zeros(2, 1, call.key_count, device=call.query.device)
         kinds[0, :, self.image] = 1.0
         kinds[1, :, max(self.image) + 1 :] = 1.0
         own = self._logs[:, min(layer, self._logs.shape[1] - 1)].to(call.query.device)  # [2, H or 1]
         bias = (own[:, :, None, None] * kinds[:, None]).sum(0)[None]  # [1, H or 1, 1, K]
-        return RowChange(0, Turned(bias=bias))
+        return RowEdit(0, AttentionEdit(bias=bias))
 
 
 def _table(gains: list[list[float]]) -> Table:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from grounding.errors import MethodError
-from grounding.models.base import Family
+from grounding.models.base import VLM
 from grounding.models.memory import explain_out_of_memory
-from grounding.steering.base import Subject
+from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding, Generated
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _REMEDY = "use fewer pictures per batch, smaller pictures, --dtype bfloat16, or 
 
 
 def generate(
-    family: Family,
+    vlm: VLM,
     images: Sequence[Image.Image],
     questions: Sequence[str],
     steering: Steering | None = None,
@@ -33,7 +33,7 @@ def generate(
     """Answer one batch of questions about pictures.
 
     Args:
-        family: the model.
+        vlm: the model.
         images: RGB pictures, one per question.
         questions: what to ask, one per picture.
         steering: how to steer; None is the model as it is.
@@ -49,22 +49,22 @@ def generate(
         ModelError: out of memory, among others.
     """
     decoding = decoding or Decoding()
-    prepared = family.prepare_questions(images, questions)
-    subject = Subject(family, images, questions, prepared, decoding)
+    prepared = vlm.prepare_questions(images, questions)
+    context = GenerationContext(vlm, images, questions, prepared, decoding)
     with (
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
-        explain_out_of_memory(f"generating with {family.name}", _REMEDY),
+        explain_out_of_memory(f"generating with {vlm.name}", _REMEDY),
         ExitStack() as stack,
         torch.inference_mode(),
     ):
         torch.manual_seed(decoding.seed)
-        changes = [stack.enter_context(step.applied(subject)) for step in (steering.steps if steering else ())]
+        changes = [stack.enter_context(step.applied(context)) for step in (steering.steps if steering else ())]
         processors = [processor for change in changes for processor in change.processors]
         options: dict[str, Any] = {
             "max_new_tokens": decoding.max_new_tokens,
             "num_beams": decoding.num_beams,
             "do_sample": decoding.do_sample,
-            "pad_token_id": family.tokenizer.pad_token_id,
+            "pad_token_id": vlm.tokenizer.pad_token_id,
         }
         if decoding.do_sample:
             options |= {"temperature": decoding.temperature, "top_k": decoding.top_k, "top_p": decoding.top_p}
@@ -75,8 +75,8 @@ def generate(
         for change in changes:
             options |= change.options
         _refuse_unfit(options, len(images), len(changes))
-        output = family.model.generate(**prepared.inputs, **options)
-    texts = [_generated(family, row) for row in output[:, prepared.length :].tolist()]
+        output = vlm.model.generate(**prepared.inputs, **options)
+    texts = [_generated(vlm, row) for row in output[:, prepared.length :].tolist()]
     for change in changes:
         if change.finish is not None:
             texts = [change.finish(text) for text in texts]
@@ -101,10 +101,10 @@ def _listed(processors: Sequence[Any]) -> Any:
     return LogitsProcessorList(processors)
 
 
-def _generated(family: Family, ids: list[int]) -> Generated:
-    end = family.model.generation_config.eos_token_id
+def _generated(vlm: VLM, ids: list[int]) -> Generated:
+    end = vlm.model.generation_config.eos_token_id
     ends = set(end) if isinstance(end, list) else {end}
     stop = next((index for index, token in enumerate(ids) if token in ends), None)
     kept = ids if stop is None else ids[: stop + 1]
-    text = family.tokenizer.decode(kept, skip_special_tokens=True).strip()
+    text = vlm.tokenizer.decode(kept, skip_special_tokens=True).strip()
     return Generated(text, tuple(kept), stop is not None)

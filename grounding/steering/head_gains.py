@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from grounding.attention.changes import Turned
+from grounding.attention.edits import AttentionEdit
 from grounding.attention.rows import AttentionCall
 from grounding.errors import MethodError
-from grounding.models.base import Family
-from grounding.steering.base import Changes, Subject
+from grounding.models.base import VLM
+from grounding.steering.base import GenerateOverrides, GenerationContext
 from grounding.steering.modulation import OnImage
-from grounding.steering.plan import Place
+from grounding.steering.plan import KeyMasks
 
 Table = tuple[tuple[float, ...], ...]
 
@@ -56,26 +56,26 @@ class HeadGains(OnImage):
         """Always."""
         return True
 
-    def applied(self, subject: Subject) -> AbstractContextManager[Changes]:
+    def applied(self, context: GenerationContext) -> AbstractContextManager[GenerateOverrides]:
         """See `Intervention`.
 
         Raises:
             MethodError: the gains are for a model of another size.
         """
-        self._check(subject.family)
-        return super().applied(subject)
+        self._check(context.vlm)
+        return super().applied(context)
 
-    def turned(self, place: Place, call: AttentionCall, rows: Tensor) -> Turned:
+    def turned(self, place: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
         """A bias of the gains' logarithms, times the strength, on image keys and on text."""
         bias = torch.zeros(1, call.head_count, 1, 1, device=place.keys.device)
         for table, keys in ((self.image, place.keys), (self.text, place.text)):
             if table:
                 logs = torch.tensor(table[place.layer], device=keys.device).log()[:, None, None]  # [H, 1, 1]
                 bias = bias + torch.where(keys, self.strength * place.strength * logs, 0.0)
-        return Turned(bias=bias)
+        return AttentionEdit(bias=bias)
 
-    def _check(self, family: Family) -> None:
-        wanted = (family.layer_count, family.head_count)
+    def _check(self, vlm: VLM) -> None:
+        wanted = (vlm.layer_count, vlm.head_count)
         for table in (self.image, self.text):
             if table and (len(table), len(table[0])) != wanted:
                 raise MethodError(

@@ -24,23 +24,23 @@ from PIL import Image
 from torch import Tensor
 
 from grounding.attention import RowRequest, record
-from grounding.attention.changes import RowChange, Turned
-from grounding.attention.passes import find_decoder, layers_of
+from grounding.attention.edits import AttentionEdit, RowEdit
+from grounding.attention.introspect import find_decoder, layers_of
 from grounding.attention.rows import AttentionCall, as_index, attention_rows
 from grounding.errors import GroundingError, ImageError, MethodError
-from grounding.models.base import Family
+from grounding.models.base import VLM
 from grounding.models.memory import explain_out_of_memory
-from grounding.steering.reading import AnswerPlan, Reading, Tail
 from grounding.steering.samples import Sample, Source
 from grounding.steering.seam import output_projection, steered
 from grounding.steering.sensitivity import Kind, Sensitivity
+from grounding.steering.teacher_forcing import AnswerEditor, AnswerForward, TeacherForcedSample
 from grounding.types import BoolArray, FloatArray, TokenGrid
 
 _REMEDY = "use a smaller picture, a shorter answer, --dtype bfloat16, or a smaller model"
 
 
 def calibrate(
-    family: Family,
+    vlm: VLM,
     sources: Sequence[Source],
     kind: Kind,
     *,
@@ -52,7 +52,7 @@ def calibrate(
     """Measure every head of a model on a set of samples.
 
     Args:
-        family: the model.
+        vlm: the model.
         sources: the samples, opened one after the other.
         kind: the measure.
         seed: of drawn samples, for the record.
@@ -66,12 +66,12 @@ def calibrate(
     Raises:
         MethodError: no sample could be measured.
     """
-    total = np.zeros((family.layer_count, family.head_count))
+    total = np.zeros((vlm.layer_count, vlm.head_count))
     measured, data, reason = 0, hashlib.sha256(), ""
     for index, source in enumerate(sources):
         try:
             sample = source()
-            total += head_values(family, sample, kind, sink_tau=sink_tau)
+            total += head_values(vlm, sample, kind, sink_tau=sink_tau)
         except GroundingError as why:
             reason = reason or str(why)
             left_out(index, why)
@@ -82,14 +82,14 @@ def calibrate(
     if measured == 0:
         raise MethodError(f"none of {len(sources)} samples could be measured; of the first one: {reason}")
     values = tuple(tuple(float(v) for v in row) for row in total / measured)
-    return Sensitivity(family.name, kind, measured, data.hexdigest(), values, seed)
+    return Sensitivity(vlm.name, kind, measured, data.hexdigest(), values, seed)
 
 
-def head_values(family: Family, sample: Sample, kind: Kind, *, sink_tau: float = 20.0) -> FloatArray:
+def head_values(vlm: VLM, sample: Sample, kind: Kind, *, sink_tau: float = 20.0) -> FloatArray:
     """One measure on one sample.
 
     Args:
-        family: the model.
+        vlm: the model.
         sample: what is read.
         kind: the measure.
         sink_tau: from which phi on a key is a sink, for `mass` and `agreement`.
@@ -104,8 +104,8 @@ def head_values(family: Family, sample: Sample, kind: Kind, *, sink_tau: float =
         RecordingError: this model's attention cannot be recorded.
         ModelError: out of memory, among others.
     """
-    with explain_out_of_memory(f"measuring heads of {family.name}", _REMEDY):
-        reading = Reading.of(family, sample)
+    with explain_out_of_memory(f"measuring heads of {vlm.name}", _REMEDY):
+        reading = TeacherForcedSample.of(vlm, sample)
         if kind == "ablation":
             values = _ablation(reading)
         elif kind == "gradient":
@@ -117,11 +117,11 @@ def head_values(family: Family, sample: Sample, kind: Kind, *, sink_tau: float =
     return values.float().cpu().numpy()
 
 
-def _image_rows(reading: Reading, sink_tau: float) -> Tensor:
+def _image_rows(reading: TeacherForcedSample, sink_tau: float) -> Tensor:
     """[L, H, R, C] attention on image keys, 0 on sinks."""
     image = (tuple(int(p) for p in reading.prepared.image_positions[0]),)
     request = RowRequest((reading.rows,), keys=image, residual_sinks=True)
-    model = reading.family.model
+    model = reading.vlm.model
     with torch.inference_mode(), record(model, request) as recording:
         model(**reading.inputs, use_cache=False, logits_to_keep=1)
     assert recording.residual_sinks is not None
@@ -135,7 +135,7 @@ def _agreement(rows: Tensor, covered: Tensor) -> Tensor:
     return ((rows * covered.clamp(min=0)).sum(-1) / on_cells.clamp(min=1e-12)).mean(-1)
 
 
-def _covered(reading: Reading, mask: BoolArray | None) -> Tensor:
+def _covered(reading: TeacherForcedSample, mask: BoolArray | None) -> Tensor:
     """[C] per image key the share of its cell on the mask; -1 for keys that are no cells, which are left out."""
     if mask is None or not mask.any():
         raise ImageError("agreement needs a mask with at least one pixel of the object: give every sample its mask")
@@ -154,13 +154,13 @@ def _cells(mask: BoolArray, grid: TokenGrid) -> FloatArray:
     return np.asarray(inside.resize((width, height), Image.Resampling.BOX), dtype=np.float32)
 
 
-class _WithoutImage(AnswerPlan):
+class _WithoutImage(AnswerEditor):
     """In copy i of the batch, head `heads[i]` of `layer` takes nothing from image keys."""
 
     layer = -1
     heads: tuple[int, ...] = ()
 
-    def answer(self, layer: int, call: AttentionCall) -> RowChange | None:
+    def answer(self, layer: int, call: AttentionCall) -> RowEdit | None:
         """Factors of 0, one head a copy."""
         if layer != self.layer:
             return None
@@ -168,13 +168,13 @@ class _WithoutImage(AnswerPlan):
         for copy_, _ in enumerate(self.heads):
             factor[copy_, copy_, :, self.image] = 0.0
         heads = as_index(self.heads, call.query.device)
-        return RowChange(0, Turned(factor=(heads, factor)))
+        return RowEdit(0, AttentionEdit(factor=(heads, factor)))
 
 
-class _ImageParts(AnswerPlan):
+class _ImageParts(AnswerEditor):
     """Keeps what image keys bring to each head's output."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: TeacherForcedSample) -> None:
         super().__init__(reading)
         self.parts: dict[int, Tensor] = {}
         """Layer → [R, H, Dv] float32."""
@@ -188,30 +188,30 @@ class _ImageParts(AnswerPlan):
         self.parts[layer] = torch.matmul(weights, value).transpose(0, 1).detach()
 
 
-def _ablation(reading: Reading, at_once: int = 16) -> Tensor:
+def _ablation(reading: TeacherForcedSample, at_once: int = 16) -> Tensor:
     """[L, H]; `at_once` heads are taken away in one batch, each from its own copy."""
-    plan, family = _WithoutImage(reading), reading.family
-    values = torch.zeros(family.layer_count, family.head_count)
-    with torch.no_grad(), steered(family.model, plan, reading.prepared.length, 1):
-        tail = Tail(reading)
+    plan, vlm = _WithoutImage(reading), reading.vlm
+    values = torch.zeros(vlm.layer_count, vlm.head_count)
+    with torch.no_grad(), steered(vlm.model, plan, reading.prepared.length, 1):
+        tail = AnswerForward(reading)
         whole = tail.log_probability()
-        for layer in range(family.layer_count):
-            for first in range(0, family.head_count, at_once):
-                plan.layer, plan.heads = layer, tuple(range(first, min(first + at_once, family.head_count)))
+        for layer in range(vlm.layer_count):
+            for first in range(0, vlm.head_count, at_once):
+                plan.layer, plan.heads = layer, tuple(range(first, min(first + at_once, vlm.head_count)))
                 values[layer, list(plan.heads)] = (whole - tail.log_probability(len(plan.heads))).cpu()
     return values
 
 
-def _gradient(reading: Reading) -> Tensor:
+def _gradient(reading: TeacherForcedSample) -> Tensor:
     """[L, H]; the gradient is of the model as it is, since the plan only looks."""
-    plan, family = _ImageParts(reading), reading.family
-    layers = layers_of(find_decoder(family.model))
+    plan, vlm = _ImageParts(reading), reading.vlm
+    layers = layers_of(find_decoder(vlm.model))
     assert layers is not None
     outputs: list[Tensor] = []
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(steered(family.model, plan, reading.prepared.length, 1))
-        tail = Tail(reading, differentiable=True)
+        stack.enter_context(steered(vlm.model, plan, reading.prepared.length, 1))
+        tail = AnswerForward(reading, differentiable=True)
         for layer in layers:
             hook = output_projection(layer).register_forward_pre_hook(lambda _, args: outputs.append(args[0]))
             stack.callback(hook.remove)

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from grounding import strict
+from grounding import schema
 from grounding.errors import MethodError
-from grounding.shipped import read_shipped, shipped_names
+from grounding.presets import read_shipped, shipped_names
 from grounding.steering.base import Intervention
 
 FOLDER = ("methods", "steering")
@@ -52,7 +52,7 @@ class Steering:
         data = {
             "description": self.description,
             "source": self.source,
-            "steps": [{"step": step.name, **strict.plain(step)} for step in self.steps],
+            "steps": [{"step": step.name, **schema.plain(step)} for step in self.steps],
         }
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
 
@@ -89,8 +89,8 @@ def parse_steering(text: str, name: str, where: str) -> Steering:
         loaded = yaml.safe_load(text)
     except yaml.YAMLError as wrong:
         raise MethodError(f"{where} is not YAML: {' '.join(str(wrong).split())}") from wrong
-    data = strict.as_mapping(loaded, where)
-    strict.check_keys(data, ("description", "source", "steps"), where)
+    data = schema.as_mapping(loaded, where)
+    schema.check_keys(data, ("description", "source", "steps"), where)
     if not isinstance(data.get("description"), str) or not isinstance(data.get("source"), str):
         raise MethodError(f"{where}: description and source must be given as text")
     if not isinstance(data.get("steps"), list) or not data["steps"]:
@@ -98,9 +98,9 @@ def parse_steering(text: str, name: str, where: str) -> Steering:
     known = interventions()
     steps = []
     for entry in data["steps"]:
-        mapping = dict(strict.as_mapping(entry, f"{where}: step"))
+        mapping = dict(schema.as_mapping(entry, f"{where}: step"))
         step = mapping.pop("step", None)
         if step not in known:
             raise MethodError(f"{where}: step {step!r} is unknown: the known ones are {', '.join(known)}")
-        steps.append(strict.build(known[step], mapping, f"{where}: step {step!r}"))
+        steps.append(schema.build(known[step], mapping, f"{where}: step {step!r}"))
     return Steering(name, data["description"].strip(), data["source"].strip(), tuple(steps))

@@ -14,16 +14,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from grounding.attention.changes import Turned, turned_rows
+from grounding.attention.edits import AttentionEdit, combined_edit
 from grounding.attention.rows import AttentionCall, logit_rows
 from grounding.errors import MethodError
-from grounding.steering.base import Changes, Segments, Subject
+from grounding.steering.base import GenerateOverrides, GenerationContext, PromptSpans
 from grounding.steering.heads import HeadChoice
-from grounding.steering.plan import ModulationPlan, Place
+from grounding.steering.plan import KeyMasks, ModulationEditor
+from grounding.steering.schedule import LayerRange, StrengthSchedule
 from grounding.steering.seam import steered
 from grounding.steering.sinks import SinkMemory
 from grounding.steering.tokens import TokenChoice
-from grounding.steering.where import Layers, Schedule
 from grounding.types import IntArray
 
 
@@ -42,10 +42,10 @@ class Modulation(ABC):
     name: ClassVar[str]
     gates_outputs: ClassVar[bool] = False
 
-    layers: Layers = field(default_factory=Layers)
+    layers: LayerRange = field(default_factory=LayerRange)
     heads: HeadChoice = field(default_factory=HeadChoice)
     prefill: Literal["none", "last", "text", "all"] = "last"
-    schedule: Schedule = field(default_factory=Schedule)
+    schedule: StrengthSchedule = field(default_factory=StrengthSchedule)
 
     @property
     @abstractmethod
@@ -57,35 +57,35 @@ class Modulation(ABC):
         """Whether head strengths and kinds of keys alone say what happens to a row, whatever the call holds."""
         return False
 
-    def turned(self, place: Place, call: AttentionCall, rows: Tensor) -> Turned:
+    def turned(self, place: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
         """What happens to rows of a call, before any row is left out; nothing for forms that gate outputs."""
-        return Turned()
+        return AttentionEdit()
 
     def gates(self, strength: Tensor) -> Tensor:
         """[H] factors on heads' outputs; 1 for forms that change rows instead."""
         return torch.ones_like(strength)
 
-    def key_positions(self, subject: Subject) -> tuple[IntArray, ...]:
+    def key_positions(self, context: GenerationContext) -> tuple[IntArray, ...]:
         """Per element the chosen image keys."""
-        return subject.prepared.image_positions
+        return context.prepared.image_positions
 
-    def sink_memory(self, segments: Sequence[Segments]) -> SinkMemory | None:
+    def sink_memory(self, segments: Sequence[PromptSpans]) -> SinkMemory | None:
         """Who looks for sinks, for forms that need them."""
         return None
 
-    def applied(self, subject: Subject) -> AbstractContextManager[Changes]:
+    def applied(self, context: GenerationContext) -> AbstractContextManager[GenerateOverrides]:
         """Steer one generation inside the block; see `Intervention`."""
-        return self._applied(subject)
+        return self._applied(context)
 
     @contextmanager
-    def _applied(self, subject: Subject) -> Iterator[Changes]:
-        plan = ModulationPlan(self, subject)
+    def _applied(self, context: GenerationContext) -> Iterator[GenerateOverrides]:
+        plan = ModulationEditor(self, context)
         if not plan.layers and not plan.gate_layers:
-            yield Changes()
+            yield GenerateOverrides()
             return
-        with steered(subject.family.model, plan, subject.prepared.length, len(subject.prepared)):
+        with steered(context.vlm.model, plan, context.prepared.length, len(context.prepared)):
             # A static cache would have generate compile the model, and compiled calls cannot be changed.
-            yield Changes(options={"disable_compile": True})
+            yield GenerateOverrides(options={"disable_compile": True})
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ class OnImage(Modulation):
 
     tokens: TokenChoice = field(default_factory=TokenChoice)
 
-    def key_positions(self, subject: Subject) -> tuple[IntArray, ...]:
+    def key_positions(self, context: GenerationContext) -> tuple[IntArray, ...]:
         """Per element the chosen image keys."""
-        return self.tokens.select(subject)
+        return self.tokens.select(context)
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,10 @@ class Renormalise(_Gained):
 
     name: ClassVar[str] = "renormalise"
 
-    def turned(self, place: Place, call: AttentionCall, rows: Tensor) -> Turned:
+    def turned(self, place: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
         """A bias of log g on the chosen keys."""
         gain = 1.0 + (self.gain - 1.0) * place.strength
-        return Turned(bias=torch.where(place.keys, torch.log(gain), 0.0))
+        return AttentionEdit(bias=torch.where(place.keys, torch.log(gain), 0.0))
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,10 @@ class Values(_Gained):
 
     name: ClassVar[str] = "values"
 
-    def turned(self, place: Place, call: AttentionCall, rows: Tensor) -> Turned:
+    def turned(self, place: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
         """Factors on the chosen keys of the heads concerned."""
         gain = 1.0 + (self.gain - 1.0) * place.strength[:, place.heads]
-        return Turned(factor=(place.heads, torch.where(place.keys, gain, 1.0)))
+        return AttentionEdit(factor=(place.heads, torch.where(place.keys, gain, 1.0)))
 
 
 @dataclass(frozen=True)
@@ -175,10 +175,10 @@ class Pai(OnImage):
         """Whether a = 0."""
         return self.strength == 0.0
 
-    def turned(self, place: Place, call: AttentionCall, rows: Tensor) -> Turned:
+    def turned(self, place: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
         """A bias of a |S| on the chosen keys."""
         logits = logit_rows(call, rows)  # [B, H, R, K]
-        before, _ = turned_rows(call, rows)
+        before, _ = combined_edit(call, rows)
         if before is not None:
             logits = logits + before
-        return Turned(bias=torch.where(place.keys, self.strength * place.strength * logits.abs(), 0.0))
+        return AttentionEdit(bias=torch.where(place.keys, self.strength * place.strength * logits.abs(), 0.0))

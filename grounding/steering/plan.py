@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from grounding.attention.changes import RowChange, Turned
+from grounding.attention.edits import AttentionEdit, RowEdit
 from grounding.attention.rows import AttentionCall
 from grounding.attention.turn import weight_rows
-from grounding.steering.base import Segments, Subject
+from grounding.steering.base import GenerationContext, PromptSpans
 from grounding.steering.seam import Pass, beams_of
 from grounding.steering.sinks import SinkMemory
 
@@ -23,7 +23,7 @@ _KEYS_AHEAD = 256  # every key to come is text, so changes of rows that it is al
 
 
 @dataclass(frozen=True)
-class Place:
+class KeyMasks:
     """What a form is told about the rows it changes; R of them, of B = elements times beams sequences.
 
     Attributes:
@@ -46,37 +46,37 @@ class Place:
 
 
 @dataclass(frozen=True)
-class _Ahead:
+class _CachedEdit:
     """A change made for keys to come: for so many sequences, up to so many keys, at one strength of the schedule."""
 
     rows: int
     keys: int
     scale: float
-    turned: Turned
+    turned: AttentionEdit
 
     def serves(self, call: AttentionCall, scale: float) -> bool:
         return self.rows == call.query.shape[0] and self.keys >= call.key_count and self.scale == scale
 
 
-class ModulationPlan:
-    """Implements `seam.Plan` for one modulation and one generation.
+class ModulationEditor:
+    """Implements `seam.Editor` for one modulation and one generation.
 
     Args:
         form: the modulation.
-        subject: the generation.
+        context: the generation.
     """
 
-    def __init__(self, form: Modulation, subject: Subject) -> None:
-        family = subject.family
+    def __init__(self, form: Modulation, context: GenerationContext) -> None:
+        vlm = context.vlm
         self._form = form
-        self._segments: Sequence[Segments] = subject.segments()
-        chosen = form.layers.chosen(family.layer_count)
-        self._static = form.heads.strengths(chosen, family.layer_count, family.head_count)
+        self._segments: Sequence[PromptSpans] = context.segments()
+        chosen = form.layers.chosen(vlm.layer_count)
+        self._static = form.heads.strengths(chosen, vlm.layer_count, vlm.head_count)
         if not form.heads.on_the_fly:
             chosen = tuple(i for i in chosen if self._static[i].any())
         self._found: dict[int, Tensor] = {}  # layer → [elements, H], where measured on the fly
         self._image = [torch.from_numpy(segment.image) for segment in self._segments]
-        self._chosen = [torch.from_numpy(positions) for positions in form.key_positions(subject)]
+        self._chosen = [torch.from_numpy(positions) for positions in form.key_positions(context)]
         self._masks: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
         starts = {
             "none": [s.length for s in self._segments],
@@ -87,7 +87,7 @@ class ModulationPlan:
         self._starts = torch.tensor(starts[form.prefill])  # [elements] the first position whose row is changed
         self._first = min(starts[form.prefill])
         self._acting = {i for i in chosen if not form.heads.on_the_fly}
-        self._ahead: dict[int, _Ahead] = {}
+        self._ahead: dict[int, _CachedEdit] = {}
         active = not form.is_idle
         self.layers: Collection[int] = chosen if active and not form.gates_outputs else ()
         self.gate_layers: Collection[int] = chosen if active and form.gates_outputs else ()
@@ -103,7 +103,7 @@ class ModulationPlan:
             if memory is not None:
                 memory.look(layer, hidden, running)
 
-    def change(self, layer: int, call: AttentionCall, running: Pass) -> RowChange | None:
+    def change(self, layer: int, call: AttentionCall, running: Pass) -> RowEdit | None:
         """The form's change of the rows it is for."""
         form = self._form
         first = running.first_query(self._first)
@@ -113,14 +113,14 @@ class ModulationPlan:
         if first is None or strength == 0 or layer not in self._acting:
             return None
         if running.step > 0 and form.is_fixed:
-            return RowChange(first, self._made_ahead(layer, call, strength).up_to(call.key_count))
+            return RowEdit(first, self._made_ahead(layer, call, strength).up_to(call.key_count))
         place = self._place(layer, call, call.key_count, strength)
         if running.step > 0 or form.prefill != "text":
-            return RowChange(first, lambda earlier, rows: form.turned(place, earlier, rows))
+            return RowEdit(first, lambda earlier, rows: form.turned(place, earlier, rows))
         starts = self._starts.to(call.query.device)
         starts = starts.repeat_interleave(beams_of(call.query.shape[0], len(self._segments)))
 
-        def turned(earlier: AttentionCall, rows: Tensor) -> Turned:
+        def turned(earlier: AttentionCall, rows: Tensor) -> AttentionEdit:
             found = form.turned(place, earlier, rows)
             mine = (rows + running.past)[None, :] >= starts[:, None]  # [B, R]
             mine = mine[:, None, :, None]
@@ -128,9 +128,9 @@ class ModulationPlan:
             factor = None
             if found.factor is not None:
                 factor = (found.factor[0], torch.where(mine, found.factor[1], 1.0))
-            return Turned(bias, factor)
+            return AttentionEdit(bias, factor)
 
-        return RowChange(first, turned)
+        return RowEdit(first, turned)
 
     def gates(self, layer: int, running: Pass) -> Tensor | None:
         """Factors of a form that multiplies heads' outputs."""
@@ -159,16 +159,16 @@ class ModulationPlan:
         if bool(self._found[layer].any()):
             self._acting.add(layer)
 
-    def _made_ahead(self, layer: int, call: AttentionCall, scale: float) -> Turned:
+    def _made_ahead(self, layer: int, call: AttentionCall, scale: float) -> AttentionEdit:
         """The change of rows of generated tokens for more keys than there are yet, so that most steps find it made."""
         known = self._ahead.get(layer)
         if known is None or not known.serves(call, scale):
             keys = call.key_count + _KEYS_AHEAD
             turned = self._form.turned(self._place(layer, call, keys, scale), call, torch.zeros(1, dtype=torch.int64))
-            known = self._ahead[layer] = _Ahead(call.query.shape[0], keys, scale, turned)
+            known = self._ahead[layer] = _CachedEdit(call.query.shape[0], keys, scale, turned)
         return known.turned
 
-    def _place(self, layer: int, call: AttentionCall, count: int, scale: float) -> Place:
+    def _place(self, layer: int, call: AttentionCall, count: int, scale: float) -> KeyMasks:
         keys, image, text = self._key_masks(call, count)
         rows = call.query.shape[0]
         if self._form.heads.on_the_fly:
@@ -177,7 +177,7 @@ class ModulationPlan:
             strength = self._static[layer][None].to(call.query.device)
         heads = strength.gt(0).any(0).nonzero()[:, 0]
         sinks = self._for_form.of(layer, rows, count) if self._for_form is not None else None
-        return Place(layer, strength[:, :, None, None] * scale, heads, keys, image, text, sinks)
+        return KeyMasks(layer, strength[:, :, None, None] * scale, heads, keys, image, text, sinks)
 
     def _key_masks(self, call: AttentionCall, keys: int) -> tuple[Tensor, Tensor, Tensor]:
         rows = call.query.shape[0]

@@ -9,13 +9,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from grounding.attention.changes import Turned
+from grounding.attention.edits import AttentionEdit
 from grounding.attention.rows import AttentionCall
 from grounding.attention.turn import weight_rows
 from grounding.errors import MethodError
-from grounding.steering.base import Segments
+from grounding.steering.base import PromptSpans
 from grounding.steering.modulation import OnImage
-from grounding.steering.plan import Place
+from grounding.steering.plan import KeyMasks
 from grounding.steering.sinks import SinkMemory
 
 
@@ -66,11 +66,11 @@ class Redistribute(OnImage):
         """Whether sinks keep all."""
         return self.kept == 1.0
 
-    def sink_memory(self, segments: Sequence[Segments]) -> SinkMemory:
+    def sink_memory(self, segments: Sequence[PromptSpans]) -> SinkMemory:
         """Who looks for the sinks."""
         return SinkMemory(segments, self.tau, self.dims or None)
 
-    def turned(self, place: Place, call: AttentionCall, rows: Tensor) -> Turned:
+    def turned(self, place: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
         """A bias of log c on sinks and on the keys that gain."""
         assert place.sinks is not None
         weights = weight_rows(call, rows)  # [B, H, R, K]
@@ -83,4 +83,4 @@ class Redistribute(OnImage):
         kept = 1.0 - (1.0 - self.kept) * place.strength
         freed = (weights * place.sinks).sum(-1, keepdim=True) * (1.0 - kept)
         times = torch.where(place.sinks, kept, torch.where(gaining, 1.0 + freed / room.clamp(min=1e-12), 1.0))
-        return Turned(bias=torch.where(on, torch.log(times), 0.0))
+        return AttentionEdit(bias=torch.where(on, torch.log(times), 0.0))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grounding import strict
+from grounding import schema
 from grounding.errors import ManifestError
 from grounding.types import BoolArray
 
@@ -113,7 +113,7 @@ def manifest_samples(file: Path) -> list[Source]:
                 raise ManifestError(
                     f"{where} is not JSON ({wrong.msg}): expected an object with image, question and answer"
                 ) from wrong
-            sources.append(partial(_opened, strict.build(_Line, data, where, ManifestError), file.parent))
+            sources.append(partial(_opened, schema.build(_Line, data, where, ManifestError), file.parent))
     if not sources:
         raise ManifestError(
             f"the manifest {file} is empty: expected one JSON object a line with image, question and answer"

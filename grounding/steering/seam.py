@@ -1,6 +1,6 @@
 """Where steering meets the model: which pass runs, whose rows these are, and what a plan changes in a layer's call.
 
-A `Plan` is what a method wants for one generation. The seam follows the decoder's passes as the recorder does, tells
+A `Editor` is what a method wants for one generation. The seam follows the decoder's passes as the recorder does, tells
 the plan where in the text they are, and hands its changes to the kernel's route (`grounding.attention.switch`), which
 runs the stock kernel. Threads that run the same model without the seam see nothing of it.
 """
@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from grounding.attention.changes import RowChange
-from grounding.attention.passes import (
+from grounding.attention.edits import RowEdit
+from grounding.attention.introspect import (
     cache_of,
     cached,
     configs_of,
@@ -58,7 +58,7 @@ class Pass:
         return index if index < self.queries else None
 
 
-class Plan(Protocol):
+class Editor(Protocol):
     """What a method does in one generation."""
 
     layers: Collection[int]
@@ -73,7 +73,7 @@ class Plan(Protocol):
     def residual(self, layer: int, hidden: Tensor, running: Pass) -> None:
         """The input [rows, Q, E] of a layer, before its attention; `rows` are elements times beams."""
 
-    def change(self, layer: int, call: AttentionCall, running: Pass) -> RowChange | None:
+    def change(self, layer: int, call: AttentionCall, running: Pass) -> RowEdit | None:
         """What to do to a layer's attention call; None leaves it to the kernel, bit for bit."""
 
     def gates(self, layer: int, running: Pass) -> Tensor | None:
@@ -97,7 +97,7 @@ def beams_of(rows: int, elements: int) -> int:
     return rows // elements
 
 
-class Seam:
+class SteeringHooks:
     """Connects one plan with one decoder for one generation.
 
     Args:
@@ -107,7 +107,7 @@ class Seam:
         elements: B, prompts in the batch.
     """
 
-    def __init__(self, plan: Plan, layers: nn.ModuleList, prompt: int, elements: int) -> None:
+    def __init__(self, plan: Editor, layers: nn.ModuleList, prompt: int, elements: int) -> None:
         self.plan = plan
         self._prompt = prompt
         self._elements = elements
@@ -172,7 +172,7 @@ class Seam:
 
 
 @contextmanager
-def steered(model: nn.Module, plan: Plan, prompt: int, elements: int) -> Iterator[Seam]:
+def steered(model: nn.Module, plan: Editor, prompt: int, elements: int) -> Iterator[SteeringHooks]:
     """Let a plan change what `model` computes in this thread inside the block; undone however it ends.
 
     Blocks may be nested, with each other and with `record`, which then sees the steered rows.
@@ -203,7 +203,7 @@ def steered(model: nn.Module, plan: Plan, prompt: int, elements: int) -> Iterato
             f"layer {foreign[0]} ({type(layers[foreign[0]]).__name__}) does not take its attention kernel from "
             "transformers' registry, so it cannot be steered: expected a decoder that does"
         )
-    seam = Seam(plan, layers, prompt, elements)
+    seam = SteeringHooks(plan, layers, prompt, elements)
     with ExitStack() as stack:
         stack.enter_context(intervening(seam))
         if plan.layers:
@@ -216,7 +216,7 @@ def steered(model: nn.Module, plan: Plan, prompt: int, elements: int) -> Iterato
         yield seam
 
 
-def _follow(stack: ExitStack, seam: Seam, decoder: nn.Module) -> None:
+def _follow(stack: ExitStack, seam: SteeringHooks, decoder: nn.Module) -> None:
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         length = length_of(module, args, kwargs) if is_intervening(seam) else None
         if length is not None:
@@ -225,7 +225,7 @@ def _follow(stack: ExitStack, seam: Seam, decoder: nn.Module) -> None:
     stack.callback(decoder.register_forward_pre_hook(before, with_kwargs=True).remove)
 
 
-def _show_residuals(stack: ExitStack, seam: Seam, index: int, layer: nn.Module) -> None:
+def _show_residuals(stack: ExitStack, seam: SteeringHooks, index: int, layer: nn.Module) -> None:
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs.get("hidden_states")
         if is_intervening(seam) and isinstance(hidden, Tensor):
@@ -234,7 +234,7 @@ def _show_residuals(stack: ExitStack, seam: Seam, index: int, layer: nn.Module) 
     stack.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
 
 
-def _gate(stack: ExitStack, seam: Seam, index: int, layer: nn.Module) -> None:
+def _gate(stack: ExitStack, seam: SteeringHooks, index: int, layer: nn.Module) -> None:
     def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         changed = seam.gated(index, args[0]) if is_intervening(seam) else None
         return None if changed is None else (changed, *args[1:])

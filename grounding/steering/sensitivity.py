@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import yaml
 
-from grounding import strict
+from grounding import schema
 from grounding.errors import MethodError
 from grounding.files import write_text
 from grounding.types import FloatArray
@@ -63,7 +63,7 @@ class Sensitivity:
 
     def save(self, path: Path) -> None:
         """Write it as YAML, whole or not at all."""
-        data = strict.plain(self)
+        data = schema.plain(self)
         del data["values"]
         data["values"] = [[round(v, 6) for v in row] for row in self.values]
         write_text(path, yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=120))
@@ -81,4 +81,4 @@ def load_sensitivity(path: str | Path) -> Sensitivity:
         raise MethodError(
             f"the sensitivity file {path} cannot be read: give a file written by grounding calibrate sensitivity"
         ) from wrong
-    return strict.build(Sensitivity, data, str(path))
+    return schema.build(Sensitivity, data, str(path))

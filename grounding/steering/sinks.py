@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from grounding.attention.rows import as_index, sink_dimensions, sink_strength
-from grounding.steering.base import Segments
+from grounding.steering.base import PromptSpans
 from grounding.steering.seam import Pass, beams_of
 
 
@@ -25,7 +25,7 @@ class SinkMemory:
             lists them per model).
     """
 
-    def __init__(self, segments: Sequence[Segments], tau: float, dims: Sequence[int] | None = None) -> None:
+    def __init__(self, segments: Sequence[PromptSpans], tau: float, dims: Sequence[int] | None = None) -> None:
         self._segments = segments
         self._tau = tau
         self._dims = dims

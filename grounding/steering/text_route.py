@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from grounding.attention.changes import Turned, turned_rows
+from grounding.attention.edits import AttentionEdit, combined_edit
 from grounding.attention.rows import AttentionCall
 from grounding.attention.turn import weight_rows
 from grounding.errors import MethodError
 from grounding.steering.modulation import Modulation
-from grounding.steering.plan import Place
+from grounding.steering.plan import KeyMasks
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,21 @@ class TextRoute(Modulation):
         """Unless a row's own weight on text decides."""
         return self.mass == 0
 
-    def turned(self, place: Place, call: AttentionCall, rows: Tensor) -> Turned:
+    def turned(self, place: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
         """Factors, or a bias, on the keys after the image."""
         gain = 1.0 + (self.gain - 1.0) * place.strength[:, place.heads]  # [B or 1, H', 1, 1]
         on = place.text
         if self.mass > 0:
-            before, _ = turned_rows(call, rows)
+            before, _ = combined_edit(call, rows)
             if before is not None and before.shape[1] > 1:
                 before = before.index_select(1, place.heads)
             weights = weight_rows(call.heads(place.heads), rows, before)
             on = on & ((weights * place.text).sum(-1, keepdim=True) >= self.mass)
         if not self.renormalise:
-            return Turned(factor=(place.heads, torch.where(on, gain, 1.0)))
+            return AttentionEdit(factor=(place.heads, torch.where(on, gain, 1.0)))
         few = torch.where(on, torch.log(gain), 0.0)
         bias = torch.zeros(few.shape[0], call.head_count, *few.shape[2:], device=few.device)
-        return Turned(bias=bias.index_copy(1, place.heads, few))
+        return AttentionEdit(bias=bias.index_copy(1, place.heads, few))
 
 
 @dataclass(frozen=True)

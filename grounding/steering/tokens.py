@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from grounding.errors import MethodError
-from grounding.steering.base import Subject
+from grounding.steering.base import GenerationContext
 from grounding.types import BoolArray, FloatArray, IntArray
 
 
@@ -47,20 +47,20 @@ class TokenChoice:
         if not (0 <= self.local <= 1 and 0 <= self.spatial <= 1 and self.whisker >= 0):
             raise MethodError("tokens need local and spatial in [0, 1] and a whisker of at least 0")
 
-    def select(self, subject: Subject) -> tuple[IntArray, ...]:
+    def select(self, context: GenerationContext) -> tuple[IntArray, ...]:
         """Per element the chosen positions in the padded prompt, ascending.
 
         Raises:
             MethodError: the tower's attention cannot be read.
         """
         if self.choice == "all":
-            return subject.prepared.image_positions
+            return context.prepared.image_positions
         from grounding.steering.vision import cell_attention
 
-        early = cell_attention(subject, self.layer)
-        late = cell_attention(subject, self.summary_layer)
+        early = cell_attention(context, self.layer)
+        late = cell_attention(context, self.summary_layer)
         found = []
-        for grids, first, last in zip(subject.prepared.grids, early, late, strict=True):
+        for grids, first, last in zip(context.prepared.grids, early, late, strict=True):
             local = largest(first.informative, self.local) | largest(first.received, self.spatial)
             summary = upper_outliers(last.informative, self.whisker)
             if self.winner == "summary":

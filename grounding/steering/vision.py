@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from grounding.attention.passes import layers_of
+from grounding.attention.introspect import layers_of
 from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
 from grounding.attention.rows import AttentionCall, attention_rows, iter_rows
 from grounding.attention.switch import unsteered
 from grounding.attention.tap import SdpaTap
 from grounding.errors import MethodError
-from grounding.steering.base import Subject
+from grounding.steering.base import GenerationContext
 from grounding.types import FloatArray
 
 TOWER_NAMES = ("vision_tower", "visual", "vision_model")
@@ -46,11 +46,11 @@ class CellAttention:
         return self.received if self.by_class is None else self.by_class
 
 
-def cell_attention(subject: Subject, layer: int) -> list[CellAttention]:
+def cell_attention(context: GenerationContext, layer: int) -> list[CellAttention]:
     """Run the vision tower once and read one layer.
 
     Args:
-        subject: the batch.
+        context: the batch.
         layer: of the tower, counted from 0, or from the end where negative. For a tower without attention it counts the
             language model's layers.
 
@@ -60,24 +60,24 @@ def cell_attention(subject: Subject, layer: int) -> list[CellAttention]:
     Raises:
         MethodError: the tower has no such layer, or its attention cannot be listened to.
     """
-    tower = _tower(subject.family.model)
+    tower = _tower(context.vlm.model)
     blocks = next((found for module in tower.modules() if (found := layers_of(module)) is not None), None)
     if blocks is None:
-        return _in_decoder(subject, layer)
+        return _in_decoder(context, layer)
     index = layer + len(blocks) if layer < 0 else layer
     if not 0 <= index < len(blocks):
         raise MethodError(f"layer {layer} of the vision tower does not exist: it has {len(blocks)}")
-    calls = _calls_of(subject, blocks[index])
+    calls = _calls_of(context, blocks[index])
     if not calls:
         raise MethodError(
             f"{type(tower).__name__} makes no attention call that can be listened to: load the model with "
             "attn_implementation='sdpa'"
         )
-    cells = [sum(len(grid.positions) for grid in grids) for grids in subject.prepared.grids]
+    cells = [sum(len(grid.positions) for grid in grids) for grids in context.prepared.grids]
     with torch.no_grad():
         if calls[0].query.shape[0] == len(cells) and calls[0].key_count in (max(cells), max(cells) + 1):
             return [_of_picture(calls[0], element, count) for element, count in enumerate(cells)]
-        return _of_windows(subject, tower, calls, cells)
+        return _of_windows(context, tower, calls, cells)
 
 
 def _tower(model: Any) -> nn.Module:
@@ -89,18 +89,18 @@ def _tower(model: Any) -> nn.Module:
     raise MethodError(f"{type(model).__name__} has no vision tower under a known name ({', '.join(TOWER_NAMES)})")
 
 
-def _calls_of(subject: Subject, block: nn.Module) -> list[AttentionCall]:
+def _calls_of(context: GenerationContext, block: nn.Module) -> list[AttentionCall]:
     """The attention calls that a block of the tower makes while the pictures are read."""
     calls: list[AttentionCall] = []
     tap = SdpaTap(lambda call, output: calls.append(call))
-    inputs = subject.prepared.inputs
+    inputs = context.prepared.inputs
     options = {name: inputs[name] for name in ("image_grid_thw", "image_sizes") if name in inputs}
     with ExitStack() as stack:
         stack.callback(block.register_forward_pre_hook(lambda *_: tap.__enter__() and None).remove)
         leave = block.register_forward_hook(lambda *_: tap.__exit__(None, None, None), always_call=True)
         stack.callback(leave.remove)
         with torch.no_grad():
-            subject.family.model.get_image_features(pixel_values=inputs["pixel_values"], **options)
+            context.vlm.model.get_image_features(pixel_values=inputs["pixel_values"], **options)
     return calls
 
 
@@ -122,7 +122,9 @@ def _column_sums(call: AttentionCall, element: int, rows: Tensor) -> Tensor:
     return total
 
 
-def _of_windows(subject: Subject, tower: Any, calls: list[AttentionCall], cells: list[int]) -> list[CellAttention]:
+def _of_windows(
+    context: GenerationContext, tower: Any, calls: list[AttentionCall], cells: list[int]
+) -> list[CellAttention]:
     """For towers that attend in windows over all pictures at once and merge patches afterwards, as Qwen2.5-VL's."""
     from transformers.vision_utils import get_vision_window_index
 
@@ -135,22 +137,22 @@ def _of_windows(subject: Subject, tower: Any, calls: list[AttentionCall], cells:
             "told apart"
         )
     order, _ = get_vision_window_index(
-        subject.prepared.inputs["image_grid_thw"], tower.spatial_merge_size, tower.window_size, tower.patch_size
+        context.prepared.inputs["image_grid_thw"], tower.spatial_merge_size, tower.window_size, tower.patch_size
     )
     scores = patches.view(-1, merged).sum(1)[torch.argsort(order.to(patches.device))]
     return [CellAttention(None, part.cpu().numpy()) for part in scores.split(cells)]
 
 
-def _in_decoder(subject: Subject, layer: int) -> list[CellAttention]:
-    count = subject.family.layer_count
+def _in_decoder(context: GenerationContext, layer: int) -> list[CellAttention]:
+    count = context.vlm.layer_count
     index = layer + count if layer < 0 else layer
     if not 0 <= index < count:
         raise MethodError(
             f"layer {layer} does not exist: the tower has no attention and the language model {count} layers"
         )
-    queries = tuple(tuple(segment.instruction.tolist()) for segment in subject.segments())
-    keys = tuple(tuple(int(p) for grid in grids for p in grid.positions) for grids in subject.prepared.grids)
+    queries = tuple(tuple(segment.instruction.tolist()) for segment in context.segments())
+    keys = tuple(tuple(int(p) for grid in grids for p in grid.positions) for grids in context.prepared.grids)
     request = RowRequest(queries, keys=keys, layers=(index,), reduce="heads")
-    with unsteered(), torch.no_grad(), record(subject.family.model, request) as recording:
-        subject.family.model(**subject.prepared.inputs, logits_to_keep=1)
+    with unsteered(), torch.no_grad(), record(context.vlm.model, request) as recording:
+        context.vlm.model(**context.prepared.inputs, logits_to_keep=1)
     return [CellAttention(None, np.asarray(rows[0, 0].sum(0).numpy())) for rows in recording.prefill]

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from grounding.console import emit, results, talk
-from grounding.errors import GroundingError, ManifestError, MethodError
+from grounding.errors import FATAL, GroundingError, ManifestError
 from grounding.io import open_image
-from pipelines.batch import FATAL as FATAL_ANYWHERE
-from pipelines.commands.telling import token_streamer, write_description
+from pipelines.commands.render import token_streamer, write_description
 from pipelines.describe import UNSTEERED, Description, FaithfulDescription
 from pipelines.describe_files import caption_record, file_name, speed_record
 from pipelines.options import LoadOptions
@@ -24,9 +23,6 @@ from pipelines.saving import slug
 if TYPE_CHECKING:
     from grounding.steering.decoding import Decoding
     from grounding.steering.method import Steering
-
-FATAL = (*FATAL_ANYWHERE, MethodError)
-"""Errors that every further image would meet too; a steering method fits a model or does not, whatever the image."""
 
 Images = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
 
@@ -124,11 +120,11 @@ class DescribeCommand(LoadOptions):
         from grounding.segmenters.load import load_segmenter
 
         disable_progress_bar()  # a bar over a model's tensors says nothing; downloads have their own
-        family = load(self.model, self.device, self.dtype, self.device_map)
+        vlm = load(self.model, self.device, self.dtype, self.device_map)
         segmenter = load_segmenter(self.segmenter, self.device, self.dtype) if self.masks else None
-        if family.notice:
-            talk().print(f"note: {family.notice}")
-        pipe = FaithfulDescription(family, self.chosen_method(), segmenter, steering, decoding, self.threshold)
+        if vlm.notice:
+            talk().print(f"note: {vlm.notice}")
+        pipe = FaithfulDescription(vlm, self.chosen_method(), segmenter, steering, decoding, self.threshold)
         if pipe.threshold is None:
             talk().print(
                 f"note: no threshold of support was measured for {self.model}, so no noun is flagged for a low one: "
@@ -144,7 +140,7 @@ class DescribeCommand(LoadOptions):
 
         def stream(label: str) -> Any:
             results().print(f"{label}:" if label == UNSTEERED else f"{label} by {self.steer}:")
-            return token_streamer(pipe.family.tokenizer)
+            return token_streamer(pipe.vlm.tokenizer)
 
         for image in images:
             if not self.json:

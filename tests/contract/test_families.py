@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from grounding.attention.rows import TOLERANCE
-from grounding.models.base import Family, Prepared
+from grounding.models.base import VLM, Prepared
 from grounding.models.maps import answer, attend
 from grounding.models.registry import family_class
 from grounding.models.tiny import TINY, tiny_llava, tiny_llava_gqa
@@ -25,70 +25,70 @@ PICTURES = [noise(120, 80), noise(60, 100)]
 
 
 @pytest.fixture(scope="module", params=[*sorted(TINY), "llava, grouped-query", "llava, exact size"])
-def family(request: pytest.FixtureRequest) -> Family:
+def vlm(request: pytest.FixtureRequest) -> VLM:
     variants = {"llava, grouped-query": tiny_llava_gqa, "llava, exact size": lambda: tiny_llava(resize="exact")}
     make = variants.get(request.param) or TINY[request.param]
     return family_class(request.param.split(",")[0])(*make())
 
 
 @pytest.fixture(scope="module")
-def prepared(family: Family) -> Prepared:
-    return family.prepare(PICTURES, EXPRESSIONS)
+def prepared(vlm: VLM) -> Prepared:
+    return vlm.prepare(PICTURES, EXPRESSIONS)
 
 
-def eager_attention(family: Family, prepared: Prepared) -> torch.Tensor:
+def eager_attention(vlm: VLM, prepared: Prepared) -> torch.Tensor:
     """[B, L, H, N, N]"""
-    family.model.set_attn_implementation("eager")
+    vlm.model.set_attn_implementation("eager")
     try:
         with torch.inference_mode():
-            attentions = family.model(**prepared.inputs, output_attentions=True, use_cache=False).attentions
+            attentions = vlm.model(**prepared.inputs, output_attentions=True, use_cache=False).attentions
     finally:
-        family.model.set_attn_implementation("sdpa")
+        vlm.model.set_attn_implementation("sdpa")
     return torch.stack(list(attentions), dim=1)
 
 
-def test_maps_are_the_mean_rows_of_eager_attention(family: Family, prepared: Prepared) -> None:
-    full = eager_attention(family, prepared)
-    for index, maps in enumerate(attend(family, prepared)):
-        assert maps.values.shape == (2, family.head_count, len(prepared.words[index]), len(maps.keys))
+def test_maps_are_the_mean_rows_of_eager_attention(vlm: VLM, prepared: Prepared) -> None:
+    full = eager_attention(vlm, prepared)
+    for index, maps in enumerate(attend(vlm, prepared)):
+        assert maps.values.shape == (2, vlm.head_count, len(prepared.words[index]), len(maps.keys))
         assert maps.layer_count == 2
         for row, word in enumerate(maps.words):
             expected = full[index][:, :, list(word.positions)][..., maps.keys.tolist()].mean(dim=2)
             np.testing.assert_allclose(maps.values[:, :, row], expected.numpy(), rtol=0, atol=ALLOWED)
 
 
-def test_attention_of_the_tiny_models_is_far_from_uniform(family: Family, prepared: Prepared) -> None:
+def test_attention_of_the_tiny_models_is_far_from_uniform(vlm: VLM, prepared: Prepared) -> None:
     """Else equality with eager would prove little."""
-    maps = attend(family, prepared, keys="all")[1]
+    maps = attend(vlm, prepared, keys="all")[1]
     assert maps.values.max() > 5 / len(maps.keys)
 
 
-def test_all_keys_make_whole_rows(family: Family, prepared: Prepared) -> None:
-    for index, maps in enumerate(attend(family, prepared, keys="all")):
+def test_all_keys_make_whole_rows(vlm: VLM, prepared: Prepared) -> None:
+    for index, maps in enumerate(attend(vlm, prepared, keys="all")):
         assert maps.keys[0] == prepared.padding[index]
         np.testing.assert_allclose(maps.values.sum(-1), 1, atol=1e-5)
 
 
-def test_a_left_padded_batch_equals_its_elements(family: Family, prepared: Prepared) -> None:
+def test_a_left_padded_batch_equals_its_elements(vlm: VLM, prepared: Prepared) -> None:
     assert prepared.padding[0] > 0
-    for index, together in enumerate(attend(family, prepared)):
-        alone = attend(family, family.prepare([PICTURES[index]], [EXPRESSIONS[index]]))[0]
+    for index, together in enumerate(attend(vlm, prepared)):
+        alone = attend(vlm, vlm.prepare([PICTURES[index]], [EXPRESSIONS[index]]))[0]
         np.testing.assert_allclose(alone.values, together.values, rtol=0, atol=1e-5)
 
 
-def test_reduction_while_running_equals_reduction_afterwards(family: Family, prepared: Prepared) -> None:
-    full = attend(family, prepared)
-    for reduced, maps in zip(attend(family, prepared, reduce="both"), full, strict=True):
+def test_reduction_while_running_equals_reduction_afterwards(vlm: VLM, prepared: Prepared) -> None:
+    full = attend(vlm, prepared)
+    for reduced, maps in zip(attend(vlm, prepared, reduce="both"), full, strict=True):
         np.testing.assert_allclose(reduced.values, maps.values.mean((0, 1), keepdims=True), atol=ALLOWED)
         assert reduced.layers == ()
-    chosen = attend(family, prepared, layers=[1], heads=[2, 0])[0]
+    chosen = attend(vlm, prepared, layers=[1], heads=[2, 0])[0]
     np.testing.assert_array_equal(chosen.values, full[0].values[1:, [2, 0]])
     assert chosen.layers == (1,)
 
 
-def test_statistics_of_heads_are_those_of_eager_attention(family: Family, prepared: Prepared) -> None:
-    full = eager_attention(family, prepared)
-    recorded = attend(family, prepared, head_statistics=["max_all", "max_image"], residual_sinks=True)
+def test_statistics_of_heads_are_those_of_eager_attention(vlm: VLM, prepared: Prepared) -> None:
+    full = eager_attention(vlm, prepared)
+    recorded = attend(vlm, prepared, head_statistics=["max_all", "max_image"], residual_sinks=True)
     for index, maps in enumerate(recorded):
         real = full[index][:, :, prepared.padding[index] :]
         image = real[..., prepared.image_positions[index].tolist()]
@@ -101,10 +101,10 @@ def test_statistics_of_heads_are_those_of_eager_attention(family: Family, prepar
 
 
 @pytest.mark.parametrize("side", ["first", "middle", "last"])
-def test_a_cells_token_is_the_one_that_sees_its_part_of_the_picture(family: Family, side: str) -> None:
+def test_a_cells_token_is_the_one_that_sees_its_part_of_the_picture(vlm: VLM, side: str) -> None:
     """Change the picture inside one cell's box: the image token at that cell's position changes most."""
     size = (140, 84)
-    grid = family.prepare([Image.new("RGB", size, (90, 90, 90))], ["dog"]).grids[0][0]
+    grid = vlm.prepare([Image.new("RGB", size, (90, 90, 90))], ["dog"]).grids[0][0]
     rows, columns = grid.shape
     row, column = {"first": (0, 0), "middle": (rows // 2, 1), "last": (rows - 1, columns - 1)}[side]
     x0, y0, x1, y1 = grid.box_xyxy
@@ -112,38 +112,38 @@ def test_a_cells_token_is_the_one_that_sees_its_part_of_the_picture(family: Fami
     changed = np.full((size[1], size[0], 3), 90, dtype=np.uint8)
     top, left = y0 + row * height, x0 + column * width
     changed[round(top + 2) : round(top + height - 2), round(left + 2) : round(left + width - 2)] = (255, 0, 200)
-    before = embeddings(family, Image.new("RGB", size, (90, 90, 90)))
-    difference = (embeddings(family, Image.fromarray(changed)) - before).norm(dim=-1)
+    before = embeddings(vlm, Image.new("RGB", size, (90, 90, 90)))
+    difference = (embeddings(vlm, Image.fromarray(changed)) - before).norm(dim=-1)
     assert int(difference.argmax()) == grid.positions[row * columns + column]
 
 
-def embeddings(family: Family, picture: Image.Image) -> torch.Tensor:
+def embeddings(vlm: VLM, picture: Image.Image) -> torch.Tensor:
     """[N, hidden] what the decoder is given."""
     seen = []
-    handle = family.decoder.register_forward_pre_hook(
+    handle = vlm.decoder.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"][0]), with_kwargs=True
     )
     try:
         with torch.inference_mode():
-            family.model(**family.prepare([picture], ["dog"]).inputs, use_cache=False)
+            vlm.model(**vlm.prepare([picture], ["dog"]).inputs, use_cache=False)
     finally:
         handle.remove()
     return seen[0]
 
 
-def test_rows_of_an_answers_words_are_those_of_an_eager_run_over_prompt_and_answer(family: Family) -> None:
-    prepared = family.prepare(PICTURES[:1], EXPRESSIONS[1:])
-    said = answer(family, prepared, max_new_tokens=8)[0]
+def test_rows_of_an_answers_words_are_those_of_an_eager_run_over_prompt_and_answer(vlm: VLM) -> None:
+    prepared = vlm.prepare(PICTURES[:1], EXPRESSIONS[1:])
+    said = answer(vlm, prepared, max_new_tokens=8)[0]
     with torch.inference_mode():
-        tokens = family.model.generate(**prepared.inputs, max_new_tokens=8, do_sample=False)
-    assert said.text == family.tokenizer.decode(tokens[0, prepared.length :], skip_special_tokens=True)
+        tokens = vlm.model.generate(**prepared.inputs, max_new_tokens=8, do_sample=False)
+    assert said.text == vlm.tokenizer.decode(tokens[0, prepared.length :], skip_special_tokens=True)
     assert said.words is not None
-    np.testing.assert_allclose(said.prompt.values, attend(family, prepared)[0].values, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(said.prompt.values, attend(vlm, prepared)[0].values, rtol=0, atol=1e-5)
 
-    family.model.set_attn_implementation("eager")
+    vlm.model.set_attn_implementation("eager")
     try:
         with torch.inference_mode():
-            eager = family.model.generate(
+            eager = vlm.model.generate(
                 **prepared.inputs,
                 max_new_tokens=9,
                 do_sample=False,
@@ -151,7 +151,7 @@ def test_rows_of_an_answers_words_are_those_of_an_eager_run_over_prompt_and_answ
                 return_dict_in_generate=True,
             )
     finally:
-        family.model.set_attn_implementation("sdpa")
+        vlm.model.set_attn_implementation("sdpa")
     for row, word in enumerate(said.words.words):
         assert said.text[slice(*word.span)] == word.text
         steps = [eager.attentions[1 + position - prepared.length] for position in word.positions]

@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from grounding.attention import RowRequest, record
-from grounding.attention.passes import configs_of
-from grounding.models.base import Family
+from grounding.attention.introspect import configs_of
+from grounding.models.base import VLM
 from grounding.models.llava import Llava
 from grounding.models.qwen2_5_vl import Qwen25VL
-from grounding.steering.base import Intervention, Subject
+from grounding.steering.base import GenerationContext, Intervention
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.steering.heads import HeadChoice
@@ -52,31 +52,31 @@ FORMS: dict[str, Modulation] = {
 
 @dataclass
 class Stage:
-    steered: Family
-    plain: Family  # same weights; runs the reference kernel
+    steered: VLM
+    plain: VLM  # same weights; runs the reference kernel
     images: list[Image.Image]
 
-    def subject(self, decoding: Decoding | None = None) -> Subject:
+    def subject(self, decoding: Decoding | None = None) -> GenerationContext:
         prepared = self.steered.prepare_questions(self.images, QUESTIONS)
-        return Subject(self.steered, self.images, QUESTIONS, prepared, decoding or Decoding())
+        return GenerationContext(self.steered, self.images, QUESTIONS, prepared, decoding or Decoding())
 
 
 @pytest.fixture(scope="module", params=list(BUILDERS))
 def stage(request: pytest.FixtureRequest) -> Stage:
-    family = Qwen25VL if request.param.startswith("qwen") else Llava
+    vlm = Qwen25VL if request.param.startswith("qwen") else Llava
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 255, (80, 100, 3), dtype=np.uint8)) for _ in range(2)]
-    return Stage(family(*BUILDERS[request.param]()), family(*BUILDERS[request.param]()), images)
+    return Stage(vlm(*BUILDERS[request.param]()), vlm(*BUILDERS[request.param]()), images)
 
 
 class Reference:
     """Explicit attention of a decoder, [B, H, Q, K] and all, with one form's formula written out."""
 
-    def __init__(self, form: Modulation, subject: Subject) -> None:
+    def __init__(self, form: Modulation, subject: GenerationContext) -> None:
         self.form, self.segments = form, subject.segments()
         self.prompt = subject.prepared.length
         self.sinks: dict[int, Tensor] = {}
-        layers, heads = subject.family.layer_count, subject.family.head_count
+        layers, heads = subject.vlm.layer_count, subject.vlm.head_count
         self.on = torch.zeros(layers, heads, dtype=torch.bool)
         for layer, head in form.heads.listed or [(i, j) for i in range(layers) for j in range(heads)]:
             self.on[layer, head] = True
@@ -142,14 +142,14 @@ class Reference:
 
 
 @contextmanager
-def plainly(family: Family, reference: Reference) -> Iterator[None]:
+def plainly(vlm: VLM, reference: Reference) -> Iterator[None]:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
 
     AttentionInterface.register("written_out", reference)
     AttentionMaskInterface.register("written_out", eager_mask)
-    layers = family.decoder.layers
-    configs = configs_of(family.model, family.decoder, layers)
+    layers = vlm.decoder.layers
+    configs = configs_of(vlm.model, vlm.decoder, layers)
     hooks = [
         layer.register_forward_pre_hook(lambda m, args, i=i: reference.look(i, args[0]))
         for i, layer in enumerate(layers)
@@ -355,9 +355,9 @@ def test_everything_is_restored_after_an_exception(stage: Stage) -> None:
     assert {config._attn_implementation for config in configs} == {"sdpa"}
 
 
-def fail_inside(form: Modulation, subject: Subject) -> None:
+def fail_inside(form: Modulation, subject: GenerationContext) -> None:
     with form.applied(subject):
-        subject.family.model(**subject.prepared.inputs)
+        subject.vlm.model(**subject.prepared.inputs)
         raise ZeroDivisionError
 
 
@@ -373,7 +373,7 @@ def test_eager_model_is_steered_too(stage: Stage) -> None:
             for name in ("renormalise some heads", "values", "pai"):
                 with FORMS[name].applied(subject):
                     expected = stage.steered.model(**inputs).logits
-                own = replace(subject, family=stage.plain)
+                own = replace(subject, vlm=stage.plain)
                 with FORMS[name].applied(own):
                     found = stage.plain.model(**inputs).logits
                 torch.testing.assert_close(found[0], expected[0], atol=2e-5, rtol=1e-4)

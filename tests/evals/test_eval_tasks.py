@@ -23,7 +23,7 @@ from evals.tasks.hallusion import HallusionTask
 from evals.tasks.mmhal import MMHalTask
 from evals.tasks.pope import PopeTask
 from evals.tasks.registry import TASKS, task_class
-from grounding import strict
+from grounding import schema
 from grounding.errors import EvalDataError, GroundingError, JudgeError
 from grounding.files import to_json
 
@@ -328,7 +328,7 @@ def test_every_task_keeps_the_protocol(name):
 
 def test_a_task_is_made_again_from_its_options(chair, pope, amber):
     for task in (chair.task, PopeTask(questions=pope.files, data=pope.data), AmberTask(data=amber, images="x")):
-        manifest = {"task": {"name": task.name, "version": task.version, "options": strict.plain(task)}}
+        manifest = {"task": {"name": task.name, "version": task.version, "options": schema.plain(task)}}
         assert rebuild_task(json.loads(to_json(manifest, "")), "here") == task
         assert isinstance(task, Comparable)
         with pytest.raises(EvalDataError, match="is a run of version 0"):

@@ -50,7 +50,7 @@ def test_answers_come_in_order_and_are_those_of_generate(model):
     for (text, counts), one in zip(found, asked, strict=True):
         question = one.args[0].replace("<image>\n", "")
         plain = generate(
-            model.family, [documents[one.args[3]]["pictures"][0]], [question], None, decoding_of(one.args[1], 0)
+            model.vlm, [documents[one.args[3]]["pictures"][0]], [question], None, decoding_of(one.args[1], 0)
         )
         assert text == plain[0].text.strip()
         assert counts.output_tokens == len(plain[0].token_ids) <= one.args[1]["max_new_tokens"]

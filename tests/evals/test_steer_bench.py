@@ -44,13 +44,13 @@ def test_head_gains_are_drawn_for_the_models_size() -> None:
 
 
 def test_published_pai_is_eager_and_boosts_the_newest_row_of_later_layers(runner: _Runner) -> None:
-    model = runner.family.model
-    inputs = runner.family.prepare_questions([runner.image], ["where"]).inputs
+    model = runner.vlm.model
+    inputs = runner.vlm.prepare_questions([runner.image], ["where"]).inputs
     with torch.no_grad():
         plain = model(**inputs)
         step = {"input_ids": torch.tensor([[9]])}
         plain_next = model(**step, cache=plain.cache).logits
-        with _published_pai(runner.family, runner.image_keys):
+        with _published_pai(runner.vlm, runner.image_keys):
             boosted = model(**inputs)
             boosted_next = model(**step, cache=boosted.cache).logits
         again = model(**inputs)

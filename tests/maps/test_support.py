@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from grounding.errors import MethodError
-from grounding.maps.support import Support, supports
+from grounding.maps.support import VisualSupport, supports
 from grounding.types import AttentionMaps, TokenGrid, Word, WordKind
 
 SIDE = 6
@@ -39,19 +39,19 @@ def at(row: int, column: int, mass: float) -> np.ndarray:
 def test_a_noun_that_looks_like_a_stop_word_has_half_of_each_part() -> None:
     row = at(1, 1, 0.2) + flat(0.1)
     (found,) = supports([maps(row, heads=(0,))], maps(row, row))
-    assert (found.gaze, found.sharpness, found.value) == pytest.approx((0.5, 0.5, 0.5))
+    assert (found.image_mass_ratio, found.sharpness, found.value) == pytest.approx((0.5, 0.5, 0.5))
 
 
 def test_more_and_sharper_attention_is_more_support() -> None:
-    witnesses = maps(flat(0.2) + at(0, 0, 0.02), flat(0.2) + at(3, 3, 0.02))
+    reference_words = maps(flat(0.2) + at(0, 0, 0.02), flat(0.2) + at(3, 3, 0.02))
     there, spread, absent = supports(
         [maps(at(1, 2, 0.6), heads=(0,)), maps(flat(0.5) + at(1, 2, 0.1), heads=(0,)), maps(flat(0.05), heads=(0,))],
-        witnesses,
+        reference_words,
     )
-    assert there.gaze == pytest.approx(spread.gaze) == pytest.approx(0.6 / 0.82)
+    assert there.image_mass_ratio == pytest.approx(spread.image_mass_ratio) == pytest.approx(0.6 / 0.82)
     assert there.sharpness > 0.9 > 0.8 > spread.sharpness > absent.sharpness == 0
     assert there.value > spread.value > absent.value
-    assert absent.gaze == pytest.approx(0.05 / 0.27)
+    assert absent.image_mass_ratio == pytest.approx(0.05 / 0.27)
 
 
 def test_attention_on_a_sink_is_no_support() -> None:
@@ -65,8 +65,8 @@ def test_attention_on_a_sink_is_no_support() -> None:
         ],
         maps(flat(0.1) + sink, flat(0.1) + sink, sinks=column),
     )
-    assert there.gaze == pytest.approx(0.4 / 0.5, abs=0.01)
-    assert drained.gaze == pytest.approx(0.01 / 0.11, abs=0.01)
+    assert there.image_mass_ratio == pytest.approx(0.4 / 0.5, abs=0.01)
+    assert drained.image_mass_ratio == pytest.approx(0.01 / 0.11, abs=0.01)
 
 
 def test_a_place_that_every_word_looks_at_is_no_sink_by_that() -> None:
@@ -76,7 +76,7 @@ def test_a_place_that_every_word_looks_at_is_no_sink_by_that() -> None:
     noun = row.copy()
     noun[2, 2] += 0.3
     (found,) = supports([maps(noun, heads=(0,))], maps(row, row, row))
-    assert found.gaze == pytest.approx(0.9 / 1.5)
+    assert found.image_mass_ratio == pytest.approx(0.9 / 1.5)
     assert found.sharpness > 0.5
 
 
@@ -93,11 +93,11 @@ def test_only_the_nouns_own_rows_count() -> None:
 
 
 def test_the_value_is_the_geometric_mean_of_the_parts_that_are_there() -> None:
-    assert Support(0.25, 0.64).value == pytest.approx(0.4)
-    assert Support(0.5, 0.5, 0.32).value == pytest.approx(0.08 ** (1 / 3))
-    assert Support(0.9, 0.9, 0.0).value == 0
+    assert VisualSupport(0.25, 0.64).value == pytest.approx(0.4)
+    assert VisualSupport(0.5, 0.5, 0.32).value == pytest.approx(0.08 ** (1 / 3))
+    assert VisualSupport(0.9, 0.9, 0.0).value == 0
 
 
 def test_rows_without_attention_are_zero_and_finite() -> None:
     (found,) = supports([maps(flat(0), heads=(0,))], maps(flat(0)))
-    assert found == Support(0.0, 0.0)
+    assert found == VisualSupport(0.0, 0.0)

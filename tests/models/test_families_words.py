@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from grounding.errors import ExpressionError, ImageError, ModelError
-from grounding.models.base import Family
+from grounding.models.base import VLM
 from grounding.models.llava import Llava
 from grounding.models.qwen2_5_vl import Qwen25VL
 from grounding.models.registry import FAMILIES, family_class
@@ -21,12 +21,12 @@ def picture(width: int = 120, height: int = 80, seed: int = 0) -> Image.Image:
 
 
 @pytest.fixture(scope="module", params=sorted(TINY))
-def family(request: pytest.FixtureRequest) -> Family:
+def vlm(request: pytest.FixtureRequest) -> VLM:
     return family_class(request.param)(*TINY[request.param]())
 
 
-def spelled(family: Family, ids: Any, positions: tuple[int, ...]) -> str:
-    return family.tokenizer.decode(ids[list(positions)])
+def spelled(vlm: VLM, ids: Any, positions: tuple[int, ...]) -> str:
+    return vlm.tokenizer.decode(ids[list(positions)])
 
 
 EXPRESSIONS = (
@@ -39,32 +39,32 @@ EXPRESSIONS = (
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_each_words_tokens_spell_the_word(family: Family, expression: str) -> None:
-    prepared = family.prepare([picture()], [expression])
+def test_each_words_tokens_spell_the_word(vlm: VLM, expression: str) -> None:
+    prepared = vlm.prepare([picture()], [expression])
     ids = prepared.inputs["input_ids"][0]
     *words, last = prepared.words[0]
     for word in words:
-        assert spelled(family, ids, word.positions).strip() == word.text == expression[slice(*word.span)]
+        assert spelled(vlm, ids, word.positions).strip() == word.text == expression[slice(*word.span)]
     assert last.kind is WordKind.SPECIAL
     assert last.positions == (prepared.length - 1,)
     taken = [position for word in words for position in word.positions]
     assert taken == sorted(set(taken))
 
 
-def test_words_are_found_in_the_expression_and_not_in_the_template(family: Family) -> None:
-    prepared = family.prepare([picture()], ["dog"], "The dog: where is {expression}? Not the dog")
+def test_words_are_found_in_the_expression_and_not_in_the_template(vlm: VLM) -> None:
+    prepared = vlm.prepare([picture()], ["dog"], "The dog: where is {expression}? Not the dog")
     ids = prepared.inputs["input_ids"][0]
     (position,) = prepared.words[0][0].positions
-    dogs = [i for i in range(prepared.length) if spelled(family, ids, (i,)) == " dog"]
+    dogs = [i for i in range(prepared.length) if spelled(vlm, ids, (i,)) == " dog"]
     assert dogs.index(position) == 1
 
 
-def test_left_padding_moves_every_position(family: Family) -> None:
+def test_left_padding_moves_every_position(vlm: VLM) -> None:
     pictures, expressions = [picture(), picture()], ["dog", "the red elephant left of the big green dog"]
-    together = family.prepare(pictures, expressions)
+    together = vlm.prepare(pictures, expressions)
     assert together.padding[0] > 0 == together.padding[1]
     for index in range(2):
-        alone = family.prepare([pictures[index]], [expressions[index]])
+        alone = vlm.prepare([pictures[index]], [expressions[index]])
         shift = together.padding[index]
         for one, other in zip(alone.words[0], together.words[index], strict=True):
             assert tuple(p + shift for p in one.positions) == other.positions
@@ -73,56 +73,56 @@ def test_left_padding_moves_every_position(family: Family) -> None:
         assert (together.inputs["attention_mask"][index][:shift] == 0).all()
 
 
-def test_image_positions_hold_image_tokens_and_nothing_else(family: Family) -> None:
-    prepared = family.prepare([picture(), picture(50, 90)], ["dog", "a cat"])
+def test_image_positions_hold_image_tokens_and_nothing_else(vlm: VLM) -> None:
+    prepared = vlm.prepare([picture(), picture(50, 90)], ["dog", "a cat"])
     for index in range(2):
         ids = prepared.inputs["input_ids"][index]
-        found = np.flatnonzero(ids.numpy() == family.image_token_id)
+        found = np.flatnonzero(ids.numpy() == vlm.image_token_id)
         np.testing.assert_array_equal(found, prepared.image_positions[index])
         assert set(prepared.grids[index][0].positions) <= set(found)
 
 
-def test_a_generic_prompt_has_its_own_words(family: Family) -> None:
-    prepared = family.prepare([picture()], ["dog"], "Describe the image.")
+def test_a_generic_prompt_has_its_own_words(vlm: VLM) -> None:
+    prepared = vlm.prepare([picture()], ["dog"], "Describe the image.")
     assert [word.text for word in prepared.words[0]] == ["Describe", "the", "image", "<last>"]
 
 
-def test_the_prompt_may_end_with_the_expression(family: Family) -> None:
-    prepared = family.prepare([picture()], ["the dog"], "{expression}")
+def test_the_prompt_may_end_with_the_expression(vlm: VLM) -> None:
+    prepared = vlm.prepare([picture()], ["the dog"], "{expression}")
     assert [word.text for word in prepared.words[0]] == ["the", "dog", "<last>"]
 
 
-def test_the_decoder_is_the_language_model(family: Family) -> None:
-    assert len(family.decoder.layers) == family.layer_count == 2
-    assert family.decoder.layers[0].self_attn.q_proj.out_features // family.decoder.layers[0].self_attn.head_dim == (
-        family.head_count
+def test_the_decoder_is_the_language_model(vlm: VLM) -> None:
+    assert len(vlm.decoder.layers) == vlm.layer_count == 2
+    assert vlm.decoder.layers[0].self_attn.q_proj.out_features // vlm.decoder.layers[0].self_attn.head_dim == (
+        vlm.head_count
     )
 
 
 @pytest.mark.parametrize(("expression", "message"), [("", "no words"), ("of the", "stop words alone")])
-def test_expressions_that_name_nothing(family: Family, expression: str, message: str) -> None:
+def test_expressions_that_name_nothing(vlm: VLM, expression: str, message: str) -> None:
     with pytest.raises(ExpressionError, match=message):
-        family.prepare([picture()], [expression])
+        vlm.prepare([picture()], [expression])
 
 
-def test_control_tokens_in_an_expression_are_refused(family: Family) -> None:
+def test_control_tokens_in_an_expression_are_refused(vlm: VLM) -> None:
     with pytest.raises(ExpressionError, match="a control token"):
-        family.prepare([picture()], [f"the {family.image_token} dog"])
+        vlm.prepare([picture()], [f"the {vlm.image_token} dog"])
     with pytest.raises(ExpressionError, match="a control token"):
-        family.prepare([picture()], [f"the dog{family.tokenizer.eos_token}"])
+        vlm.prepare([picture()], [f"the dog{vlm.tokenizer.eos_token}"])
 
 
-def test_one_picture_per_expression(family: Family) -> None:
+def test_one_picture_per_expression(vlm: VLM) -> None:
     with pytest.raises(ValueError, match="1 pictures for 2 expressions"):
-        family.prepare([picture()], ["dog", "cat"])
+        vlm.prepare([picture()], ["dog", "cat"])
 
 
 def test_words_outside_a_closed_vocabulary_are_named() -> None:
-    family = Llava(*with_closed_vocabulary(), "scenes")
-    prepared = family.prepare([picture()], ["the RED star"], "where is {expression} ?")
+    vlm = Llava(*with_closed_vocabulary(), "scenes")
+    prepared = vlm.prepare([picture()], ["the RED star"], "where is {expression} ?")
     assert [len(word.positions) for word in prepared.words[0]] == [1, 1, 1, 1]
     with pytest.raises(ExpressionError) as error:
-        family.prepare([picture()], ["the red zebra"], "where is {expression} ?")
+        vlm.prepare([picture()], ["the red zebra"], "where is {expression} ?")
     assert "'zebra' is outside the vocabulary of scenes" in str(error.value)
     assert "red, star" in str(error.value)
     assert "hub model" in str(error.value)
@@ -161,8 +161,8 @@ def test_the_config_carries_prompt_and_notice() -> None:
     assert Llava(model, processor).notice is None
     model.config.grounding_prompt = "where is {expression} ?"
     model.config.grounding_notice = "It knows drawn scenes only."
-    family = Llava(model, processor)
-    assert (family.default_prompt, family.notice) == ("where is {expression} ?", "It knows drawn scenes only.")
+    vlm = Llava(model, processor)
+    assert (vlm.default_prompt, vlm.notice) == ("where is {expression} ?", "It knows drawn scenes only.")
 
 
 def test_a_tokenizer_without_offsets_is_refused() -> None:

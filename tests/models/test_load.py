@@ -54,22 +54,22 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("model_type", sorted(TINY))
 def test_a_saved_folder_loads_as_its_family_and_sees_the_same(model_type: str, tmp_path: Path) -> None:
     model, processor = TINY[model_type]()
-    family = load(str(save(tmp_path, model, processor)), device="cpu")
-    assert type(family) is family_class(model_type)
-    assert not family.model.training
-    assert family.model.dtype == torch.float32
-    assert family.model.config._attn_implementation == "sdpa"
+    vlm = load(str(save(tmp_path, model, processor)), device="cpu")
+    assert type(vlm) is family_class(model_type)
+    assert not vlm.model.training
+    assert vlm.model.dtype == torch.float32
+    assert vlm.model.config._attn_implementation == "sdpa"
     original = family_class(model_type)(model, processor)
-    one, other = (attend(f, f.prepare([PICTURE], ["the red elephant"]))[0] for f in (family, original))
+    one, other = (attend(f, f.prepare([PICTURE], ["the red elephant"]))[0] for f in (vlm, original))
     np.testing.assert_array_equal(one.values, other.values)
     assert one.words == other.words
     np.testing.assert_array_equal(one.grids[0].positions, other.grids[0].positions)
 
 
 def test_prompt_and_notice_live_in_the_saved_config(saved_llava: Path) -> None:
-    family = load(str(saved_llava), device="cpu")
-    assert (family.default_prompt, family.notice) == ("find {expression} !", "It knows noise only.")
-    assert family.name == str(saved_llava)
+    vlm = load(str(saved_llava), device="cpu")
+    assert (vlm.default_prompt, vlm.notice) == ("find {expression} !", "It knows noise only.")
+    assert vlm.name == str(saved_llava)
 
 
 def test_a_fresh_starter_loads_in_a_fresh_process(tmp_path: Path) -> None:
@@ -83,11 +83,11 @@ def test_a_fresh_starter_loads_in_a_fresh_process(tmp_path: Path) -> None:
 
 
 def test_dtype_and_device_map(saved_llava: Path) -> None:
-    family = load(str(saved_llava), dtype="bfloat16", device_map="cpu")
-    assert family.model.dtype == torch.bfloat16
-    prepared = family.prepare([PICTURE], ["dog"])
+    vlm = load(str(saved_llava), dtype="bfloat16", device_map="cpu")
+    assert vlm.model.dtype == torch.bfloat16
+    prepared = vlm.prepare([PICTURE], ["dog"])
     assert prepared.inputs["pixel_values"].dtype == torch.bfloat16
-    assert np.isfinite(attend(family, prepared)[0].values).all()
+    assert np.isfinite(attend(vlm, prepared)[0].values).all()
 
 
 def test_the_starter_is_a_folder_in_the_package(saved_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,9 +167,9 @@ def test_missing_processor_settings_do_not_guess_a_grid(broken: Path) -> None:
     settings = json.loads(path.read_text())
     settings["patch_size"] = 7
     path.write_text(json.dumps(settings))
-    family = load(str(broken), device="cpu")
+    vlm = load(str(broken), device="cpu")
     with pytest.raises(ModelError, match="64 image tokens for 4x4 patches"):
-        family.prepare([PICTURE], ["dog"])
+        vlm.prepare([PICTURE], ["dog"])
 
 
 @pytest.mark.usefixtures("no_hub")

@@ -14,11 +14,11 @@ from grounding.models.llava import Llava
 from grounding.models.load import load
 from grounding.models.qwen2_5_vl import Qwen25VL
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
-from grounding.prompts import xy_to_cells
+from grounding.points import xy_to_cells
 from grounding.segmenters.load import load_segmenter
 from grounding.starter.language import DESCRIBE, caption
 from grounding.starter.scenes import SHAPES, draw_scene
-from grounding.steering.base import Changes
+from grounding.steering.base import GenerateOverrides
 from grounding.steering.decoding import Decoding
 from grounding.steering.method import Steering
 from pipelines.describe import FaithfulDescription
@@ -35,7 +35,7 @@ class Shorter:
 
     @contextlib.contextmanager
     def applied(self, subject):
-        yield Changes(options={"max_new_tokens": self.tokens})
+        yield GenerateOverrides(options={"max_new_tokens": self.tokens})
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Nothing:
 
     @contextlib.contextmanager
     def applied(self, subject):
-        yield Changes()
+        yield GenerateOverrides()
 
 
 def steering(step) -> Steering:
@@ -92,7 +92,10 @@ def test_every_object_of_a_caption_is_a_noun_and_most_are_supported(told) -> Non
     assert np.mean([noun.supported for noun in nouns]) > 0.8
     for noun in nouns:
         assert (
-            0 <= min(noun.support.gaze, noun.support.sharpness) <= max(noun.support.gaze, noun.support.sharpness) <= 1
+            0
+            <= min(noun.support.image_mass_ratio, noun.support.sharpness)
+            <= max(noun.support.image_mass_ratio, noun.support.sharpness)
+            <= 1
         )
 
 
@@ -147,7 +150,7 @@ def test_masks_cover_the_named_shapes_and_join_the_support(starter, tiny_segment
     assert noun.segment.mask.shape == SCENES[3].image.size[::-1]
     assert noun.segment.label == noun.text
     assert noun.support.agreement == max(0.0, noun.segment.agreement)
-    parts = (noun.support.gaze, noun.support.sharpness, noun.support.agreement)
+    parts = (noun.support.image_mass_ratio, noun.support.sharpness, noun.support.agreement)
     assert noun.support.value == pytest.approx(np.prod(parts) ** (1 / 3))
 
 
@@ -172,10 +175,10 @@ def test_tokens_are_streamed_as_the_text_they_make(starter) -> None:
 
 
 @pytest.mark.parametrize("method", ["plain-mean", "default"])
-@pytest.mark.parametrize("family", [lambda: Llava(*tiny_llava()), lambda: Qwen25VL(*tiny_qwen2_5_vl())])
-def test_other_families_and_methods_with_a_generic_prompt(family, method) -> None:
+@pytest.mark.parametrize("vlm", [lambda: Llava(*tiny_llava()), lambda: Qwen25VL(*tiny_qwen2_5_vl())])
+def test_other_families_and_methods_with_a_generic_prompt(vlm, method) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8))
-    pipe = FaithfulDescription(family(), load_method(method), decoding=Decoding(max_new_tokens=8))
+    pipe = FaithfulDescription(vlm(), load_method(method), decoding=Decoding(max_new_tokens=8))
     described = pipe(picture)
     assert described.question == "Please describe this image in detail."
     assert described.unsteered.tokens <= 8
@@ -192,10 +195,10 @@ def test_other_families_and_methods_with_a_generic_prompt(family, method) -> Non
 def test_a_threshold_of_one_flags_everything_and_of_nothing_nothing(pipe) -> None:
     text = caption(SCENES[0].objects, attributes=False)
     for threshold, expected in ((0.0, True), (1.0, False)):
-        strict = FaithfulDescription(pipe.family, pipe.method, threshold=threshold)
+        strict = FaithfulDescription(pipe.vlm, pipe.method, threshold=threshold)
         assert {noun.supported for noun in strict.check(SCENES[0].image, text).nouns} == {expected}
     with pytest.raises(MethodError, match=r"threshold of 1\.5"):
-        FaithfulDescription(pipe.family, pipe.method, threshold=1.5)
+        FaithfulDescription(pipe.vlm, pipe.method, threshold=1.5)
 
 
 def test_saving_draws_one_picture_a_text(told, tmp_path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ def images(pictures):
 @pytest.fixture
 def counted(loaded, monkeypatch):
     """How often the segmenter's encoder ran, and what every forward pass was asked."""
-    family, segmenter = loaded
+    vlm, segmenter = loaded
     seen = {"encoded": [], "asked": []}
-    encode, prepare = segmenter.set_image, family.prepare
+    encode, prepare = segmenter.set_image, vlm.prepare
 
     def set_image(image):
         seen["encoded"].append(image.size)
@@ -33,7 +34,7 @@ def counted(loaded, monkeypatch):
         return prepare(pictures, expressions, prompt)
 
     monkeypatch.setattr(segmenter, "set_image", set_image)
-    monkeypatch.setattr(family, "prepare", prepared)
+    monkeypatch.setattr(vlm, "prepare", prepared)
     return seen
 
 
@@ -146,3 +147,15 @@ def test_the_class_is_found_at_the_top_of_the_package():
     assert pipelines.ReferringSegmentation is ReferringSegmentation
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         pipelines.Nonsense  # noqa: B018
+
+
+def test_maps_of_the_generic_prompt_are_kept_per_request_and_prompt(make_pipe, images):
+    pipe = make_pipe("relative")
+    pair = (images["a"], "the red dog")
+    plain = replace(pipe.knobs, background_prompt="Describe the image.", reduce="heads")
+    first = pipe.look([pair], plain)[0].background
+    every_head = pipe.look([pair], replace(plain, reduce="none"))[0].background
+    other = pipe.look([pair], replace(plain, background_prompt="Where is it?"))[0].background
+    assert first.values.shape[1] == 1
+    assert every_head.values.shape[1] == pipe.vlm.head_count
+    assert [word.text for word in first.words] != [word.text for word in other.words]

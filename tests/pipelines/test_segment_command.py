@@ -77,15 +77,15 @@ def test_a_manifest_goes_on_without_loading_the_model_where_all_is_done(segment,
 
 
 def test_a_models_notice_is_told_on_every_run(segment, pictures, tiny_model, monkeypatch):
-    from grounding.models.base import Family
+    from grounding.models.base import VLM
 
-    plain = Family.__init__
+    plain = VLM.__init__
 
     def with_notice(self, *args, **kwargs):
         plain(self, *args, **kwargs)
         self.notice = "knows nothing at all"
 
-    monkeypatch.setattr(Family, "__init__", with_notice)
+    monkeypatch.setattr(VLM, "__init__", with_notice)
     _, out, err = segment(pictures / "a.png", "dog")
     assert "note: knows nothing at all" in err
     assert "knows nothing" not in out

@@ -13,8 +13,8 @@ from torch import nn
 
 from grounding.errors import MissingExtraError, SegmenterError
 from grounding.segmenters import mobile_sam
-from grounding.segmenters.choice import ask
 from grounding.segmenters.load import load_segmenter
+from grounding.segmenters.mask_selection import ask
 from grounding.types import Heatmap
 
 needs_extra = pytest.mark.skipif(

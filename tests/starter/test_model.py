@@ -68,18 +68,18 @@ def test_measuring_counts_every_kind_of_question():
 
 def test_the_shipped_weights_fit_and_point_at_things():
     assert sum(file.stat().st_size for file in WEIGHTS.iterdir()) <= 12_000_000
-    family = load("starter", device="cpu")
-    assert family.notice
-    assert "drawn scenes only" in family.notice
+    vlm = load("starter", device="cpu")
+    assert vlm.notice
+    assert "drawn scenes only" in vlm.notice
     hits = []
     for seed in range(9_000_000, 9_000_016):
         scene = draw_scene(seed)
         expression = scene.expressions[0]
-        (maps,) = attend(family, family.prepare([scene.image], [expression.text]))
+        (maps,) = attend(vlm, vlm.prepare([scene.image], [expression.text]))
         cells = maps.values[:, :, -1].mean(axis=(0, 1))
         row, column = divmod(int(np.argmax(cells)), CELLS)
         side = scene.image.width / CELLS
         hits.append(scene.objects[expression.target_index].mask[int((row + 0.5) * side), int((column + 0.5) * side)])
     assert np.mean(hits) > 0.8
     with pytest.raises(ExpressionError, match="vocabulary"):
-        family.prepare([scene.image], ["the kitchen sink"])
+        vlm.prepare([scene.image], ["the kitchen sink"])

@@ -12,7 +12,7 @@ from grounding.steering.generate import generate
 
 
 @pytest.fixture(scope="module")
-def family() -> Llava:
+def vlm() -> Llava:
     return Llava(*tiny_llava(), name="tiny")
 
 
@@ -22,44 +22,44 @@ def images() -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)) for _ in range(2)]
 
 
-def test_unsteered_equals_the_models_own_greedy_generation(family: Llava, images: list[Image.Image]) -> None:
-    prepared = family.prepare_questions(images, ["where is it", "describe the image"])
-    plain = family.model.generate(**prepared.inputs, do_sample=False, max_new_tokens=6)
-    found = generate(family, images, ["where is it", "describe the image"], decoding=Decoding(max_new_tokens=6))
+def test_unsteered_equals_the_models_own_greedy_generation(vlm: Llava, images: list[Image.Image]) -> None:
+    prepared = vlm.prepare_questions(images, ["where is it", "describe the image"])
+    plain = vlm.model.generate(**prepared.inputs, do_sample=False, max_new_tokens=6)
+    found = generate(vlm, images, ["where is it", "describe the image"], decoding=Decoding(max_new_tokens=6))
     for row, one in zip(plain[:, prepared.length :].tolist(), found, strict=True):
         assert tuple(row[: len(one.token_ids)]) == one.token_ids
         assert one.finished or len(one.token_ids) == 6
 
 
-def test_sampling_repeats_with_its_seed_and_leaves_the_global_state(family: Llava, images: list[Image.Image]) -> None:
+def test_sampling_repeats_with_its_seed_and_leaves_the_global_state(vlm: Llava, images: list[Image.Image]) -> None:
     import torch
 
     state = torch.get_rng_state()
     draws = [
-        generate(family, images, ["where", "is"], decoding=Decoding(max_new_tokens=8, do_sample=True, seed=seed))
+        generate(vlm, images, ["where", "is"], decoding=Decoding(max_new_tokens=8, do_sample=True, seed=seed))
         for seed in (1, 1, 2)
     ]
     assert draws[0] == draws[1] != draws[2]
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_draws_are_cut_by_nobody_but_the_decoding(family: Llava, images: list[Image.Image]) -> None:
+def test_draws_are_cut_by_nobody_but_the_decoding(vlm: Llava, images: list[Image.Image]) -> None:
     import torch
 
-    prepared = family.prepare_questions(images, ["where", "is"])
+    prepared = vlm.prepare_questions(images, ["where", "is"])
     for top_k in (0, 7):
         torch.manual_seed(3)
-        plain = family.model.generate(
+        plain = vlm.model.generate(
             **prepared.inputs, do_sample=True, temperature=1.5, top_k=top_k, top_p=1.0, max_new_tokens=8
         )
         decoding = Decoding(max_new_tokens=8, do_sample=True, temperature=1.5, top_k=top_k, seed=3)
         for row, one in zip(
             plain[:, prepared.length :].tolist(),
-            generate(family, images, ["where", "is"], decoding=decoding),
+            generate(vlm, images, ["where", "is"], decoding=decoding),
             strict=True,
         ):
             assert tuple(row[: len(one.token_ids)]) == one.token_ids
-    assert family.model.generation_config.top_k != 0  # what would come in unasked
+    assert vlm.model.generation_config.top_k != 0  # what would come in unasked
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

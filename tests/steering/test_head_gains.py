@@ -10,7 +10,7 @@ from grounding.cli import main
 from grounding.errors import ImageError, MethodError
 from grounding.models.llava import Llava
 from grounding.models.tiny import tiny_llava_gqa
-from grounding.steering.base import Subject
+from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding
 from grounding.steering.fit_settings import FitSettings
 from grounding.steering.fitting import _Desk, _weights, fit_gains
@@ -19,8 +19,8 @@ from grounding.steering.head_gains import HeadGains
 from grounding.steering.heads import HeadChoice
 from grounding.steering.method import Steering, load_steering
 from grounding.steering.modulation import Renormalise
-from grounding.steering.reading import Reading
 from grounding.steering.samples import Sample
+from grounding.steering.teacher_forcing import TeacherForcedSample
 from grounding.steering.text_route import TextRoute
 
 QUESTIONS = ("where is the red dog on the left?", "where is it")
@@ -28,15 +28,15 @@ RNG = np.random.default_rng(7)
 
 
 @pytest.fixture(scope="module")
-def family() -> Llava:
+def vlm() -> Llava:
     return Llava(*tiny_llava_gqa(), name="tiny")
 
 
 @pytest.fixture(scope="module")
-def gains(family: Llava) -> HeadGains:
+def gains(vlm: Llava) -> HeadGains:
     image, text = (
         tuple(tuple(float(gain) for gain in row) for row in table)
-        for table in np.exp(RNG.normal(0, 1.5, (2, family.layer_count, family.head_count)))
+        for table in np.exp(RNG.normal(0, 1.5, (2, vlm.layer_count, vlm.head_count)))
     )
     return HeadGains(image=image, text=text)
 
@@ -59,65 +59,65 @@ def method(*steps: object) -> Steering:
 
 @pytest.mark.parametrize("decoding", [Decoding(max_new_tokens=8), Decoding(max_new_tokens=6, num_beams=2)])
 def test_a_table_is_as_many_gains_of_single_heads(
-    family: Llava, images: list[Image.Image], gains: HeadGains, decoding: Decoding
+    vlm: Llava, images: list[Image.Image], gains: HeadGains, decoding: Decoding
 ) -> None:
     single = []
-    for layer in range(family.layer_count):
-        for head in range(family.head_count):
+    for layer in range(vlm.layer_count):
+        for head in range(vlm.head_count):
             one = HeadChoice(listed=((layer, head),))
             single.append(Renormalise(gain=gains.image[layer][head], heads=one))
             single.append(TextRoute(gain=gains.text[layer][head], heads=one, renormalise=True))
-    texts = [generate(family, images, QUESTIONS, method(*steps), decoding) for steps in ((gains,), single, ())]
+    texts = [generate(vlm, images, QUESTIONS, method(*steps), decoding) for steps in ((gains,), single, ())]
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_strength_is_an_exponent(family: Llava, images: list[Image.Image], gains: HeadGains) -> None:
+def test_strength_is_an_exponent(vlm: Llava, images: list[Image.Image], gains: HeadGains) -> None:
     squared = HeadGains(
         *(), **{k: tuple(tuple(g * g for g in row) for row in getattr(gains, k)) for k in ("image", "text")}
     )
     decoding = Decoding(max_new_tokens=8)
-    one = generate(family, images, QUESTIONS, method(replace(gains, strength=2.0)), decoding)
-    assert one == generate(family, images, QUESTIONS, method(squared), decoding)
-    assert one != generate(family, images, QUESTIONS, method(gains), decoding)
+    one = generate(vlm, images, QUESTIONS, method(replace(gains, strength=2.0)), decoding)
+    assert one == generate(vlm, images, QUESTIONS, method(squared), decoding)
+    assert one != generate(vlm, images, QUESTIONS, method(gains), decoding)
 
 
 def test_gains_of_one_and_strength_nought_leave_every_bit(
-    family: Llava, images: list[Image.Image], gains: HeadGains
+    vlm: Llava, images: list[Image.Image], gains: HeadGains
 ) -> None:
-    ones = ((1.0,) * family.head_count,) * family.layer_count
-    prepared = family.prepare_questions(images, QUESTIONS)
-    subject = Subject(family, images, QUESTIONS, prepared, Decoding())
+    ones = ((1.0,) * vlm.head_count,) * vlm.layer_count
+    prepared = vlm.prepare_questions(images, QUESTIONS)
+    context = GenerationContext(vlm, images, QUESTIONS, prepared, Decoding())
     with torch.no_grad():
-        plain = family.model(**prepared.inputs).logits
+        plain = vlm.model(**prepared.inputs).logits
         for idle in (HeadGains(image=ones, text=ones), replace(gains, strength=0.0), HeadGains()):
-            with idle.applied(subject):
-                assert torch.equal(family.model(**prepared.inputs).logits, plain)
-        with gains.applied(subject):
-            assert not torch.equal(family.model(**prepared.inputs).logits, plain)
+            with idle.applied(context):
+                assert torch.equal(vlm.model(**prepared.inputs).logits, plain)
+        with gains.applied(context):
+            assert not torch.equal(vlm.model(**prepared.inputs).logits, plain)
 
 
-def test_gains_for_another_model_are_refused(family: Llava, images: list[Image.Image]) -> None:
+def test_gains_for_another_model_are_refused(vlm: Llava, images: list[Image.Image]) -> None:
     wrong = HeadGains(image=((2.0, 1.0),))
     with pytest.raises(MethodError, match="for 1 layers of 2 heads, but the model has 2 of 8"):
-        generate(family, images, QUESTIONS, method(wrong), Decoding(max_new_tokens=2))
+        generate(vlm, images, QUESTIONS, method(wrong), Decoding(max_new_tokens=2))
     with pytest.raises(MethodError, match="gains above 0"):
         HeadGains(image=((0.0, 1.0),))
 
 
-def test_the_slope_is_that_of_the_answer_under_steering(family: Llava, samples: list[Sample], gains: HeadGains) -> None:
+def test_the_slope_is_that_of_the_answer_under_steering(vlm: Llava, samples: list[Sample], gains: HeadGains) -> None:
     """Against finite differences of the whole pass, steered as a generation is."""
-    desk = _Desk(family, [lambda: samples[0]], 5.0, 0)
+    desk = _Desk(vlm, [lambda: samples[0]], 5.0, 0)
     logs = torch.tensor([gains.image, gains.text]).log().requires_grad_()
     value, slope = desk.likelihood(0, logs)
-    reading = Reading.of(family, samples[0], ended=True)
+    reading = TeacherForcedSample.of(vlm, samples[0], ended=True)
     weights = _weights(reading, 5.0)
     assert sorted(set(weights.tolist())) == [1.0, 5.0]
-    subject = Subject(family, [samples[0].image], [samples[0].question], reading.prepared, Decoding())
+    context = GenerationContext(vlm, [samples[0].image], [samples[0].question], reading.prepared, Decoding())
 
     def likelihood(at: torch.Tensor) -> float:
         image, text = (tuple(tuple(row) for row in table) for table in at.exp().tolist())
-        with torch.no_grad(), HeadGains(image=image, text=text).applied(subject):
-            said = family.model(**reading.inputs).logits[0].double().log_softmax(-1)
+        with torch.no_grad(), HeadGains(image=image, text=text).applied(context):
+            said = vlm.model(**reading.inputs).logits[0].double().log_softmax(-1)
         ids = reading.inputs["input_ids"][0]
         each = torch.stack([said[t - 1, ids[t]] for t in reading.targets])
         return float((each * weights).sum() / weights.sum())
@@ -134,38 +134,38 @@ def test_the_slope_is_that_of_the_answer_under_steering(family: Llava, samples: 
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 1 << 30])
-def test_fitted_gains_make_the_answers_likelier(family: Llava, samples: list[Sample], kept_bytes: int) -> None:
+def test_fitted_gains_make_the_answers_likelier(vlm: Llava, samples: list[Sample], kept_bytes: int) -> None:
     sources = [lambda: samples[0], lambda: samples[1]]
-    found = fit_gains(family, sources, FitSettings(passes=12, batch=2), kept_bytes=kept_bytes)
+    found = fit_gains(vlm, sources, FitSettings(passes=12, batch=2), kept_bytes=kept_bytes)
     assert found.n == 2
     assert found.curve[-1] > found.curve[0] + 0.01
-    again = fit_gains(family, sources, FitSettings(passes=12, batch=2), kept_bytes=kept_bytes)
+    again = fit_gains(vlm, sources, FitSettings(passes=12, batch=2), kept_bytes=kept_bytes)
     assert again == found
-    assert all(parameter.grad is None for parameter in family.model.parameters())
+    assert all(parameter.grad is None for parameter in vlm.model.parameters())
 
 
-def test_shared_gains_are_two_numbers_and_a_penalty_holds_them_at_one(family: Llava, samples: list[Sample]) -> None:
+def test_shared_gains_are_two_numbers_and_a_penalty_holds_them_at_one(vlm: Llava, samples: list[Sample]) -> None:
     sources = [lambda: samples[0]]
-    shared = fit_gains(family, sources, FitSettings(passes=3, shared=True)).gains
+    shared = fit_gains(vlm, sources, FitSettings(passes=3, shared=True)).gains
     assert {len({gain for row in table for gain in row}) for table in (shared.image, shared.text)} == {1}
-    free, held = (fit_gains(family, sources, FitSettings(passes=8, penalty=p)).gains for p in (0.0, 1e3))
+    free, held = (fit_gains(vlm, sources, FitSettings(passes=8, penalty=p)).gains for p in (0.0, 1e3))
     spread = [np.abs(np.log(one.image)).mean() for one in (free, held)]
     assert spread[0] > 2 * spread[1]
 
 
-def test_a_sample_that_cannot_be_read_is_left_out_and_told_once(family: Llava, samples: list[Sample]) -> None:
+def test_a_sample_that_cannot_be_read_is_left_out_and_told_once(vlm: Llava, samples: list[Sample]) -> None:
     def broken() -> Sample:
         raise ImageError("no picture")
 
     told: list[tuple[int, str]] = []
     settings = FitSettings(passes=3, batch=1)
     found = fit_gains(
-        family, [broken, lambda: samples[0]], settings, left_out=lambda index, why: told.append((index, str(why)))
+        vlm, [broken, lambda: samples[0]], settings, left_out=lambda index, why: told.append((index, str(why)))
     )
     assert told == [(0, "no picture")]
     assert found.n == 1
     with pytest.raises(MethodError, match="none of 1 samples could be read; of the first one: no picture"):
-        fit_gains(family, [broken], settings)
+        fit_gains(vlm, [broken], settings)
 
 
 def test_the_command_writes_a_steering_file(tmp_path, capsys) -> None:

@@ -9,22 +9,22 @@ from grounding.attention import RowRequest, record
 from grounding.errors import MethodError
 from grounding.models.llava import Llava
 from grounding.models.tiny import tiny_llava_gqa
-from grounding.steering.base import Subject
+from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.steering.heads import HeadChoice
 from grounding.steering.method import load_steering, parse_steering
 from grounding.steering.modulation import Renormalise
-from grounding.steering.plan import ModulationPlan
+from grounding.steering.plan import ModulationEditor
+from grounding.steering.schedule import LayerRange, StrengthSchedule
 from grounding.steering.seam import steered
 from grounding.steering.sensitivity import Sensitivity, load_sensitivity
-from grounding.steering.where import Layers, Schedule
 
 QUESTIONS = ("where is the red dog on the left?", "where is it")
 
 
 @pytest.fixture(scope="module")
-def family() -> Llava:
+def vlm() -> Llava:
     return Llava(*tiny_llava_gqa(layers=4), name="tiny")
 
 
@@ -34,22 +34,22 @@ def images() -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 255, (80, 100, 3), dtype=np.uint8)) for _ in range(2)]
 
 
-def subject_of(family: Llava, images: list[Image.Image]) -> Subject:
-    return Subject(family, images, QUESTIONS, family.prepare_questions(images, QUESTIONS), Decoding())
+def subject_of(vlm: Llava, images: list[Image.Image]) -> GenerationContext:
+    return GenerationContext(vlm, images, QUESTIONS, vlm.prepare_questions(images, QUESTIONS), Decoding())
 
 
 @pytest.mark.parametrize("name", ["headwise", "uniform", "paint"])
-def test_shipped_files_read_back_and_steer(name: str, family: Llava, images: list[Image.Image]) -> None:
+def test_shipped_files_read_back_and_steer(name: str, vlm: Llava, images: list[Image.Image]) -> None:
     method = load_steering(name)
     again = parse_steering(method.to_yaml(), name, "again.yaml")
     assert again == method
     for decoding in (Decoding(max_new_tokens=4), Decoding(max_new_tokens=4, num_beams=2)):
-        assert len(generate(family, images, QUESTIONS, method, decoding)) == 2
-    subject = subject_of(family, images)
+        assert len(generate(vlm, images, QUESTIONS, method, decoding)) == 2
+    context = subject_of(vlm, images)
     with torch.no_grad():
-        plain = family.model(**subject.prepared.inputs).logits[:, -1]
-        with method.steps[0].applied(subject):
-            assert not torch.equal(family.model(**subject.prepared.inputs).logits[:, -1], plain)
+        plain = vlm.model(**context.prepared.inputs).logits[:, -1]
+        with method.steps[0].applied(context):
+            assert not torch.equal(vlm.model(**context.prepared.inputs).logits[:, -1], plain)
 
 
 def test_a_misspelt_key_inside_a_part_is_refused() -> None:
@@ -58,16 +58,16 @@ def test_a_misspelt_key_inside_a_part_is_refused() -> None:
         parse_steering(text, "mine", "mine.yaml")
 
 
-def test_on_the_fly_strengths_follow_the_last_prompt_rows_mass(family: Llava, images: list[Image.Image]) -> None:
-    subject = subject_of(family, images)
-    form = Renormalise(gain=3.0, layers=Layers(0, 1), heads=HeadChoice(sensitivity="prefill", least=0.25))
-    plan, last = ModulationPlan(form, subject), subject.prepared.length - 1
+def test_on_the_fly_strengths_follow_the_last_prompt_rows_mass(vlm: Llava, images: list[Image.Image]) -> None:
+    context = subject_of(vlm, images)
+    form = Renormalise(gain=3.0, layers=LayerRange(0, 1), heads=HeadChoice(sensitivity="prefill", least=0.25))
+    plan, last = ModulationEditor(form, context), context.prepared.length - 1
     with torch.no_grad():
-        with record(family.model, RowRequest(((last,), (last,)))) as recording:
-            family.model(**subject.prepared.inputs)
-        with steered(family.model, plan, subject.prepared.length, 2):
-            family.model(**subject.prepared.inputs)
-    for element, segment in enumerate(subject.segments()):
+        with record(vlm.model, RowRequest(((last,), (last,)))) as recording:
+            vlm.model(**context.prepared.inputs)
+        with steered(vlm.model, plan, context.prepared.length, 2):
+            vlm.model(**context.prepared.inputs)
+    for element, segment in enumerate(context.segments()):
         mass = recording.prefill[element][0, :, 0, segment.image].sum(-1)
         expected = 0.25 + 0.75 * (mass - mass.min()) / (mass.max() - mass.min())
         torch.testing.assert_close(plan._found[0][element], expected, atol=1e-5, rtol=1e-4)
@@ -81,7 +81,7 @@ def test_strengths_by_rule() -> None:
     torch.testing.assert_close(HeadChoice(least=0.5).by_rule(values), torch.tensor([0.5, 1.0, 5 / 6, 4 / 6]))
 
 
-def test_a_sensitivity_file_chooses_across_layers(tmp_path, family: Llava) -> None:
+def test_a_sensitivity_file_chooses_across_layers(tmp_path, vlm: Llava) -> None:
     values = np.zeros((4, 8))
     values[2, 5], values[3, 1] = 0.9, 0.7
     path = tmp_path / "heads.yaml"
@@ -98,20 +98,20 @@ def test_a_sensitivity_file_chooses_across_layers(tmp_path, family: Llava) -> No
 
 
 def test_layers_and_schedules() -> None:
-    assert Layers(0.25, 1.0).chosen(8) == (2, 3, 4, 5, 6, 7)
-    assert Layers(2, 4).chosen(32) == (2, 3)
+    assert LayerRange(0.25, 1.0).chosen(8) == (2, 3, 4, 5, 6, 7)
+    assert LayerRange(2, 4).chosen(32) == (2, 3)
     with pytest.raises(MethodError, match="none of the model's 2"):
-        Layers(2, 1.0).chosen(2)
+        LayerRange(2, 1.0).chosen(2)
     with pytest.raises(MethodError, match="share of the depth"):
-        Layers(0.5, 1.5)
-    assert [Schedule("linear", tokens=4).strength(t) for t in (0, 2, 4, 9)] == [0, 0.5, 1, 1]
-    assert [Schedule("decay", tokens=2).strength(t) for t in (0, 2, 4)] == [1, 0.5, 0.25]
-    assert [Schedule("window", start=1, stop=3).strength(t) for t in range(4)] == [0, 1, 1, 0]
+        LayerRange(0.5, 1.5)
+    assert [StrengthSchedule("linear", tokens=4).strength(t) for t in (0, 2, 4, 9)] == [0, 0.5, 1, 1]
+    assert [StrengthSchedule("decay", tokens=2).strength(t) for t in (0, 2, 4)] == [1, 0.5, 0.25]
+    assert [StrengthSchedule("window", start=1, stop=3).strength(t) for t in range(4)] == [0, 1, 1, 0]
 
 
-def test_a_head_that_is_not_there_is_refused(family: Llava, images: list[Image.Image]) -> None:
+def test_a_head_that_is_not_there_is_refused(vlm: Llava, images: list[Image.Image]) -> None:
     with pytest.raises(MethodError, match=r"head \[4, 0\] does not exist: the model has 4 layers of 8 heads"):
-        generate(family, images, QUESTIONS, _method(HeadChoice(listed=((4, 0),))))
+        generate(vlm, images, QUESTIONS, _method(HeadChoice(listed=((4, 0),))))
 
 
 def _method(heads: HeadChoice):

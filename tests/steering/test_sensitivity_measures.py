@@ -12,7 +12,7 @@ from transformers.models.llama import modeling_llama
 
 from grounding.cli import main
 from grounding.errors import ExpressionError, ImageError, MethodError
-from grounding.models.base import Family
+from grounding.models.base import VLM
 from grounding.models.llava import Llava
 from grounding.models.load import load
 from grounding.models.qwen2_5_vl import Qwen25VL
@@ -22,18 +22,18 @@ from grounding.steering.generate import generate
 from grounding.steering.heads import HeadChoice
 from grounding.steering.measure import calibrate, head_values
 from grounding.steering.method import load_steering
-from grounding.steering.reading import Reading, Tail
 from grounding.steering.samples import Sample, manifest_samples, scene_samples
 from grounding.steering.sensitivity import load_sensitivity
+from grounding.steering.teacher_forcing import AnswerForward, TeacherForcedSample
 
 
 @pytest.fixture(scope="module")
-def family() -> Llava:
+def vlm() -> Llava:
     return Llava(*tiny_llava_gqa(), name="tiny")
 
 
 @pytest.fixture(scope="module")
-def starter() -> Family:
+def starter() -> VLM:
     return load("starter", "cpu")
 
 
@@ -45,40 +45,40 @@ def sample() -> Sample:
     return Sample(Image.fromarray(pixels), "what is it?", "a red dog.", "dog", mask)
 
 
-def log_probability(family: Family, reading: Reading) -> torch.Tensor:
+def log_probability(vlm: VLM, reading: TeacherForcedSample) -> torch.Tensor:
     with torch.no_grad():
-        logits = family.model(**reading.inputs).logits[0].log_softmax(-1)
+        logits = vlm.model(**reading.inputs).logits[0].log_softmax(-1)
     ids = reading.inputs["input_ids"][0]
     return torch.stack([logits[t - 1, ids[t]] for t in reading.targets]).mean()
 
 
-def test_a_words_tokens_are_its_own(family: Llava, sample: Sample) -> None:
-    reading = Reading.of(family, sample)
+def test_a_words_tokens_are_its_own(vlm: Llava, sample: Sample) -> None:
+    reading = TeacherForcedSample.of(vlm, sample)
     ids = reading.inputs["input_ids"][0]
-    assert family.tokenizer.decode(ids[list(reading.targets)]).strip() == "dog"
-    whole = Reading.of(family, Sample(sample.image, sample.question, sample.answer))
-    assert family.tokenizer.decode(ids[list(whole.targets)]).strip() == "a red dog."
+    assert vlm.tokenizer.decode(ids[list(reading.targets)]).strip() == "dog"
+    whole = TeacherForcedSample.of(vlm, Sample(sample.image, sample.question, sample.answer))
+    assert vlm.tokenizer.decode(ids[list(whole.targets)]).strip() == "a red dog."
     with pytest.raises(ExpressionError, match="'do' is not in the answer"):
-        Reading.of(family, Sample(sample.image, sample.question, sample.answer, "do"))
+        TeacherForcedSample.of(vlm, Sample(sample.image, sample.question, sample.answer, "do"))
 
 
 @pytest.mark.parametrize("build", ["llava", "qwen"])
-def test_the_tail_on_kept_keys_is_the_whole_pass(build: str, family: Llava, sample: Sample) -> None:
-    one = family if build == "llava" else Qwen25VL(*tiny_qwen2_5_vl(), name="tiny")
-    reading = Reading.of(one, sample)
+def test_the_tail_on_kept_keys_is_the_whole_pass(build: str, vlm: Llava, sample: Sample) -> None:
+    one = vlm if build == "llava" else Qwen25VL(*tiny_qwen2_5_vl(), name="tiny")
+    reading = TeacherForcedSample.of(one, sample)
     with torch.no_grad():
-        found = Tail(reading).log_probability(copies=3)
+        found = AnswerForward(reading).log_probability(copies=3)
     torch.testing.assert_close(found, log_probability(one, reading).expand(3), atol=2e-5, rtol=0)
 
 
 def test_ablation_equals_eager_attention_with_weights_set_to_zero(
-    family: Llava, sample: Sample, monkeypatch: pytest.MonkeyPatch
+    vlm: Llava, sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = head_values(family, sample, "ablation")
+    found = head_values(vlm, sample, "ablation")
     model, processor = tiny_llava_gqa()
     model.set_attn_implementation("eager")
     eager = Llava(model, processor, name="tiny")
-    reading = Reading.of(eager, sample)
+    reading = TeacherForcedSample.of(eager, sample)
     image = reading.prepared.image_positions[0].tolist()
     layers = model.get_decoder().layers
     removed: list[tuple[int, int]] = []
@@ -105,29 +105,31 @@ def test_ablation_equals_eager_attention_with_weights_set_to_zero(
     assert np.abs(found).max() > 1e-4, "the heads must matter for this test to mean anything"
 
 
-def test_gradient_is_the_slope_of_removing_a_little(family: Llava, sample: Sample) -> None:
+def test_gradient_is_the_slope_of_removing_a_little(vlm: Llava, sample: Sample) -> None:
     """Against finite differences: the shipped modulation with gain 1 - e, over the same rows."""
-    from grounding.steering.base import Subject
+    from grounding.steering.base import GenerationContext
     from grounding.steering.modulation import Values
-    from grounding.steering.plan import ModulationPlan
+    from grounding.steering.plan import ModulationEditor
     from grounding.steering.seam import steered
 
-    found = head_values(family, sample, "gradient")
-    reading = Reading.of(family, sample)
-    subject = Subject(family, [sample.image], [sample.question], reading.prepared, Decoding())
+    found = head_values(vlm, sample, "gradient")
+    reading = TeacherForcedSample.of(vlm, sample)
+    context = GenerationContext(vlm, [sample.image], [sample.question], reading.prepared, Decoding())
     gap = 0.05
     for layer, head in ((0, 0), (0, 5), (1, 2), (1, 7)):
         ends = []
         for gain in (1 + gap, 1 - gap):
-            plan = ModulationPlan(Values(gain=gain, heads=HeadChoice(listed=((layer, head),)), prefill="text"), subject)
+            plan = ModulationEditor(
+                Values(gain=gain, heads=HeadChoice(listed=((layer, head),)), prefill="text"), context
+            )
             plan._starts, plan._first = torch.tensor([reading.start]), reading.start
-            with steered(family.model, plan, reading.prepared.length, 1):
-                ends.append(log_probability(family, reading).double())
+            with steered(vlm.model, plan, reading.prepared.length, 1):
+                ends.append(log_probability(vlm, reading).double())
         slope = float((ends[0] - ends[1]) / (2 * gap))
         assert abs(slope - found[layer, head]) < 3e-5 + 0.05 * abs(slope)
 
 
-def test_gradient_ranks_heads_as_ablation_does_on_the_starter(starter: Family) -> None:
+def test_gradient_ranks_heads_as_ablation_does_on_the_starter(starter: VLM) -> None:
     sources = scene_samples(3, seed=5)
     exact = calibrate(starter, sources, "ablation", seed=5)
     quick = calibrate(starter, sources, "gradient", seed=5)
@@ -136,33 +138,33 @@ def test_gradient_ranks_heads_as_ablation_does_on_the_starter(starter: Family) -
     assert (np.sign(exact.array()) == np.sign(quick.array())).mean() > 0.6
 
 
-def test_mass_and_agreement_equal_eager_rows(family: Llava, sample: Sample) -> None:
+def test_mass_and_agreement_equal_eager_rows(vlm: Llava, sample: Sample) -> None:
     model, processor = tiny_llava_gqa()
     model.set_attn_implementation("eager")
-    reading = Reading.of(Llava(model, processor, name="tiny"), sample)
+    reading = TeacherForcedSample.of(Llava(model, processor, name="tiny"), sample)
     image = reading.prepared.image_positions[0].tolist()
     with torch.no_grad():
         attentions = model(**reading.inputs, output_attentions=True).attentions
     rows = torch.stack([a[0] for a in attentions])[:, :, list(reading.rows)][..., image]  # [L, H, R, 16]
-    np.testing.assert_allclose(head_values(family, sample, "mass"), rows.sum(-1).mean(-1), atol=2e-6)
+    np.testing.assert_allclose(head_values(vlm, sample, "mass"), rows.sum(-1).mean(-1), atol=2e-6)
     on = rows[..., [0, 4]].sum(-1) / rows.sum(-1)  # the upper half of the first of four columns
-    np.testing.assert_allclose(head_values(family, sample, "agreement"), on.mean(-1), atol=2e-6)
-    assert not head_values(family, sample, "mass", sink_tau=1e-6).any()
+    np.testing.assert_allclose(head_values(vlm, sample, "agreement"), on.mean(-1), atol=2e-6)
+    assert not head_values(vlm, sample, "mass", sink_tau=1e-6).any()
     with pytest.raises(ImageError, match="needs a mask"):
-        head_values(family, Sample(sample.image, "what?", "a dog"), "agreement")
+        head_values(vlm, Sample(sample.image, "what?", "a dog"), "agreement")
 
 
-def test_a_bad_sample_is_told_and_left_out(family: Llava, sample: Sample) -> None:
+def test_a_bad_sample_is_told_and_left_out(vlm: Llava, sample: Sample) -> None:
     told: list[int] = []
     wrong = Sample(sample.image, sample.question, sample.answer, "cat")
-    both = calibrate(family, [lambda: wrong, lambda: sample], "mass", left_out=lambda index, why: told.append(index))
+    both = calibrate(vlm, [lambda: wrong, lambda: sample], "mass", left_out=lambda index, why: told.append(index))
     assert (both.n, told) == (1, [0])
-    assert both == calibrate(family, [lambda: sample], "mass")
+    assert both == calibrate(vlm, [lambda: sample], "mass")
     with pytest.raises(MethodError, match="none of 1 samples could be measured; of the first one: the word 'cat'"):
-        calibrate(family, [lambda: wrong], "mass")
+        calibrate(vlm, [lambda: wrong], "mass")
 
 
-def test_the_command_writes_what_a_steering_file_uses(tmp_path: Path, starter: Family, capsys) -> None:
+def test_the_command_writes_what_a_steering_file_uses(tmp_path: Path, starter: VLM, capsys) -> None:
     out = tmp_path / "heads.yaml"
     assert (
         main(["calibrate", "sensitivity", "--scenes", "2", "--seed", "3", "--kind", "gradient", "--out", str(out)]) == 0
@@ -181,7 +183,7 @@ def test_the_command_writes_what_a_steering_file_uses(tmp_path: Path, starter: F
     assert text.text
 
 
-def test_the_command_reads_a_manifest(tmp_path: Path, starter: Family, capsys) -> None:
+def test_the_command_reads_a_manifest(tmp_path: Path, starter: VLM, capsys) -> None:
     scene = scene_samples(1, 3)[0]()
     scene.image.save(tmp_path / "a.png")
     Image.fromarray(scene.mask).save(tmp_path / "mask.png")

@@ -9,7 +9,7 @@ from grounding.errors import MethodError
 from grounding.models.llava import Llava
 from grounding.models.qwen2_5_vl import Qwen25VL
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
-from grounding.steering.base import Subject
+from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding
 from grounding.steering.tokens import TokenChoice, largest, upper_outliers
 from grounding.steering.vision import cell_attention
@@ -21,9 +21,9 @@ def pictures(count: int = 2) -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)) for h, w in sizes]
 
 
-def subject_of(family, questions=("where is the red dog?", "where is it")) -> Subject:
+def subject_of(vlm, questions=("where is the red dog?", "where is it")) -> GenerationContext:
     images = pictures(len(questions))
-    return Subject(family, images, questions, family.prepare_questions(images, questions), Decoding())
+    return GenerationContext(vlm, images, questions, vlm.prepare_questions(images, questions), Decoding())
 
 
 @pytest.fixture(scope="module")
@@ -33,26 +33,28 @@ def llava() -> Llava:
 
 @pytest.mark.parametrize("layer", [0, -2, 1])
 def test_class_row_and_received_columns_equal_eager_attention(llava: Llava, layer: int) -> None:
-    subject = subject_of(llava)
+    context = subject_of(llava)
     model, _ = tiny_llava()
     tower = model.model.vision_tower
     tower.set_attn_implementation("eager")
     with torch.no_grad():
-        out = tower(subject.prepared.inputs["pixel_values"], output_attentions=True)
+        out = tower(context.prepared.inputs["pixel_values"], output_attentions=True)
     weights = out.attentions[layer]
-    for element, found in enumerate(cell_attention(subject, layer)):
+    for element, found in enumerate(cell_attention(context, layer)):
         assert found.by_class is not None
         np.testing.assert_allclose(found.by_class, weights[element, :, 0, 1:].sum(0), atol=1e-5)
         np.testing.assert_allclose(found.received, weights[element, :, 1:, 1:].mean(0).sum(0), atol=1e-5)
 
 
 def test_windows_of_a_tower_without_class_token_come_back_in_the_order_of_the_cells() -> None:
-    family = Qwen25VL(*tiny_qwen2_5_vl(), name="tiny")
-    together = subject_of(family)
+    vlm = Qwen25VL(*tiny_qwen2_5_vl(), name="tiny")
+    together = subject_of(vlm)
     for layer in (0, 1):
         both = cell_attention(together, layer)
         for element, (picture, question) in enumerate(zip(together.images, together.questions, strict=True)):
-            alone = Subject(family, [picture], [question], family.prepare_questions([picture], [question]), Decoding())
+            alone = GenerationContext(
+                vlm, [picture], [question], vlm.prepare_questions([picture], [question]), Decoding()
+            )
             (own,) = cell_attention(alone, layer)
             assert both[element].by_class is None
             assert len(own.received) == len(alone.prepared.image_positions[0])
@@ -61,45 +63,45 @@ def test_windows_of_a_tower_without_class_token_come_back_in_the_order_of_the_ce
 
 
 def test_reading_the_tower_leaves_the_model_as_it_was(llava: Llava) -> None:
-    subject = subject_of(llava)
+    context = subject_of(llava)
     with torch.no_grad():
-        before = llava.model(**subject.prepared.inputs).logits
-        TokenChoice(choice="local").select(subject)
-        assert torch.equal(llava.model(**subject.prepared.inputs).logits, before)
+        before = llava.model(**context.prepared.inputs).logits
+        TokenChoice(choice="local").select(context)
+        assert torch.equal(llava.model(**context.prepared.inputs).logits, before)
     assert torch.overrides._get_current_function_mode() is None
 
 
 def test_sets_are_as_described(llava: Llava) -> None:
-    subject = subject_of(llava)
-    early, late = cell_attention(subject, 0), cell_attention(subject, -2)
-    local = TokenChoice(choice="local", local=0.25, spatial=0.2, winner="both").select(subject)
+    context = subject_of(llava)
+    early, late = cell_attention(context, 0), cell_attention(context, -2)
+    local = TokenChoice(choice="local", local=0.25, spatial=0.2, winner="both").select(context)
     for element, positions in enumerate(local):
-        cells = subject.prepared.grids[element][0].positions
+        cells = context.prepared.grids[element][0].positions
         top = np.argsort(-early[element].by_class)[:4]
         spread = np.argsort(-early[element].received)[:3]
         assert set(positions) == set(cells[np.union1d(top, spread)])
     loose = TokenChoice(choice="summary", whisker=0.0)
-    for element, positions in enumerate(loose.select(subject)):
-        cells = subject.prepared.grids[element][0].positions
+    for element, positions in enumerate(loose.select(context)):
+        cells = context.prepared.grids[element][0].positions
         scores = late[element].by_class
         assert set(positions) == set(cells[scores > np.percentile(scores, 75)])
         assert len(positions) == 4
-    mine = TokenChoice(choice="local", local=0.5, whisker=0.0).select(subject)
+    mine = TokenChoice(choice="local", local=0.5, whisker=0.0).select(context)
     for element, positions in enumerate(mine):
-        assert not set(positions) & set(loose.select(subject)[element])
+        assert not set(positions) & set(loose.select(context)[element])
 
 
 def test_a_tower_without_attention_is_replaced_by_the_language_model() -> None:
-    family = Llava(*tiny_llava(), name="tiny")
-    encoder = family.model.model.vision_tower.encoder
+    vlm = Llava(*tiny_llava(), name="tiny")
+    encoder = vlm.model.model.vision_tower.encoder
     encoder.layers = torch.nn.Sequential(*encoder.layers)  # no list of attention layers is found any more
-    subject = subject_of(family)
-    found = cell_attention(subject, 1)
+    context = subject_of(vlm)
+    found = cell_attention(context, 1)
     eager, _ = tiny_llava()
     eager.set_attn_implementation("eager")
     with torch.no_grad():
-        weights = eager(**subject.prepared.inputs, output_attentions=True).attentions[1]
-    for element, segment in enumerate(subject.segments()):
+        weights = eager(**context.prepared.inputs, output_attentions=True).attentions[1]
+    for element, segment in enumerate(context.segments()):
         expected = weights[element, :, segment.instruction][..., segment.image].mean(0).sum(0)
         np.testing.assert_allclose(found[element].received, expected, atol=1e-5)
 

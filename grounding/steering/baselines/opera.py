@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from grounding.attention.passes import configs_of, find_decoder, layers_of, refuse_compiled
+from grounding.attention.introspect import configs_of, find_decoder, layers_of, refuse_compiled
 from grounding.attention.rows import AttentionCall, iter_rows
 from grounding.attention.switch import switched, uses_interface, watching
 from grounding.errors import MethodError
 from grounding.models.base import Prepared
-from grounding.steering.base import Changes, Subject
+from grounding.steering.base import GenerateOverrides, GenerationContext
 from grounding.steering.baselines.beams import Beams
 from grounding.steering.baselines.follower import Follower
 
@@ -74,15 +74,15 @@ class OverTrust:
             raise MethodError("over_trust needs scale and base above 0 and a weight of at least 0")
 
     @contextmanager
-    def applied(self, subject: Subject) -> Iterator[Changes]:
+    def applied(self, context: GenerationContext) -> Iterator[GenerateOverrides]:
         """See `Intervention`; takes over the loop of `generate`.
 
         Raises:
             MethodError: the decoding samples, or the model's last layer cannot be followed.
         """
-        if subject.decoding.do_sample:
+        if context.decoding.do_sample:
             raise MethodError("over_trust is a beam search and draws no tokens: leave do_sample off")
-        model = subject.family.model
+        model = context.vlm.model
         refuse_compiled(model)
         decoder = find_decoder(model)
         layers = layers_of(decoder)
@@ -99,8 +99,8 @@ class OverTrust:
             ends = frozenset(end if isinstance(end, list) else [] if end is None else [end])
             limit = generation_config.max_length - input_ids.shape[1]
             answers = []
-            for image, question in zip(subject.images, subject.questions, strict=True):
-                prepared = subject.family.prepare_questions([image], [question])
+            for image, question in zip(context.images, context.questions, strict=True):
+                prepared = context.vlm.prepare_questions([image], [question])
                 answers.append(_Search(self, model, prepared, rows, logits_processor, ends, limit).run())
             longest = max(len(answer) for answer in answers)
             filler = generation_config.pad_token_id
@@ -108,7 +108,7 @@ class OverTrust:
             return torch.cat([input_ids, torch.tensor(padded, device=input_ids.device)], dim=1)
 
         with switched(configs_of(model, decoder, layers)), watching(rows):
-            yield Changes(options={"num_beams": 1, "custom_generate": loop})
+            yield GenerateOverrides(options={"num_beams": 1, "custom_generate": loop})
 
 
 class _LastRows:

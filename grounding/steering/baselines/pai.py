@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from grounding.errors import MethodError
 from grounding.models.base import Prepared
-from grounding.steering.base import Changes, Subject
+from grounding.steering.base import GenerateOverrides, GenerationContext
 from grounding.steering.baselines.contrast import Branch, Contrast, plausible
 
 
@@ -47,13 +47,13 @@ class TextGuidance:
             )
 
     @contextmanager
-    def applied(self, subject: Subject) -> Iterator[Changes]:
+    def applied(self, context: GenerationContext) -> Iterator[GenerateOverrides]:
         """See `Intervention`; adds one processor."""
         if self.gamma == 1:
-            yield Changes()
+            yield GenerateOverrides()
         else:
-            branch = Branch(subject.family.model, text_only(subject.prepared))
-            yield Changes((Contrast(self.combine, branch),))
+            branch = Branch(context.vlm.model, text_only(context.prepared))
+            yield GenerateOverrides((Contrast(self.combine, branch),))
 
     def combine(self, own: Tensor, other: Tensor | None) -> Tensor:
         """New scores [R, V] from log-probabilities [R, V] with and without the picture."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from grounding.errors import MethodError
-from grounding.steering.base import Changes, Subject
+from grounding.steering.base import GenerateOverrides, GenerationContext
 from grounding.steering.decoding import Generated
 
 
@@ -37,14 +37,14 @@ class Truncation:
             raise MethodError(f"truncation: tokens {self.tokens} were given, expected at least 1")
 
     @contextmanager
-    def applied(self, subject: Subject) -> Iterator[Changes]:
+    def applied(self, context: GenerationContext) -> Iterator[GenerateOverrides]:
         """See `Intervention`; a decoding that asks for fewer tokens keeps its limit."""
-        limit = min(self.tokens, subject.decoding.max_new_tokens)
+        limit = min(self.tokens, context.decoding.max_new_tokens)
         if not self.whole_words:
-            yield Changes(options={"max_new_tokens": limit})
+            yield GenerateOverrides(options={"max_new_tokens": limit})
             return
-        tokenizer = subject.family.tokenizer
-        yield Changes(options={"max_new_tokens": limit + 1}, finish=lambda text: cut(text, limit, tokenizer))
+        tokenizer = context.vlm.tokenizer
+        yield GenerateOverrides(options={"max_new_tokens": limit + 1}, finish=lambda text: cut(text, limit, tokenizer))
 
 
 def cut(text: Generated, limit: int, tokenizer: Any) -> Generated:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from grounding.errors import MethodError
-from grounding.steering.base import Changes, Subject
+from grounding.steering.base import GenerateOverrides, GenerationContext
 from grounding.steering.baselines.contrast import Branch, Contrast, plausible
 
 STEPS = 1000
@@ -49,17 +49,17 @@ class VisualContrast:
             )
 
     @contextmanager
-    def applied(self, subject: Subject) -> Iterator[Changes]:
+    def applied(self, context: GenerationContext) -> Iterator[GenerateOverrides]:
         """See `Intervention`; adds one processor and, where it samples, the settings of the draws."""
         branch = None
         if self.alpha != 0:
-            inputs = dict(subject.prepared.inputs)
-            inputs["pixel_values"] = noised(inputs, subject.family.model.config, self.noise_step, subject.decoding.seed)
-            branch = Branch(subject.family.model, inputs)
+            inputs = dict(context.prepared.inputs)
+            inputs["pixel_values"] = noised(inputs, context.vlm.model.config, self.noise_step, context.decoding.seed)
+            branch = Branch(context.vlm.model, inputs)
         options: dict[str, Any] = {}
         if self.sample:
             options = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
-        yield Changes((Contrast(self.combine, branch),), options)
+        yield GenerateOverrides((Contrast(self.combine, branch),), options)
 
     def combine(self, own: Tensor, other: Tensor | None) -> Tensor:
         """New scores [R, V] from log-probabilities [R, V] for the picture and for the noised one."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from chair_files import CAPTIONS, SYNONYMS, TRUTH, write_captions
 
-from evals.chair.inventory import Inventory, load_inventory
+from evals.chair.resources import ChairResources, load_chair_resources
 
 
 @pytest.fixture
@@ -19,5 +19,5 @@ def files(tmp_path) -> Path:
 
 
 @pytest.fixture
-def inventory(files) -> Inventory:
-    return load_inventory(str(files / "truth.json"), str(files / "synonyms.txt"))
+def resources(files) -> ChairResources:
+    return load_chair_resources(str(files / "truth.json"), str(files / "synonyms.txt"))

@@ -15,8 +15,8 @@ LEXICON = make_lexicon("dog, puppy\ncat, kitten\nbench, pew\n")
 
 
 @pytest.fixture
-def scores(inventory, files):
-    return inventory.score(read_captions(files / "captions.jsonl"), "here")
+def scores(resources, files):
+    return resources.score(read_captions(files / "captions.jsonl"), "here")
 
 
 def test_the_figures_by_hand(scores):
@@ -42,8 +42,8 @@ def test_f1_is_the_harmonic_mean_of_the_distinct_precision_and_recall(scores):
     assert found.f1.value == pytest.approx(2 * p * r / (p + r))
 
 
-def test_an_empty_caption_counts_and_names_nothing(inventory):
-    (score,) = inventory.score([Caption(1, "  ")], "here")
+def test_an_empty_caption_counts_and_names_nothing(resources):
+    (score,) = resources.score([Caption(1, "  ")], "here")
     found = chair([score])
     assert (found.n, found.empty, found.chair_s.value, found.recall.value, found.length.value) == (1, 1, 0, 0, 0)
     assert found.cut_off.value == 0
@@ -75,16 +75,16 @@ def test_figures_stay_in_range_and_a_longer_cut_finds_no_less(rows, k):
     assert shorter.length <= min(k, longer.length)
 
 
-def test_a_cut_beyond_the_end_changes_nothing(scores, inventory):
-    (point,) = truncation_curve(scores, inventory.lexicon, (1000,))
+def test_a_cut_beyond_the_end_changes_nothing(scores, resources):
+    (point,) = truncation_curve(scores, resources.lexicon, (1000,))
     found = chair(scores)
     assert point.chair_s == found.chair_s.value
     assert point.recall == found.recall.value
-    assert cut(scores[0], 1000, inventory.lexicon) == scores[0]
+    assert cut(scores[0], 1000, resources.lexicon) == scores[0]
 
 
-def test_a_cut_drops_what_stands_behind_it(scores, inventory):
-    assert cut(scores[0], 5, inventory.lexicon).mentions == ("person", "dog")
+def test_a_cut_drops_what_stands_behind_it(scores, resources):
+    assert cut(scores[0], 5, resources.lexicon).mentions == ("person", "dog")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from chair_files import PUBLISHED
 
 from evals.chair.curve import curve_point
-from evals.chair.inventory import load_inventory
+from evals.chair.resources import load_chair_resources
 from evals.chair.score import chair, ratios, read_captions
 from grounding.errors import GroundingError
 
@@ -16,11 +16,11 @@ pytestmark = pytest.mark.skipif(
 
 
 def scores_of(run, pipeline="rules"):
-    inventory = load_inventory(
+    resources = load_chair_resources(
         str(PUBLISHED / "coco_chair_objects.json"), str(PUBLISHED / "chair_synonyms.txt"), pipeline
     )
     file = PUBLISHED / "captions" / f"opera-llava-1.5-{run}.jsonl"
-    return inventory, inventory.score(read_captions(file), file)
+    return resources, resources.score(read_captions(file), file)
 
 
 def test_opera_as_published_44_6_and_12_8():
@@ -51,7 +51,7 @@ def test_with_nltk_the_figures_stay_within_half_a_point():
 
 
 def test_cutting_the_greedy_captions_buys_what_methods_claim():
-    inventory, scores = scores_of("greedy")
-    short, whole = (curve_point(scores, length, inventory.lexicon) for length in (50, 10_000))
+    resources, scores = scores_of("greedy")
+    short, whole = (curve_point(scores, length, resources.lexicon) for length in (50, 10_000))
     assert short.chair_s < 0.5 * whole.chair_s
     assert short.recall > 0.7 * whole.recall

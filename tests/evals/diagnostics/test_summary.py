@@ -12,7 +12,7 @@ from evals.diagnostics.sources import from_run, from_scenes
 from evals.diagnostics.summary import Looked, ObjectWord, read_diagnostics, summarise
 from evals.diagnostics.trace import Sinks, Trace
 from evals.folder import read_folder
-from grounding.errors import EvalDataError, MethodError
+from grounding.errors import EvalDataError, UsageError
 from grounding.files import write_json
 
 WORDS = ("a ", "dog ", "and ", "a ", "hat")
@@ -106,8 +106,8 @@ def test_truth_of_scenes_and_of_runs(tmp_path) -> None:
     [
         ({}, EvalDataError),
         ({"scenes": 1, "run_folder": "x"}, EvalDataError),
-        ({"scenes": 1, "tau": 0.0}, MethodError),
-        ({"scenes": 1, "limit": 0}, MethodError),
+        ({"scenes": 1, "tau": 0.0}, UsageError),
+        ({"scenes": 1, "limit": 0}, UsageError),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, error) -> None:

@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 
 from evals.commands.lab import LabCommand
-from evals.lab.compare import Figures, Tried, choose
-from evals.lab.plan import Contender, load_plan, with_value
+from evals.lab.compare import Figures, Trial, choose
+from evals.lab.plan import Candidate, load_plan, with_value
 from evals.lab.report import truncated_at
 from grounding.errors import EvalDataError, MethodError
 from grounding.steering.head_gains import HeadGains
@@ -37,7 +37,7 @@ def plan(tmp_path):
 
 
 def tried(name, chair_i, f1, *, allowed):
-    return Tried(name, Figures(chair_i, 0.9, 20.0, f1), allowed)
+    return Trial(name, Figures(chair_i, 0.9, 20.0, f1), allowed)
 
 
 def test_a_lab_from_end_to_end_and_once_more_from_its_folders(plan, tmp_path, capsys):
@@ -112,7 +112,7 @@ def test_tuning_on_the_test_scenes_is_refused(plan):
 
 
 def test_candidates_differ_in_the_grid_alone():
-    one, other = Contender("g", {"text_guidance.gamma": (1.1, 2.0)}, "pai-guidance").candidates()
+    one, other = Candidate("g", {"text_guidance.gamma": (1.1, 2.0)}, "pai-guidance").candidates()
     assert one.steps[0].gamma == 1.1
     assert with_value(one, "text_guidance.gamma", 2.0).steps == other.steps
 

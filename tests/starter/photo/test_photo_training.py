@@ -161,9 +161,9 @@ def test_both_stages_learn_and_the_weights_travel(made, tmp_path: Path):
     assert second[-1]["loss"] < 0.7 * untrained.item()
     folder = export(model.eval(), tiny_spec(), tmp_path, {"alignment": first, "language": second}, 0, 1)
     assert "94 %" in (folder / "README.md").read_text()
-    family = load(str(folder), device="cpu")
-    assert "hub model" in str(family.notice)
-    (maps,) = attend(family, family.prepare([Image.open(album.photos[0].file)], ["the brown dog"]))
+    vlm = load(str(folder), device="cpu")
+    assert "hub model" in str(vlm.notice)
+    (maps,) = attend(vlm, vlm.prepare([Image.open(album.photos[0].file)], ["the brown dog"]))
     assert maps.grids[0].shape == (4, 4)
     assert np.isfinite(maps.values).all()
 
@@ -172,9 +172,9 @@ def test_an_unknown_word_is_refused_with_known_ones_beside_it(made):
     model, processor, album, _ = made
     from grounding.models.llava import Llava
 
-    family = Llava(model.eval(), processor, "starter-photo")
+    vlm = Llava(model.eval(), processor, "starter-photo")
     with pytest.raises(ExpressionError, match=r"'grasss'.*grass.*--model"):
-        family.prepare([Image.open(album.photos[0].file)], ["the grasss"])
+        vlm.prepare([Image.open(album.photos[0].file)], ["the grasss"])
 
 
 def test_an_interrupted_stage_ends_with_the_same_weights(folder: Path, tmp_path: Path):

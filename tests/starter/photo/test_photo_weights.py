@@ -9,7 +9,7 @@ from PIL import Image
 
 from grounding.errors import ExpressionError
 from grounding.methods import load_method, run_stages
-from grounding.models.base import Family
+from grounding.models.base import VLM
 from grounding.models.load import load, starter_folder
 from grounding.starter.photo.export import LARGEST
 from grounding.types import FloatArray
@@ -17,13 +17,13 @@ from pipelines.referring import ReferringSegmentation
 
 
 @pytest.fixture(scope="module")
-def family() -> Family:
+def vlm() -> VLM:
     return load("starter-photo", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def pipe(family: Family) -> ReferringSegmentation:
-    return ReferringSegmentation(family, None, load_method("starter-photo"))
+def pipe(vlm: VLM) -> ReferringSegmentation:
+    return ReferringSegmentation(vlm, None, load_method("starter-photo"))
 
 
 def heat(pipe: ReferringSegmentation, picture: str, words: str) -> FloatArray:
@@ -37,9 +37,9 @@ def test_the_weights_are_small_enough_to_ship():
     assert 0 < size <= LARGEST
 
 
-def test_every_run_says_what_the_model_is(family: Family):
-    assert "1,244 photos" in str(family.notice)
-    assert "hub model" in str(family.notice)
+def test_every_run_says_what_the_model_is(vlm: VLM):
+    assert "1,244 photos" in str(vlm.notice)
+    assert "hub model" in str(vlm.notice)
 
 
 def test_a_cat_is_found_and_other_words_look_elsewhere(pipe: ReferringSegmentation):
@@ -52,7 +52,7 @@ def test_a_cat_is_found_and_other_words_look_elsewhere(pipe: ReferringSegmentati
     assert np.corrcoef(cat.ravel(), woman.ravel())[0, 1] < 0.9
 
 
-def test_a_word_that_no_caption_had_is_refused_with_near_ones(family: Family):
+def test_a_word_that_no_caption_had_is_refused_with_near_ones(vlm: VLM):
     image = Image.new("RGB", (64, 64))
     with pytest.raises(ExpressionError, match=r"'catz'.*\bcat\b.*--model"):
-        family.prepare([image], ["the catz"])
+        vlm.prepare([image], ["the catz"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grounding.models.base import Family
+from grounding.models.base import VLM
 from grounding.models.llava import Llava
 from grounding.models.qwen2_5_vl import Qwen25VL
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
@@ -13,7 +13,7 @@ QUESTIONS = ["where is it", "describe the image of the red dog"]
 
 
 @pytest.fixture(scope="module", params=["llava", "qwen2_5_vl"])
-def family(request) -> Family:
+def vlm(request) -> VLM:
     if request.param == "llava":
         return Llava(*tiny_llava(), name="tiny")
     return Qwen25VL(*tiny_qwen2_5_vl(), name="tiny")

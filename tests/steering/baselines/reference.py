@@ -29,6 +29,6 @@ def greedy(model, inputs, other, formula: Callable[[Tensor, Tensor], Tensor], le
     return tuple(answer)
 
 
-def without_image(family, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    ids = [token for token in inputs["input_ids"][0].tolist() if token != family.image_token_id]
+def without_image(vlm, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    ids = [token for token in inputs["input_ids"][0].tolist() if token != vlm.image_token_id]
     return {"input_ids": torch.tensor([ids])}

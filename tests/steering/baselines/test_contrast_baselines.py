@@ -51,59 +51,59 @@ def noised_by_hand(inputs, config, step: int, seed: int) -> torch.Tensor:
     return math.sqrt(kept) * pixels + math.sqrt(1 - kept) * noise
 
 
-def test_guidance_equals_two_plain_passes(family, images, questions) -> None:
+def test_guidance_equals_two_plain_passes(vlm, images, questions) -> None:
     decoding = Decoding(max_new_tokens=LENGTH)
-    found = generate(family, images, questions, steered(TextGuidance(gamma=2.5)), decoding)
-    plain = generate(family, images, questions, None, decoding)
+    found = generate(vlm, images, questions, steered(TextGuidance(gamma=2.5)), decoding)
+    plain = generate(vlm, images, questions, None, decoding)
     assert [one.token_ids for one in found] != [one.token_ids for one in plain]
     for image, question, one in zip(images, questions, found, strict=True):
-        inputs = dict(family.prepare_questions([image], [question]).inputs)
-        assert one.token_ids == greedy(family.model, inputs, without_image(family, inputs), guided, LENGTH)
+        inputs = dict(vlm.prepare_questions([image], [question]).inputs)
+        assert one.token_ids == greedy(vlm.model, inputs, without_image(vlm, inputs), guided, LENGTH)
 
 
-def test_visual_contrast_equals_two_plain_passes(family, images, questions) -> None:
+def test_visual_contrast_equals_two_plain_passes(vlm, images, questions) -> None:
     decoding = Decoding(max_new_tokens=LENGTH, seed=5)
-    found = generate(family, images, questions, steered(STRONG), decoding)
-    plain = generate(family, images, questions, None, decoding)
+    found = generate(vlm, images, questions, steered(STRONG), decoding)
+    plain = generate(vlm, images, questions, None, decoding)
     assert [one.token_ids for one in found] != [one.token_ids for one in plain]
     for image, question, one in zip(images, questions, found, strict=True):
-        inputs = dict(family.prepare_questions([image], [question]).inputs)
-        noisy = inputs | {"pixel_values": noised_by_hand(inputs, family.model.config, 900, 5)}
-        assert one.token_ids == greedy(family.model, inputs, noisy, contrasted, LENGTH)
+        inputs = dict(vlm.prepare_questions([image], [question]).inputs)
+        noisy = inputs | {"pixel_values": noised_by_hand(inputs, vlm.model.config, 900, 5)}
+        assert one.token_ids == greedy(vlm.model, inputs, noisy, contrasted, LENGTH)
 
 
-def test_noise_is_the_published_schedule(family, images, questions) -> None:
-    inputs = dict(family.prepare_questions(images[:1], questions[:1]).inputs)
-    found = noised(inputs, family.model.config, 500, 3)
-    torch.testing.assert_close(found, noised_by_hand(inputs, family.model.config, 500, 3), atol=1e-4, rtol=1e-4)
+def test_noise_is_the_published_schedule(vlm, images, questions) -> None:
+    inputs = dict(vlm.prepare_questions(images[:1], questions[:1]).inputs)
+    found = noised(inputs, vlm.model.config, 500, 3)
+    torch.testing.assert_close(found, noised_by_hand(inputs, vlm.model.config, 500, 3), atol=1e-4, rtol=1e-4)
     with pytest.raises(MethodError, match=r"the shape \(2, 3\)"):
-        noised({"pixel_values": torch.zeros(2, 3)}, family.model.config, 500, 0)
+        noised({"pixel_values": torch.zeros(2, 3)}, vlm.model.config, 500, 0)
 
 
 @pytest.mark.parametrize("step", [TextGuidance(gamma=2.5), STRONG], ids=lambda step: step.name)
-def test_a_padded_batch_equals_its_elements_alone(family, images, questions, step) -> None:
+def test_a_padded_batch_equals_its_elements_alone(vlm, images, questions, step) -> None:
     decoding = Decoding(max_new_tokens=LENGTH)
-    together = generate(family, images, questions, steered(step), decoding)
+    together = generate(vlm, images, questions, steered(step), decoding)
     for index in range(2):
-        alone = generate(family, images[index : index + 1], questions[index : index + 1], steered(step), decoding)
+        alone = generate(vlm, images[index : index + 1], questions[index : index + 1], steered(step), decoding)
         assert alone == [together[index]]
 
 
-def test_the_text_only_prompt_is_the_prompt_without_image_tokens(family, images, questions) -> None:
-    found = text_only(family.prepare_questions(images, questions))
+def test_the_text_only_prompt_is_the_prompt_without_image_tokens(vlm, images, questions) -> None:
+    found = text_only(vlm.prepare_questions(images, questions))
     for row, mask, image, question in zip(*found.values(), images, questions, strict=True):
-        alone = dict(family.prepare_questions([image], [question]).inputs)
-        assert torch.equal(row[mask.bool()], without_image(family, alone)["input_ids"][0])
+        alone = dict(vlm.prepare_questions([image], [question]).inputs)
+        assert torch.equal(row[mask.bool()], without_image(vlm, alone)["input_ids"][0])
         assert mask.tolist() == sorted(mask.tolist())
 
 
 class Slow:
     """The text-only branch without a cache, row by row."""
 
-    def __init__(self, family, images, questions) -> None:
-        self._family, self._length = family, family.prepare_questions(images, questions).length
+    def __init__(self, vlm, images, questions) -> None:
+        self._family, self._length = vlm, vlm.prepare_questions(images, questions).length
         self._prompts = [
-            without_image(family, dict(family.prepare_questions([image], [question]).inputs))
+            without_image(vlm, dict(vlm.prepare_questions([image], [question]).inputs))
             for image, question in zip(images, questions, strict=True)
         ]
 
@@ -117,14 +117,12 @@ class Slow:
         return torch.stack(rows)
 
 
-def test_beams_take_the_branch_with_them(family, images, questions) -> None:
-    found = generate(
-        family, images, questions, steered(TextGuidance(2.5)), Decoding(max_new_tokens=LENGTH, num_beams=3)
-    )
-    prepared = family.prepare_questions(images, questions)
-    expected = family.model.generate(
+def test_beams_take_the_branch_with_them(vlm, images, questions) -> None:
+    found = generate(vlm, images, questions, steered(TextGuidance(2.5)), Decoding(max_new_tokens=LENGTH, num_beams=3))
+    prepared = vlm.prepare_questions(images, questions)
+    expected = vlm.model.generate(
         **prepared.inputs,
-        logits_processor=[Slow(family, images, questions)],
+        logits_processor=[Slow(vlm, images, questions)],
         num_beams=3,
         do_sample=False,
         max_new_tokens=LENGTH,
@@ -134,25 +132,25 @@ def test_beams_take_the_branch_with_them(family, images, questions) -> None:
 
 
 @pytest.mark.parametrize("step", [TextGuidance(gamma=2.5), VisualContrast()], ids=lambda step: step.name)
-def test_draws_repeat_with_their_seed(family, images, questions, step) -> None:
+def test_draws_repeat_with_their_seed(vlm, images, questions, step) -> None:
     draws = [
-        generate(family, images, questions, steered(step), Decoding(max_new_tokens=16, do_sample=True, seed=seed))
+        generate(vlm, images, questions, steered(step), Decoding(max_new_tokens=16, do_sample=True, seed=seed))
         for seed in (1, 1, 2)
     ]
     assert draws[0] == draws[1] != draws[2]
 
 
-def texts_and_passes(family, images, questions, step) -> tuple[list, int]:
+def texts_and_passes(vlm, images, questions, step) -> tuple[list, int]:
     count: list[int] = []
-    handle = family.model.register_forward_hook(lambda *_: count.append(1))
+    handle = vlm.model.register_forward_hook(lambda *_: count.append(1))
     try:
-        texts = generate(family, images, questions, step and steered(step), Decoding(max_new_tokens=4))
+        texts = generate(vlm, images, questions, step and steered(step), Decoding(max_new_tokens=4))
     finally:
         handle.remove()
     return texts, len(count)
 
 
-def test_no_second_pass_where_the_scale_makes_it_vanish(family, images, questions) -> None:
+def test_no_second_pass_where_the_scale_makes_it_vanish(vlm, images, questions) -> None:
     runs = {}
     for name, step in (
         ("plain", None),
@@ -160,18 +158,18 @@ def test_no_second_pass_where_the_scale_makes_it_vanish(family, images, question
         ("alpha 0", VisualContrast(alpha=0, sample=False)),
         ("guided", TextGuidance()),
     ):
-        runs[name] = texts_and_passes(family, images, questions, step)
+        runs[name] = texts_and_passes(vlm, images, questions, step)
     assert runs["plain"] == runs["gamma 1"] == runs["alpha 0"]
     assert runs["guided"][1] == 2 * runs["plain"][1]
 
 
-def test_everything_is_as_before(family, images, questions) -> None:
+def test_everything_is_as_before(vlm, images, questions) -> None:
     decoding = Decoding(max_new_tokens=LENGTH)
-    before = generate(family, images, questions, None, decoding)
-    generate(family, images, questions, steered(TextGuidance(2.5), STRONG), decoding)
-    assert generate(family, images, questions, None, decoding) == before
-    assert not family.model._forward_hooks
-    assert not family.model._forward_pre_hooks
+    before = generate(vlm, images, questions, None, decoding)
+    generate(vlm, images, questions, steered(TextGuidance(2.5), STRONG), decoding)
+    assert generate(vlm, images, questions, None, decoding) == before
+    assert not vlm.model._forward_hooks
+    assert not vlm.model._forward_pre_hooks
 
 
 def test_numbers_that_make_no_sense_are_refused() -> None:

@@ -14,7 +14,7 @@ from plain_attention import attending
 from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
 from grounding.errors import MethodError, RecordingError
-from grounding.steering.base import Changes
+from grounding.steering.base import GenerateOverrides
 from grounding.steering.baselines.opera import OverTrust
 from grounding.steering.baselines.truncation import Truncation
 from grounding.steering.decoding import Decoding
@@ -33,7 +33,7 @@ def method(*steps) -> Steering:
 class Slow:
     """The search; every pass reads the whole prompt and answer again."""
 
-    family: object
+    vlm: object
     prepared: object
     step: OverTrust
     limit: int
@@ -51,8 +51,8 @@ class Slow:
             kept[layer] = torch.softmax(logits, dim=-1)
             return kept[layer]
 
-        with torch.no_grad(), attending(self.family.model, change):
-            logits = self.family.model(**inputs, use_cache=False).logits[0, -1].double()
+        with torch.no_grad(), attending(self.vlm.model, change):
+            logits = self.vlm.model(**inputs, use_cache=False).logits[0, -1].double()
         rows = kept[max(kept)].amax(0).double()
         return logits, rows / rows.sum(-1, keepdim=True)
 
@@ -69,7 +69,7 @@ class Slow:
 
     def run(self) -> tuple[tuple[int, ...], int]:
         """The answer, and how often the search went back."""
-        step, end = self.step, self.family.model.generation_config.eos_token_id
+        step, end = self.step, self.vlm.model.generation_config.eos_token_id
         beams, scores, ended = [[] for _ in range(step.beams)], [0.0] + [-1e9] * (step.beams - 1), []
         states, history, returns, forbidden = [], [], Counter(), {}
         while True:
@@ -130,13 +130,13 @@ def mode(values: list[int]) -> int:
 
 
 @pytest.fixture(scope="module")
-def peaked(family):
+def peaked(vlm):
     """The family with a last layer that leans on few tokens, so that the search has something to go back for."""
-    projection = family.model.get_decoder().layers[-1].self_attn.q_proj.weight
+    projection = vlm.model.get_decoder().layers[-1].self_attn.q_proj.weight
     before = projection.detach().clone()
     with torch.no_grad():
         projection *= 4
-    yield family
+    yield vlm
     with torch.no_grad():
         projection.copy_(before)
 
@@ -160,12 +160,12 @@ def test_ended_texts_compete(peaked, images, questions, monkeypatch) -> None:
     assert found.token_ids == answer != whole.token_ids
 
 
-def test_a_weightless_search_over_all_tokens_is_beam_search(family, images, questions) -> None:
-    vocabulary = family.model.get_output_embeddings().weight.shape[0]
+def test_a_weightless_search_over_all_tokens_is_beam_search(vlm, images, questions) -> None:
+    vocabulary = vlm.model.get_output_embeddings().weight.shape[0]
     free = OverTrust(beams=3, candidates=vocabulary, weight=0.0, patience=100)
     for image, question in zip(images, questions, strict=True):
-        found = generate(family, [image], [question], method(free), Decoding(max_new_tokens=2))
-        assert found == generate(family, [image], [question], None, Decoding(max_new_tokens=2, num_beams=3))
+        found = generate(vlm, [image], [question], method(free), Decoding(max_new_tokens=2))
+        assert found == generate(vlm, [image], [question], None, Decoding(max_new_tokens=2, num_beams=3))
 
 
 class Listener:
@@ -175,8 +175,8 @@ class Listener:
         self.scores: list[torch.Tensor] = []
 
     @contextmanager
-    def applied(self, subject):
-        yield Changes((self._keep,))
+    def applied(self, context):
+        yield GenerateOverrides((self._keep,))
 
     def _keep(self, input_ids, scores):
         self.scores.append(scores)
@@ -192,30 +192,30 @@ def test_products_beyond_the_range_of_floats_stay_penalties(peaked, images, ques
         assert (scores.exp().sum(dim=-1) - 1).abs().max() < 1e-5
 
 
-def test_what_does_not_go_together_is_refused(family, images, questions) -> None:
+def test_what_does_not_go_together_is_refused(vlm, images, questions) -> None:
     decoding = Decoding(max_new_tokens=2)
     with pytest.raises(MethodError, match="draws no tokens"):
-        generate(family, images, questions, method(EAGER), Decoding(do_sample=True))
+        generate(vlm, images, questions, method(EAGER), Decoding(do_sample=True))
     with pytest.raises(MethodError, match="no newest token to stream"):
-        generate(family, images[:1], questions[:1], method(EAGER), decoding, streamer=object())
+        generate(vlm, images[:1], questions[:1], method(EAGER), decoding, streamer=object())
     with pytest.raises(MethodError, match="one picture at a time"):
-        generate(family, images, questions, method(EAGER, Truncation()), decoding)
+        generate(vlm, images, questions, method(EAGER, Truncation()), decoding)
     with (
         pytest.raises(RecordingError, match="beam"),
-        record(family.model, RowRequest(((0,), (0,)), layers=(0,), decode=True)),
+        record(vlm.model, RowRequest(((0,), (0,)), layers=(0,), decode=True)),
     ):
-        generate(family, images, questions, method(EAGER), decoding)
+        generate(vlm, images, questions, method(EAGER), decoding)
     with pytest.raises(MethodError, match="patience of 2"):
         OverTrust(patience=1)
 
 
-def test_everything_is_as_before_the_search(family, images, questions) -> None:
+def test_everything_is_as_before_the_search(vlm, images, questions) -> None:
     decoding = Decoding(max_new_tokens=4)
-    before = generate(family, images, questions, None, decoding)
-    kernel = family.model.get_decoder().config._attn_implementation
-    generate(family, images, questions, method(EAGER), decoding)
-    assert family.model.get_decoder().config._attn_implementation == kernel
-    assert generate(family, images, questions, None, decoding) == before
+    before = generate(vlm, images, questions, None, decoding)
+    kernel = vlm.model.get_decoder().config._attn_implementation
+    generate(vlm, images, questions, method(EAGER), decoding)
+    assert vlm.model.get_decoder().config._attn_implementation == kernel
+    assert generate(vlm, images, questions, None, decoding) == before
 
 
 def test_the_shipped_file_is_the_published_method() -> None:

@@ -16,7 +16,7 @@ from grounding.attention.request import RowRequest
 from grounding.models.llava import Llava
 from grounding.models.qwen2_5_vl import Qwen25VL
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
-from grounding.steering.base import Changes
+from grounding.steering.base import GenerateOverrides
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.steering.method import load_steering, parse_steering
@@ -25,7 +25,7 @@ LENGTH = 6
 
 
 @pytest.fixture(scope="module", params=["llava", "qwen2_5_vl"])
-def family(request):
+def vlm(request):
     """Deep enough for methods that begin at layer 2."""
     if request.param == "llava":
         return Llava(*tiny_llava(layers=4), name="tiny")
@@ -39,19 +39,19 @@ class Listener:
         self.scores: list[torch.Tensor] = []
 
     @contextmanager
-    def applied(self, subject):
-        yield Changes((self._keep,))
+    def applied(self, context):
+        yield GenerateOverrides((self._keep,))
 
     def _keep(self, input_ids, scores):
         self.scores.append(torch.log_softmax(scores.double(), dim=-1))
         return scores
 
 
-def heard(family, images, questions, method):
+def heard(vlm, images, questions, method):
     """Per element its tokens and, at each of them, the scores [V] it was taken from, normalised."""
     listener = Listener()
     method = replace(method, steps=(*method.steps, listener))
-    found = generate(family, images, questions, method, Decoding(max_new_tokens=LENGTH))
+    found = generate(vlm, images, questions, method, Decoding(max_new_tokens=LENGTH))
     for element, one in enumerate(found):
         yield one.token_ids, [step[element] for step in listener.scores[: len(one.token_ids)]]
 
@@ -61,15 +61,15 @@ def strong(name: str, *numbers: dict):
     return replace(method, steps=tuple(replace(s, **n) for s, n in zip(method.steps, numbers, strict=True)))
 
 
-def expected_scores(family, prompt, answer, change, formula=None):
+def expected_scores(vlm, prompt, answer, change, formula=None):
     """The same scores from whole passes in which the decoder attends through `change`."""
-    other = without_image(family, prompt)
+    other = without_image(vlm, prompt)
     for length in range(len(answer)):
         before = list(answer[:length])
-        with attending(family.model, change):
-            scores = next_log_probabilities(family.model, prompt, before)
+        with attending(vlm.model, change):
+            scores = next_log_probabilities(vlm.model, prompt, before)
         if formula is not None:
-            scores = formula(scores, next_log_probabilities(family.model, other, before))
+            scores = formula(scores, next_log_probabilities(vlm.model, other, before))
         yield torch.log_softmax(scores, dim=-1)
 
 
@@ -84,12 +84,10 @@ def guided(s, u):
     return out
 
 
-def test_pai_boosts_generated_rows_alone_and_leaves_its_branch_alone(family, images, questions) -> None:
+def test_pai_boosts_generated_rows_alone_and_leaves_its_branch_alone(vlm, images, questions) -> None:
     method = strong("pai", {"strength": 4.0}, {"gamma": 2.5})
-    for image, question, (answer, scores) in zip(
-        images, questions, heard(family, images, questions, method), strict=True
-    ):
-        prepared = family.prepare_questions([image], [question])
+    for image, question, (answer, scores) in zip(images, questions, heard(vlm, images, questions, method), strict=True):
+        prepared = vlm.prepare_questions([image], [question])
         keys, length = prepared.image_positions[0], prepared.length
         moved = []
 
@@ -101,17 +99,15 @@ def test_pai_boosts_generated_rows_alone_and_leaves_its_branch_alone(family, ima
                 moved.append((torch.softmax(logits, dim=-1) - before).abs().max())
             return torch.softmax(logits, dim=-1)
 
-        assert_close(scores, expected_scores(family, dict(prepared.inputs), answer, change, guided))
+        assert_close(scores, expected_scores(vlm, dict(prepared.inputs), answer, change, guided))
         assert max(moved) > 0.1
 
 
 @pytest.mark.parametrize(("reading", "p", "kept"), [("keep", 0.1, 0.1), ("remove", 0.7, 0.3)])
-def test_var_moves_what_sinks_draw(family, images, questions, reading, p, kept) -> None:
+def test_var_moves_what_sinks_draw(vlm, images, questions, reading, p, kept) -> None:
     method = strong("var", {"p": p, "reading": reading, "tau": 1.5, "visual_mass": 0.05, "rho": 0.2})
-    for image, question, (answer, scores) in zip(
-        images, questions, heard(family, images, questions, method), strict=True
-    ):
-        prepared = family.prepare_questions([image], [question])
+    for image, question, (answer, scores) in zip(images, questions, heard(vlm, images, questions, method), strict=True):
+        prepared = vlm.prepare_questions([image], [question])
         cells = {int(position) for position in prepared.image_positions[0]}
         moved = []
 
@@ -135,19 +131,19 @@ def test_var_moves_what_sinks_draw(family, images, questions, reading, p, kept) 
                     moved.append(freed)
             return weights
 
-        assert_close(scores, expected_scores(family, dict(prepared.inputs), answer, change))
+        assert_close(scores, expected_scores(vlm, dict(prepared.inputs), answer, change))
         assert max(moved) > 0.1
 
 
-def test_a_recording_sees_the_boosted_answer_and_not_the_branch(family, images, questions) -> None:
-    prepared = family.prepare_questions(images, questions)
+def test_a_recording_sees_the_boosted_answer_and_not_the_branch(vlm, images, questions) -> None:
+    prepared = vlm.prepare_questions(images, questions)
     last = tuple((prepared.length - 1,) for _ in images)
     keys = tuple(tuple(int(p) for p in positions) for positions in prepared.image_positions)
     mass = {}
     for strength in (0.0, 4.0):
         method = strong("pai", {"strength": strength}, {})
-        with record(family.model, RowRequest(last, keys=keys, layers=(2,), decode=True)) as recording:
-            found = generate(family, images, questions, method, Decoding(max_new_tokens=2))
+        with record(vlm.model, RowRequest(last, keys=keys, layers=(2,), decode=True)) as recording:
+            found = generate(vlm, images, questions, method, Decoding(max_new_tokens=2))
         steps = max(len(one.token_ids) for one in found) - 1
         assert [len(rows) for rows in recording.decode] == [steps] * 2
         mass[strength] = recording

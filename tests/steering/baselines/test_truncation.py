@@ -13,16 +13,16 @@ def steered(step) -> Steering:
     return Steering("test", "", "", (step,))
 
 
-def test_a_truncated_text_is_the_beginning_of_the_whole_one(family, images, questions) -> None:
-    whole = generate(family, images, questions, None, Decoding(max_new_tokens=9))
-    short = generate(family, images, questions, steered(Truncation(4)), Decoding(max_new_tokens=9))
+def test_a_truncated_text_is_the_beginning_of_the_whole_one(vlm, images, questions) -> None:
+    whole = generate(vlm, images, questions, None, Decoding(max_new_tokens=9))
+    short = generate(vlm, images, questions, steered(Truncation(4)), Decoding(max_new_tokens=9))
     assert [one.token_ids for one in short] == [one.token_ids[:4] for one in whole]
-    kept = generate(family, images, questions, steered(Truncation(40)), Decoding(max_new_tokens=9))
+    kept = generate(vlm, images, questions, steered(Truncation(40)), Decoding(max_new_tokens=9))
     assert kept == whole
 
 
-def test_whole_words_end_where_a_word_does(family) -> None:
-    tokenizer = family.tokenizer
+def test_whole_words_end_where_a_word_does(vlm) -> None:
+    tokenizer = vlm.tokenizer
     ids = tuple(tokenizer("the dog zebra.", add_special_tokens=False)["input_ids"])
     pieces = [tokenizer.decode([token]) for token in ids]
     assert pieces == ["the", " dog", " ", "z", "e", "b", "r", "a", "."]
@@ -36,9 +36,9 @@ def test_whole_words_end_where_a_word_does(family) -> None:
     assert cut(Generated("", ids[4:7], False), 2, tokenizer).token_ids == ids[4:6]  # one long word
 
 
-def test_whole_words_stay_within_the_limit(family, images, questions) -> None:
-    whole = generate(family, images, questions, None, Decoding(max_new_tokens=9))
-    cuts = generate(family, images, questions, steered(Truncation(5, whole_words=True)), Decoding(max_new_tokens=9))
+def test_whole_words_stay_within_the_limit(vlm, images, questions) -> None:
+    whole = generate(vlm, images, questions, None, Decoding(max_new_tokens=9))
+    cuts = generate(vlm, images, questions, steered(Truncation(5, whole_words=True)), Decoding(max_new_tokens=9))
     for one, long in zip(cuts, whole, strict=True):
         assert 1 <= len(one.token_ids) <= 5
         assert one.token_ids == long.token_ids[: len(one.token_ids)]

@@ -17,7 +17,7 @@ _HASH_DIGITS = 16
 
 
 @dataclass(frozen=True)
-class Inventory:
+class ChairResources:
     """Tables, text pipeline and ground truth.
 
     Attributes:
@@ -57,9 +57,9 @@ class Inventory:
         return digest.hexdigest()[:_HASH_DIGITS]
 
 
-def load_inventory(
+def load_chair_resources(
     ground_truth: str, synonyms: str, pipeline: Pipeline = "rules", double_words: DoubleWords = "original"
-) -> Inventory:
+) -> ChairResources:
     """Load what scoring needs.
 
     Args:
@@ -76,5 +76,5 @@ def load_inventory(
     words, truth = local_file(synonyms, "the synonyms"), local_file(ground_truth, "the ground truth")
     lexicon = read_lexicon(words, double_words)
     found = read_truth(truth, lexicon, normalise)
-    hashes = {"synonyms": Inventory.hash_of(words), "ground_truth": Inventory.hash_of(truth)}
-    return Inventory(lexicon, normalise, found, hashes)
+    hashes = {"synonyms": ChairResources.hash_of(words), "ground_truth": ChairResources.hash_of(truth)}
+    return ChairResources(lexicon, normalise, found, hashes)

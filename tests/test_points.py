@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from grounding.errors import MethodError
-from grounding.prompts import (
+from grounding.errors import EmptyMapError, MethodError
+from grounding.points import (
     ArgMax,
     MaxMinPair,
     OtsuBox,
@@ -87,7 +87,7 @@ def test_mirroring_the_map_mirrors_the_points(rule, seed, height, width):
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_an_empty_map_is_refused(rule):
-    with pytest.raises(MethodError, match="heat map is empty"):
+    with pytest.raises(EmptyMapError, match="heat map is empty"):
         rule(_heat(np.zeros((4, 5))))
 
 

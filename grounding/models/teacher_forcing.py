@@ -11,7 +11,7 @@ import torch
 from grounding.attention.recorder import record
 from grounding.attention.request import Reduce, RowRequest
 from grounding.errors import ExpressionError
-from grounding.models.base import LAST_WORD, Family, Prepared
+from grounding.models.base import LAST_WORD, VLM, Prepared
 from grounding.models.maps import mean_rows, spell, until_end
 from grounding.models.memory import explain_out_of_memory
 from grounding.text.align import align
@@ -19,12 +19,14 @@ from grounding.text.nouns import NounPhrase, noun_phrases
 from grounding.text.words import split_words
 from grounding.types import AttentionMaps, Word, WordKind
 
-WITNESSES = 32  # stop words whose rows are kept at most, evenly over the text; enough for a mean and for finding sinks
+REFERENCE_WORDS = (
+    32  # stop words whose rows are kept at most, evenly over the text; enough for a mean and for finding sinks
+)
 _REMEDY = "let it write fewer tokens, use smaller pictures, --dtype bfloat16, or a smaller model"
 
 
 @dataclass(frozen=True)
-class Reread:
+class TextMaps:
     """A text and where each of its nouns looked.
 
     Attributes:
@@ -40,18 +42,18 @@ class Reread:
     text: str
     phrases: tuple[NounPhrase, ...]
     maps: tuple[AttentionMaps, ...]
-    witnesses: AttentionMaps | None
+    reference_words: AttentionMaps | None
 
 
-def reread(
-    family: Family,
+def teacher_forced_maps(
+    vlm: VLM,
     prepared: Prepared,
     token_ids: Sequence[Sequence[int]],
     *,
     reduce: Reduce = "none",
     head_statistics: Sequence[str] = (),
     budget_bytes: int = 2 << 30,
-) -> list[Reread]:
+) -> list[TextMaps]:
     """Let the model read texts behind their questions, as if it had written them, and keep the rows of their nouns.
 
     For a text that the model wrote by itself these are the rows of its decode steps, up to rounding. Here they are read
@@ -61,7 +63,7 @@ def reread(
     decode steps could not be recorded. And the generation that is timed is not slowed down by recording.
 
     Args:
-        family: the model.
+        vlm: the model.
         prepared: the batch of questions.
         token_ids: per element the tokens of the text; it is read up to its end token.
         reduce: see `attend`.
@@ -77,10 +79,10 @@ def reread(
         RecordingError: this model's attention cannot be recorded.
         ModelError: out of memory.
     """
-    token_ids = [until_end(family, tokens) for tokens in token_ids]
-    told = [_Told.of(family, tokens, prepared.length) for tokens in token_ids]
+    token_ids = [until_end(vlm, tokens) for tokens in token_ids]
+    told = [_Told.of(vlm, tokens, prepared.length) for tokens in token_ids]
     if not any(one.phrases for one in told):
-        return [Reread(one.text, (), (), None) for one in told]
+        return [TextMaps(one.text, (), (), None) for one in told]
     image = tuple(tuple(int(p) for p in positions) for positions in prepared.image_positions)
     request = RowRequest(
         queries=tuple(one.positions for one in told),
@@ -93,10 +95,10 @@ def reread(
     )
     with (
         torch.inference_mode(),
-        explain_out_of_memory(f"reading a text with {family.name}", _REMEDY),
-        record(family.model, request) as recording,
+        explain_out_of_memory(f"reading a text with {vlm.name}", _REMEDY),
+        record(vlm.model, request) as recording,
     ):
-        family.model(**continued(family, prepared.inputs, token_ids), use_cache=False, logits_to_keep=1)
+        vlm.model(**continued(vlm, prepared.inputs, token_ids), use_cache=False, logits_to_keep=1)
 
     def maps(index: int, words: tuple[Word, ...]) -> AttentionMaps:
         row_of = {position: row for row, position in enumerate(request.queries[index])}
@@ -109,7 +111,7 @@ def reread(
             keys=prepared.image_positions[index],
             grids=prepared.grids[index],
             image_size=prepared.image_sizes[index],
-            layer_count=family.layer_count,
+            layer_count=vlm.layer_count,
             head_statistics={name: table.numpy() for name, table in recording.head_statistics[index].items()}
             if request.head_statistics
             else {},
@@ -117,23 +119,23 @@ def reread(
         )
 
     return [
-        Reread(one.text, one.phrases, tuple(maps(i, words) for words in one.words), maps(i, one.witnesses))
+        TextMaps(one.text, one.phrases, tuple(maps(i, words) for words in one.words), maps(i, one.reference_words))
         for i, one in enumerate(told)
     ]
 
 
-def tokens_of(family: Family, text: str) -> tuple[int, ...]:
+def tokens_of(vlm: VLM, text: str) -> tuple[int, ...]:
     """The tokens of a text that somebody else wrote.
 
     Raises:
         ExpressionError: the tokenizer cannot write the text: it has words outside a closed vocabulary.
     """
-    ids = tuple(family.tokenizer(text, add_special_tokens=False)["input_ids"])
-    if family.tokenizer.unk_token_id in ids:
-        at = ids.index(family.tokenizer.unk_token_id)
-        before = spell(family.tokenizer, ids[:at])[0][-40:]
+    ids = tuple(vlm.tokenizer(text, add_special_tokens=False)["input_ids"])
+    if vlm.tokenizer.unk_token_id in ids:
+        at = ids.index(vlm.tokenizer.unk_token_id)
+        before = spell(vlm.tokenizer, ids[:at])[0][-40:]
         raise ExpressionError(
-            f"the text {text[:60]!r} has a word outside the vocabulary of {family.name}, behind {before!r}: use known "
+            f"the text {text[:60]!r} has a word outside the vocabulary of {vlm.name}, behind {before!r}: use known "
             "words, or another model"
         )
     return ids
@@ -146,11 +148,11 @@ class _Told:
     text: str
     phrases: tuple[NounPhrase, ...]
     words: tuple[tuple[Word, ...], ...]
-    witnesses: tuple[Word, ...]
+    reference_words: tuple[Word, ...]
 
     @classmethod
-    def of(cls, family: Family, tokens: Sequence[int], length: int) -> _Told:
-        text, spans = spell(family.tokenizer, tokens)
+    def of(cls, vlm: VLM, tokens: Sequence[int], length: int) -> _Told:
+        text, spans = spell(vlm.tokenizer, tokens)
         lead = len(text) - len(text.lstrip())
         text, spans = text.strip(), tuple((max(0, start - lead), max(0, end - lead)) for start, end in spans)
 
@@ -159,21 +161,21 @@ class _Told:
             return tuple(replace(word, positions=tuple(length + t for t in at)) for word, at in owned if at)
 
         phrases, rows = [], []
-        for phrase in noun_phrases(text, family.finder):
+        for phrase in noun_phrases(text, vlm.finder):
             words = placed(phrase.words)
             noun = next((word for word in words if word.is_head), None)
             if noun is not None:
                 phrases.append(phrase)
                 rows.append((*words, _last(noun.positions[0] - 1)))
         stops = placed([word for word in split_words(text) if word.kind is WordKind.STOP])
-        kept = sorted({round(i) for i in np.linspace(0, len(stops) - 1, min(len(stops), WITNESSES))})
+        kept = sorted({round(i) for i in np.linspace(0, len(stops) - 1, min(len(stops), REFERENCE_WORDS))})
         return cls(text, tuple(phrases), tuple(rows), (*(stops[i] for i in kept), _last(length - 1)))
 
     @property
     def positions(self) -> tuple[int, ...]:
         """Every position once."""
         return tuple(
-            dict.fromkeys(p for words in (*self.words, self.witnesses) for word in words for p in word.positions)
+            dict.fromkeys(p for words in (*self.words, self.reference_words) for word in words for p in word.positions)
         )
 
 
@@ -182,12 +184,12 @@ def _last(position: int) -> Word:
 
 
 def continued(
-    family: Family, inputs: Mapping[str, torch.Tensor], token_ids: Sequence[Sequence[int]]
+    vlm: VLM, inputs: Mapping[str, torch.Tensor], token_ids: Sequence[Sequence[int]]
 ) -> dict[str, torch.Tensor]:
     """The prompt's inputs with texts behind them, padded on the right; further marks of text tokens are 0.
 
     Args:
-        family: the model.
+        vlm: the model.
         inputs: of the prompt, by the model's argument names.
         token_ids: per element the tokens of the text.
 
@@ -196,7 +198,7 @@ def continued(
     """
     longest = max(len(tokens) for tokens in token_ids)
     shape = inputs["input_ids"].shape
-    ids = torch.full((shape[0], longest), family.tokenizer.pad_token_id, device=inputs["input_ids"].device)
+    ids = torch.full((shape[0], longest), vlm.tokenizer.pad_token_id, device=inputs["input_ids"].device)
     real = torch.zeros_like(ids)
     for row, tokens in enumerate(token_ids):
         ids[row, : len(tokens)] = torch.tensor(tokens, device=ids.device)

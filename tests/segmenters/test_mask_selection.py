@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from grounding.errors import SegmenterError
 from grounding.segmenters.base import MaskCandidates
-from grounding.segmenters.choice import MaskRule, agreement, ask, choose, coverage, refine
+from grounding.segmenters.mask_selection import MaskRule, agreement, ask, choose, coverage, refine
 from grounding.types import Heatmap
 
 
@@ -155,7 +155,7 @@ def tiny(tiny_original, noise):
 @pytest.mark.parametrize("wanted", [0, 1, 2])
 def test_the_cascade_is_three_calls_with_the_last_answer_as_hint(tiny, points, wanted, monkeypatch):
     # The segmenter's estimate is replaced by a fixed preference so that every index has its turn.
-    monkeypatch.setattr("grounding.segmenters.choice.choose", lambda *_: wanted)
+    monkeypatch.setattr("grounding.segmenters.mask_selection.choose", lambda *_: wanted)
     prompt = points((10, 20), (60, 10), labels=[1, 0])
     first = tiny.segment(prompt, multimask=False)
     second = tiny.segment(prompt, mask_logits=first.low_res_logits[0])

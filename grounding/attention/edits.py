@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Turned:
+class AttentionEdit:
     """What steering does to chosen rows; every axis but the last may be 1 and is then alike for all.
 
     Attributes:
@@ -31,14 +31,14 @@ class Turned:
     bias: Tensor | None = None
     factor: tuple[Tensor, Tensor] | None = None
 
-    def up_to(self, keys: int) -> Turned:
+    def up_to(self, keys: int) -> AttentionEdit:
         """The same for the first keys alone."""
         bias = None if self.bias is None else self.bias[..., :keys]
-        return Turned(bias, None if self.factor is None else (self.factor[0], self.factor[1][..., :keys]))
+        return AttentionEdit(bias, None if self.factor is None else (self.factor[0], self.factor[1][..., :keys]))
 
 
 @dataclass(frozen=True)
-class RowChange:
+class RowEdit:
     """A change of the weights of a call's last queries.
 
     Attributes:
@@ -48,14 +48,14 @@ class RowChange:
     """
 
     start: int
-    turned: Turned | Callable[[AttentionCall, Tensor], Turned]
+    turned: AttentionEdit | Callable[[AttentionCall, Tensor], AttentionEdit]
 
 
 Factor = tuple[Tensor, Tensor]
 """[H'] int64 query heads, and [B or 1, H', R or 1, K] factors on their weights."""
 
 
-def turned_rows(call: AttentionCall, rows: Tensor) -> tuple[Tensor | None, Factor | None]:
+def combined_edit(call: AttentionCall, rows: Tensor) -> tuple[Tensor | None, Factor | None]:
     """All changes of a call together, for chosen rows of every batch element.
 
     A change sees the call as the ones before it left it; rows before a change's start stay as they are.
@@ -71,7 +71,7 @@ def turned_rows(call: AttentionCall, rows: Tensor) -> tuple[Tensor | None, Facto
     factor: Factor | None = None
     for index, change in enumerate(call.changes):
         turned = change.turned
-        if not isinstance(turned, Turned):
+        if not isinstance(turned, AttentionEdit):
             turned = turned(replace(call, changes=call.changes[:index]), rows)
         early = (rows < change.start)[:, None] if change.start > 0 else None  # [R, 1]
         if turned.bias is not None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from grounding.errors import MethodError
+from grounding.errors import EmptyMapError, MethodError
 from grounding.types import BoolArray, Box, FloatArray, Heatmap, IntArray, PointPrompts
 
 EIGHT = np.ones((3, 3), int)
@@ -67,11 +67,11 @@ class PointRule(ABC):
             Points on the object first, best first, then points off it; in pixels of the original image.
 
         Raises:
-            MethodError: the map is empty.
+            EmptyMapError: no cell is above 0.
         """
         values = heatmap.values
         if not values.max() > 0:
-            raise MethodError(
+            raise EmptyMapError(
                 "the heat map is empty: no cell stands out after the method's stages; try another method (plain-mean "
                 "removes nothing) or other words"
             )

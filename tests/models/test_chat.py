@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grounding.errors import ModelError
-from grounding.models.prompt import render
+from grounding.models.chat import render
 
 
 class Templated:

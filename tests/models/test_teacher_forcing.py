@@ -5,12 +5,12 @@ import pytest
 from PIL import Image
 
 from grounding.errors import ExpressionError
-from grounding.models import reread as module
+from grounding.models import teacher_forcing as module
 from grounding.models.base import LAST_WORD
 from grounding.models.llava import Llava
 from grounding.models.maps import answer
 from grounding.models.qwen2_5_vl import Qwen25VL
-from grounding.models.reread import reread, tokens_of
+from grounding.models.teacher_forcing import teacher_forced_maps, tokens_of
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
 from grounding.text.nouns import NounPhrase
 from grounding.text.words import split_words
@@ -23,7 +23,7 @@ FAMILIES = {
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
-def family(request):
+def vlm(request):
     return FAMILIES[request.param]()
 
 
@@ -33,7 +33,7 @@ def images() -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)) for _ in range(2)]
 
 
-def test_reading_gives_the_rows_of_the_decode_steps(family, images, monkeypatch) -> None:
+def test_reading_gives_the_rows_of_the_decode_steps(vlm, images, monkeypatch) -> None:
     """Every word of a generated text, in a batch with padding on both sides."""
     from dataclasses import replace
 
@@ -41,12 +41,12 @@ def test_reading_gives_the_rows_of_the_decode_steps(family, images, monkeypatch)
         return tuple(NounPhrase(w.text, w.span, (replace(w, is_head=True),)) for w in split_words(text))
 
     monkeypatch.setattr(module, "noun_phrases", every_word)
-    prepared = family.prepare_questions(images, ["where is it", "describe the red dog on the image"])
-    spoken = answer(family, prepared, max_new_tokens=12)
-    texts = family.model.generate(**prepared.inputs, max_new_tokens=12, do_sample=False)[:, prepared.length :]
+    prepared = vlm.prepare_questions(images, ["where is it", "describe the red dog on the image"])
+    spoken = answer(vlm, prepared, max_new_tokens=12)
+    texts = vlm.model.generate(**prepared.inputs, max_new_tokens=12, do_sample=False)[:, prepared.length :]
     cut = [row[: 12 - 3 * i] for i, row in enumerate(texts.tolist())]  # of different lengths
     compared = 0
-    for one, read in zip(spoken, reread(family, prepared, cut), strict=True):
+    for one, read in zip(spoken, teacher_forced_maps(vlm, prepared, cut), strict=True):
         rows = (
             {} if one.words is None else {w.positions: one.words.values[:, :, i] for i, w in enumerate(one.words.words)}
         )
@@ -59,28 +59,28 @@ def test_reading_gives_the_rows_of_the_decode_steps(family, images, monkeypatch)
     assert compared > 1
 
 
-def test_witnesses_are_stop_words_and_the_prompts_last_token(family, images) -> None:
-    prepared = family.prepare_questions(images[:1], ["describe the image"])
-    read = reread(family, prepared, [tokens_of(family, "the red dog is left of the dog")])[0]
+def test_witnesses_are_stop_words_and_the_prompts_last_token(vlm, images) -> None:
+    prepared = vlm.prepare_questions(images[:1], ["describe the image"])
+    read = teacher_forced_maps(vlm, prepared, [tokens_of(vlm, "the red dog is left of the dog")])[0]
     assert [phrase.text for phrase in read.phrases] == ["red dog", "dog"]
     assert [word.text for word in read.maps[0].words] == ["red", "dog", LAST_WORD]
     assert [word.is_head for word in read.maps[0].words] == [False, True, False]
-    assert [word.text for word in read.witnesses.words] == ["the", "is", "of", "the", LAST_WORD]
-    assert read.witnesses.words[-1].positions == (prepared.length - 1,)
-    assert {word.kind for word in read.witnesses.words[:-1]} == {WordKind.STOP}
-    assert all(maps.values.shape[:2] == (2, 4) for maps in (*read.maps, read.witnesses))
+    assert [word.text for word in read.reference_words.words] == ["the", "is", "of", "the", LAST_WORD]
+    assert read.reference_words.words[-1].positions == (prepared.length - 1,)
+    assert {word.kind for word in read.reference_words.words[:-1]} == {WordKind.STOP}
+    assert all(maps.values.shape[:2] == (2, 4) for maps in (*read.maps, read.reference_words))
 
 
-def test_a_text_without_nouns_has_no_maps(family, images) -> None:
-    prepared = family.prepare_questions(images[:1], ["describe the image"])
-    assert reread(family, prepared, [tokens_of(family, "it is")])[0] == module.Reread("it is", (), (), None)
+def test_a_text_without_nouns_has_no_maps(vlm, images) -> None:
+    prepared = vlm.prepare_questions(images[:1], ["describe the image"])
+    assert teacher_forced_maps(vlm, prepared, [tokens_of(vlm, "it is")])[0] == module.TextMaps("it is", (), (), None)
 
 
-def test_many_stop_words_are_thinned_evenly(family, images, monkeypatch) -> None:
-    monkeypatch.setattr(module, "WITNESSES", 3)
-    prepared = family.prepare_questions(images[:1], ["describe the image"])
-    read = reread(family, prepared, [tokens_of(family, "the dog is on the dog of the dog")])[0]
-    assert [word.text for word in read.witnesses.words] == ["the", "on", "the", LAST_WORD]
+def test_many_stop_words_are_thinned_evenly(vlm, images, monkeypatch) -> None:
+    monkeypatch.setattr(module, "REFERENCE_WORDS", 3)
+    prepared = vlm.prepare_questions(images[:1], ["describe the image"])
+    read = teacher_forced_maps(vlm, prepared, [tokens_of(vlm, "the dog is on the dog of the dog")])[0]
+    assert [word.text for word in read.reference_words.words] == ["the", "on", "the", LAST_WORD]
 
 
 def test_a_word_outside_a_closed_vocabulary_is_named() -> None:

@@ -9,7 +9,7 @@ from grounding.errors import MethodError
 
 
 @dataclass(frozen=True)
-class Layers:
+class LayerRange:
     """A stretch of decoder layers. A whole number is a layer, a fraction in [0, 1] a share of the depth.
 
     Attributes:
@@ -41,7 +41,7 @@ class Layers:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class StrengthSchedule:
     """Strength over the text: step 0 is the prompt, step t reads the t-th generated token.
 
     Attributes:

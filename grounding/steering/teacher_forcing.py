@@ -18,39 +18,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grounding.attention.changes import RowChange
+from grounding.attention.edits import RowEdit
 from grounding.attention.rows import AttentionCall
 from grounding.errors import ExpressionError
-from grounding.models.base import Family, Prepared
+from grounding.models.base import VLM, Prepared
 from grounding.models.maps import spell
-from grounding.models.reread import continued, tokens_of
+from grounding.models.teacher_forcing import continued, tokens_of
 from grounding.steering.samples import Sample
 from grounding.steering.seam import Pass
 from grounding.text.align import align
 
 
 @dataclass(frozen=True)
-class Reading:
+class TeacherForcedSample:
     """A sample's sequence; positions count from 0 at its first token, and nothing is padded.
 
     Attributes:
-        family: the model.
+        vlm: the model.
         prepared: the question's prompt.
         inputs: prompt and answer by the model's argument names.
         targets: positions of the word's tokens, ascending, all behind the prompt.
     """
 
-    family: Family
+    vlm: VLM
     prepared: Prepared
     inputs: Mapping[str, Tensor]
     targets: tuple[int, ...]
 
     @classmethod
-    def of(cls, family: Family, sample: Sample, *, ended: bool = False) -> Reading:
+    def of(cls, vlm: VLM, sample: Sample, *, ended: bool = False) -> TeacherForcedSample:
         """Place a sample's words.
 
         Args:
-            family: the model.
+            vlm: the model.
             sample: what is read.
             ended: read the token that ends a text behind the answer, as one of its own.
 
@@ -58,17 +58,17 @@ class Reading:
             ExpressionError: the answer is empty, has words outside a closed vocabulary, or lacks the word.
             ModelError: tokens, text and image cells cannot be brought together for this model.
         """
-        prepared = family.prepare_questions([sample.image], [sample.question])
-        tokens = tokens_of(family, sample.answer)
+        prepared = vlm.prepare_questions([sample.image], [sample.question])
+        tokens = tokens_of(vlm, sample.answer)
         if not tokens:
             raise ExpressionError("the answer is empty: give the text that the model is to read")
-        if ended and family.tokenizer.eos_token_id is not None:
-            tokens = (*tokens, family.tokenizer.eos_token_id)
-        places = tuple(range(len(tokens))) if sample.word is None else _places(family, tokens, sample.word)
+        if ended and vlm.tokenizer.eos_token_id is not None:
+            tokens = (*tokens, vlm.tokenizer.eos_token_id)
+        places = tuple(range(len(tokens))) if sample.word is None else _places(vlm, tokens, sample.word)
         return cls(
-            family,
+            vlm,
             prepared,
-            continued(family, prepared.inputs, [tokens]),
+            continued(vlm, prepared.inputs, [tokens]),
             tuple(prepared.length + place for place in places),
         )
 
@@ -83,7 +83,7 @@ class Reading:
         return tuple(target - 1 for target in self.targets)
 
 
-class Tail:
+class AnswerForward:
     """The rows from a reading's `start` to the last that a target is predicted from, on the keys of what is before.
 
     Passes go through the decoder itself, with the embeddings and positions that the whole model gave it.
@@ -93,10 +93,10 @@ class Tail:
         differentiable: whether gradients can be taken of what is computed from the tail's embeddings on.
     """
 
-    def __init__(self, reading: Reading, *, differentiable: bool = False) -> None:
+    def __init__(self, reading: TeacherForcedSample, *, differentiable: bool = False) -> None:
         from transformers import DynamicCache
 
-        model, self._decoder = reading.family.model, reading.family.decoder
+        model, self._decoder = reading.vlm.model, reading.vlm.decoder
         self._head = model.get_output_embeddings()
         self._start = reading.start
         seen: dict[str, Any] = {}
@@ -159,7 +159,7 @@ class Tail:
         return part if self._positions is None else part | {"position_ids": self._positions[..., start:stop]}
 
 
-class AnswerPlan(ABC):
+class AnswerEditor(ABC):
     """A plan of the seam for the answer's rows alone; the prompt is left as it is.
 
     Args:
@@ -169,16 +169,16 @@ class AnswerPlan(ABC):
     residual_layers: Collection[int] = ()
     gate_layers: Collection[int] = ()
 
-    def __init__(self, reading: Reading) -> None:
-        self.layers: Collection[int] = range(reading.family.layer_count)
+    def __init__(self, reading: TeacherForcedSample) -> None:
+        self.layers: Collection[int] = range(reading.vlm.layer_count)
         self.image = reading.prepared.image_positions[0].tolist()
 
-    def change(self, layer: int, call: AttentionCall, running: Pass) -> RowChange | None:
+    def change(self, layer: int, call: AttentionCall, running: Pass) -> RowEdit | None:
         """What is done to the answer's rows."""
         return self.answer(layer, call) if running.past > 0 else None
 
     @abstractmethod
-    def answer(self, layer: int, call: AttentionCall) -> RowChange | None:
+    def answer(self, layer: int, call: AttentionCall) -> RowEdit | None:
         """See `change`; all queries of the call are rows of the answer."""
 
     def residual(self, layer: int, hidden: Tensor, running: Pass) -> None:  # noqa: B027 - a plan may look away
@@ -193,8 +193,8 @@ class AnswerPlan(ABC):
         return torch.tensor([running.prompt])
 
 
-def _places(family: Family, tokens: tuple[int, ...], word: str) -> tuple[int, ...]:
-    text, spans = spell(family.tokenizer, tokens)
+def _places(vlm: VLM, tokens: tuple[int, ...], word: str) -> tuple[int, ...]:
+    text, spans = spell(vlm.tokenizer, tokens)
     found = re.search(rf"(?<!\w){re.escape(word.strip())}(?!\w)", text, re.IGNORECASE) if word.strip() else None
     places = align([found.span()], spans)[0] if found else ()
     if not places:
