@@ -75,6 +75,32 @@ class Word:
     is_head: bool = False
 
 
+Reduce = Literal["none", "heads", "layers", "both"]
+
+
+@dataclass(frozen=True)
+class RecordSpec:
+    """What must be recorded, whatever the pictures and words are.
+
+    Attributes:
+        layers: decoder layers, counted from 0; None for all.
+        heads: query heads, counted from 0; None for all.
+        reduce: axes averaged while the model runs; an averaged axis keeps length 1.
+        head_statistics: `"max_all"`, `"max_image"`; see `AttentionMaps.head_statistics`.
+        residual_sinks: record phi, how far each key's residual stands out in the layer's sink dimensions.
+        background_prompt: a generic prompt to record as well, to the same spec; None where no stage contrasts.
+        budget_bytes: most bytes that one recording may take, checked before the model runs.
+    """
+
+    layers: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
+    reduce: Reduce = "none"
+    head_statistics: tuple[str, ...] = ()
+    residual_sinks: bool = False
+    background_prompt: str | None = None
+    budget_bytes: int = 2 << 30
+
+
 @dataclass(frozen=True)
 class AttentionMaps:
     """Attention of one image and one text, as recorded or after any number of stages.

@@ -12,9 +12,8 @@ from grounding.attention.rows import (
     as_index,
     real_queries,
     row_maxima,
-    sink_dimensions,
-    sink_strength,
 )
+from grounding.attention.sinks import sink_dimensions, sink_strength
 from grounding.errors import RecordingError
 
 KEYS_AT_ONCE = 1024

@@ -276,37 +276,6 @@ def output_error(call: AttentionCall, element: int, row: Tensor, weights: Tensor
     return (expected.reshape(actual.shape) - actual).abs().max() / value.abs().max().float().clamp(min=1e-12)
 
 
-def sink_dimensions(hidden: Tensor, first: int, count: int) -> Tensor:
-    """The dimensions in which a token's residual is largest.
-
-    Args:
-        hidden: [N, E] block input of one batch element.
-        first: index of the first real token.
-        count: how many dimensions to name.
-
-    Returns:
-        [count] int64.
-    """
-    return hidden[first].abs().topk(min(count, hidden.shape[-1])).indices
-
-
-def sink_strength(hidden: Tensor, dims: Tensor, eps: float = 1e-6) -> Tensor:
-    """How far each token stands out in the sink dimensions (Kang et al., ICLR 2025).
-
-    phi(x) = max over sink dimensions of |x[d]| / sqrt(mean(x^2) + eps); the paper calls a token a sink from phi = 20.
-
-    Args:
-        hidden: [K, E] block input of the tokens.
-        dims: [k] int64 sink dimensions.
-        eps: the paper's constant under the root.
-
-    Returns:
-        [K] float32.
-    """
-    square = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32).square() / hidden.shape[-1]
-    return hidden.index_select(-1, dims).float().abs().amax(dim=-1) / torch.sqrt(square + eps)
-
-
 def as_index(positions: Sequence[int], device: torch.device) -> Tensor:
     """Positions as an int64 index on `device`."""
     return torch.tensor(list(positions), dtype=torch.int64, device=device)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from grounding.attention.rows import as_index, sink_dimensions, sink_strength
+from grounding.attention.rows import as_index
+from grounding.attention.sinks import sink_dimensions, sink_strength
 from grounding.steering.base import PromptSpans
 from grounding.steering.seam import Pass, beams_of
 

@@ -14,9 +14,8 @@ from grounding.attention.rows import (
     output_error,
     real_queries,
     row_maxima,
-    sink_dimensions,
-    sink_strength,
 )
+from grounding.attention.sinks import sink_dimensions, sink_strength
 
 B, H, KV, Q, D = 2, 6, 2, 9, 8
 PADDING = torch.tensor([[True] * Q, [False] * 3 + [True] * (Q - 3)])
