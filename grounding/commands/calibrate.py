@@ -79,6 +79,7 @@ class CalibrateSensitivityCommand:
     def run(self) -> int:
         """Measure and write."""
         check_out(self.out)
+        from grounding.attention.sinks import SinkRule
         from grounding.models.load import load
         from grounding.steering.measure import calibrate
 
@@ -95,7 +96,7 @@ class CalibrateSensitivityCommand:
                 sources,
                 self.kind,
                 seed=self.seed if self.manifest is None else None,
-                sink_tau=self.sink_tau,
+                sinks=SinkRule(self.sink_tau),
                 left_out=left_out,
                 advance=lambda: progress.advance(task),
             )

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from grounding.attention.sinks import SKIP_LAYERS, TAU, SinkRule
 from grounding.errors import MethodError
 
 ON_THE_FLY = "prefill"
@@ -31,7 +32,8 @@ class HeadChoice:
         threshold: of the rule `threshold`.
         least: of the rule `proportional`.
         lowest: the heads of lowest sensitivity are meant.
-        sink_tau: from which phi on a key is a sink (Kang et al., ICLR 2025).
+        sink_tau: least phi of a sink (Kang et al., ICLR 2025).
+        sink_skip_layers: first layers without sinks.
     """
 
     listed: tuple[tuple[int, int], ...] = ()
@@ -42,13 +44,21 @@ class HeadChoice:
     threshold: float = 0.2
     least: float = 0.0
     lowest: bool = False
-    sink_tau: float = 20.0
+    sink_tau: float = TAU
+    sink_skip_layers: int = SKIP_LAYERS
 
     def __post_init__(self) -> None:
         if self.listed and self.sensitivity:
             raise MethodError("heads are given as a list and by a sensitivity; expected one of both")
-        if not 0 <= self.least <= 1 or self.top <= 0 or self.sink_tau <= 0:
-            raise MethodError("heads need least in [0, 1], top above 0 and sink_tau above 0")
+        if not 0 <= self.least <= 1 or self.top <= 0 or self.sink_tau <= 0 or self.sink_skip_layers < 0:
+            raise MethodError(
+                "heads need least in [0, 1], top above 0, sink_tau above 0 and sink_skip_layers of at least 0"
+            )
+
+    @property
+    def sink_rule(self) -> SinkRule:
+        """Which keys count as sinks where heads are measured."""
+        return SinkRule(self.sink_tau, self.sink_skip_layers)
 
     @property
     def on_the_fly(self) -> bool:

@@ -29,7 +29,7 @@ from grounding.steering.redistribution import Redistribute
 from grounding.steering.text_route import Gate, TextRoute
 
 QUESTIONS = ("where is the red dog on the left?", "where is it")
-TAU = 1.5  # random residuals have no sinks of phi 20
+TAU = 1.5  # random residuals have no sinks of phi 20, and the models have few layers
 HEADS = HeadChoice(listed=((0, 1), (0, 2), (1, 0), (1, 3)))
 FORMS: dict[str, Modulation] = {
     "renormalise": Renormalise(gain=4.0),
@@ -39,9 +39,9 @@ FORMS: dict[str, Modulation] = {
     "values, all rows": Values(gain=0.5, prefill="all"),
     "pai": Pai(strength=0.8),
     "pai, text rows": Pai(strength=0.5, heads=HEADS, prefill="text"),
-    "redistribute": Redistribute(tau=TAU, visual_mass=0.1, rho=0.2, prefill="text"),
+    "redistribute": Redistribute(tau=TAU, skip_layers=0, visual_mass=0.1, rho=0.2, prefill="text"),
     "redistribute, removing": Redistribute(
-        tau=TAU, p=0.8, reading="remove", visual_mass=0.0, rho=0.9, head_rule="sink"
+        tau=TAU, skip_layers=0, p=0.8, reading="remove", visual_mass=0.0, rho=0.9, head_rule="sink"
     ),
     "text route": TextRoute(gain=0.1, heads=HEADS),
     "text route, renormalised": TextRoute(gain=0.1, heads=HEADS, renormalise=True, prefill="text"),

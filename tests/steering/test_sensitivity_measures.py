@@ -10,6 +10,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 from transformers.models.llama import modeling_llama
 
+from grounding.attention.sinks import SinkRule
 from grounding.cli import main
 from grounding.errors import ExpressionError, ImageError, MethodError
 from grounding.models.base import VLM
@@ -149,7 +150,7 @@ def test_mass_and_agreement_equal_eager_rows(vlm: Llava, sample: Sample) -> None
     np.testing.assert_allclose(head_values(vlm, sample, "mass"), rows.sum(-1).mean(-1), atol=2e-6)
     on = rows[..., [0, 4]].sum(-1) / rows.sum(-1)  # the upper half of the first of four columns
     np.testing.assert_allclose(head_values(vlm, sample, "agreement"), on.mean(-1), atol=2e-6)
-    assert not head_values(vlm, sample, "mass", sink_tau=1e-6).any()
+    assert not head_values(vlm, sample, "mass", sinks=SinkRule(1e-6, skip_layers=0)).any()
     with pytest.raises(ImageError, match="needs a mask"):
         head_values(vlm, Sample(sample.image, "what?", "a dog"), "agreement")
 
