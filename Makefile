@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Photographs in the public domain that scikit-image carries.
 PHOTOS = $$($(BIN)/python -c "import skimage; print(skimage.data_dir)")
 
-.PHONY: setup demo test check format bench lab wheel clean
+.PHONY: setup demo test quick test-extras check format bench lab wheel clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# The tests of a minute: nothing that starts whole runs in child processes.
+quick: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

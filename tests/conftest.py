@@ -1,13 +1,21 @@
-"""Settings for the whole suite."""
+"""Settings for the whole suite: one torch thread a process, and models that several files use."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Before torch is imported, and inherited by child processes: the models are too small to gain from more threads, and
+# the workers of pytest-xdist fill the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 from PIL import Image
+
+torch.set_num_threads(1)
 
 # No deadline: a first example may build a tokenizer, and machines that run the suite may be busy.
 settings.register_profile("grounding", deadline=None)
