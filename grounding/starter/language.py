@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
-from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES, Kind, SceneObject
+from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES, Kind, Scene, SceneObject
 
 CELLS = 12
 ATTRIBUTES = ("size", "pattern", "colour")  # in the order English puts them before the noun
@@ -74,6 +75,31 @@ class Question:
     text: str
     answer: str
     kind: QuestionKind
+
+
+@dataclass(frozen=True)
+class SceneTexts:
+    """Sentences about a scene that are true by construction, drawn from the scene's own seed."""
+
+    scene: Scene
+
+    def _rng(self, purpose: int) -> np.random.Generator:
+        return np.random.default_rng((self.scene.seed, purpose))  # the pixels are purpose 0
+
+    @cached_property
+    def expressions(self) -> tuple[Expression, ...]:
+        """Referring expressions, each true of exactly one object; at most one of each kind per object."""
+        return referring_expressions(self.scene.objects, self._rng(1))
+
+    @cached_property
+    def captions(self) -> tuple[str, str]:
+        """A long caption that names every object with its attributes, and a short one that names shapes only."""
+        return caption(self.scene.objects, attributes=True), caption(self.scene.objects, attributes=False)
+
+    @cached_property
+    def questions(self) -> tuple[Question, ...]:
+        """Existence, attribute, count and position questions with their answers."""
+        return questions(self.scene.objects, self._rng(2))
 
 
 def cell_of(thing: SceneObject) -> tuple[int, int]:

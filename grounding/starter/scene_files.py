@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grounding.io import encode_mask, to_json, write_bytes, write_json, write_text
+from grounding.starter.language import SceneTexts
 from grounding.starter.scenes import SHAPES, Scene, draw_scene
 
 IMAGES = "images"
@@ -114,7 +115,7 @@ def _lines(scene: Scene, image: str, image_id: int, first: int) -> list[dict[str
             "annotation_id": first + expression.target_index,
             "kind": expression.kind,
         }
-        for expression in scene.expressions
+        for expression in SceneTexts(scene).expressions
     ]
 
 

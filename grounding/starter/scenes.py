@@ -8,16 +8,11 @@ only. Sizes and positions inside this file are fractions of the image's side; wh
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from grounding.types import BoolArray, Box
-
-if TYPE_CHECKING:
-    from grounding.starter.language import Expression, Question
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -101,35 +96,11 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image, what is in it, and words about it that are true by construction."""
+    """An image and what is in it; `grounding.starter.language.SceneTexts` has the true sentences about it."""
 
     seed: int
     image: Image.Image = field(repr=False)
     objects: tuple[SceneObject, ...]
-
-    def _rng(self, purpose: int) -> np.random.Generator:
-        return np.random.default_rng((self.seed, purpose))
-
-    @cached_property
-    def expressions(self) -> tuple[Expression, ...]:
-        """Referring expressions, each true of exactly one object; at most one of each kind per object."""
-        from grounding.starter.language import referring_expressions
-
-        return referring_expressions(self.objects, self._rng(1))
-
-    @cached_property
-    def captions(self) -> tuple[str, ...]:
-        """A long caption naming every object with its attributes, and a short one naming shapes only."""
-        from grounding.starter.language import caption
-
-        return caption(self.objects, attributes=True), caption(self.objects, attributes=False)
-
-    @cached_property
-    def questions(self) -> tuple[Question, ...]:
-        """Existence, attribute and position questions with their answers."""
-        from grounding.starter.language import questions
-
-        return questions(self.objects, self._rng(2))
 
 
 def draw_scene(seed: int, config: SceneConfig | None = None) -> Scene:

@@ -13,6 +13,7 @@ from evals.report import change, score, score_table
 from evals.scenes import CENTRE, FULL, OTHER, TRUTH, answer_samples, draw_samples
 from grounding.cli import main
 from grounding.methods import load_method
+from grounding.starter.language import SceneTexts
 from grounding.starter.scene_files import scene_seed
 from grounding.starter.scenes import draw_scene
 from grounding.types import PointPrompts, Segment
@@ -75,12 +76,12 @@ def test_samples_are_those_of_the_scenes_on_disk_and_answers_are_true():
     assert [sample.scene for sample in samples] == [0, 1, 2, 3, 4]
     for sample in samples:
         scene = draw_scene(scene_seed(4, sample.scene))
-        matching = [e for e in scene.expressions if e.text == sample.expression]
+        matching = [e for e in SceneTexts(scene).expressions if e.text == sample.expression]
         assert len(matching) == 1
         assert (scene.objects[matching[0].target_index].mask == sample.truth).all()
         assert matching[0].kind == sample.kind
         if sample.other is not None:
-            other = next(e for e in scene.expressions if e.text == sample.other)
+            other = next(e for e in SceneTexts(scene).expressions if e.text == sample.other)
             assert other.target_index != matching[0].target_index
     assert [sample.expression for sample in draw_samples(4, 3)] == [sample.expression for sample in samples[:3]]
     several = list(draw_samples(seed=4, limit=7, per_scene=3))
