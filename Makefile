@@ -42,7 +42,9 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	$(BIN)/grounding bench record
+	$(BIN)/grounding bench record --check record
+	$(BIN)/grounding bench steer --check steer
+	$(BIN)/grounding bench steer --steer headwise --check steer-headwise
 	$(BIN)/grounding eval scenes --limit 200 --seed 1 --ablate
 
 lab: $(STAMP)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evals.ablation import ablations, shared_knobs
-from evals.commands.bench import tell
+from evals.commands.bench import print_measurement
 from evals.metrics import Outcome, best_point_hits, gave_up, judge
 from evals.report import change, score, score_table
 from evals.scenes import CENTRE, FULL, OTHER, TRUTH, answer_samples, draw_samples
@@ -173,17 +173,8 @@ def test_the_command_prints_one_object_or_a_table(tiny_model, tiny_segmenter, ca
     assert json.loads(capsys.readouterr().out)["miou"] == found["miou"]
 
 
-def test_bench_record_prints_its_numbers_as_one_object(capsys):
-    small = {"layers": 1, "hidden": 32, "heads": 4, "kv-heads": 2, "intermediate": 32, "length": 64, "rows": 2}
-    options = [part for name, value in small.items() for part in (f"--{name}", str(value))]
-    assert main(["bench", "record", *options, "--rounds", "1", "--eager-rounds", "1", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert {"recorded_over_plain_memory", "eager_over_plain_memory", "versions"} <= set(found)
-    assert min(found["recorded_over_plain_time"], found["eager_over_plain_time"]) > 0
-
-
 def test_a_measurement_for_people_has_one_number_a_line(capsys):
-    tell({"name": "mobile-sam", "miou": 0.81234, "miou_large": float("nan")}, as_json=False)
+    print_measurement({"name": "mobile-sam", "miou": 0.81234, "miou_large": float("nan")}, as_json=False)
     assert capsys.readouterr().out.splitlines() == ["name        mobile-sam", "miou        0.8123", "miou_large  None"]
 
 
