@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Photographs in the public domain that scikit-image carries.
 PHOTOS = $$($(BIN)/python -c "import skimage; print(skimage.data_dir)")
 
-.PHONY: setup demo test quick test-extras check format bench lab wheel clean
+.PHONY: setup demo test quick test-extras test-lmms check format bench lab wheel clean
 
 setup: $(STAMP)
 
@@ -27,9 +27,19 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
-# The tests of a minute: nothing that starts whole runs in child processes.
+# Without the tests that start whole runs in child processes.
 quick: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"
+
+# The tests that need an extra, with all extras installed; a missing package is a failure here and not a skip.
+test-extras: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	GROUNDING_TEST_EXTRAS=1 $(BIN)/python -m pytest -m extra --ignore tests/evals/test_lmms.py
+
+# Replaces antlr4-python3-runtime by the version of lmms-eval, which hydra-core refuses: not for an environment to keep.
+test-lmms: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[lmms]'
+	GROUNDING_TEST_EXTRAS=1 $(BIN)/python -m pytest -n 0 tests/evals/test_lmms.py
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

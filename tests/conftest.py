@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported, and inherited by child processes: the models are too small to gain from more threads, and
@@ -39,6 +40,29 @@ def tiny_segmenter(tmp_path_factory) -> Path:
     from tiny_sam import save_tiny_sam
 
     return save_tiny_sam(tmp_path_factory.mktemp("tiny-sam"))
+
+
+@pytest.fixture(scope="session")
+def made_nltk_folder(tmp_path_factory) -> Path:
+    """A folder with NLTK's data for a few words."""
+    from made_nltk import write_nltk_data
+
+    return write_nltk_data(tmp_path_factory.mktemp("nltk"))
+
+
+@pytest.fixture
+def nltk_data(made_nltk_folder, monkeypatch) -> Iterator[Path]:
+    """NLTK with the made data, whatever is installed; unloaded again afterwards."""
+    import nltk
+
+    from evals.chair import words
+
+    monkeypatch.setattr(nltk.data, "path", [str(made_nltk_folder)])
+    words._nltk.cache_clear()
+    yield made_nltk_folder
+    words._nltk.cache_clear()
+    if hasattr(nltk.corpus.wordnet, "_unload"):
+        nltk.corpus.wordnet._unload()
 
 
 @pytest.fixture(scope="session")
