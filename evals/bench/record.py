@@ -104,13 +104,12 @@ def measure_record(
     if rounds < 1 or not 1 <= eager_rounds <= rounds:
         raise GroundingError(f"eager_rounds={eager_rounds} must lie between 1 and rounds={rounds}")
     say = progress or (lambda _: None)
-    memory = {}
-    for way in WAYS:
-        say(f"memory of {way}")
-        memory[way] = _child("memory", way, size)
     say(f"time, {rounds} rounds")
-    times = _child("time", "plain", size, rounds, eager_rounds)
-    wall, cpu = times["wall"], times["cpu"]
+    timed = _child("plain", size, rounds, eager_rounds)
+    wall, cpu, memory = timed["wall"], timed["cpu"], {"plain": timed}
+    for way in WAYS[1:]:
+        say(f"memory of {way}")
+        memory[way] = _child(way, size)
     medians = {way: statistics.median(cpu[way]) for way in WAYS}
     peak = {way: int(memory[way]["peak"]) for way in WAYS}
     return RecordBench(
@@ -133,23 +132,22 @@ def _median_ratio(times: list[float], plain: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(times, plain, strict=False))
 
 
-def _child(task: str, way: Way, size: BenchSize, rounds: int = 1, eager_rounds: int = 1) -> dict[str, Any]:
-    order = {"task": task, "way": way, "size": asdict(size), "rounds": rounds, "eager_rounds": eager_rounds}
-    return run_child("evals.bench.record", order, f"{task} of {way}")
+def _child(way: Way, size: BenchSize, rounds: int = 0, eager_rounds: int = 0) -> dict[str, Any]:
+    order = {"way": way, "size": asdict(size), "rounds": rounds, "eager_rounds": eager_rounds}
+    return run_child("evals.bench.record", order, way)
 
 
 def _serve(order: dict[str, Any]) -> dict[str, Any]:
-    """Carry out an order in the child process."""
+    """Carry out an order in the child process: peak memory of one way, then the times of all."""
     size = BenchSize(**order["size"])
     runner = _Runner(size)
-    if order["task"] == "memory":
-        loaded = peak_bytes()
-        runner.run(order["way"])
-        return {"loaded": loaded, "peak": peak_bytes(), "kept": runner.kept_bytes}
+    loaded = peak_bytes()
+    runner.run(order["way"])
+    peak, kept = peak_bytes(), runner.kept_bytes
     wall: dict[str, list[float]] = {way: [] for way in WAYS}
     cpu: dict[str, list[float]] = {way: [] for way in WAYS}
-    runner.run("plain")  # warm-up: the first run loads kernels
-    runner.run("recorded")
+    if order["rounds"]:
+        runner.run("recorded")  # warm-up: the first run loads kernels
     for number in range(order["rounds"]):
         ways: list[Way] = ["plain", "recorded"] if number % 2 == 0 else ["recorded", "plain"]
         for way in [*ways, "eager"] if number < order["eager_rounds"] else ways:
@@ -157,7 +155,7 @@ def _serve(order: dict[str, Any]) -> dict[str, Any]:
             runner.run(way)
             wall[way].append(time.perf_counter() - start)
             cpu[way].append(time.process_time() - start_cpu)
-    return {"wall": wall, "cpu": cpu}
+    return {"loaded": loaded, "peak": peak, "kept": kept, "wall": wall, "cpu": cpu}
 
 
 class _Runner:
