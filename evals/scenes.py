@@ -14,6 +14,7 @@ from evals.metrics import Outcome, gave_up, judge
 from grounding.errors import EmptyMapError, ExpressionError
 from grounding.methods import Method, run_stages
 from grounding.segmenters.mask_selection import ask
+from grounding.starter.language import Expression, SceneTexts
 from grounding.starter.scene_files import scene_seed
 from grounding.starter.scenes import Scene, draw_scene
 from grounding.types import AttentionMaps, BoolArray, PointPrompts
@@ -76,9 +77,10 @@ def draw_samples(seed: int, limit: int, per_scene: int = 1) -> Iterator[Sample]:
         number = scene_seed(seed, index)
         scene = draw_scene(number)
         generator = np.random.default_rng((number, _PURPOSE))
-        chosen = generator.permutation(len(scene.expressions))[: min(per_scene, limit - count)]
+        expressions = SceneTexts(scene).expressions
+        chosen = generator.permutation(len(expressions))[: min(per_scene, limit - count)]
         for pick in chosen.tolist():
-            yield _sample(scene, index, pick, generator)
+            yield _sample(scene, expressions, index, pick, generator)
         index, count = index + 1, count + len(chosen)
 
 
@@ -125,9 +127,11 @@ def answer_samples(
     return Answers(tuple(scenes), tuple(kinds), {name: tuple(found) for name, found in outcomes.items()})
 
 
-def _sample(scene: Scene, index: int, pick: int, generator: np.random.Generator) -> Sample:
-    expression = scene.expressions[pick]
-    others = [other.text for other in scene.expressions if other.target_index != expression.target_index]
+def _sample(
+    scene: Scene, expressions: Sequence[Expression], index: int, pick: int, generator: np.random.Generator
+) -> Sample:
+    expression = expressions[pick]
+    others = [other.text for other in expressions if other.target_index != expression.target_index]
     return Sample(
         scene=index,
         image=scene.image,

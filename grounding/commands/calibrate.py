@@ -19,7 +19,8 @@ def sources_of(manifest: Path | None, scenes: int | None, seed: int) -> list[Sou
     Raises:
         ManifestError: both or none were given, or they cannot be read.
     """
-    from grounding.steering.samples import manifest_samples, scene_samples
+    from grounding.starter.samples import scene_samples
+    from grounding.steering.samples import manifest_samples
 
     if manifest is not None and scenes is not None:
         raise ManifestError("samples were given twice, as --manifest and as --scenes: choose one")

@@ -51,28 +51,6 @@ Source = Callable[[], Sample]
 """Opens or draws one sample when it is its turn, so that a set needs the memory of one picture."""
 
 
-def scene_samples(count: int, seed: int) -> list[Source]:
-    """Drawn scenes that no model of this project was trained on.
-
-    The question is the starter's `DESCRIBE`, the answer the scene's own long caption, the mask all of its objects.
-
-    Args:
-        count: how many.
-        seed: of the set.
-    """
-    return [partial(_scene, seed, index) for index in range(count)]
-
-
-def _scene(seed: int, index: int) -> Sample:
-    from grounding.starter.language import DESCRIBE
-    from grounding.starter.scene_files import scene_seed
-    from grounding.starter.scenes import draw_scene
-
-    scene = draw_scene(scene_seed(seed, index))
-    objects = np.logical_or.reduce([thing.mask for thing in scene.objects])
-    return Sample(scene.image, DESCRIBE, scene.captions[0], mask=objects)
-
-
 @dataclass(frozen=True)
 class _Line:
     """A manifest's line; the paths are relative to the manifest."""

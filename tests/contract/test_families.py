@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from contract_cases import BUILDERS, build_vlm
 from PIL import Image
 
 from grounding.attention.rows import TOLERANCE
 from grounding.models.base import VLM, Prepared
 from grounding.models.maps import answer, attend
-from grounding.models.registry import family_class
-from grounding.models.tiny import TINY, tiny_llava, tiny_llava_gqa
+from grounding.models.tiny import tiny_llava
 
 ALLOWED = TOLERANCE[torch.float32]
 EXPRESSIONS = ["dog", "the red elephant left of the dog"]
@@ -24,11 +26,10 @@ def noise(width: int, height: int) -> Image.Image:
 PICTURES = [noise(120, 80), noise(60, 100)]
 
 
-@pytest.fixture(scope="module", params=[*sorted(TINY), "llava, grouped-query", "llava, exact size"])
+@pytest.fixture(scope="module", params=[*BUILDERS, "llava/exact size"])
 def vlm(request: pytest.FixtureRequest) -> VLM:
-    variants = {"llava, grouped-query": tiny_llava_gqa, "llava, exact size": lambda: tiny_llava(resize="exact")}
-    make = variants.get(request.param) or TINY[request.param]
-    return family_class(request.param.split(",")[0])(*make())
+    exact = partial(tiny_llava, resize="exact") if request.param == "llava/exact size" else None
+    return build_vlm(request.param, exact)
 
 
 @pytest.fixture(scope="module")

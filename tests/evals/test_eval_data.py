@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from extras import needs_extra
 from PIL import Image
 
 from evals.data import picture_in, read_data
@@ -85,9 +86,11 @@ def test_without_the_package_the_extra_is_named(folder, monkeypatch):
             read_data(source)
 
 
+@needs_extra("datasets", "eval")
 @pytest.mark.parametrize("declared", [True, False])
 def test_parquet(declared, folder):
-    datasets = pytest.importorskip("datasets", reason="the extra 'eval' is not installed")
+    import datasets
+
     stream = io.BytesIO()
     Image.new("RGB", (8, 8), (9, 0, 0)).save(stream, "PNG")
     held = [{"bytes": stream.getvalue(), "path": None}, {"bytes": b"broken", "path": None}]

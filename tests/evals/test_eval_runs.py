@@ -102,6 +102,7 @@ def test_what_a_run_leaves(whole, data):
     assert len({one.text for one in answers}) > 5  # so equal bytes say something
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(options, tmp_path):
     slow = {**options, "batch_size": 1, "max_new_tokens": 300}
     out, calm = tmp_path / "killed", tmp_path / "calm"
@@ -162,6 +163,7 @@ def test_a_mended_picture_is_asked_about_by_the_same_command(options, whole, dat
         broken.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_two_processes_answer_like_one(options, whole, tmp_path):
     out = tmp_path / "two"
     # --multi_gpu is the launcher for several processes; without GPUs they run on the CPU.

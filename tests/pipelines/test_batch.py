@@ -173,6 +173,7 @@ def test_formats_are_words_or_lists():
         parse_formats(("png", "a.png"))
 
 
+@pytest.mark.slow
 def test_kill_9_and_again_gives_the_same_file(tiny_model, tiny_segmenter, pictures, tmp_path):
     """A real process is killed in the middle; the same command then ends in the bytes of an undisturbed run."""
     lines = [

@@ -18,12 +18,13 @@ from grounding.models.llava import Llava
 from grounding.models.load import load
 from grounding.models.qwen2_5_vl import Qwen25VL
 from grounding.models.tiny import tiny_llava_gqa, tiny_qwen2_5_vl
+from grounding.starter.samples import scene_samples
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.steering.heads import HeadChoice
 from grounding.steering.measure import calibrate, head_values
 from grounding.steering.method import load_steering
-from grounding.steering.samples import Sample, manifest_samples, scene_samples
+from grounding.steering.samples import Sample, manifest_samples
 from grounding.steering.sensitivity import load_sensitivity
 from grounding.steering.teacher_forcing import AnswerForward, TeacherForcedSample
 
