@@ -131,7 +131,7 @@ class BenchSteerCommand:
 
 def tell(found: dict[str, Any], as_json: bool) -> None:
     """A measurement as one JSON object with its versions, or one number a line; what could not be measured is null."""
-    from pipelines.provenance import versions
+    from grounding.runs.provenance import versions
 
     values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
     if as_json:

@@ -3,7 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from grounding.methods import load_method
-from pipelines.provenance import folder_hash, run_config, short_hash, versions
+from grounding.runs.provenance import folder_hash, short_hash, versions
+from pipelines.provenance import run_config
 
 
 def test_the_hash_follows_what_decides_on_results(tiny_model, tmp_path):
