@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -60,8 +61,15 @@ def model_identity(model: str, device: str = "auto", dtype: str = "auto") -> Mod
 
 
 def settings_text(recipe: Method | Steering) -> str:
-    """The YAML of a method or steering file without its prose, so that only a changed setting changes a hash."""
-    return replace(recipe, description="", source="").to_yaml()
+    """The YAML of a method or steering file without its prose, so that only a changed setting changes a hash.
+
+    A sensitivity file that a steering step names is added as a comment with a hash of its content.
+    """
+    lines = [
+        f"# {file}: {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}\n"
+        for file in _sensitivity_files(getattr(recipe, "steps", ()))
+    ]
+    return replace(recipe, description="", source="").to_yaml() + "".join(lines)
 
 
 def short_hash(value: Any, digits: int) -> str:
@@ -96,3 +104,10 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _sensitivity_files(steps: Iterable[Any]) -> list[Path]:
+    """The existing files; a missing one is refused when the steering is applied."""
+    heads = [step.heads for step in steps if hasattr(step, "heads")]
+    named = [Path(one.sensitivity) for one in heads if one.sensitivity and not one.on_the_fly]
+    return [file for file in named if file.is_file()]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from grounding.errors import ManifestError, UsageError
+from grounding.steering.samples import manifest_samples
 from pipelines.manifest import items_from_manifest, items_from_words
 
 
@@ -71,3 +72,15 @@ def test_keys_differ_by_image_words_and_configuration():
     keys = {one.key("x"), other.key("x"), one.key("y"), items_from_words(("a.png", "cat"))[0].key("x")}
     assert len(keys) == 4
     assert one.key("x") == items_from_words(("a.png", "dog"))[0].key("x")
+
+
+def test_two_kinds_of_manifest_are_read_alike(tmp_path):
+    """Manifests of items and of calibration samples name their own fields in the same sentences."""
+    for content, said in (("", "is empty: expected one JSON object a line with"), ("{", "expected an object with")):
+        file = write(tmp_path, content)
+        with pytest.raises(ManifestError, match=f"{said} image and expression"):
+            items_from_manifest(file)
+        with pytest.raises(ManifestError, match=f"{said} image, question and answer"):
+            manifest_samples(file)
+    with pytest.raises(ManifestError, match=r"give a file of JSON lines with image, question and answer"):
+        manifest_samples(tmp_path / "none.jsonl")
