@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from PIL import Image
 
-from grounding.io import coco_result, make_folder, save_heatmap, write_bytes, write_coco
+from grounding.files import make_folder, write_bytes
+from grounding.io import coco_result, save_heatmap, write_coco
 from grounding.types import Heatmap, Segment
 
 if TYPE_CHECKING:
