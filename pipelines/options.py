@@ -27,7 +27,7 @@ class LoadOptions:
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         device_map: spread the model over several devices: `auto`.
-        nouns: what finds nouns: `rules`, or `spacy` (`spacy:PIPELINE`), which needs the extra nlp.
+        nouns: what finds nouns: `rules`, or `spacy` (`spacy:MODEL`), which needs the extra nlp.
         seed: of random generators; the shipped methods draw nothing at random.
     """
 
@@ -53,9 +53,9 @@ class LoadOptions:
         """
         from pipelines.provenance import run_config
 
-        kind, colon, pipeline = self.nouns.partition(":")
-        if self.nouns != "rules" and (kind != "spacy" or bool(colon) != bool(pipeline)):
-            raise UsageError(f"--nouns {self.nouns!r} was given, expected rules, spacy or spacy:PIPELINE")
+        kind, colon, model = self.nouns.partition(":")
+        if self.nouns != "rules" and (kind != "spacy" or bool(colon) != bool(model)):
+            raise UsageError(f"--nouns {self.nouns!r} was given, expected rules, spacy or spacy:MODEL")
         return run_config(self.model, segmenter, self.chosen_method(), self.device, self.dtype, self.seed, self.nouns)
 
     def load_vlm(self) -> VLM:
