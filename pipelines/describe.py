@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -12,14 +12,14 @@ from PIL import Image
 
 from grounding.errors import MethodError
 from grounding.io import as_rgb, open_image
-from grounding.maps.support import VisualSupport, supports
+from grounding.maps.support import supports
 from grounding.methods import Method, run_stages
 from grounding.steering.decoding import Decoding, Generated
 from grounding.steering.method import Steering, load_steering
 from grounding.text.nouns import NounPhrase
 from grounding.types import AttentionMaps, Heatmap, PointPrompts, Segment
-from pipelines.describe_files import save_description
 from pipelines.referring import DEFAULT_MODEL, Picture, method_for
+from pipelines.results import STEERED, UNSTEERED, Caption, Description, NounSupport
 
 if TYPE_CHECKING:
     import torch
@@ -28,106 +28,9 @@ if TYPE_CHECKING:
     from grounding.models.teacher_forcing import TextMaps
     from grounding.segmenters.base import Segmenter
 
-UNSTEERED = "unsteered"
-STEERED = "steered"
 Pictures = list[Picture] | tuple[Picture, ...]
 Stream = Callable[[str], Any]
 """Asked for a streamer (transformers' kind) before each text, with `unsteered` or `steered`; None for no streaming."""
-
-
-@dataclass(frozen=True)
-class NounSupport:
-    """A noun of a description, and what in the picture speaks for it.
-
-    Attributes:
-        text: the noun with its adjectives, as written.
-        noun: the noun alone.
-        span: (start, end) characters of `text` in the description.
-        map: where the model looks for it, [h, w] in [0, 1].
-        points: the map's points in pixels; None where no cell of the map stands out.
-        segment: the mask, where masks were asked for and there are points.
-        support: what speaks for it, part by part.
-        supported: whether it has points and its support reaches the threshold, if there is one.
-    """
-
-    text: str
-    noun: str
-    span: tuple[int, int]
-    map: Heatmap = field(repr=False)
-    points: PointPrompts | None = field(repr=False)
-    segment: Segment | None = field(repr=False)
-    support: VisualSupport
-    supported: bool
-
-
-@dataclass(frozen=True)
-class Caption:
-    """One text about a picture.
-
-    Attributes:
-        text: what was said.
-        nouns: its nouns in order.
-        finished: whether the text ended by itself.
-        tokens: how many were generated, the end token included.
-        seconds: of the whole generation, the reading of picture and question included; None for a text that was given.
-    """
-
-    text: str
-    nouns: tuple[NounSupport, ...]
-    finished: bool
-    tokens: int
-    seconds: float | None
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Tokens per second of the whole generation."""
-        return self.tokens / self.seconds if self.seconds else None
-
-    @property
-    def unsupported(self) -> tuple[NounSupport, ...]:
-        """The flagged nouns."""
-        return tuple(noun for noun in self.nouns if not noun.supported)
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a model says about a picture.
-
-    Attributes:
-        image: the picture as RGB, upright.
-        question: what was asked.
-        unsteered: the model's own text.
-        steered: the steered model's text from the same seed, where a steering method was given.
-        steering: that method's name.
-        seed: of both.
-    """
-
-    image: Image.Image = field(repr=False)
-    question: str
-    unsteered: Caption
-    steered: Caption | None
-    steering: str | None
-    seed: int
-
-    @property
-    def captions(self) -> dict[str, Caption]:
-        """The texts by `unsteered` and `steered`."""
-        return {UNSTEERED: self.unsteered} | ({STEERED: self.steered} if self.steered else {})
-
-    def save(self, folder: str | Path, name: str = "description") -> tuple[Path, ...]:
-        """Write one picture a text, its nouns' maps, points and masks over the image, flagged nouns in red.
-
-        Args:
-            folder: where to; made where it is missing. Each file appears whole or not at all.
-            name: the beginning of the files' names.
-
-        Returns:
-            The files: `NAME-unsteered.png` and, where there is one, `NAME-steered.png`.
-
-        Raises:
-            OutputError: the folder cannot be written to.
-        """
-        return save_description(self, Path(folder), name)
 
 
 class FaithfulDescription:

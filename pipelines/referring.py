@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -15,8 +15,8 @@ from PIL import Image
 from grounding.io import as_rgb, open_image
 from grounding.methods import Method, RequestKnobs, load_method, run_stages
 from grounding.models.load import STARTERS
-from grounding.types import AttentionMaps, Heatmap, PointPrompts, Segment, StageReport
-from pipelines.saving import Format, save_result
+from grounding.types import AttentionMaps, Heatmap, PointPrompts, Segment
+from pipelines.results import ReferringResult, Timings
 
 if TYPE_CHECKING:
     import torch
@@ -30,73 +30,6 @@ Pair = tuple[Picture, str]
 DEFAULT_MODEL = "starter-photo"
 DEFAULT_SEGMENTER = "mobile-sam"
 DEFAULT_BATCH = 4
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds that one result took; what a batch or several expressions share is split evenly among them.
-
-    Attributes:
-        attention: the model's forward pass with recording, the generic prompt's included.
-        stages: from recorded maps to the heat map and the points.
-        encode: the segmenter's image encoder.
-        mask: the segmenter's answer to the points, and the mask's choice.
-    """
-
-    attention: float
-    stages: float
-    encode: float
-    mask: float
-
-    @property
-    def total(self) -> float:
-        """The sum."""
-        return self.attention + self.stages + self.encode + self.mask
-
-
-@dataclass(frozen=True)
-class ReferringResult:
-    """What an expression means in an image, and how it was found.
-
-    Attributes:
-        image: the picture as RGB, upright.
-        expression: the words.
-        segments: the masks, best first; today's methods give one.
-        map: where the model looked, [h, w] in [0, 1] over the whole image.
-        points: what the segmenter was asked, in pixels of the image.
-        timings: seconds by step.
-    """
-
-    image: Image.Image = field(repr=False)
-    expression: str
-    segments: tuple[Segment, ...] = field(repr=False)
-    map: Heatmap = field(repr=False)
-    points: PointPrompts = field(repr=False)
-    timings: Timings
-
-    @property
-    def stages(self) -> tuple[StageReport, ...]:
-        """What each stage of the method removed, in order."""
-        return self.map.stages
-
-    def save(
-        self, folder: str | Path, name: str | None = None, formats: Sequence[Format] = ("png", "coco", "npz")
-    ) -> tuple[Path, ...]:
-        """Write the result to a folder, which is made where it is missing. Each file appears whole or not at all.
-
-        Args:
-            folder: where to.
-            name: the files' name without ending; the expression where None.
-            formats: `png`: the image with map, points and mask; `coco`: a list of COCO results with RLE masks;
-                `npz`: the map with what each stage removed.
-
-        Returns:
-            The files, in the order of `formats`.
-
-        Raises:
-            OutputError: the folder cannot be written to.
-        """
-        return save_result(self, Path(folder), name, formats)
 
 
 class ReferringSegmentation:

@@ -182,12 +182,12 @@ def test_scenes_writes_a_data_set_that_is_a_manifest(tmp_path, capsys):
     from grounding.starter.language import SceneTexts
     from grounding.starter.scene_files import scene_seed
     from grounding.starter.scenes import draw_scene
-    from pipelines.manifest import read_manifest
+    from pipelines.manifest import items_from_manifest
 
     assert main(["scenes", "--seed", "3", "--n", "2", "--out", str(tmp_path), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     instances = json.loads((tmp_path / "instances.json").read_text())
-    items = read_manifest(tmp_path / "expressions.jsonl")
+    items = items_from_manifest(tmp_path / "expressions.jsonl")
     assert (said["scenes"], said["objects"], said["expressions"]) == (2, len(instances["annotations"]), len(items))
     assert all(item.path.is_file() for item in items)
     scene = draw_scene(scene_seed(3, 1))

@@ -163,7 +163,7 @@ def exit_code(expected: ExpectedRatios | None, found: dict[str, Any]) -> int:
 
 def print_measurement(found: dict[str, Any], as_json: bool) -> None:
     """Print a measurement as one JSON object with its versions, or one number a line; numbers not finite are null."""
-    from pipelines.provenance import versions
+    from grounding.runs.provenance import versions
 
     values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
     if as_json:

@@ -19,12 +19,13 @@ from PIL import Image
 from evals.commands.chair import EvalChairCommand
 from evals.commands.compare import EvalCompareCommand
 from evals.commands.run import EvalJoinCommand
-from evals.plan import Plan, Worker, batch_seed, batches, choose, worker
+from evals.plan import Plan, Worker, batch_seed, choose, worker
 from evals.runner import Run
 from evals.runs import RunFolder
 from evals.tasks.base import Sample, Scored
-from grounding.errors import EvalDataError, GroundingError, ImageError, MethodError, OutputError
+from grounding.errors import EvalDataError, GroundingError, ImageError, OutputError, UsageError
 from grounding.models.load import load
+from grounding.runs.attempts import cut
 from grounding.steering.decoding import Decoding
 
 SAME = ("samples.jsonl", "scores.json", "details.jsonl")
@@ -320,9 +321,9 @@ def test_a_limit_draws_whole_groups_in_order():
 
 
 def test_every_batch_goes_to_one_worker_and_draws_its_own_numbers(monkeypatch):
-    cut = batches(Drawn(count=5).samples(), 3)
-    assert [len(one) for one in cut] == [3, 3, 3, 1]
-    assert len({batch_seed(0, one) for one in cut} | {batch_seed(1, one) for one in cut}) == 8
+    drawn = cut(Drawn(count=5).samples(), 3)
+    assert [len(one) for one in drawn] == [3, 3, 3, 1]
+    assert len({batch_seed(0, one) for one in drawn} | {batch_seed(1, one) for one in drawn}) == 8
     found = []
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
@@ -335,7 +336,7 @@ def test_every_batch_goes_to_one_worker_and_draws_its_own_numbers(monkeypatch):
 
 @pytest.mark.parametrize("shard", ["2/2", "1", "-1/2", "a/b", "0/0"])
 def test_shards_that_make_no_sense(shard):
-    with pytest.raises(MethodError, match="expected i/n with i from 0 to n - 1"):
+    with pytest.raises(UsageError, match="expected i/n with i from 0 to n - 1"):
         worker(shard)
 
 

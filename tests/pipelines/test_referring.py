@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from grounding.errors import ExpressionError, ImageError, MethodError, OutputError
+from grounding.files import slug
 from grounding.io import decode_mask, load_heatmap, open_image
 from pipelines.referring import ReferringSegmentation, method_for
-from pipelines.saving import slug
 
 
 @pytest.fixture
