@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from grounding.errors import EmptyMapError, MethodError
+from grounding.registry import Registry
 from grounding.types import BoolArray, Box, FloatArray, Heatmap, IntArray, PointPrompts
 
 EIGHT = np.ones((3, 3), int)
@@ -233,7 +234,18 @@ class OtsuBox(PointRule):
         return _tight(connected_region(values, "otsu", self.region))
 
 
-RULES: dict[str, type[PointRule]] = {rule.name: rule for rule in (ArgMax, MaxMinPair, SpreadPoints, OtsuBox)}
+RULES: Registry[PointRule] = Registry(
+    "points rule",
+    "grounding.point_rules",
+    {
+        "argmax": "grounding.points:ArgMax",
+        "max-min": "grounding.points:MaxMinPair",
+        "spread": "grounding.points:SpreadPoints",
+        "otsu-box": "grounding.points:OtsuBox",
+    },
+    base="grounding.points:PointRule",
+)
+"""Point rules by their name in a method file; entry-point group `grounding.point_rules`."""
 
 
 def otsu_threshold(values: FloatArray) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from grounding.errors import FATAL, GroundingError, OutputError
-from grounding.io import open_image
+from grounding.images import open_image
 from pipelines.manifest import Item
 from pipelines.provenance import RunConfig
 from pipelines.referring import ReferringResult, ReferringSegmentation

@@ -6,7 +6,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grounding.io import coco_result, make_folder, write_bytes
+from grounding.files import make_folder, write_bytes
+from grounding.io import coco_result
 
 if TYPE_CHECKING:
     from pipelines.describe import Caption, Description, NounSupport

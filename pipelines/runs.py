@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grounding.errors import GroundingError, OutputError
-from grounding.io import append_jsonl, coco_result, read_jsonl, to_json, write_json, write_text
+from grounding.files import append_jsonl, read_jsonl, to_json, write_json, write_text
+from grounding.io import coco_result
 from pipelines.manifest import Item
 from pipelines.provenance import RunConfig, versions
 

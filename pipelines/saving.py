@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from grounding.errors import OutputError
-from grounding.io import coco_result, make_folder, save_heatmap, write_bytes, write_coco
+from grounding.files import make_folder, write_bytes
+from grounding.io import coco_result, save_heatmap, write_coco
 
 if TYPE_CHECKING:
     from pipelines.referring import ReferringResult

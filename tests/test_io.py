@@ -106,11 +106,12 @@ def test_heat_maps_come_back_without_pickle(tmp_path):
 def _same(one: AttentionMaps, other: AttentionMaps) -> None:
     np.testing.assert_array_equal(one.values, other.values)
     np.testing.assert_array_equal(one.keys, other.keys)
-    assert (one.layers, one.words, one.image_size, one.axis) == (
+    assert (one.layers, one.words, one.image_size, one.direction, one.signed) == (
         other.layers,
         other.words,
         other.image_size,
-        other.axis,
+        other.direction,
+        other.signed,
     )
     assert one.layer_count == other.layer_count
     for mine, theirs in zip(one.grids, other.grids, strict=True):

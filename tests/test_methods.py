@@ -54,27 +54,25 @@ def test_a_method_written_as_yaml_reads_back_equal(name):
 
 @pytest.mark.parametrize("name", method_names())
 def test_what_a_method_asks_for_is_enough(name):
-    """Maps that hold only what the knobs name, of a model deeper than what was recorded, give the same heat map."""
+    """Maps that hold only what the spec names, of a model deeper than what was recorded, give the same heat map."""
     loaded = load_method(name)
     depth = 30
-    knobs = loaded.request_knobs(depth)
+    spec = loaded.record_spec(depth)
     full = with_background(made_maps(layers=tuple(range(depth)), heads=8))
     full = replace(full, layer_count=depth, background=replace(full.background, layer_count=depth))
 
     def recorded(maps):
-        at = list(knobs.layers if knobs.layers is not None else range(depth))
-        values = maps.values[at]
-        if knobs.reduce == "heads":
-            values = values.mean(1, keepdims=True)
+        at = list(spec.layers if spec.layers is not None else range(depth))
+        values = maps.values[:, at]
+        if spec.reduce == "heads":
+            values = values.mean(2, keepdims=True)
         return replace(
             maps,
             values=values,
             layers=tuple(at),
-            head_statistics={key: maps.head_statistics[key][at] for key in knobs.head_statistics},
-            residual_sinks=maps.residual_sinks[at] if knobs.residual_sinks else None,
-            background=None
-            if knobs.background_prompt is None or maps.background is None
-            else recorded(maps.background),
+            head_statistics={key: maps.head_statistics[key][at] for key in spec.head_statistics},
+            residual_sinks=maps.residual_sinks[at] if spec.residual_sinks else None,
+            background=None if spec.background_prompt is None or maps.background is None else recorded(maps.background),
         )
 
     # The sink test reads every recorded layer, so it may see more in the full maps; it has its own tests.
@@ -83,19 +81,19 @@ def test_what_a_method_asks_for_is_enough(name):
     np.testing.assert_allclose(run_stages(loaded, recorded(full)).values, run_stages(loaded, full).values, atol=1e-4)
 
 
-def test_knobs_follow_the_stages():
-    knobs = load_method("default").request_knobs(28)
-    assert knobs.layers == tuple(range(14, 28))
-    assert knobs.head_statistics == ("max_image",)
-    assert knobs.residual_sinks
-    assert knobs.reduce == "none"
-    assert knobs.background_prompt == load_method("default").background_prompt == "Describe the image."
-    assert load_method("default").request_knobs().layers is None
-    assert method(HeadMeanMax()).request_knobs().head_statistics == ("max_all",)
-    assert method(HeadMean()).request_knobs(9).reduce == "heads"
-    assert method(HeadsFixed(pairs=((7, 1), (3, 0)))).request_knobs().layers == (3, 7)
+def test_the_spec_follows_the_stages():
+    spec = load_method("default").record_spec(28)
+    assert spec.layers == tuple(range(14, 28))
+    assert spec.head_statistics == ("max_image",)
+    assert spec.residual_sinks
+    assert spec.reduce == "none"
+    assert spec.background_prompt == load_method("default").background_prompt == "Describe the image."
+    assert load_method("default").record_spec().layers is None
+    assert method(HeadMeanMax()).record_spec().head_statistics == ("max_all",)
+    assert method(HeadMean()).record_spec(9).reduce == "heads"
+    assert method(HeadsFixed(pairs=((7, 1), (3, 0)))).record_spec().layers == (3, 7)
     with pytest.raises(MethodError, match="another model"):
-        method(HeadsFixed(pairs=((7, 1),))).request_knobs(6)
+        method(HeadsFixed(pairs=((7, 1),))).record_spec(6)
 
 
 def test_without_leaves_one_stage_out():
@@ -139,7 +137,10 @@ def test_an_unknown_method_names_the_known_ones(name):
         (HEAD + "stages: []\nstage: x", "unknown key 'stage' (did you mean 'stages'?)"),
         (HEAD + "stages: heads-mean", "stages must be a list"),
         (HEAD + "stages: [heads-mean]", "expected keys and values, got 'heads-mean'"),
-        (HEAD + "stages: [{stage: smoth}]", "stage 'smoth' is unknown: the known ones are stop-words"),
+        (
+            HEAD + "stages: [{stage: smoth}]",
+            "stage 'smoth' is unknown (did you mean 'smooth'?): the known ones are stop-words",
+        ),
         (HEAD + "stages: [{stage: smooth, sigm: 1}]", "unknown key 'sigm' (did you mean 'sigma'?)"),
         (HEAD + "stages: [{stage: heads-mean, a: 1}]", "the known ones are none at all"),
         (HEAD + "stages: [{stage: smooth, sigma: '1'}]", "mine.yaml: stage 'smooth': sigma: got '1'"),
@@ -199,7 +200,7 @@ def test_no_stages_is_the_plain_mean():
     heatmap = run_stages(method(), maps)
     assert heatmap.stages == ()
     assert np.unravel_index(heatmap.values.argmax(), (4, 6)) == np.unravel_index(
-        maps.values[..., 4:].mean((0, 1, 2)).argmax(), (4, 6)
+        maps.values[..., 4:].mean((0, 1, 2, 3)).argmax(), (4, 6)
     )
 
 
@@ -209,7 +210,7 @@ def test_words_that_point_at_nothing_are_an_expression_error():
 
 
 def test_every_stage_and_rule_documents_itself():
-    for known in (*STAGES.values(), *RULES.values()):
+    for known in (*map(STAGES.get, STAGES), *map(RULES.get, RULES)):
         assert known.__doc__
         assert not known.__doc__.startswith(f"{known.__name__}(")
 

@@ -17,10 +17,11 @@ from torch import Tensor
 from grounding.attention.edits import AttentionEdit, combined_edit
 from grounding.attention.rows import AttentionCall, logit_rows
 from grounding.errors import MethodError
+from grounding.layers import LayerRange
 from grounding.steering.base import GenerateOverrides, GenerationContext, PromptSpans
 from grounding.steering.heads import HeadChoice
 from grounding.steering.plan import KeyMasks, ModulationEditor
-from grounding.steering.schedule import LayerRange, StrengthSchedule
+from grounding.steering.schedule import StrengthSchedule
 from grounding.steering.seam import steered
 from grounding.steering.sinks import SinkMemory
 from grounding.steering.tokens import TokenChoice

@@ -11,7 +11,7 @@ import tyro
 
 from grounding.console import emit, results, talk
 from grounding.errors import FATAL, GroundingError, ManifestError
-from grounding.io import open_image
+from grounding.images import open_image
 from pipelines.commands.render import token_streamer, write_description
 from pipelines.describe import UNSTEERED, Description, FaithfulDescription
 from pipelines.describe_files import caption_record, file_name, speed_record

@@ -12,7 +12,7 @@ import tyro
 
 from grounding.console import emit, progress_bar, results, talk
 from grounding.errors import GroundingError, ManifestError
-from grounding.io import open_image
+from grounding.images import open_image
 from pipelines.batch import Job, Outcome, finish, parse_formats, run_job
 from pipelines.manifest import Item, items_from_words, read_manifest
 from pipelines.options import ModelOptions

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from grounding.errors import ExpressionError, ImageError, MethodError, OutputError
-from grounding.io import decode_mask, load_heatmap, open_image
+from grounding.images import open_image
+from grounding.io import decode_mask, load_heatmap
 from pipelines.referring import ReferringSegmentation, method_for
 from pipelines.saving import slug
 
