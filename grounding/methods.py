@@ -104,7 +104,7 @@ class Method:
                     f"method {self.name!r} has two {_SPENT[part][0]}, {earlier.name} and {later.name}: keep one"
                 )
         if lost or earlier.name in later.before:
-            why = _SPENT[lost[0]][1] if lost else f"stage {later.name!r} declares it so"
+            why = _SPENT[lost[0]][1] if lost else f"stage {later.name!r} declares that order"
             raise MethodError(f"method {self.name!r}: stage {later.name!r} must come before {earlier.name!r}: {why}")
 
     @property

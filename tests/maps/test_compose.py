@@ -24,7 +24,7 @@ def _several(parts, size) -> AttentionMaps:
     row = one_row([[0.0]])
     return replace(
         row,
-        values=np.concatenate(values).reshape(1, 1, 1, -1),
+        values=np.concatenate(values).reshape(1, 1, 1, 1, -1),
         keys=np.arange(start),
         grids=tuple(grids),
         image_size=size,
@@ -38,9 +38,9 @@ def test_a_grid_over_the_whole_image_comes_out_cell_for_cell():
     assert heatmap.image_size == (37, 91)
 
 
-def test_what_is_left_of_layers_heads_and_rows_is_averaged():
-    maps = made_maps()
-    expected = cells(maps).mean((0, 1, 2))
+def test_what_is_left_of_steps_layers_heads_and_rows_is_averaged():
+    maps = made_maps(steps=3)
+    expected = cells(maps).mean((0, 1, 2, 3))
     np.testing.assert_allclose(Compose(floor="zero")(maps).values, expected / expected.max(), rtol=1e-5)
 
 

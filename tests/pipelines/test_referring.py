@@ -157,6 +157,6 @@ def test_maps_of_the_generic_prompt_are_kept_per_request_and_prompt(make_pipe, i
     first = pipe.look([pair], plain)[0].background
     every_head = pipe.look([pair], replace(plain, reduce="none"))[0].background
     other = pipe.look([pair], replace(plain, background_prompt="Where is it?"))[0].background
-    assert first.values.shape[1] == 1
-    assert every_head.values.shape[1] == pipe.vlm.head_count
+    assert first.values.shape[2] == 1
+    assert every_head.values.shape[2] == pipe.vlm.head_count
     assert [word.text for word in first.words] != [word.text for word in other.words]
