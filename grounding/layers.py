@@ -18,7 +18,8 @@ class LayerRange:
     """Some decoder layers of a model of any depth.
 
     Layers are named by `indices`, or selected between two shares of the depth: of n layers those from
-    `share_of(start, n)` up to, not including, `share_of(stop, n)`. `start` and `stop` are shares even where they are
+    `share_of(start, n)` up to, not including, `share_of(stop, n)`. A stretch shorter than one layer that holds none by
+    this rule keeps the layer that its middle lies in, so that a method for deep models runs on shallow ones. `start` and `stop` are shares even where they are
     written as whole numbers: 0 is the first layer and 1 is behind the last one.
 
     Attributes:
@@ -64,11 +65,14 @@ class LayerRange:
             )
         if self.indices:
             return tuple(sorted({index % count for index in self.indices}))
-        layers = tuple(range(max(share_of(self.start, count), self.skip), share_of(self.stop, count)))
+        first, end = share_of(self.start, count), share_of(self.stop, count)
+        if first == end:
+            first = int((self.start + self.stop) / 2 * count)
+            end = first + 1
+        layers = tuple(range(max(first, self.skip), end))
         if not layers:
-            skipped = f" without the first {self.skip}" if self.skip else ""
             raise MethodError(
-                f"layers from {self.start:g} to {self.stop:g} of the depth{skipped} are none of the model's {count}: "
-                "widen the range"
+                f"layers from {self.start:g} to {self.stop:g} of the depth without the first {self.skip} are none of "
+                f"the model's {count}: widen the range"
             )
         return layers

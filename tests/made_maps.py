@@ -65,3 +65,10 @@ def cells(maps: AttentionMaps, grid: int = 0) -> np.ndarray:
     at = {key: column for column, key in enumerate(maps.keys.tolist())}
     columns = [at[position] for position in maps.grids[grid].positions.tolist()]
     return maps.values[..., columns].reshape(*maps.values.shape[:4], *maps.grids[grid].shape)
+
+
+def xy_to_cells(xy, shape, image_size) -> np.ndarray:
+    """The cells [N, 2] (row, column) that hold points [N, 2] (x, y) in pixels; points on the far border stay inside."""
+    scale = np.array([shape[1] / image_size[0], shape[0] / image_size[1]])
+    cells = np.floor(np.asarray(xy, np.float64) * scale).astype(np.int64)[:, ::-1]
+    return np.clip(cells, 0, [shape[0] - 1, shape[1] - 1])

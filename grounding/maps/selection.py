@@ -24,7 +24,7 @@ from grounding.maps.base import (
 )  # fmt: skip
 from grounding.types import AttentionMaps, Direction, FloatArray, RecordSpec, StageReport
 
-EIGHT = np.ones((3, 3), int)
+EIGHT = ndimage.generate_binary_structure(2, 2)
 _SMALLEST = np.finfo(np.float32).tiny  # a weight of 0 has no logarithm
 Head = tuple[int, int]
 Join = Literal["mean", "geometric"]

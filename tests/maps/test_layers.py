@@ -19,6 +19,8 @@ from grounding.maps.layers import LayerChoice, LayerMean
         (LayerChoice(start=0.07), 100, tuple(range(7, 100))),
         (LayerChoice(start=0.3), 5, (2, 3, 4)),
         (LayerChoice(start=0, stop=1), 3, (0, 1, 2)),
+        (LayerChoice(start=0.44, stop=0.63), 2, (1,)),
+        (LayerChoice(start=0.9, stop=0.95), 4, (3,)),
         (LayerChoice(skip=2), 5, (2, 3, 4)),
         (LayerChoice(stop=0.5, skip=1), 4, (1,)),
         (LayerChoice(start=0.25, stop=0.75), 4, (1, 2)),
@@ -32,13 +34,12 @@ def test_layers_are_counted_over_the_whole_model(choice, count, expected):
 
 def test_neighbouring_stretches_share_no_layer_and_lose_none():
     for count in range(1, 40):
-        whole = []
-        for start, stop in [(0, 1 / 3), (1 / 3, 0.7), (0.7, 1)]:
-            try:
-                whole += LayerChoice(start=start, stop=stop).chosen(count)
-            except MethodError:
-                continue
-        assert whole == list(range(count))
+        parts = [LayerChoice(start=a, stop=b).chosen(count) for a, b in ((0, 1 / 3), (1 / 3, 0.7), (0.7, 1))]
+        assert all(parts)
+        whole = [layer for part in parts for layer in part]
+        if count >= 4:  # each stretch is longer than a layer
+            assert whole == list(range(count))
+        assert set(whole) == set(range(count))
 
 
 def test_choice_takes_statistics_and_sinks_along():
@@ -83,7 +84,7 @@ def test_contradictions_are_refused(arguments):
 
 @pytest.mark.parametrize(
     "choice",
-    [LayerChoice(indices=(4,)), LayerChoice(indices=(-5,)), LayerChoice(start=0.9, stop=0.95), LayerChoice(skip=4)],
+    [LayerChoice(indices=(4,)), LayerChoice(indices=(-5,)), LayerChoice(start=0.5, skip=4), LayerChoice(skip=4)],
 )
 def test_layers_outside_the_model_are_refused(choice):
     with pytest.raises(MethodError, match="4"):
