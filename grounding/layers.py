@@ -19,8 +19,8 @@ class LayerRange:
 
     Layers are named by `indices`, or selected between two shares of the depth: of n layers those from
     `share_of(start, n)` up to, not including, `share_of(stop, n)`. A stretch shorter than one layer that holds none by
-    this rule keeps the layer that its middle lies in, so that a method for deep models runs on shallow ones. `start` and `stop` are shares even where they are
-    written as whole numbers: 0 is the first layer and 1 is behind the last one.
+    this rule keeps the layer that its middle lies in, so that a method for deep models runs on shallow ones. `start`
+    and `stop` are shares even where they are written as whole numbers: 0 is the first layer and 1 is behind the last.
 
     Attributes:
         indices: layers counted from 0; negative ones count from the end.

@@ -129,7 +129,11 @@ class Registry(Generic[T]):
             GroundingError: of the registry's class, for an unknown name or a wrong key or value.
         """
         mapping = dict(schema.as_mapping(entry, f"{where}: {self.what}", self._error))
-        name = mapping.pop(key, None)
+        if key not in mapping:
+            raise self._error(
+                f"{where}: a {self.what} needs '{key}: NAME', got the keys {', '.join(mapping) or 'none'}"
+            )
+        name = mapping.pop(key)
         if name not in self:
             raise self._error(f"{where}: {self.what} {name!r} is unknown{self.unknown(name)}")
         return schema.build(self.get(name), mapping, f"{where}: {self.what} {name!r}", self._error)

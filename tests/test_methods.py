@@ -6,20 +6,54 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from made_maps import WORDS, made_maps, with_background
 
 from grounding.errors import ExpressionError, MethodError
+from grounding.maps.compose import Compose
 from grounding.maps.contrast import Difference, Ratio
 from grounding.maps.heads import HeadMaxImage, HeadMean, HeadMeanMax
 from grounding.maps.layers import LayerChoice, LayerMean
 from grounding.maps.selection import HeadsByEntropy, HeadsFixed
-from grounding.maps.sinks import ResidualSinks
+from grounding.maps.sinks import ColumnOutliers, ResidualSinks
+from grounding.maps.smooth import Smooth
 from grounding.maps.words import Rows, StopWords
 from grounding.methods import STAGES, Method, load_method, method_names, parse_method, run_stages, without
-from grounding.points import RULES, ArgMax, OtsuBox, SpreadPoints
+from grounding.points import RULES, ArgMax, MaxMinPair, OtsuBox, SpreadPoints
+from grounding.segmenters.mask_selection import MaskRule
+from grounding.types import WordKind
 
 SHIPPED = ("default", "plain-mean", "relative", "starter", "vl-sam-points")
 HEAD = "description: d\nsource: s\n"
+
+
+shares = st.floats(0, 1, allow_subnormal=False)
+some_stages = [
+    st.builds(StopWords, kinds=st.sets(st.sampled_from(["stop", "spatial", "magnet"]), min_size=1).map(
+        lambda kinds: tuple(WordKind(kind) for kind in sorted(kinds))
+    )),
+    st.builds(Rows, words=shares, head=shares, last=st.floats(0.1, 3), normalise=st.booleans()),
+    st.builds(LayerChoice, start=st.floats(0, 0.4), stop=st.floats(0.6, 1), skip=st.integers(0, 3)),
+    st.builds(LayerChoice, indices=st.lists(st.integers(-9, 9), min_size=1, max_size=4).map(tuple)),
+    st.builds(LayerMean), st.builds(HeadMean), st.builds(HeadMeanMax), st.builds(HeadMaxImage),
+    st.builds(HeadsFixed, pairs=st.just(((2, 1), (5, 0))), join=st.sampled_from(["mean", "geometric"])),
+    st.builds(HeadsByEntropy, count=st.integers(1, 5), min_share=st.none() | shares),
+    st.builds(ColumnOutliers, factor=st.floats(0.1, 9), fill=st.sampled_from(["zero", "neighbours"])),
+    st.builds(ResidualSinks, tau=st.floats(1, 30), skip_layers=st.integers(0, 4)),
+    st.builds(Ratio, prompt=st.sampled_from(["Describe.", "no: 'quotes' #"]), epsilon=shares),
+    st.builds(Difference, prompt=st.just("Décrire"), strength=st.floats(0.1, 2), match=st.just("none")),
+    st.builds(Smooth, sigma=st.floats(0.1, 3)),
+]  # fmt: skip
+method_stages = st.lists(st.one_of(some_stages), max_size=4)
+rules = st.one_of(
+    st.just(ArgMax()), st.builds(MaxMinPair, threshold=st.just("otsu") | st.floats(0.1, 1)),
+    st.builds(SpreadPoints, count=st.integers(1, 9), margin=shares), st.builds(OtsuBox, with_point=st.booleans()),
+)  # fmt: skip
+masks = st.builds(
+    MaskRule, st.sampled_from(["iou", "agreement", "both"]), st.sampled_from(["pearson", "soft_iou", "consistency"]),
+    st.booleans(), shares, shares, st.booleans(),
+)  # fmt: skip
 
 
 def method(*stages, **fields) -> Method:
@@ -141,6 +175,13 @@ def test_an_unknown_method_names_the_known_ones(name):
             HEAD + "stages: [{stage: smoth}]",
             "stage 'smoth' is unknown (did you mean 'smooth'?): the known ones are stop-words",
         ),
+        (HEAD + "stages: [{stage: [smooth]}]", "stage ['smooth'] is unknown"),
+        (HEAD + "stages: [{sigma: 1}]", "a stage needs 'stage: NAME', got the keys sigma"),
+        (
+            HEAD + "stages: [{stage: layers-select, stop: 5}]",
+            "stop 5 is not a share of the depth in [0, 1]: name",
+        ),
+        (HEAD + "stages: [{stage: layers-select, start: 2}]", "leave out the first ones with 'skip: 2'"),
         (HEAD + "stages: [{stage: smooth, sigm: 1}]", "unknown key 'sigm' (did you mean 'sigma'?)"),
         (HEAD + "stages: [{stage: heads-mean, a: 1}]", "the known ones are none at all"),
         (HEAD + "stages: [{stage: smooth, sigma: '1'}]", "mine.yaml: stage 'smooth': sigma: got '1'"),
@@ -152,6 +193,7 @@ def test_an_unknown_method_names_the_known_ones(name):
         (HEAD + "stages: []\npoints: {rule: spread, count: 1.5}", "count: got 1.5"),
         (HEAD + "stages: []\npoints: {rule: spread, threshold: half}", "threshold: got 'half'"),
         (HEAD + "stages: []\nmask: {choice: best}", "mask: choice: got 'best'"),
+        (HEAD + "stages: []\nmask: {whole_share: 2}", "mine.yaml: mask: whole_share and whole_penalty are shares"),
         (HEAD + "stages: []\ncompose: {upscale: 0}", "mine.yaml: compose needs upscale >= 1"),
         (HEAD + "stages: []\nprompt: 3", "prompt must be text"),
         (HEAD + "stages: []\nprompt: Where is it?", "no {expression} in it"),
@@ -188,11 +230,25 @@ def test_the_order_of_stages_is_checked(stages, said):
 
 def test_numbers_in_files_reach_the_stages():
     text = HEAD + "stages: [{stage: rows, last: 1, head: 0.5}]\ncompose: {upscale: 3}\npoints: {rule: argmax}\n"
-    text += "mask: {cascade: true}\n"
+    text += "mask: {cascade: true, whole_share: 0.8, whole_penalty: 0.25, multimask: false}\n"
     parsed = parse_method(text, "n", "n.yaml")
     assert parsed.stages == (Rows(last=1.0, head=0.5),)
     assert (parsed.compose.upscale, parsed.points, parsed.mask.cascade) == (3, ArgMax(), True)
-    assert parse_method(HEAD + "stages: []", "n", "n.yaml").points == SpreadPoints()
+    assert parsed.mask == MaskRule("both", "pearson", True, 0.8, 0.25, False)
+    plain = parse_method(HEAD + "stages: []", "n", "n.yaml")
+    assert (plain.points, plain.mask) == (SpreadPoints(), MaskRule("both"))
+
+
+@settings(max_examples=60)
+@given(method_stages, rules, masks, st.integers(1, 4), st.none() | st.just("Where is {expression}?"))
+def test_any_method_written_as_yaml_reads_back_equal(stages, points, mask, upscale, prompt):
+    try:
+        made = method(*stages, points=points, mask=mask, compose=Compose(upscale=upscale), prompt=prompt)
+    except MethodError:
+        assume(False)
+    again = parse_method(made.to_yaml(), "m", "m.yaml")
+    assert again == made
+    assert again.record_spec(12) == made.record_spec(12)
 
 
 def test_no_stages_is_the_plain_mean():
