@@ -42,5 +42,5 @@ def family_class(model_type: str, name: str = "") -> type[VLM]:
     """
     if model_type not in FAMILIES:
         subject = f"{name} is of model type {model_type!r}" if name else f"the model type is {model_type!r}"
-        raise ModelError(f"{subject}, which no family here supports{FAMILIES.unknown(model_type)}")
+        raise ModelError(f"{subject}, which no family here supports: known types are {', '.join(sorted(FAMILIES))}")
     return FAMILIES.get(model_type)

@@ -153,7 +153,7 @@ def test_the_class_is_found_at_the_top_of_the_package():
 def test_maps_of_the_generic_prompt_are_kept_per_request_and_prompt(make_pipe, images):
     pipe = make_pipe("relative")
     pair = (images["a"], "the red dog")
-    plain = replace(pipe.knobs, background_prompt="Describe the image.", reduce="heads")
+    plain = replace(pipe.spec, background_prompt="Describe the image.", reduce="heads")
     first = pipe.look([pair], plain)[0].background
     every_head = pipe.look([pair], replace(plain, reduce="none"))[0].background
     other = pipe.look([pair], replace(plain, background_prompt="Where is it?"))[0].background
