@@ -1,4 +1,4 @@
-"""Pointing and masks on drawn scenes, whose truth is exact: from words to a mask, and what each part adds."""
+"""Evaluate points and masks on drawn scenes, whose true masks are exact, and what each part of a method adds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from evals.ablation import ablations, shared_knobs
+from evals.ablation import ablations, shared_spec
 from evals.bench.segmenter import deepest_point
 from evals.metrics import Outcome, gave_up, judge
 from grounding.errors import EmptyMapError, ExpressionError
@@ -25,7 +25,7 @@ CENTRE = "point at the image's centre"
 OTHER = "words for another object"
 TRUTH = "point inside the target"
 
-_PURPOSE = 3  # keeps the choice of expressions apart from the scene's own draws
+_PURPOSE = 3  # a seed of its own for the choice of expressions, apart from the scene's draws
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Answers:
     Attributes:
         scenes: per sample its scene's number.
         kinds: per sample the kind of its expression.
-        outcomes: per variant one outcome a sample; None where the variant cannot be asked (no other object).
+        outcomes: per variant one outcome per sample; None where there is no other object to ask for.
     """
 
     scenes: tuple[int, ...]
@@ -91,29 +91,29 @@ def answer_samples(
     ablate: bool = False,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Answers:
-    """Ask every sample once and read all variants off the same recording.
+    """Record every sample once and evaluate all variants on the same recording.
 
-    The model runs once a sample (and once for the words of another object), the segmenter's encoder once an image;
-    every variant then goes its own way from the recorded maps.
+    The model runs once per sample (and once for the words of another object), the segmenter's encoder once per image;
+    each variant then runs its own stages on the recorded maps.
 
     Args:
-        pipe: what is measured.
+        pipe: the pipeline that is measured.
         samples: the questions.
         ablate: also the method with each of its parts switched off.
-        advance: told how many samples have been answered since the last call.
+        advance: called with how many samples have been answered since the last call.
 
     Returns:
         The outcomes of the full method, of the controls and, where asked for, of the ablations.
     """
     methods = {FULL: pipe.method} | (ablations(pipe.method) if ablate else {})
-    knobs = shared_knobs(methods.values(), pipe.vlm.layer_count)
+    spec = shared_spec(methods.values(), pipe.vlm.layer_count)
     scenes: list[int] = []
     kinds: list[str] = []
     outcomes: dict[str, list[Outcome | None]] = {name: [] for name in (*methods, CENTRE, OTHER, TRUTH)}
     for batch in _batches(samples, pipe.batch_size):
-        maps = pipe.look([(sample.image, sample.expression) for sample in batch], knobs)
+        maps = pipe.look([(sample.image, sample.expression) for sample in batch], spec)
         asked = [sample for sample in batch if sample.other]
-        others = iter(pipe.look([(s.image, s.other) for s in asked if s.other], knobs) if asked else ())
+        others = iter(pipe.look([(s.image, s.other) for s in asked if s.other], spec) if asked else ())
         for sample, recorded in zip(batch, maps, strict=True):
             scenes.append(sample.scene)
             kinds.append(sample.kind)
@@ -143,7 +143,7 @@ def _sample(
 
 
 def _answer(pipe: ReferringSegmentation, sample: Sample, maps: AttentionMaps, method: Method) -> Outcome:
-    """One variant's answer; a method that finds nothing to point at has missed."""
+    """One variant's answer; an empty map, or an expression without a word that the method reads, counts as a miss."""
     try:
         heatmap = run_stages(method, maps)
         points = method.points(heatmap)
@@ -153,7 +153,7 @@ def _answer(pipe: ReferringSegmentation, sample: Sample, maps: AttentionMaps, me
 
 
 def _point(pipe: ReferringSegmentation, sample: Sample, point: PointPrompts) -> Outcome:
-    """A control's answer: a point that owes nothing to the model, and the segmenter's own estimate of the mask."""
+    """A control's answer: a point that does not come from the model, and the segmenter's own choice of the mask."""
     return judge(point, ask(pipe.segmenter, point, rule="iou"), sample.truth)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 from PIL import Image
 
 from grounding.errors import MethodError
-from grounding.io import as_rgb, open_image
+from grounding.images import as_rgb, open_image
 from grounding.maps.support import supports
 from grounding.methods import Method, run_stages
 from grounding.steering.decoding import Decoding, Generated
@@ -72,7 +72,7 @@ class FaithfulDescription:
         self.steering = steering
         self.decoding = decoding or Decoding()
         self.threshold = vlm.support_threshold if threshold is None else threshold
-        self.knobs = method.request_knobs(vlm.layer_count)
+        self.spec = method.record_spec(vlm.layer_count)
         self._warm = False
 
     @classmethod
@@ -207,8 +207,8 @@ class FaithfulDescription:
             self.vlm,
             prepared,
             [generated.token_ids],
-            reduce=self.knobs.reduce,
-            head_statistics=self.knobs.head_statistics,
+            reduce=self.spec.reduce,
+            head_statistics=self.spec.head_statistics,
         )[0]
         nouns = tuple(self._nouns(image, read))
         return Caption(read.text, nouns, generated.finished, len(generated.token_ids), seconds)
@@ -234,25 +234,23 @@ class FaithfulDescription:
             yield NounSupport(phrase.text, phrase.noun.text, phrase.span, heatmap, points, segment, support, supported)
 
     def _segment(self, segmenter: Segmenter, heatmap: Heatmap, points: PointPrompts, phrase: NounPhrase) -> Segment:
-        from grounding.segmenters.mask_selection import MaskRule, ask
+        from grounding.segmenters.mask_selection import ask
 
-        wanted = self.method.mask
-        rule = MaskRule(wanted.choice, wanted.measure)
-        return ask(segmenter, points, heatmap, rule, wanted.cascade, phrase.text)
+        return ask(segmenter, points, heatmap, self.method.mask, phrase.text)
 
     def _background(self, image: Image.Image) -> AttentionMaps | None:
         """The maps of the method's generic prompt, of all layers as those of the nouns are."""
         from grounding.models.maps import attend
 
-        if self.knobs.background_prompt is None:
+        if self.spec.background_prompt is None:
             return None
-        prepared = self.vlm.prepare([image], [""], self.knobs.background_prompt)
+        prepared = self.vlm.prepare([image], [""], self.spec.background_prompt)
         return attend(
             self.vlm,
             prepared,
-            reduce=self.knobs.reduce,
-            head_statistics=self.knobs.head_statistics,
-            residual_sinks=self.knobs.residual_sinks,
+            reduce=self.spec.reduce,
+            head_statistics=self.spec.head_statistics,
+            residual_sinks=self.spec.residual_sinks,
         )[0]
 
 

@@ -217,7 +217,7 @@ def _prompt_maps(
     row_of = {position: row for row, position in enumerate(request.queries[index])}
     sinks = recording.residual_sinks
     return AttentionMaps(
-        values=mean_rows(recording.prefill[index], [[row_of[p] for p in word.positions] for word in words]),
+        values=mean_rows(recording.prefill[index], [[row_of[p] for p in word.positions] for word in words])[None],
         layers=() if request.reduces_layers else recording.layers,
         words=words,
         keys=np.asarray(request.keys[index], dtype=np.int64),
@@ -244,7 +244,7 @@ def _generated_maps(
     if not placed:
         return None
     steps = recording.decode[index].squeeze(3).permute(1, 2, 0, 3)  # [steps, L, H, 1, C] -> [L, H, steps, C]
-    return replace(prompt, values=mean_rows(steps, rows), words=tuple(placed))
+    return replace(prompt, values=mean_rows(steps, rows)[None], words=tuple(placed))
 
 
 def mean_rows(rows: torch.Tensor, groups: Sequence[Sequence[int]]) -> np.ndarray:

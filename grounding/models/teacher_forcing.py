@@ -104,7 +104,7 @@ def teacher_forced_maps(
         sinks = recording.residual_sinks
         assert sinks is not None
         return AttentionMaps(
-            values=mean_rows(recording.prefill[index], [[row_of[p] for p in word.positions] for word in words]),
+            values=mean_rows(recording.prefill[index], [[row_of[p] for p in word.positions] for word in words])[None],
             layers=() if request.reduces_layers else recording.layers,
             words=words,
             keys=prepared.image_positions[index],

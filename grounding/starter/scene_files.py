@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from grounding.io import encode_mask, to_json, write_bytes, write_json, write_text
+from grounding.files import to_json, write_bytes, write_json, write_text
+from grounding.io import encode_mask
 from grounding.starter.language import SceneTexts
 from grounding.starter.scenes import SHAPES, Scene, draw_scene
 

@@ -51,11 +51,11 @@ def eager_attention(vlm: VLM, prepared: Prepared) -> torch.Tensor:
 def test_maps_are_the_mean_rows_of_eager_attention(vlm: VLM, prepared: Prepared) -> None:
     full = eager_attention(vlm, prepared)
     for index, maps in enumerate(attend(vlm, prepared)):
-        assert maps.values.shape == (2, vlm.head_count, len(prepared.words[index]), len(maps.keys))
+        assert maps.values.shape == (1, 2, vlm.head_count, len(prepared.words[index]), len(maps.keys))
         assert maps.layer_count == 2
         for row, word in enumerate(maps.words):
             expected = full[index][:, :, list(word.positions)][..., maps.keys.tolist()].mean(dim=2)
-            np.testing.assert_allclose(maps.values[:, :, row], expected.numpy(), rtol=0, atol=ALLOWED)
+            np.testing.assert_allclose(maps.values[0, :, :, row], expected.numpy(), rtol=0, atol=ALLOWED)
 
 
 def test_attention_of_the_tiny_models_is_far_from_uniform(vlm: VLM, prepared: Prepared) -> None:
@@ -80,10 +80,10 @@ def test_a_left_padded_batch_equals_its_elements(vlm: VLM, prepared: Prepared) -
 def test_reduction_while_running_equals_reduction_afterwards(vlm: VLM, prepared: Prepared) -> None:
     full = attend(vlm, prepared)
     for reduced, maps in zip(attend(vlm, prepared, reduce="both"), full, strict=True):
-        np.testing.assert_allclose(reduced.values, maps.values.mean((0, 1), keepdims=True), atol=ALLOWED)
+        np.testing.assert_allclose(reduced.values, maps.values.mean((1, 2), keepdims=True), atol=ALLOWED)
         assert reduced.layers == ()
     chosen = attend(vlm, prepared, layers=[1], heads=[2, 0])[0]
-    np.testing.assert_array_equal(chosen.values, full[0].values[1:, [2, 0]])
+    np.testing.assert_array_equal(chosen.values, full[0].values[:, 1:, [2, 0]])
     assert chosen.layers == (1,)
 
 
@@ -159,4 +159,4 @@ def test_rows_of_an_answers_words_are_those_of_an_eager_run_over_prompt_and_answ
         columns = said.words.keys.tolist()
         rows = [torch.stack([layer[0, :, 0, columns] for layer in step]) for step in steps]  # of [L, H, K]
         expected = torch.stack(rows).mean(0).numpy()
-        np.testing.assert_allclose(said.words.values[:, :, row], expected, rtol=0, atol=ALLOWED)
+        np.testing.assert_allclose(said.words.values[0, :, :, row], expected, rtol=0, atol=ALLOWED)

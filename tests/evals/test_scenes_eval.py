@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evals.ablation import ablations, shared_knobs
+from evals.ablation import ablations, shared_spec
 from evals.commands.bench import print_measurement
 from evals.metrics import Outcome, best_point_hits, gave_up, judge
 from evals.report import change, score, score_table
@@ -105,14 +105,14 @@ def test_every_part_of_a_method_can_be_switched_off(name):
         changed = [f for f in ("stages", "points", "mask") if getattr(variant, f) != getattr(method, f)]
         assert len(changed) == 1, key
         assert replace(variant, **{changed[0]: getattr(method, changed[0])}, name=method.name) == method
-    knobs = shared_knobs([method, *found.values()], layer_count=6)
+    spec = shared_spec([method, *found.values()], layer_count=6)
     for variant in (method, *found.values()):
-        needed = variant.request_knobs(6)
-        assert knobs.layers is None or (needed.layers is not None and set(needed.layers) <= set(knobs.layers))
-        assert set(needed.head_statistics) <= set(knobs.head_statistics)
-        assert knobs.residual_sinks >= needed.residual_sinks
-        assert knobs.reduce in ("none", needed.reduce)
-        assert needed.background_prompt in (None, knobs.background_prompt)
+        needed = variant.record_spec(6)
+        assert spec.layers is None or (needed.layers is not None and set(needed.layers) <= set(spec.layers))
+        assert set(needed.head_statistics) <= set(spec.head_statistics)
+        assert spec.residual_sinks >= needed.residual_sinks
+        assert spec.reduce in ("none", needed.reduce)
+        assert needed.background_prompt in (None, spec.background_prompt)
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,7 @@ def test_the_shipped_weights_fit_and_point_at_things():
         scene = draw_scene(seed)
         expression = SceneTexts(scene).expressions[0]
         (maps,) = attend(vlm, vlm.prepare([scene.image], [expression.text]))
-        cells = maps.values[:, :, -1].mean(axis=(0, 1))
+        cells = maps.values[:, :, :, -1].mean(axis=(0, 1, 2))
         row, column = divmod(int(np.argmax(cells)), CELLS)
         side = scene.image.width / CELLS
         hits.append(scene.objects[expression.target_index].mask[int((row + 0.5) * side), int((column + 0.5) * side)])

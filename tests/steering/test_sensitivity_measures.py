@@ -178,7 +178,7 @@ def test_the_command_writes_what_a_steering_file_uses(tmp_path: Path, starter: V
     file = tmp_path / "mine.yaml"
     file.write_text(
         "description: d\nsource: s\nsteps:\n- step: renormalise\n  gain: 3.0\n"
-        f"  heads: {{sensitivity: {out}, rule: top, top: 2}}\n"
+        f"  heads: {{sensitivity: {out}, rule: top, count: 2}}\n"
     )
     scene = scene_samples(1, 3)[0]()
     (text,) = generate(starter, [scene.image], [scene.question], load_steering(str(file)), Decoding(max_new_tokens=4))
