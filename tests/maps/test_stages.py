@@ -117,8 +117,8 @@ def test_steps_do_not_mix(stage, seed) -> None:
 
 specs = st.builds(
     RecordSpec,
-    layers=st.none() | st.lists(st.integers(0, 5), max_size=4).map(lambda x: tuple(sorted(set(x)))),
-    heads=st.none() | st.lists(st.integers(0, 5), max_size=4).map(lambda x: tuple(sorted(set(x)))),
+    layers=st.none() | st.lists(st.integers(0, 5), min_size=1, max_size=4).map(lambda x: tuple(sorted(set(x)))),
+    heads=st.none() | st.lists(st.integers(0, 5), min_size=1, max_size=4).map(lambda x: tuple(sorted(set(x)))),
     reduce=st.sampled_from(["none", "heads", "layers", "both"]),
     head_statistics=st.lists(st.sampled_from(["max_all", "max_image"]), unique=True).map(lambda x: tuple(sorted(x))),
     residual_sinks=st.booleans(),
