@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from grounding.methods import Method, RequestKnobs, without
+from grounding.methods import Method, without
 from grounding.points import ArgMax
+from grounding.types import RecordSpec
 
 
 def ablations(method: Method) -> dict[str, Method]:
@@ -25,13 +26,13 @@ def ablations(method: Method) -> dict[str, Method]:
     return found
 
 
-def shared_knobs(methods: Iterable[Method], layer_count: int) -> RequestKnobs:
+def shared_knobs(methods: Iterable[Method], layer_count: int) -> RecordSpec:
     """What to record once so that every one of the methods can run on it."""
-    wanted = [method.request_knobs(layer_count) for method in methods]
+    wanted = [method.record_spec(layer_count) for method in methods]
     layers: set[int] | None = set()
     for knobs in wanted:
         layers = None if layers is None or knobs.layers is None else layers | set(knobs.layers)
-    return RequestKnobs(
+    return RecordSpec(
         layers=None if layers is None else tuple(sorted(layers)),
         head_statistics=tuple(dict.fromkeys(name for knobs in wanted for name in knobs.head_statistics)),
         residual_sinks=any(knobs.residual_sinks for knobs in wanted),

@@ -24,7 +24,7 @@ from safetensors.numpy import save as save_tensors
 from grounding.errors import OutputError
 from grounding.files import append_jsonl, make_folder, read_jsonl, to_json, write_bytes, write_json, write_text
 from grounding.images import as_rgb, open_image
-from grounding.types import AttentionMaps, BoolArray, Heatmap, Segment, StageReport, TokenGrid, Word, WordKind
+from grounding.types import AttentionMaps, BoolArray, Heatmap, ImageGrid, Segment, StageReport, Word, WordKind
 
 __all__ = [
     "CocoResult", "Rle", "append_jsonl", "as_rgb", "coco_result", "decode_mask", "encode_mask", "load_heatmap",
@@ -189,7 +189,7 @@ def _unpack(described: dict[str, Any], prefix: str, tensors: dict[str, npt.NDArr
         ),
         keys=tensors[prefix + "keys"],
         grids=tuple(
-            TokenGrid(
+            ImageGrid(
                 tensors[f"{prefix}positions.{index}"], (grid["shape"][0], grid["shape"][1]), tuple(grid["box_xyxy"])
             )
             for index, grid in enumerate(described["grids"])

@@ -26,7 +26,7 @@ from grounding.maps.smooth import Smooth
 from grounding.maps.words import Rows, StopWords
 from grounding.points import RULES, PointRule, SpreadPoints
 from grounding.presets import read_shipped, shipped_names
-from grounding.types import AttentionMaps, Heatmap
+from grounding.types import AttentionMaps, Heatmap, RecordSpec
 
 STAGES: dict[str, type[Stage]] = {
     stage.name: stage
@@ -66,25 +66,6 @@ class MaskChoice:
     choice: Literal["iou", "agreement", "both"] = "both"
     cascade: bool = False
     measure: Literal["pearson", "soft_iou", "consistency"] = "pearson"
-
-
-@dataclass(frozen=True)
-class RequestKnobs:
-    """What must be recorded for a method to run.
-
-    Attributes:
-        layers: decoder layers counted from 0; None for all of them.
-        head_statistics: names of the [L, H] statistics that head weights need.
-        residual_sinks: whether the residual stream's sink strength is needed.
-        reduce: `heads` where only the mean over heads is used, so that it may be taken while the model runs.
-        background_prompt: the generic prompt to record as well, with the same knobs; None where there is no contrast.
-    """
-
-    layers: tuple[int, ...] | None = None
-    head_statistics: tuple[str, ...] = ()
-    residual_sinks: bool = False
-    reduce: Literal["none", "heads"] = "none"
-    background_prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +116,7 @@ class Method:
         """The generic prompt whose maps the contrast stage needs; None where there is no contrast."""
         return next((stage.prompt for stage in self.stages if isinstance(stage, _CONTRAST)), None)
 
-    def request_knobs(self, layer_count: int | None = None) -> RequestKnobs:
+    def record_spec(self, layer_count: int | None = None) -> RecordSpec:
         """What must be recorded.
 
         Args:
@@ -161,7 +142,7 @@ class Method:
                 statistics.append("max_all")
             if isinstance(stage, HeadMaxImage):
                 statistics.append("max_image")
-        return RequestKnobs(
+        return RecordSpec(
             layers=layers,
             head_statistics=tuple(statistics),
             residual_sinks=any(isinstance(stage, ResidualSinks) for stage in self.stages),

@@ -79,6 +79,6 @@ class ModelOptions(LoadOptions):
             device_map=self.device_map,
             batch_size=self.batch_size,
         )
-        if pipe.vlm.notice:
-            talk().print(f"note: {pipe.vlm.notice}")
+        if pipe.source.notice:
+            talk().print(f"note: {pipe.source.notice}")
         return pipe

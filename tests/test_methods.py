@@ -57,7 +57,7 @@ def test_what_a_method_asks_for_is_enough(name):
     """Maps that hold only what the knobs name, of a model deeper than what was recorded, give the same heat map."""
     loaded = load_method(name)
     depth = 30
-    knobs = loaded.request_knobs(depth)
+    knobs = loaded.record_spec(depth)
     full = with_background(made_maps(layers=tuple(range(depth)), heads=8))
     full = replace(full, layer_count=depth, background=replace(full.background, layer_count=depth))
 
@@ -84,18 +84,18 @@ def test_what_a_method_asks_for_is_enough(name):
 
 
 def test_knobs_follow_the_stages():
-    knobs = load_method("default").request_knobs(28)
+    knobs = load_method("default").record_spec(28)
     assert knobs.layers == tuple(range(14, 28))
     assert knobs.head_statistics == ("max_image",)
     assert knobs.residual_sinks
     assert knobs.reduce == "none"
     assert knobs.background_prompt == load_method("default").background_prompt == "Describe the image."
-    assert load_method("default").request_knobs().layers is None
-    assert method(HeadMeanMax()).request_knobs().head_statistics == ("max_all",)
-    assert method(HeadMean()).request_knobs(9).reduce == "heads"
-    assert method(HeadsFixed(pairs=((7, 1), (3, 0)))).request_knobs().layers == (3, 7)
+    assert load_method("default").record_spec().layers is None
+    assert method(HeadMeanMax()).record_spec().head_statistics == ("max_all",)
+    assert method(HeadMean()).record_spec(9).reduce == "heads"
+    assert method(HeadsFixed(pairs=((7, 1), (3, 0)))).record_spec().layers == (3, 7)
     with pytest.raises(MethodError, match="another model"):
-        method(HeadsFixed(pairs=((7, 1),))).request_knobs(6)
+        method(HeadsFixed(pairs=((7, 1),))).record_spec(6)
 
 
 def test_without_leaves_one_stage_out():

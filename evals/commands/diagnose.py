@@ -120,12 +120,13 @@ class EvalDiagnoseCommand:
 
     def _diagnose(self, items: list[Item], model: str, steering: Steering | None) -> Diagnostics:
         from evals.diagnostics.summary import Looked, summarise
-        from evals.diagnostics.trace import Sinks, trace
+        from evals.diagnostics.trace import trace
+        from grounding.attention.sinks import SinkRule
         from grounding.models.load import load
         from grounding.steering.decoding import Decoding
         from pipelines.provenance import short_hash, versions
 
-        decoding, sinks = Decoding(max_new_tokens=self.max_new_tokens), Sinks(self.tau)
+        decoding, sinks = Decoding(max_new_tokens=self.max_new_tokens), SinkRule(self.tau)
         vlm = load(model, self.device, self.dtype)
         if vlm.notice:
             talk().print(f"note: {vlm.notice}")

@@ -11,8 +11,9 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from evals.diagnostics.shares import SEGMENTS
-from evals.diagnostics.trace import Sinks, Trace
+from evals.diagnostics.trace import Trace
 from evals.statistics import bootstrap, mean_of
+from grounding.attention.sinks import SinkRule
 from grounding.errors import EvalDataError
 from grounding.text.align import align
 from grounding.types import FloatArray
@@ -159,7 +160,7 @@ def summarise(
     steering: str | None,
     config_hash: str,
     versions: dict[str, str],
-    sinks: Sinks,
+    sinks: SinkRule,
     seed: int = 0,
 ) -> Diagnostics:
     """The figures over texts, at least one; every text counts the same, however long.

@@ -10,7 +10,7 @@ from typing import ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from grounding.types import AttentionMaps, FloatArray, IntArray, StageReport, TokenGrid
+from grounding.types import AttentionMaps, FloatArray, ImageGrid, IntArray, StageReport
 
 N = TypeVar("N", bound=np.generic)
 
@@ -64,7 +64,7 @@ def image_columns(maps: AttentionMaps) -> IntArray:
     return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
 
-def on_grid(values: npt.NDArray[N], columns: IntArray, grid: TokenGrid) -> npt.NDArray[N]:
+def on_grid(values: npt.NDArray[N], columns: IntArray, grid: ImageGrid) -> npt.NDArray[N]:
     """Values [..., K] of one grid's cells as [..., h, w]."""
     return values[..., columns].reshape(*values.shape[:-1], *grid.shape)
 

@@ -72,7 +72,7 @@ def head_statistic(maps: AttentionMaps, statistic: str, stage: str) -> FloatArra
         known = ", ".join(sorted(maps.head_statistics)) or "none"
         raise MethodError(
             f"stage {stage!r} needs the head statistic {statistic!r}, but the maps carry {known}: "
-            "record it (Method.request_knobs() names what a method needs)"
+            "record it (Method.record_spec() names what a method needs)"
         )
     if table.shape != maps.values.shape[:2]:
         raise MethodError(

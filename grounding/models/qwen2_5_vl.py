@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: the whole picture at a size close to its own, one token per 2x2 patches."""
+"""Qwen2.5-VL: the whole picture near its own size, one token per 2x2 patches."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any
 from PIL import Image
 
 from grounding.errors import ImageError, ModelError
-from grounding.models.base import VLM, Prepared
-from grounding.types import IntArray, TokenGrid
+from grounding.models.base import VLM
+from grounding.models.prepared import Prepared
+from grounding.types import ImageGrid, IntArray
 
-LONGEST_ASPECT = 200  # transformers' `smart_resize` refuses longer pictures
+LONGEST_ASPECT = 200  # the limit of transformers' `smart_resize`
 
 
 class Qwen25VL(VLM):
     """Qwen2.5-VL.
 
-    `smart_resize` rounds both sides to whole merged patches within a budget of pixels and never crops, so the grid
-    covers the whole picture; its cells are square only up to that rounding.
+    `smart_resize` rounds both sides to whole merged patches within a budget of pixels and does not crop, so the grid
+    covers the whole picture. Cells are square up to that rounding.
     """
 
     model_types = ("qwen2_5_vl",)
@@ -39,7 +40,7 @@ class Qwen25VL(VLM):
 
     def grids(
         self, index: int, image_size: tuple[int, int], positions: IntArray, inputs: Mapping[str, Any]
-    ) -> tuple[TokenGrid, ...]:
+    ) -> tuple[ImageGrid, ...]:
         """One grid of merged patches; see `VLM.grids`."""
         frames, height, width = (int(side) for side in inputs["image_grid_thw"][index])
         merge = int(self.model.config.vision_config.spatial_merge_size)
@@ -50,4 +51,4 @@ class Qwen25VL(VLM):
                 f"{merge}x{merge}: expected 1 frame and {rows * columns} tokens; make merge_size of its processor "
                 "agree with its config"
             )
-        return (TokenGrid(positions, (rows, columns), (0.0, 0.0, float(image_size[0]), float(image_size[1]))),)
+        return (ImageGrid(positions, (rows, columns), (0.0, 0.0, float(image_size[0]), float(image_size[1]))),)

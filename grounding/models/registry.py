@@ -1,4 +1,4 @@
-"""Model families by `config.model_type`: one line per family, imported when it is used.
+"""Model families by `config.model_type`, imported on use.
 
 To add a family, write one file with a `VLM` subclass and add its model types here.
 """
@@ -20,17 +20,17 @@ FAMILIES: dict[str, str] = {
 
 
 def family_class(model_type: str, name: str = "") -> type[VLM]:
-    """The class that knows a model type.
+    """The adapter class of a model type.
 
     Args:
         model_type: `config.model_type` of a transformers model.
-        name: what the user asked for, for the error's sentence.
+        name: the model as the user named it, for the error's sentence.
 
     Returns:
-        The family's class; its module is imported now.
+        The family's class; its module is imported by this call.
 
     Raises:
-        ModelError: no family knows this model type.
+        ModelError: no family has this model type.
     """
     if model_type not in FAMILIES:
         subject = f"{name} is of model type {model_type!r}" if name else f"the model type is {model_type!r}"

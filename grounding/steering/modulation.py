@@ -17,14 +17,14 @@ from torch import Tensor
 from grounding.attention.edits import AttentionEdit, combined_edit
 from grounding.attention.rows import AttentionCall, logit_rows
 from grounding.errors import MethodError
-from grounding.steering.base import GenerateOverrides, GenerationContext, PromptSpans
+from grounding.steering.base import GenerateOverrides, GenerationContext
 from grounding.steering.heads import HeadChoice
 from grounding.steering.plan import KeyMasks, ModulationEditor
 from grounding.steering.schedule import LayerRange, StrengthSchedule
 from grounding.steering.seam import steered
 from grounding.steering.sinks import SinkMemory
 from grounding.steering.tokens import TokenChoice
-from grounding.types import IntArray
+from grounding.types import IntArray, TokenLayout
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Modulation(ABC):
 
     def key_positions(self, context: GenerationContext) -> tuple[IntArray, ...]:
         """Per element the chosen image keys."""
-        return context.prepared.image_positions
+        return tuple(layout.image for layout in context.prepared.layouts)
 
-    def sink_memory(self, segments: Sequence[PromptSpans]) -> SinkMemory | None:
+    def sink_memory(self, segments: Sequence[TokenLayout]) -> SinkMemory | None:
         """Who looks for sinks, for forms that need them."""
         return None
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from grounding.attention.edits import AttentionEdit, RowEdit
 from grounding.attention.rows import AttentionCall
 from grounding.attention.turn import weight_rows
-from grounding.steering.base import GenerationContext, PromptSpans
+from grounding.steering.base import GenerationContext
 from grounding.steering.seam import Pass, beams_of
 from grounding.steering.sinks import SinkMemory
+from grounding.types import TokenLayout
 
 if TYPE_CHECKING:
     from grounding.steering.modulation import Modulation
@@ -69,7 +70,7 @@ class ModulationEditor:
     def __init__(self, form: Modulation, context: GenerationContext) -> None:
         vlm = context.vlm
         self._form = form
-        self._segments: Sequence[PromptSpans] = context.segments()
+        self._segments: Sequence[TokenLayout] = context.prepared.layouts
         chosen = form.layers.chosen(vlm.layer_count)
         self._static = form.heads.strengths(chosen, vlm.layer_count, vlm.head_count)
         if not form.heads.on_the_fly:

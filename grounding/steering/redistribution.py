@@ -13,10 +13,10 @@ from grounding.attention.edits import AttentionEdit
 from grounding.attention.rows import AttentionCall
 from grounding.attention.turn import weight_rows
 from grounding.errors import MethodError
-from grounding.steering.base import PromptSpans
 from grounding.steering.modulation import OnImage
 from grounding.steering.plan import KeyMasks
 from grounding.steering.sinks import SinkMemory
+from grounding.types import TokenLayout
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Redistribute(OnImage):
         """Whether sinks keep all."""
         return self.kept == 1.0
 
-    def sink_memory(self, segments: Sequence[PromptSpans]) -> SinkMemory:
+    def sink_memory(self, segments: Sequence[TokenLayout]) -> SinkMemory:
         """Who looks for the sinks."""
         return SinkMemory(segments, self.tau, self.dims or None)
 

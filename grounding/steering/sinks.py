@@ -9,8 +9,8 @@ from torch import Tensor
 
 from grounding.attention.rows import as_index
 from grounding.attention.sinks import sink_dimensions, sink_strength
-from grounding.steering.base import PromptSpans
 from grounding.steering.seam import Pass, beams_of
+from grounding.types import TokenLayout
 
 
 class SinkMemory:
@@ -26,7 +26,7 @@ class SinkMemory:
             lists them per model).
     """
 
-    def __init__(self, segments: Sequence[PromptSpans], tau: float, dims: Sequence[int] | None = None) -> None:
+    def __init__(self, segments: Sequence[TokenLayout], tau: float, dims: Sequence[int] | None = None) -> None:
         self._segments = segments
         self._tau = tau
         self._dims = dims

@@ -22,7 +22,7 @@ from grounding.attention.edits import RowEdit
 from grounding.attention.rows import AttentionCall
 from grounding.errors import ExpressionError
 from grounding.models.base import VLM, Prepared
-from grounding.models.maps import spell
+from grounding.models.spelling import spell
 from grounding.models.teacher_forcing import continued, tokens_of
 from grounding.steering.samples import Sample
 from grounding.steering.seam import Pass
@@ -171,7 +171,7 @@ class AnswerEditor(ABC):
 
     def __init__(self, reading: TeacherForcedSample) -> None:
         self.layers: Collection[int] = range(reading.vlm.layer_count)
-        self.image = reading.prepared.image_positions[0].tolist()
+        self.image = reading.prepared.layouts[0].image.tolist()
 
     def change(self, layer: int, call: AttentionCall, running: Pass) -> RowEdit | None:
         """What is done to the answer's rows."""

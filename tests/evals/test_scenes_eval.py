@@ -106,7 +106,7 @@ def test_every_part_of_a_method_can_be_switched_off(name):
         assert replace(variant, **{changed[0]: getattr(method, changed[0])}, name=method.name) == method
     knobs = shared_knobs([method, *found.values()], layer_count=6)
     for variant in (method, *found.values()):
-        needed = variant.request_knobs(6)
+        needed = variant.record_spec(6)
         assert knobs.layers is None or (needed.layers is not None and set(needed.layers) <= set(knobs.layers))
         assert set(needed.head_statistics) <= set(knobs.head_statistics)
         assert knobs.residual_sinks >= needed.residual_sinks
@@ -123,13 +123,13 @@ def pipe(tiny_model, tiny_segmenter):
 
 def test_variants_share_the_recording_and_the_encoding(pipe, monkeypatch):
     passes, encoded = [], []
-    prepare, encode = pipe.vlm.prepare, pipe.segmenter.set_image
+    prepare, encode = pipe.source.prepare, pipe.segmenter.set_image
 
     def counted(images, expressions, prompt=None):
         passes.append(len(images))
         return prepare(images, expressions, prompt)
 
-    monkeypatch.setattr(pipe.vlm, "prepare", counted)
+    monkeypatch.setattr(pipe.source, "prepare", counted)
     monkeypatch.setattr(pipe.segmenter, "set_image", lambda image: encoded.append(1) or encode(image))
     told = []
     answers = answer_samples(pipe, draw_samples(0, 3), ablate=True, advance=told.append)

@@ -45,7 +45,7 @@ def test_max_image_of_heads_that_see_nothing_is_finite():
 
 @pytest.mark.parametrize("stage", [HeadMeanMax(), HeadMaxImage()])
 def test_missing_statistic_says_what_to_record(stage):
-    with pytest.raises(MethodError, match="request_knobs"):
+    with pytest.raises(MethodError, match="record_spec"):
         stage(replace(made_maps(), head_statistics={}))
 
 

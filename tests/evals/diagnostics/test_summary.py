@@ -10,8 +10,9 @@ from evals.commands.diagnose import EvalDiagnoseCommand
 from evals.diagnostics.plots import INK, figures, page_svg
 from evals.diagnostics.sources import from_run, from_scenes
 from evals.diagnostics.summary import Looked, ObjectWord, read_diagnostics, summarise
-from evals.diagnostics.trace import Sinks, Trace
+from evals.diagnostics.trace import Trace
 from evals.folder import read_folder
+from grounding.attention.sinks import SinkRule
 from grounding.errors import EvalDataError, UsageError
 from grounding.files import write_json
 
@@ -42,7 +43,7 @@ def looked(number: int, tokens: int = 5) -> Looked:
 
 
 def made(*found: Looked):
-    return summarise(found, model="m", steering=None, config_hash="h", versions={}, sinks=Sinks())
+    return summarise(found, model="m", steering=None, config_hash="h", versions={}, sinks=SinkRule())
 
 
 def test_figures_of_known_traces() -> None:
