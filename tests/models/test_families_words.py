@@ -83,6 +83,27 @@ def test_image_positions_hold_image_tokens_and_nothing_else(vlm: VLM) -> None:
         assert set(prepared.layouts[index].cells) <= set(found)
 
 
+def test_the_layout_covers_the_prompt(vlm: VLM) -> None:
+    prepared = vlm.prepare([picture(), picture(50, 90)], ["dog", "the red cat"])
+    for index, layout in enumerate(prepared.layouts):
+        parts = np.concatenate([layout.system, layout.image, layout.instruction])
+        assert (
+            sorted(parts) == list(range(layout.padding, layout.length)) == list(range(layout.padding, prepared.length))
+        )
+        ids = prepared.inputs["input_ids"][index]
+        assert spelled(vlm, ids, tuple(layout.expression)).strip() == ("dog", "the red cat")[index]
+        assert set(layout.expression) < set(layout.instruction)
+        assert layout.image_sizes == ((120, 80), (50, 90))[index : index + 1]
+
+
+def test_questions_and_generic_prompts_have_no_expression(vlm: VLM) -> None:
+    asked = vlm.prepare_questions([picture()], ["Where is the dog?"])
+    generic = vlm.prepare([picture()], ["dog"], "Describe the image.")
+    for prepared in (asked, generic):
+        assert prepared.layouts[0].expression.size == 0
+        assert set(prepared.words[0][0].positions) <= set(prepared.layouts[0].instruction)
+
+
 def test_a_generic_prompt_has_its_own_words(vlm: VLM) -> None:
     prepared = vlm.prepare([picture()], ["dog"], "Describe the image.")
     assert [word.text for word in prepared.words[0]] == ["Describe", "the", "image", "<last>"]
