@@ -139,6 +139,13 @@ class VLM(ABC):
         """
         return [self.image_token_id] * count
 
+    def check_picture(self, image: Image.Image) -> None:  # noqa: B027 - most families accept every picture
+        """Refuse a picture that the image processor cannot take.
+
+        Raises:
+            ImageError: the picture's size is outside the processor's limits.
+        """
+
     def maps(
         self,
         images: Sequence[Image.Image],
@@ -170,6 +177,7 @@ class VLM(ABC):
         Raises:
             ExpressionError: an expression is empty, has stop words only or words outside a closed vocabulary, or
                 contains one of the model's control tokens.
+            ImageError: see `check_picture`.
             ModelError: tokens, text and image cells do not agree for this model.
         """
         self._check_batch(images, expressions, "expression")
@@ -195,6 +203,7 @@ class VLM(ABC):
         Raises:
             ExpressionError: a question has words outside a closed vocabulary, or contains one of the model's control
                 tokens.
+            ImageError: see `check_picture`.
             ModelError: tokens, text and image cells do not agree for this model.
         """
         self._check_batch(images, questions, "question")
@@ -206,6 +215,8 @@ class VLM(ABC):
             raise ValueError(f"{len(images)} pictures for {len(texts)} {what}s: one picture per {what} is needed")
         for text in texts:
             refuse_control_tokens(text, self.image_token, self.tokenizer, self.name)
+        for image in images:
+            self.check_picture(image)
 
     def _encode(
         self,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image
 
 from grounding.errors import ImageError, ModelError
 from grounding.models.base import VLM
-from grounding.models.prepared import Prepared
 from grounding.types import ImageGrid, IntArray
 
 LONGEST_ASPECT = 200  # the limit of transformers' `smart_resize`
@@ -24,19 +23,17 @@ class Qwen25VL(VLM):
 
     model_types = ("qwen2_5_vl",)
 
-    def prepare(self, images: Sequence[Image.Image], expressions: Sequence[str], prompt: str | None = None) -> Prepared:
-        """Build one batch; see `VLM.prepare`.
+    def check_picture(self, image: Image.Image) -> None:
+        """Refuse a picture that `smart_resize` refuses.
 
         Raises:
-            ImageError: a picture is more than 200 times as long as wide.
+            ImageError: the picture is more than 200 times as long as wide.
         """
-        for image in images:
-            if max(image.size) > LONGEST_ASPECT * min(image.size):
-                raise ImageError(
-                    f"a picture of {image.width}x{image.height} px is too long for {self.name}, which takes an aspect "
-                    f"of at most {LONGEST_ASPECT}: crop it first"
-                )
-        return super().prepare(images, expressions, prompt)
+        if max(image.size) > LONGEST_ASPECT * min(image.size):
+            raise ImageError(
+                f"a picture of {image.width}x{image.height} px is too long for {self.name}, which takes an aspect "
+                f"of at most {LONGEST_ASPECT}: crop it first"
+            )
 
     def grids(
         self, index: int, image_size: tuple[int, int], positions: IntArray, inputs: Mapping[str, Any]

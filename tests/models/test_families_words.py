@@ -237,6 +237,8 @@ def test_qwens_grid_follows_the_picture(size: tuple[int, int], shape: tuple[int,
 def test_qwen_refuses_what_smart_resize_refuses() -> None:
     with pytest.raises(ImageError, match="1x300 px is too long"):
         Qwen25VL(*tiny_qwen2_5_vl()).prepare([picture(1, 300)], ["dog"])
+    with pytest.raises(ImageError, match="300x1 px is too long"):
+        Qwen25VL(*tiny_qwen2_5_vl()).prepare_questions([picture(300, 1)], ["What is it?"])
 
 
 def test_qwen_refuses_tokens_that_are_no_grid() -> None:

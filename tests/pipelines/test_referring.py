@@ -49,7 +49,7 @@ def test_one_pair_gives_one_whole_result(make_pipe, images):
     assert result.points.label[0] == 1
     timings = result.timings
     assert min(timings.attention, timings.stages, timings.encode, timings.mask) > 0
-    assert timings.total < 600
+    assert timings.total == timings.attention + timings.stages + timings.encode + timings.mask
 
 
 def test_many_pairs_keep_their_order_and_share_the_work(make_pipe, images, counted):
