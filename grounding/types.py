@@ -7,13 +7,16 @@ lies at +0.5, so an image of width W spans x in [0, W].
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+
+from grounding.errors import RecordingError
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -208,6 +211,9 @@ class Word:
 
 Reduce = Literal["none", "heads", "layers", "both"]
 
+STATISTICS = ("max_all", "max_image")
+"""Head statistics that can be recorded."""
+
 
 @dataclass(frozen=True)
 class RecordSpec:
@@ -230,6 +236,28 @@ class RecordSpec:
     residual_sinks: bool = False
     background_prompt: str | None = None
     budget_bytes: int = 2 << 30
+
+    def __post_init__(self) -> None:
+        for name, chosen in (("layers", self.layers), ("heads", self.heads)):
+            if chosen is not None:
+                if not chosen or len(set(chosen)) != len(chosen):
+                    raise RecordingError(f"{name}={chosen} must name each wanted one once, or be None")
+                check_counted(name, chosen)
+        if self.reduce not in get_args(Reduce):
+            raise RecordingError(f"reduce={self.reduce!r} is unknown; use {', '.join(map(repr, get_args(Reduce)))}")
+        unknown = [name for name in self.head_statistics if name not in STATISTICS]
+        if unknown:
+            raise RecordingError(f"head statistic {unknown[0]!r} is unknown; known are {', '.join(STATISTICS)}")
+
+
+def check_counted(name: str, values: Sequence[int]) -> None:
+    """Refuse negative positions and numbers.
+
+    Raises:
+        RecordingError: naming the smallest.
+    """
+    if any(value < 0 for value in values):
+        raise RecordingError(f"{name} holds {min(values)}; positions and numbers count from 0")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from grounding.models.spelling import spell
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.text.align import Span
-from grounding.types import FloatArray, IntArray
+from grounding.types import FloatArray, IntArray, RecordSpec
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,8 +87,7 @@ def trace(
         queries=((layout.length - 1,),),
         decode=True,
         decode_steps=1,
-        residual_sinks=True,
-        budget_bytes=budget_bytes,
+        spec=RecordSpec(residual_sinks=True, budget_bytes=budget_bytes),
     )
 
     def add(rows: list[Tensor]) -> None:

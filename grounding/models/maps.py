@@ -65,7 +65,7 @@ class RecordedPass:
         rows = recording.prefill[element]  # [L, H, R, K]
         groups = [[row_of[position] for position in word.positions] for word in words]
         values = torch.stack([rows[:, :, group].mean(dim=2) for group in groups], dim=2)  # [L, H, T, K]
-        statistics = recording.head_statistics[element] if request.head_statistics else {}
+        statistics = recording.head_statistics[element] if request.spec.head_statistics else {}
         sinks = recording.residual_sinks
         return AttentionMaps(
             values=values.numpy(),
@@ -141,11 +141,6 @@ def row_request(layouts: Sequence[TokenLayout], words: Sequence[Sequence[Word]],
     return RowRequest(
         queries=tuple(tuple(dict.fromkeys(p for word in own for p in word.positions)) for own in words),
         keys=image,
-        layers=spec.layers,
-        heads=spec.heads,
-        reduce=spec.reduce,
-        head_statistics=spec.head_statistics,
         image_keys=image,
-        residual_sinks=spec.residual_sinks,
-        budget_bytes=spec.budget_bytes,
+        spec=spec,
     )

@@ -24,17 +24,18 @@ from PIL import Image
 from torch import Tensor
 
 from grounding.attention import RowRequest, record
-from grounding.attention.edits import AttentionEdit, RowEdit
-from grounding.attention.introspect import find_decoder, layers_of
-from grounding.attention.rows import AttentionCall, as_index, attention_rows
+from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
+from grounding.attention.events import Scope, Subscriber
+from grounding.attention.intercept import intercept
+from grounding.attention.rows import as_index, attention_rows
 from grounding.errors import GroundingError, ImageError, MethodError
 from grounding.models.base import VLM
 from grounding.models.memory import explain_out_of_memory
+from grounding.steering.apply import apply
 from grounding.steering.samples import Sample, Source
-from grounding.steering.seam import output_projection, steered
 from grounding.steering.sensitivity import Kind, Sensitivity
 from grounding.steering.teacher_forcing import AnswerEditor, AnswerForward, TeacherForcedSample
-from grounding.types import BoolArray, FloatArray, ImageGrid
+from grounding.types import BoolArray, FloatArray, ImageGrid, RecordSpec
 
 _REMEDY = "use a smaller picture, a shorter answer, --dtype bfloat16, or a smaller model"
 
@@ -119,8 +120,8 @@ def head_values(vlm: VLM, sample: Sample, kind: Kind, *, sink_tau: float = 20.0)
 
 def _image_rows(reading: TeacherForcedSample, sink_tau: float) -> Tensor:
     """[L, H, R, C] attention on image keys, 0 on sinks."""
-    image = (tuple(int(p) for p in reading.prepared.layouts[0].image),)
-    request = RowRequest((reading.rows,), keys=image, residual_sinks=True)
+    image = (tuple(reading.prepared.layouts[0].image.tolist()),)
+    request = RowRequest((reading.rows,), keys=image, spec=RecordSpec(residual_sinks=True))
     model = reading.vlm.model
     with torch.inference_mode(), record(model, request) as recording:
         model(**reading.inputs, use_cache=False, logits_to_keep=1)
@@ -168,7 +169,7 @@ class _WithoutImage(AnswerEditor):
         for copy_, _ in enumerate(self.heads):
             factor[copy_, copy_, :, self.image] = 0.0
         heads = as_index(self.heads, call.query.device)
-        return RowEdit(0, AttentionEdit(factor=(heads, factor)))
+        return RowEdit(0, AttentionEdit(weight_scale=(heads, factor)))
 
 
 class _ImageParts(AnswerEditor):
@@ -188,11 +189,21 @@ class _ImageParts(AnswerEditor):
         self.parts[layer] = torch.matmul(weights, value).transpose(0, 1).detach()
 
 
+class _HeadOutputs(Subscriber):
+    """Collects the heads' outputs of every layer, in order."""
+
+    def __init__(self, outputs: list[Tensor]) -> None:
+        self._outputs = outputs
+
+    def gate(self, layer: int, outputs: Tensor) -> None:
+        self._outputs.append(outputs)
+
+
 def _ablation(reading: TeacherForcedSample, at_once: int = 16) -> Tensor:
     """[L, H]; `at_once` heads are taken away in one batch, each from its own copy."""
     plan, vlm = _WithoutImage(reading), reading.vlm
     values = torch.zeros(vlm.layer_count, vlm.head_count)
-    with torch.no_grad(), steered(vlm.model, plan, reading.prepared.length, 1):
+    with torch.no_grad(), apply(vlm.model, plan, reading.prepared.length, 1):
         tail = AnswerForward(reading)
         whole = tail.log_probability()
         for layer in range(vlm.layer_count):
@@ -205,16 +216,12 @@ def _ablation(reading: TeacherForcedSample, at_once: int = 16) -> Tensor:
 def _gradient(reading: TeacherForcedSample) -> Tensor:
     """[L, H]; the gradient is of the model as it is, since the plan only looks."""
     plan, vlm = _ImageParts(reading), reading.vlm
-    layers = layers_of(find_decoder(vlm.model))
-    assert layers is not None
     outputs: list[Tensor] = []
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(steered(vlm.model, plan, reading.prepared.length, 1))
+        stack.enter_context(apply(vlm.model, plan, reading.prepared.length, 1))
         tail = AnswerForward(reading, differentiable=True)
-        for layer in layers:
-            hook = output_projection(layer).register_forward_pre_hook(lambda _, args: outputs.append(args[0]))
-            stack.callback(hook.remove)
+        stack.enter_context(intercept(vlm.model, _HeadOutputs(outputs), Scope(gates=range(vlm.layer_count))))
         gradients = torch.autograd.grad(tail.log_probability()[0], outputs)
     values = []
     for number, gradient in enumerate(gradients):

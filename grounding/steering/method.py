@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -12,6 +12,9 @@ from grounding import schema
 from grounding.errors import MethodError
 from grounding.presets import read_shipped, shipped_names
 from grounding.steering.base import Intervention
+
+if TYPE_CHECKING:
+    from grounding.steering.modulation import Modulation
 
 FOLDER = ("methods", "steering")
 
@@ -45,7 +48,7 @@ class Steering:
     name: str
     description: str
     source: str
-    steps: tuple[Intervention, ...]
+    steps: tuple[Modulation | Intervention, ...]
 
     def to_yaml(self) -> str:
         """The method as the text of a steering file; `parse_steering` reads it back to an equal one."""

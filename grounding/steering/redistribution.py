@@ -9,12 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from grounding.attention.edits import AttentionEdit
-from grounding.attention.rows import AttentionCall
-from grounding.attention.turn import weight_rows
+from grounding.attention.call import AttentionCall, AttentionEdit
+from grounding.attention.rows import weight_rows
 from grounding.errors import MethodError
-from grounding.steering.modulation import OnImage
-from grounding.steering.plan import KeyMasks
+from grounding.steering.modulation import KeyMasks, OnImage
 from grounding.steering.sinks import SinkMemory
 from grounding.types import TokenLayout
 
@@ -70,17 +68,17 @@ class Redistribute(OnImage):
         """Who looks for the sinks."""
         return SinkMemory(segments, self.tau, self.dims or None)
 
-    def turned(self, place: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
+    def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
         """A bias of log c on sinks and on the keys that gain."""
-        assert place.sinks is not None
+        assert masks.sinks is not None
         weights = weight_rows(call, rows)  # [B, H, R, K]
-        visual = (weights * place.image).sum(-1, keepdim=True)  # [B, H, R, 1]
-        share = (weights * (place.image & place.sinks)).sum(-1, keepdim=True) / visual.clamp(min=1e-12)
+        visual = (weights * masks.image).sum(-1, keepdim=True)  # [B, H, R, 1]
+        share = (weights * (masks.image & masks.sinks)).sum(-1, keepdim=True) / visual.clamp(min=1e-12)
         fits = share <= (1.0 - self.rho if self.head_rule == "non-sink" else self.rho)
-        gaining = place.keys & ~place.sinks
+        gaining = masks.keys & ~masks.sinks
         room = (weights * gaining).sum(-1, keepdim=True)
         on = fits & (visual >= self.visual_mass) & (room > 0)
-        kept = 1.0 - (1.0 - self.kept) * place.strength
-        freed = (weights * place.sinks).sum(-1, keepdim=True) * (1.0 - kept)
-        times = torch.where(place.sinks, kept, torch.where(gaining, 1.0 + freed / room.clamp(min=1e-12), 1.0))
-        return AttentionEdit(bias=torch.where(on, torch.log(times), 0.0))
+        kept = 1.0 - (1.0 - self.kept) * masks.strength
+        freed = (weights * masks.sinks).sum(-1, keepdim=True) * (1.0 - kept)
+        times = torch.where(masks.sinks, kept, torch.where(gaining, 1.0 + freed / room.clamp(min=1e-12), 1.0))
+        return AttentionEdit(logit_bias=torch.where(on, torch.log(times), 0.0))

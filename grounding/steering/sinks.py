@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grounding.attention.rows import as_index
 from grounding.attention.sinks import sink_dimensions, sink_strength
-from grounding.steering.seam import Pass, beams_of
+from grounding.steering.apply import GenerationPass, beams_of
 from grounding.types import TokenLayout
 
 
@@ -33,7 +33,7 @@ class SinkMemory:
         self._own_dims: dict[tuple[int, int], Tensor] = {}
         self._sinks: dict[int, Tensor] = {}
 
-    def look(self, layer: int, hidden: Tensor, running: Pass) -> None:
+    def find(self, layer: int, hidden: Tensor, running: GenerationPass) -> None:
         """Take in a layer's input [rows, Q, E] of a pass that reads the prompt."""
         if running.past == 0:
             self._sinks[layer] = torch.zeros(

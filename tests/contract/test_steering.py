@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from grounding.attention import RowRequest, record
-from grounding.attention.introspect import configs_of
 from grounding.models.base import VLM
 from grounding.models.llava import Llava
 from grounding.models.qwen2_5_vl import Qwen25VL
 from grounding.steering.base import GenerationContext, Intervention
 from grounding.steering.decoding import Decoding
+from grounding.steering.editor import applied
 from grounding.steering.generate import generate
 from grounding.steering.heads import HeadChoice
 from grounding.steering.method import Steering
@@ -141,6 +141,11 @@ class Reference:
         return output.transpose(1, 2).contiguous(), weights
 
 
+def configs_of(decoder: torch.nn.Module) -> list[Any]:
+    """Every config that decides on the decoder's kernel and masks; modules may hold different objects."""
+    return list({id(m.config): m.config for m in decoder.modules() if hasattr(m, "config")}.values())
+
+
 @contextmanager
 def plainly(vlm: VLM, reference: Reference) -> Iterator[None]:
     from transformers import AttentionInterface, AttentionMaskInterface
@@ -149,7 +154,7 @@ def plainly(vlm: VLM, reference: Reference) -> Iterator[None]:
     AttentionInterface.register("written_out", reference)
     AttentionMaskInterface.register("written_out", eager_mask)
     layers = vlm.decoder.layers
-    configs = configs_of(vlm.model, vlm.decoder, layers)
+    configs = configs_of(vlm.decoder)
     hooks = [
         layer.register_forward_pre_hook(lambda m, args, i=i: reference.look(i, args[0]))
         for i, layer in enumerate(layers)
@@ -202,7 +207,7 @@ def test_logits_of_the_prompt_equal_the_formula(stage: Stage, name: str) -> None
         reference = Reference(form, subject)
         with plainly(stage.plain, reference):
             expected = stage.plain.model(**inputs).logits
-        with form.applied(subject):
+        with applied(form, subject):
             found = stage.steered.model(**inputs).logits
     for element, pad in enumerate(layout.padding for layout in subject.prepared.layouts):
         torch.testing.assert_close(found[element, pad:], expected[element, pad:], atol=2e-5, rtol=1e-4)
@@ -227,7 +232,7 @@ def test_decode_steps_equal_the_formula_without_a_cache(stage: Stage, name: str)
     with torch.no_grad():
         with plainly(stage.plain, Reference(form, subject)):
             expected = stage.plain.model(**longer).logits[:, -5:]
-        with form.applied(subject):
+        with applied(form, subject):
             n = subject.prepared.length
             out = stage.steered.model.generate(
                 **inputs,
@@ -274,7 +279,7 @@ def test_no_op_is_bit_identical(stage: Stage, form: Modulation) -> None:
     inputs = stage.subject().prepared.inputs
     with torch.no_grad():
         plain = stage.steered.model(**inputs).logits
-        with form.applied(stage.subject()):
+        with applied(form, stage.subject()):
             assert torch.equal(stage.steered.model(**inputs).logits, plain)
 
 
@@ -289,7 +294,7 @@ def test_a_layer_without_chosen_heads_is_left_alone_bit_for_bit(stage: Stage) ->
             if name == "plain":
                 last = stage.steered.model(**subject.prepared.inputs).logits
             else:
-                with form.applied(subject):
+                with applied(form, subject):
                     assert not torch.equal(stage.steered.model(**subject.prepared.inputs).logits, last)
             hook.remove()
     assert torch.equal(seen["plain"], seen["steered"])
@@ -303,7 +308,7 @@ def test_a_recorder_sees_the_steered_rows(stage: Stage, name: str) -> None:
     reference = Reference(form, subject)
     kept: list[Tensor] = []
     with torch.no_grad():
-        with form.applied(subject), record(stage.steered.model, request) as recording:
+        with applied(form, subject), record(stage.steered.model, request) as recording:
             stage.steered.model.generate(**subject.prepared.inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
         with plainly(stage.plain, reference):
             attention = stage.plain.decoder.layers[1].self_attn
@@ -321,7 +326,7 @@ def test_a_recorder_sees_the_steered_rows(stage: Stage, name: str) -> None:
 def test_static_cache_equals_the_growing_one(stage: Stage) -> None:
     subject = stage.subject()
     for form in (FORMS["renormalise"], FORMS["values"], FORMS["redistribute"], FORMS["text route, from a mass on"]):
-        with torch.no_grad(), form.applied(subject) as changes:
+        with torch.no_grad(), applied(form, subject) as changes:
             options = {"max_new_tokens": 5, "do_sample": False, **changes.options}
             grown = stage.steered.model.generate(**subject.prepared.inputs, **options)
             static = stage.steered.model.generate(**subject.prepared.inputs, **options, cache_implementation="static")
@@ -335,9 +340,9 @@ def test_two_steps_act_one_after_the_other(stage: Stage) -> None:
     scaled, part = Values(gain=4.0), Values(gain=2.0)
     with torch.no_grad():
         for whole, step in ((once, half), (scaled, part)):
-            with whole.applied(subject):
+            with applied(whole, subject):
                 expected = stage.steered.model(**inputs).logits
-            with step.applied(subject), step.applied(subject):
+            with applied(step, subject), applied(step, subject):
                 found = stage.steered.model(**inputs).logits
             torch.testing.assert_close(found[:, -1], expected[:, -1], atol=2e-5, rtol=1e-4)
 
@@ -351,12 +356,12 @@ def test_everything_is_restored_after_an_exception(stage: Stage) -> None:
             with pytest.raises(ZeroDivisionError):
                 fail_inside(form, subject)
         assert torch.equal(model(**inputs).logits, plain)
-    configs = configs_of(model, stage.steered.decoder, stage.steered.decoder.layers)
+    configs = configs_of(stage.steered.decoder)
     assert {config._attn_implementation for config in configs} == {"sdpa"}
 
 
 def fail_inside(form: Modulation, subject: GenerationContext) -> None:
-    with form.applied(subject):
+    with applied(form, subject):
         subject.vlm.model(**subject.prepared.inputs)
         raise ZeroDivisionError
 
@@ -365,16 +370,16 @@ def test_eager_model_is_steered_too(stage: Stage) -> None:
     subject = stage.subject()
     inputs = subject.prepared.inputs
     decoder = stage.plain.decoder
-    configs = configs_of(stage.plain.model, decoder, decoder.layers)
+    configs = configs_of(decoder)
     for config in configs:
         config._attn_implementation_internal = "eager"
     try:
         with torch.no_grad():
             for name in ("renormalise some heads", "values", "pai"):
-                with FORMS[name].applied(subject):
+                with applied(FORMS[name], subject):
                     expected = stage.steered.model(**inputs).logits
                 own = replace(subject, vlm=stage.plain)
-                with FORMS[name].applied(own):
+                with applied(FORMS[name], own):
                     found = stage.plain.model(**inputs).logits
                 torch.testing.assert_close(found[0], expected[0], atol=2e-5, rtol=1e-4)
     finally:

@@ -9,15 +9,15 @@ from grounding.attention import RowRequest, record
 from grounding.errors import MethodError
 from grounding.models.llava import Llava
 from grounding.models.tiny import tiny_llava_gqa
+from grounding.steering.apply import apply
 from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding
+from grounding.steering.editor import ModulationEditor, applied
 from grounding.steering.generate import generate
 from grounding.steering.heads import HeadChoice
 from grounding.steering.method import load_steering, parse_steering
 from grounding.steering.modulation import Renormalise
-from grounding.steering.plan import ModulationEditor
 from grounding.steering.schedule import LayerRange, StrengthSchedule
-from grounding.steering.seam import steered
 from grounding.steering.sensitivity import Sensitivity, load_sensitivity
 
 QUESTIONS = ("where is the red dog on the left?", "where is it")
@@ -48,7 +48,7 @@ def test_shipped_files_read_back_and_steer(name: str, vlm: Llava, images: list[I
     context = subject_of(vlm, images)
     with torch.no_grad():
         plain = vlm.model(**context.prepared.inputs).logits[:, -1]
-        with method.steps[0].applied(context):
+        with applied(method.steps[0], context):
             assert not torch.equal(vlm.model(**context.prepared.inputs).logits[:, -1], plain)
 
 
@@ -65,7 +65,7 @@ def test_on_the_fly_strengths_follow_the_last_prompt_rows_mass(vlm: Llava, image
     with torch.no_grad():
         with record(vlm.model, RowRequest(((last,), (last,)))) as recording:
             vlm.model(**context.prepared.inputs)
-        with steered(vlm.model, plan, context.prepared.length, 2):
+        with apply(vlm.model, plan, context.prepared.length, 2):
             vlm.model(**context.prepared.inputs)
     for element, segment in enumerate(context.prepared.layouts):
         mass = recording.prefill[element][0, :, 0, segment.image].sum(-1)

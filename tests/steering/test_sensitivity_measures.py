@@ -107,10 +107,10 @@ def test_ablation_equals_eager_attention_with_weights_set_to_zero(
 
 def test_gradient_is_the_slope_of_removing_a_little(vlm: Llava, sample: Sample) -> None:
     """Against finite differences: the shipped modulation with gain 1 - e, over the same rows."""
+    from grounding.steering.apply import apply
     from grounding.steering.base import GenerationContext
+    from grounding.steering.editor import ModulationEditor
     from grounding.steering.modulation import Values
-    from grounding.steering.plan import ModulationEditor
-    from grounding.steering.seam import steered
 
     found = head_values(vlm, sample, "gradient")
     reading = TeacherForcedSample.of(vlm, sample)
@@ -123,7 +123,7 @@ def test_gradient_is_the_slope_of_removing_a_little(vlm: Llava, sample: Sample) 
                 Values(gain=gain, heads=HeadChoice(listed=((layer, head),)), prefill="text"), context
             )
             plan._starts, plan._first = torch.tensor([reading.start]), reading.start
-            with steered(vlm.model, plan, reading.prepared.length, 1):
+            with apply(vlm.model, plan, reading.prepared.length, 1):
                 ends.append(log_probability(vlm, reading).double())
         slope = float((ends[0] - ends[1]) / (2 * gap))
         assert abs(slope - found[layer, head]) < 3e-5 + 0.05 * abs(slope)
