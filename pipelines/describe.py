@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from PIL import Image
 
 from grounding.errors import MethodError
-from grounding.io import as_rgb, open_image
-from grounding.maps.support import VisualSupport, supports
+from grounding.images import as_rgb, open_image
+from grounding.maps.support import supports
 from grounding.methods import Method, run_stages
 from grounding.source import Backgrounds
 from grounding.steering.decoding import Decoding, Generated
 from grounding.steering.method import Steering, load_steering
 from grounding.text.nouns import NounPhrase
 from grounding.types import AttentionMaps, Heatmap, PointPrompts, Segment
-from pipelines.describe_files import save_description
 from pipelines.referring import DEFAULT_MODEL, Picture, method_for
+from pipelines.results import STEERED, UNSTEERED, Caption, Description, NounSupport
 
 if TYPE_CHECKING:
     import torch
@@ -30,106 +30,9 @@ if TYPE_CHECKING:
     from grounding.models.teacher_forcing import TextMaps
     from grounding.segmenters.base import Segmenter
 
-UNSTEERED = "unsteered"
-STEERED = "steered"
 Pictures = list[Picture] | tuple[Picture, ...]
 Stream = Callable[[str], Any]
 """Called before each text with `unsteered` or `steered`; returns a streamer of transformers, or None."""
-
-
-@dataclass(frozen=True)
-class NounSupport:
-    """A noun of a description and its visual support.
-
-    Attributes:
-        text: the noun with its adjectives, as written.
-        noun: the noun alone.
-        span: (start, end) characters of `text` in the description.
-        map: the noun's heat map, [h, w] in [0, 1].
-        points: point prompts in pixels; None where the map is empty.
-        segment: the mask, where masks were asked for and there are points.
-        support: its visual support.
-        supported: whether it has points and its support reaches the threshold, if there is one.
-    """
-
-    text: str
-    noun: str
-    span: tuple[int, int]
-    map: Heatmap = field(repr=False)
-    points: PointPrompts | None = field(repr=False)
-    segment: Segment | None = field(repr=False)
-    support: VisualSupport
-    supported: bool
-
-
-@dataclass(frozen=True)
-class Caption:
-    """One text about a picture.
-
-    Attributes:
-        text: the text.
-        nouns: its nouns in order.
-        finished: whether an end token was generated.
-        tokens: number of generated tokens, the end token included.
-        seconds: of the whole generation, prefill included; None for a text that was given.
-    """
-
-    text: str
-    nouns: tuple[NounSupport, ...]
-    finished: bool
-    tokens: int
-    seconds: float | None
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Tokens per second of the whole generation."""
-        return self.tokens / self.seconds if self.seconds else None
-
-    @property
-    def unsupported(self) -> tuple[NounSupport, ...]:
-        """The nouns that are not supported."""
-        return tuple(noun for noun in self.nouns if not noun.supported)
-
-
-@dataclass(frozen=True)
-class Description:
-    """A model's texts about a picture.
-
-    Attributes:
-        image: the picture as RGB, upright.
-        question: the question.
-        unsteered: the unsteered model's text.
-        steered: the steered model's text from the same seed; None without a steering method.
-        steering: the steering method's name, or None.
-        seed: the seed of both texts.
-    """
-
-    image: Image.Image = field(repr=False)
-    question: str
-    unsteered: Caption
-    steered: Caption | None
-    steering: str | None
-    seed: int
-
-    @property
-    def captions(self) -> dict[str, Caption]:
-        """The texts by `unsteered` and `steered`."""
-        return {UNSTEERED: self.unsteered} | ({STEERED: self.steered} if self.steered else {})
-
-    def save(self, folder: str | Path, name: str = "description") -> tuple[Path, ...]:
-        """Write one picture per text: its nouns' maps, points and masks over the image, unsupported nouns in red.
-
-        Args:
-            folder: the folder; created if missing. Each file is written atomically.
-            name: prefix of the files' names.
-
-        Returns:
-            The files: `NAME-unsteered.png` and, where there is one, `NAME-steered.png`.
-
-        Raises:
-            OutputError: the folder cannot be written to.
-        """
-        return save_description(self, Path(folder), name)
 
 
 class FaithfulDescription:
@@ -332,11 +235,9 @@ class FaithfulDescription:
             yield NounSupport(phrase.text, phrase.noun.text, phrase.span, heatmap, points, segment, support, supported)
 
     def _segment(self, segmenter: Segmenter, heatmap: Heatmap, points: PointPrompts, phrase: NounPhrase) -> Segment:
-        from grounding.segmenters.mask_selection import MaskRule, ask
+        from grounding.segmenters.mask_selection import ask
 
-        wanted = self.method.mask
-        rule = MaskRule(wanted.choice, wanted.measure)
-        return ask(segmenter, points, heatmap, rule, wanted.cascade, phrase.text)
+        return ask(segmenter, points, heatmap, self.method.mask, phrase.text)
 
     def _background(self, image: Image.Image) -> AttentionMaps | None:
         """The maps under the method's generic prompt, if it has one."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from PIL import Image
 
-from grounding.io import as_rgb, open_image
+from grounding.images import as_rgb, open_image
 from grounding.methods import Method, load_method, run_stages
 from grounding.models.load import STARTERS
 from grounding.source import Backgrounds, MapSource, fingerprint
-from grounding.types import AttentionMaps, Heatmap, PointPrompts, RecordSpec, Segment, StageReport
-from pipelines.saving import Format, save_result
+from grounding.types import AttentionMaps, Heatmap, PointPrompts, RecordSpec, Segment
+from pipelines.results import ReferringResult, Timings
 
 if TYPE_CHECKING:
     import torch
@@ -29,73 +29,6 @@ Pair = tuple[Picture, str]
 DEFAULT_MODEL = "starter-photo"
 DEFAULT_SEGMENTER = "mobile-sam"
 DEFAULT_BATCH = 4
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds that one result took; time shared by a batch is split evenly among its results.
-
-    Attributes:
-        attention: recording the maps, those of the generic prompt included.
-        stages: from recorded maps to the heat map and the points.
-        encode: the segmenter's image encoder.
-        mask: the segmenter's mask decoder, and the choice of the mask.
-    """
-
-    attention: float
-    stages: float
-    encode: float
-    mask: float
-
-    @property
-    def total(self) -> float:
-        """The sum."""
-        return self.attention + self.stages + self.encode + self.mask
-
-
-@dataclass(frozen=True)
-class ReferringResult:
-    """The masks of one expression in one image, and how they were found.
-
-    Attributes:
-        image: the picture as RGB, upright.
-        expression: the words.
-        segments: the masks, best first.
-        map: the heat map, [h, w] in [0, 1] over the whole image.
-        points: the point prompts, in pixels of the image.
-        timings: seconds by step.
-    """
-
-    image: Image.Image = field(repr=False)
-    expression: str
-    segments: tuple[Segment, ...] = field(repr=False)
-    map: Heatmap = field(repr=False)
-    points: PointPrompts = field(repr=False)
-    timings: Timings
-
-    @property
-    def stages(self) -> tuple[StageReport, ...]:
-        """What each stage of the method removed, in order."""
-        return self.map.stages
-
-    def save(
-        self, folder: str | Path, name: str | None = None, formats: Sequence[Format] = ("png", "coco", "npz")
-    ) -> tuple[Path, ...]:
-        """Write the result to a folder. Each file is written atomically.
-
-        Args:
-            folder: the folder; created if missing.
-            name: the files' name without ending; the expression where None.
-            formats: `png`: the image with map, points and mask; `coco`: a list of COCO results with RLE masks;
-                `npz`: the map with what each stage removed.
-
-        Returns:
-            The files, in the order of `formats`.
-
-        Raises:
-            OutputError: the folder cannot be written to.
-        """
-        return save_result(self, Path(folder), name, formats)
 
 
 class ReferringSegmentation:
@@ -234,11 +167,9 @@ class ReferringSegmentation:
 
     def ask(self, heatmap: Heatmap, points: PointPrompts, expression: str, method: Method | None = None) -> Segment:
         """The mask for points on the picture encoded last, chosen by the method's rule."""
-        from grounding.segmenters.mask_selection import MaskRule, ask
+        from grounding.segmenters.mask_selection import ask
 
-        wanted = (method or self.method).mask
-        rule = MaskRule(wanted.choice, wanted.measure)
-        return ask(self.segmenter, points, heatmap, rule, wanted.cascade, expression)
+        return ask(self.segmenter, points, heatmap, (method or self.method).mask, expression)
 
     def _run(self, pairs: list[Pair]) -> list[ReferringResult]:
         opened = _open(pairs)

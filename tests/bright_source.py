@@ -46,7 +46,7 @@ class BrightCells:
         light = np.asarray(image.convert("L").resize((width, height), Image.Resampling.BOX), np.float32).ravel()
         row = np.ones(cells) if generic else np.exp(light / 8 - light.max() / 8)
         layers = tuple(range(self.layer_count)) if spec.layers is None else spec.layers
-        values = np.broadcast_to((row / row.sum()).astype(np.float32), (len(layers), 1, len(words), cells))
+        values = np.broadcast_to((row / row.sum()).astype(np.float32), (1, len(layers), 1, len(words), cells))
         box = (0.0, 0.0, float(image.width), float(image.height))
         keys = np.arange(cells, dtype=np.int64)
         grid = ImageGrid(keys, self.shape, box)

@@ -123,8 +123,8 @@ class EvalDiagnoseCommand:
         from evals.diagnostics.trace import trace
         from grounding.attention.sinks import SinkRule
         from grounding.models.load import load
+        from grounding.runs.provenance import short_hash, versions
         from grounding.steering.decoding import Decoding
-        from pipelines.provenance import short_hash, versions
 
         decoding, sinks = Decoding(max_new_tokens=self.max_new_tokens), SinkRule(self.tau)
         vlm = load(model, self.device, self.dtype)

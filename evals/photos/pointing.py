@@ -58,7 +58,7 @@ def shuffled_hits(
         advance: told after every sample.
     """
     rng = np.random.default_rng(seed)
-    knobs = replace(pipe.spec, reduce="none")
+    spec = replace(pipe.spec, reduce="none")
     asked: list[tuple[Sample, AttentionMaps]] = []
     donors: list[tuple[int, AttentionMaps]] = []
     hits: list[bool] = []
@@ -68,7 +68,7 @@ def shuffled_hits(
         return _hits(pipe, shuffle_heads(maps, others, rng), sample.truth) if others else False
 
     for sample in samples:
-        maps = pipe.record_maps([(sample.image, sample.expression)], knobs)[0]
+        maps = pipe.record_maps([(sample.image, sample.expression)], spec)[0]
         if len(donors) < _DONORS or sample.scene not in {photo for photo, _ in donors}:
             donors = [*donors[-_DONORS + 1 :], (sample.scene, maps)]
         asked.append((sample, maps))
@@ -83,11 +83,12 @@ def shuffled_hits(
 def shuffle_heads(maps: AttentionMaps, donors: Sequence[AttentionMaps], rng: np.random.Generator) -> AttentionMaps:
     """The maps with each layer's each head taken from a donor; rows are matched from the last one backwards."""
     values = maps.values.copy()
-    layers, heads, rows, _ = values.shape
+    _, layers, heads, rows, _ = values.shape
     for layer in range(layers):
         for head in range(heads):
-            donor = donors[int(rng.integers(len(donors)))].values[layer, head]
-            values[layer, head] = donor[[max(0, len(donor) - rows + row) for row in range(rows)]]
+            donor = donors[int(rng.integers(len(donors)))].values[:, layer, head]
+            count = donor.shape[1]
+            values[:, layer, head] = donor[:, [max(0, count - rows + row) for row in range(rows)]]
     return replace(maps, values=values)
 
 

@@ -16,7 +16,7 @@ from evals.tasks.base import Answer, Sample, Scored
 from evals.yesno.hallusion import Row, read_row, refuse_double_rows
 from evals.yesno.parsers import PARSERS
 from grounding.errors import EvalDataError
-from pipelines.provenance import versions
+from grounding.runs.provenance import versions
 
 LIMIT = 64  # ours: the yes or no comes first
 PROTOCOLS: Mapping[str, str] = {"official": "", "vlmevalkit": "\nPlease answer yes or no."}

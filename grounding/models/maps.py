@@ -68,7 +68,7 @@ class RecordedPass:
         statistics = recording.head_statistics[element] if request.spec.head_statistics else {}
         sinks = recording.residual_sinks
         return AttentionMaps(
-            values=values.numpy(),
+            values=values[None].numpy(),  # one step
             layers=() if request.reduces_layers else recording.layers,
             words=words,
             keys=layout.image,

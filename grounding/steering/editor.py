@@ -67,7 +67,7 @@ class ModulationEditor:
         self.layers: Collection[int] = chosen if active and not modulation.gates_outputs else ()
         self.gate_layers: Collection[int] = chosen if active and modulation.gates_outputs else ()
         measures = modulation.heads.on_the_fly and modulation.heads.measure == "image"
-        self._for_heads = SinkMemory(self._segments, modulation.heads.sink_tau) if measures else None
+        self._for_heads = SinkMemory(self._segments, modulation.heads.sink_rule) if measures else None
         self._for_modulation = modulation.sink_memory(self._segments)
         watched = measures or self._for_modulation is not None
         self.residual_layers: Collection[int] = self.layers if watched else ()

@@ -3,7 +3,7 @@
 All of them look at the rows that the word's tokens are predicted from, or, where a head is taken away, at all rows from
 the prompt's last one up to there, as a modulation of the last prompt row and of generated tokens would change them.
 
-- `mass`: the row's attention on image keys that are no sinks, phi < `sink_tau` (Kang et al., ICLR 2025).
+- `mass`: the row's attention on image keys that are no sinks (Kang et al., ICLR 2025).
 - `ablation`: how far the mean log-probability of the word's tokens falls when the head loses what image keys bring to
   its output, weights not renormalised. Exact; one pass over the answer per layer and head.
 - `gradient`: the same to first order, <G, O_vis>, with G the gradient of that log-probability by the head's output and
@@ -28,6 +28,7 @@ from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
 from grounding.attention.events import Scope, Subscriber
 from grounding.attention.intercept import intercept
 from grounding.attention.rows import as_index, attention_rows
+from grounding.attention.sinks import SINKS, SinkRule
 from grounding.errors import GroundingError, ImageError, MethodError
 from grounding.models.base import VLM
 from grounding.models.memory import explain_out_of_memory
@@ -46,7 +47,7 @@ def calibrate(
     kind: Kind,
     *,
     seed: int | None = None,
-    sink_tau: float = 20.0,
+    sinks: SinkRule = SINKS,
     left_out: Callable[[int, GroundingError], None] = lambda index, why: None,
     advance: Callable[[], None] = lambda: None,
 ) -> Sensitivity:
@@ -57,7 +58,7 @@ def calibrate(
         sources: the samples, opened one after the other.
         kind: the measure.
         seed: of drawn samples, for the record.
-        sink_tau: from which phi on a key is a sink.
+        sinks: which keys are sinks.
         left_out: told the index of a sample that cannot be measured, and why; the others go on.
         advance: called after every sample.
 
@@ -72,7 +73,7 @@ def calibrate(
     for index, source in enumerate(sources):
         try:
             sample = source()
-            total += head_values(vlm, sample, kind, sink_tau=sink_tau)
+            total += head_values(vlm, sample, kind, sinks=sinks)
         except GroundingError as why:
             reason = reason or str(why)
             left_out(index, why)
@@ -86,14 +87,14 @@ def calibrate(
     return Sensitivity(vlm.name, kind, measured, data.hexdigest(), values, seed)
 
 
-def head_values(vlm: VLM, sample: Sample, kind: Kind, *, sink_tau: float = 20.0) -> FloatArray:
+def head_values(vlm: VLM, sample: Sample, kind: Kind, *, sinks: SinkRule = SINKS) -> FloatArray:
     """One measure on one sample.
 
     Args:
         vlm: the model.
         sample: what is read.
         kind: the measure.
-        sink_tau: from which phi on a key is a sink, for `mass` and `agreement`.
+        sinks: which keys are sinks, for `mass` and `agreement`.
 
     Returns:
         [L, H] float32.
@@ -112,13 +113,13 @@ def head_values(vlm: VLM, sample: Sample, kind: Kind, *, sink_tau: float = 20.0)
         elif kind == "gradient":
             values = _gradient(reading)
         elif kind == "mass":
-            values = _image_rows(reading, sink_tau).sum(-1).mean(-1)
+            values = _image_rows(reading, sinks).sum(-1).mean(-1)
         else:
-            values = _agreement(_image_rows(reading, sink_tau), _covered(reading, sample.mask))
+            values = _agreement(_image_rows(reading, sinks), _covered(reading, sample.mask))
     return values.float().cpu().numpy()
 
 
-def _image_rows(reading: TeacherForcedSample, sink_tau: float) -> Tensor:
+def _image_rows(reading: TeacherForcedSample, sinks: SinkRule) -> Tensor:
     """[L, H, R, C] attention on image keys, 0 on sinks."""
     image = (tuple(reading.prepared.layouts[0].image.tolist()),)
     request = RowRequest((reading.rows,), keys=image, spec=RecordSpec(residual_sinks=True))
@@ -126,8 +127,8 @@ def _image_rows(reading: TeacherForcedSample, sink_tau: float) -> Tensor:
     with torch.inference_mode(), record(model, request) as recording:
         model(**reading.inputs, use_cache=False, logits_to_keep=1)
     assert recording.residual_sinks is not None
-    seeing = recording.residual_sinks[0] < sink_tau  # [L, C]
-    return recording.prefill[0] * seeing[:, None, None]
+    marked = torch.stack([sinks.sinks(phi, layer) for layer, phi in enumerate(recording.residual_sinks[0])])  # [L, C]
+    return recording.prefill[0] * ~marked[:, None, None]
 
 
 def _agreement(rows: Tensor, covered: Tensor) -> Tensor:

@@ -16,10 +16,11 @@ from torch import Tensor
 from grounding.attention.call import AttentionCall, AttentionEdit
 from grounding.attention.rows import combined_edit, logit_rows
 from grounding.errors import MethodError
+from grounding.layers import LayerRange
 from grounding.models.base import VLM
 from grounding.steering.base import GenerationContext
 from grounding.steering.heads import HeadChoice
-from grounding.steering.schedule import LayerRange, StrengthSchedule
+from grounding.steering.schedule import StrengthSchedule
 from grounding.steering.sinks import SinkMemory
 from grounding.steering.tokens import TokenChoice
 from grounding.types import IntArray, TokenLayout

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from grounding.attention.call import AttentionCall, AttentionEdit
 from grounding.attention.rows import weight_rows
+from grounding.attention.sinks import SKIP_LAYERS, TAU, SinkRule
 from grounding.errors import MethodError
 from grounding.steering.modulation import KeyMasks, OnImage
 from grounding.steering.sinks import SinkMemory
@@ -37,7 +38,8 @@ class Redistribute(OnImage):
         rho: threshold of the head rule.
         head_rule: `non-sink` as in the paper, `sink` as in the code.
         visual_mass: least weight on image keys, sinks included, of a row that is changed.
-        tau: least phi of a sink; the paper's 20.
+        tau: least phi of a sink; 20 in the paper.
+        skip_layers: first layers without sinks; 2 in the paper.
         dims: the sink dimensions, (1415, 2533) for LLaVA-1.5-7B; empty: found from each prompt's first token.
     """
 
@@ -47,12 +49,13 @@ class Redistribute(OnImage):
     rho: float = 0.5
     head_rule: Literal["non-sink", "sink"] = "non-sink"
     visual_mass: float = 0.2
-    tau: float = 20.0
+    tau: float = TAU
+    skip_layers: int = SKIP_LAYERS
     dims: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not (0 <= self.p <= 1 and 0 <= self.rho <= 1 and self.tau > 0):
-            raise MethodError("redistribute needs p and rho in [0, 1] and tau above 0")
+        if not (0 <= self.p <= 1 and 0 <= self.rho <= 1 and self.tau > 0 and self.skip_layers >= 0):
+            raise MethodError("redistribute needs p and rho in [0, 1], tau above 0 and skip_layers of at least 0")
 
     @property
     def kept(self) -> float:
@@ -66,7 +69,7 @@ class Redistribute(OnImage):
 
     def sink_memory(self, segments: Sequence[TokenLayout]) -> SinkMemory:
         """Who looks for the sinks."""
-        return SinkMemory(segments, self.tau, self.dims or None)
+        return SinkMemory(segments, SinkRule(self.tau, self.skip_layers), self.dims or None)
 
     def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
         """A bias of log c on sinks and on the keys that gain."""

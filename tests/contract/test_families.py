@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from contract_cases import BUILDERS, build_vlm
 from PIL import Image
 
 from grounding.attention.rows import TOLERANCE
 from grounding.models.base import VLM
 from grounding.models.maps import record_maps
 from grounding.models.prepared import Prepared
-from grounding.models.registry import family_class
-from grounding.models.tiny import TINY, tiny_llava, tiny_llava_gqa
+from grounding.models.tiny import tiny_llava
 from grounding.types import RecordSpec
 
 ALLOWED = TOLERANCE[torch.float32]
@@ -26,11 +28,10 @@ def noise(width: int, height: int) -> Image.Image:
 PICTURES = [noise(120, 80), noise(60, 100)]
 
 
-@pytest.fixture(scope="module", params=[*sorted(TINY), "llava, grouped-query", "llava, exact size"])
+@pytest.fixture(scope="module", params=[*BUILDERS, "llava/exact size"])
 def vlm(request: pytest.FixtureRequest) -> VLM:
-    variants = {"llava, grouped-query": tiny_llava_gqa, "llava, exact size": lambda: tiny_llava(resize="exact")}
-    make = variants.get(request.param) or TINY[request.param]
-    return family_class(request.param.split(",")[0])(*make())
+    exact = partial(tiny_llava, resize="exact") if request.param == "llava/exact size" else None
+    return build_vlm(request.param, exact)
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +53,11 @@ def eager_attention(vlm: VLM, prepared: Prepared) -> torch.Tensor:
 def test_maps_are_the_mean_rows_of_eager_attention(vlm: VLM, prepared: Prepared) -> None:
     full = eager_attention(vlm, prepared)
     for index, maps in enumerate(record_maps(vlm, prepared, RecordSpec())):
-        assert maps.values.shape == (2, vlm.head_count, len(prepared.words[index]), len(maps.keys))
+        assert maps.values.shape == (1, 2, vlm.head_count, len(prepared.words[index]), len(maps.keys))
         assert maps.layer_count == 2
         for row, word in enumerate(maps.words):
             expected = full[index][:, :, list(word.positions)][..., maps.keys.tolist()].mean(dim=2)
-            np.testing.assert_allclose(maps.values[:, :, row], expected.numpy(), rtol=0, atol=ALLOWED)
+            np.testing.assert_allclose(maps.values[0, :, :, row], expected.numpy(), rtol=0, atol=ALLOWED)
 
 
 def test_attention_of_the_tiny_models_is_far_from_uniform(vlm: VLM, prepared: Prepared) -> None:
@@ -75,10 +76,10 @@ def test_a_left_padded_batch_equals_its_elements(vlm: VLM, prepared: Prepared) -
 def test_reduction_while_running_equals_reduction_afterwards(vlm: VLM, prepared: Prepared) -> None:
     full = record_maps(vlm, prepared, RecordSpec())
     for reduced, maps in zip(record_maps(vlm, prepared, RecordSpec(reduce="both")), full, strict=True):
-        np.testing.assert_allclose(reduced.values, maps.values.mean((0, 1), keepdims=True), atol=ALLOWED)
+        np.testing.assert_allclose(reduced.values, maps.values.mean((1, 2), keepdims=True), atol=ALLOWED)
         assert reduced.layers == ()
     chosen = record_maps(vlm, prepared, RecordSpec(layers=(1,), heads=(2, 0)))[0]
-    np.testing.assert_array_equal(chosen.values, full[0].values[1:, [2, 0]])
+    np.testing.assert_array_equal(chosen.values, full[0].values[:, 1:, [2, 0]])
     assert chosen.layers == (1,)
 
 

@@ -218,7 +218,8 @@ def test_unrecordable_model_is_refused() -> None:
 
 
 def test_vision_tower_is_untouched(case: Case) -> None:
-    tower = case.model.model.visual if case.name.startswith("qwen") else case.model.model.vision_tower
+    vision = case.model.config.vision_config
+    tower = next(module for module in case.model.modules() if getattr(module, "config", None) is vision)
     seen = []
     handle = tower.register_forward_pre_hook(lambda m, _: seen.append(m.config._attn_implementation))
     try:

@@ -57,7 +57,7 @@ def test_teacher_forced_rows_are_those_of_the_decode_steps(vlm, images, monkeypa
             assert last.text == LAST_WORD
             assert last.positions == (first.positions[0] - 1,)
             rows = [steps[p - prepared.length, :, :, 0] for p in first.positions]  # step 0 reads the first token
-            np.testing.assert_allclose(maps.values[:, :, 0], torch.stack(rows).mean(0).numpy(), atol=1e-5)
+            np.testing.assert_allclose(maps.values[0, :, :, 0], torch.stack(rows).mean(0).numpy(), atol=1e-5)
             compared += 1
     assert compared > 1
 
@@ -79,7 +79,7 @@ def test_teacher_forced_rows_are_those_of_eager_attention_over_prompt_and_text(v
         assert maps.layers == (1,)
         for row, word in enumerate(maps.words):
             expected = eager[:, list(word.positions)][..., maps.keys].mean(1)
-            np.testing.assert_allclose(maps.values[0, :, row], expected, atol=1e-6)
+            np.testing.assert_allclose(maps.values[0, 0, :, row], expected, atol=1e-6)
 
 
 def test_reference_words_are_stop_words_and_the_prompts_last_token(vlm, images) -> None:
@@ -91,7 +91,7 @@ def test_reference_words_are_stop_words_and_the_prompts_last_token(vlm, images) 
     assert [word.text for word in read.reference_words.words] == ["the", "is", "of", "the", LAST_WORD]
     assert read.reference_words.words[-1].positions == (prepared.length - 1,)
     assert {word.kind for word in read.reference_words.words[:-1]} == {WordKind.STOP}
-    assert all(maps.values.shape[:2] == (2, 4) for maps in (*read.maps, read.reference_words))
+    assert all(maps.values.shape[:3] == (1, 2, 4) for maps in (*read.maps, read.reference_words))
 
 
 def test_a_text_without_nouns_has_no_maps(vlm, images) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 from transformers.models.llama import modeling_llama
 
+from grounding.attention.sinks import SinkRule
 from grounding.cli import main
 from grounding.errors import ExpressionError, ImageError, MethodError
 from grounding.models.base import VLM
@@ -17,12 +18,13 @@ from grounding.models.llava import Llava
 from grounding.models.load import load
 from grounding.models.qwen2_5_vl import Qwen25VL
 from grounding.models.tiny import tiny_llava_gqa, tiny_qwen2_5_vl
+from grounding.starter.samples import scene_samples
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.steering.heads import HeadChoice
 from grounding.steering.measure import calibrate, head_values
 from grounding.steering.method import load_steering
-from grounding.steering.samples import Sample, manifest_samples, scene_samples
+from grounding.steering.samples import Sample, manifest_samples
 from grounding.steering.sensitivity import load_sensitivity
 from grounding.steering.teacher_forcing import AnswerForward, TeacherForcedSample
 
@@ -149,7 +151,7 @@ def test_mass_and_agreement_equal_eager_rows(vlm: Llava, sample: Sample) -> None
     np.testing.assert_allclose(head_values(vlm, sample, "mass"), rows.sum(-1).mean(-1), atol=2e-6)
     on = rows[..., [0, 4]].sum(-1) / rows.sum(-1)  # the upper half of the first of four columns
     np.testing.assert_allclose(head_values(vlm, sample, "agreement"), on.mean(-1), atol=2e-6)
-    assert not head_values(vlm, sample, "mass", sink_tau=1e-6).any()
+    assert not head_values(vlm, sample, "mass", sinks=SinkRule(1e-6, skip_layers=0)).any()
     with pytest.raises(ImageError, match="needs a mask"):
         head_values(vlm, Sample(sample.image, "what?", "a dog"), "agreement")
 
@@ -176,7 +178,7 @@ def test_the_command_writes_what_a_steering_file_uses(tmp_path: Path, starter: V
     file = tmp_path / "mine.yaml"
     file.write_text(
         "description: d\nsource: s\nsteps:\n- step: renormalise\n  gain: 3.0\n"
-        f"  heads: {{sensitivity: {out}, rule: top, top: 2}}\n"
+        f"  heads: {{sensitivity: {out}, rule: top, count: 2}}\n"
     )
     scene = scene_samples(1, 3)[0]()
     (text,) = generate(starter, [scene.image], [scene.question], load_steering(str(file)), Decoding(max_new_tokens=4))
