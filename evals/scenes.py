@@ -106,14 +106,14 @@ def answer_samples(
         The outcomes of the full method, of the controls and, where asked for, of the ablations.
     """
     methods = {FULL: pipe.method} | (ablations(pipe.method) if ablate else {})
-    spec = shared_spec(methods.values(), pipe.vlm.layer_count)
+    spec = shared_spec(methods.values(), pipe.source.layer_count)
     scenes: list[int] = []
     kinds: list[str] = []
     outcomes: dict[str, list[Outcome | None]] = {name: [] for name in (*methods, CENTRE, OTHER, TRUTH)}
     for batch in _batches(samples, pipe.batch_size):
-        maps = pipe.look([(sample.image, sample.expression) for sample in batch], spec)
+        maps = pipe.record_maps([(sample.image, sample.expression) for sample in batch], spec)
         asked = [sample for sample in batch if sample.other]
-        others = iter(pipe.look([(s.image, s.other) for s in asked if s.other], spec) if asked else ())
+        others = iter(pipe.record_maps([(s.image, s.other) for s in asked if s.other], spec) if asked else ())
         for sample, recorded in zip(batch, maps, strict=True):
             scenes.append(sample.scene)
             kinds.append(sample.kind)

@@ -74,7 +74,7 @@ def check_family(model_type: str) -> list[Check]:
         prepared = vlm.prepare(_pictures(), EXPRESSIONS)
     except Exception as error:
         return [Check(f"{model_type}: words and cells are found", False, _told(error))]
-    cells = sum(grid.shape[0] * grid.shape[1] for grids in prepared.grids for grid in grids)
+    cells = sum(len(layout.cells) for layout in prepared.layouts)
     words = sum(len(words) for words in prepared.words)
     checks = [Check(f"{model_type}: words and cells are found", True, f"{words} words, {cells} cells in a batch of 2")]
     questions: tuple[tuple[str, Callable[[VLM, Prepared], tuple[bool, str]]], ...] = (
@@ -177,16 +177,17 @@ def _generation_unchanged(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
 
 
 def _batch_equals_single(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
-    from grounding.models.maps import attend
+    from grounding.models.maps import record_maps
+    from grounding.types import RecordSpec
 
-    together = attend(vlm, prepared)
+    together = record_maps(vlm, prepared, RecordSpec())
     worst = 0.0
     for index, picture in enumerate(_pictures()):
-        alone = attend(vlm, vlm.prepare([picture], [EXPRESSIONS[index]]))[0]
+        alone = record_maps(vlm, vlm.prepare([picture], [EXPRESSIONS[index]]), RecordSpec())[0]
         if alone.values.shape != together[index].values.shape:
             return False, f"shapes {alone.values.shape} alone and {together[index].values.shape} in a batch"
         worst = max(worst, float(abs(alone.values - together[index].values).max()))
-    padding = max(prepared.padding)
+    padding = max(layout.padding for layout in prepared.layouts)
     passed = worst <= BATCH_TOLERANCE and padding > 0
     return passed, f"{padding} padding tokens, largest difference {worst:.1e}, allowed {BATCH_TOLERANCE:.0e}"
 

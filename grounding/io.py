@@ -24,9 +24,9 @@ from grounding.types import (
     BoolArray,
     Direction,
     Heatmap,
+    ImageGrid,
     Segment,
     StageReport,
-    TokenGrid,
     Word,
     WordKind,
 )  # fmt: skip
@@ -170,7 +170,10 @@ def _pack(maps: AttentionMaps, prefix: str, tensors: dict[str, npt.NDArray[Any]]
     return {
         "layers": maps.layers,
         "words": [dataclasses.asdict(word) for word in maps.words],
-        "grids": [{"shape": grid.shape, "box_xyxy": grid.box_xyxy} for grid in maps.grids],
+        "grids": [
+            {"shape": grid.shape, "box_xyxy": grid.box_xyxy, "picture": grid.picture, "frame": grid.frame}
+            for grid in maps.grids
+        ],
         "image_size": maps.image_size,
         "direction": maps.direction,
         "signed": maps.signed,
@@ -197,8 +200,9 @@ def _unpack(described: dict[str, Any], prefix: str, tensors: dict[str, npt.NDArr
         ),
         keys=tensors[prefix + "keys"],
         grids=tuple(
-            TokenGrid(
-                tensors[f"{prefix}positions.{index}"], (grid["shape"][0], grid["shape"][1]), tuple(grid["box_xyxy"])
+            ImageGrid(
+                tensors[f"{prefix}positions.{index}"], (grid["shape"][0], grid["shape"][1]), tuple(grid["box_xyxy"]),
+                grid.get("picture", 0), grid.get("frame"),
             )
             for index, grid in enumerate(described["grids"])
         ),

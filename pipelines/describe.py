@@ -1,4 +1,4 @@
-"""A description of a picture whose nouns have to show where they come from, steered and unsteered side by side."""
+"""Descriptions of pictures with a map and the visual support of every noun, steered and unsteered."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from grounding.errors import MethodError
 from grounding.images import as_rgb, open_image
 from grounding.maps.support import supports
 from grounding.methods import Method, run_stages
+from grounding.source import Backgrounds
 from grounding.steering.decoding import Decoding, Generated
 from grounding.steering.method import Steering, load_steering
 from grounding.text.nouns import NounPhrase
@@ -24,35 +25,36 @@ from pipelines.results import STEERED, UNSTEERED, Caption, Description, NounSupp
 if TYPE_CHECKING:
     import torch
 
-    from grounding.models.base import VLM, Prepared
+    from grounding.models.base import VLM
+    from grounding.models.prepared import Prepared
     from grounding.models.teacher_forcing import TextMaps
     from grounding.segmenters.base import Segmenter
 
 Pictures = list[Picture] | tuple[Picture, ...]
 Stream = Callable[[str], Any]
-"""Asked for a streamer (transformers' kind) before each text, with `unsteered` or `steered`; None for no streaming."""
+"""Called before each text with `unsteered` or `steered`; returns a streamer of transformers, or None."""
 
 
 class FaithfulDescription:
-    """Describe pictures, steered or not, and say of every noun what in the picture speaks for it.
+    """Describe pictures, steered or not, and measure the visual support of every noun.
 
     >>> pipe = FaithfulDescription.from_pretrained("starter")  # doctest: +SKIP
     >>> [noun.text for noun in pipe("scene.png").unsteered.unsupported]  # doctest: +SKIP
 
-    Texts are written one at a time, so that they can be streamed and their speeds compared. Whoever wrote a text, its
-    nouns are judged by the plain model under teacher forcing; see `grounding.models.teacher_forcing` for the reasons.
+    Texts are generated one at a time, so that they can be streamed and their speeds compared. Support is measured with
+    the unsteered model under teacher forcing; see `grounding.models.teacher_forcing` for the reasons.
 
     Args:
         vlm: the vision-language model.
-        method: how maps become points.
-        segmenter: what turns points into masks; None for no masks.
-        steering: the method to compare the plain model with; None writes the plain text alone.
+        method: stages and point rule.
+        segmenter: turns point prompts into masks; None for no masks.
+        steering: the steering method to compare with the unsteered model; None for the unsteered text only.
         decoding: how both texts are generated.
-        threshold: support below which a noun is flagged, in [0, 1]; the model's own where None. A model for which none
-            was measured has none: only nouns whose map shows no place at all are then flagged.
+        threshold: support below which a noun is not supported, in [0, 1]; the model's own where None. Without either,
+            only nouns with an empty map are not supported.
 
     Raises:
-        MethodError: the threshold is no number in [0, 1].
+        MethodError: the threshold is not in [0, 1].
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class FaithfulDescription:
         self.steering = steering
         self.decoding = decoding or Decoding()
         self.threshold = vlm.support_threshold if threshold is None else threshold
-        self.spec = method.record_spec(vlm.layer_count)
+        # Visual support is a mean over all layers; the method selects its own from them.
+        self.spec = replace(method.record_spec(vlm.layer_count), layers=None)
+        self._backgrounds = Backgrounds(vlm)
         self._warm = False
 
     @classmethod
@@ -88,30 +92,33 @@ class FaithfulDescription:
         steer: str | Path | None = None,
         decoding: Decoding | None = None,
         threshold: float | None = None,
+        nouns: str = "rules",
     ) -> FaithfulDescription:
         """Load model, segmenter, method and steering by name.
 
         Args:
             model: `starter`, a folder written by `save_pretrained`, or a hub id.
             segmenter: see `grounding.segmenters.load.load_segmenter`; None for no masks.
-            method: how maps become points; see `pipelines.referring.method_for`.
+            method: a shipped method's name, a YAML file, or `auto`; see `pipelines.referring.method_for`.
             device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
             dtype: `auto`, `float32`, `bfloat16` or `float16`.
-            device_map: spreads the model over devices through accelerate; `device` is then the segmenter's alone.
+            device_map: spreads the model over devices through accelerate; `device` then applies to the segmenter only.
             steer: a steering method's name or YAML file.
             decoding: how texts are generated.
-            threshold: support below which a noun is flagged, in [0, 1]; the model's own where None.
+            threshold: support below which a noun is not supported, in [0, 1]; the model's own where None.
+            nouns: how nouns are found: `rules` or `spacy`; see `grounding.text.parse.noun_finder`.
 
         Raises:
             GroundingError: something of this is unknown, missing or too large; see the loaders.
         """
         from grounding.models.load import load
         from grounding.segmenters.load import load_segmenter
+        from grounding.text.parse import noun_finder
 
-        # What is read in no time comes first: a misspelt name should not cost a model's loading.
-        chosen = method_for(model, method)
+        # Cheap parts first, so that a misspelt name is refused before a model is loaded.
+        chosen, finder = method_for(model, method), noun_finder(nouns)
         steering = None if steer is None else load_steering(steer)
-        vlm = load(model, device, dtype, device_map)
+        vlm = load(model, device, dtype, device_map, finder)
         masks = None if segmenter is None else load_segmenter(segmenter, device, dtype)
         return cls(vlm, chosen, masks, steering, decoding, threshold)
 
@@ -132,15 +139,15 @@ class FaithfulDescription:
 
         Args:
             images: a picture or its path, or a list of them.
-            question: what to ask; the model's own request for a description where None.
-            stream: where tokens go as they come; not with beams, which have no last token until the end.
+            question: the question; the model's `default_question` where None.
+            stream: makes a streamer for each text; not with beam search.
 
         Returns:
             One description, or a list in the order of the pictures.
 
         Raises:
-            ImageError: a picture that is missing, broken, too small or too large.
-            ExpressionError: a question with words outside a closed vocabulary, among others.
+            ImageError: a picture is missing, broken, too small or too large.
+            ExpressionError: a question has words outside a closed vocabulary, among others.
             MethodError: the steering method does not fit the model or the way of decoding.
             ModelError: out of memory, among others.
         """
@@ -149,12 +156,12 @@ class FaithfulDescription:
         return [self._describe(_opened(image), question, stream) for image in images]
 
     def check(self, image: Picture, text: str, question: str | None = None) -> Caption:
-        """Judge the nouns of a text that somebody else wrote.
+        """Measure the support of the nouns of a given text.
 
         Args:
             image: the picture or its path.
-            text: what is said about it.
-            question: what the text answers; the model's own request for a description where None.
+            text: the text.
+            question: the question that the text answers; the model's `default_question` where None.
 
         Raises:
             ExpressionError: text or question has words outside a closed vocabulary.
@@ -193,7 +200,7 @@ class FaithfulDescription:
         return generated, time.perf_counter() - started
 
     def _warm_up(self, image: Image.Image, question: str) -> None:
-        """One short text that is thrown away: what a first call pays for must not count against the plain model."""
+        """Generate one short text and discard it, to keep first-call costs out of the unsteered text's time."""
         from grounding.steering.generate import generate
 
         if not self._warm:
@@ -203,24 +210,18 @@ class FaithfulDescription:
     def _caption(self, image: Image.Image, prepared: Prepared, generated: Generated, seconds: float | None) -> Caption:
         from grounding.models.teacher_forcing import teacher_forced_maps
 
-        read = teacher_forced_maps(
-            self.vlm,
-            prepared,
-            [generated.token_ids],
-            reduce=self.spec.reduce,
-            head_statistics=self.spec.head_statistics,
-        )[0]
-        nouns = tuple(self._nouns(image, read))
-        return Caption(read.text, nouns, generated.finished, len(generated.token_ids), seconds)
+        spec = replace(self.spec, residual_sinks=True)  # visual support leaves sinks out
+        text = teacher_forced_maps(self.vlm, prepared, [generated.token_ids], spec)[0]
+        nouns = tuple(self._nouns(image, text))
+        return Caption(text.text, nouns, generated.finished, len(generated.token_ids), seconds)
 
-    def _nouns(self, image: Image.Image, read: TextMaps) -> Iterator[NounSupport]:
-        if read.reference_words is None:
+    def _nouns(self, image: Image.Image, text: TextMaps) -> Iterator[NounSupport]:
+        if text.reference_words is None:
             return
         background = self._background(image)
         encoded = False
-        for phrase, maps, support in zip(
-            read.phrases, read.maps, supports(read.maps, read.reference_words), strict=True
-        ):
+        measured = supports(text.maps, text.reference_words)
+        for phrase, maps, support in zip(text.phrases, text.maps, measured, strict=True):
             heatmap = run_stages(self.method, replace(maps, background=background))
             points = self.method.points(heatmap) if heatmap.values.any() else None
             segment = None
@@ -239,19 +240,8 @@ class FaithfulDescription:
         return ask(segmenter, points, heatmap, self.method.mask, phrase.text)
 
     def _background(self, image: Image.Image) -> AttentionMaps | None:
-        """The maps of the method's generic prompt, of all layers as those of the nouns are."""
-        from grounding.models.maps import attend
-
-        if self.spec.background_prompt is None:
-            return None
-        prepared = self.vlm.prepare([image], [""], self.spec.background_prompt)
-        return attend(
-            self.vlm,
-            prepared,
-            reduce=self.spec.reduce,
-            head_statistics=self.spec.head_statistics,
-            residual_sinks=self.spec.residual_sinks,
-        )[0]
+        """The maps under the method's generic prompt, if it has one."""
+        return None if self.spec.background_prompt is None else self._backgrounds.of([image], self.spec)[0]
 
 
 def _opened(picture: Picture) -> Image.Image:

@@ -1,8 +1,7 @@
-"""From an image and a few words to a mask: one forward pass, recorded attention, points, a segmenter."""
+"""Masks of referring expressions: recorded attention maps, point prompts, a segmenter."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import time
 from collections.abc import Sequence
@@ -15,13 +14,13 @@ from PIL import Image
 from grounding.images import as_rgb, open_image
 from grounding.methods import Method, load_method, run_stages
 from grounding.models.load import STARTERS
+from grounding.source import Backgrounds, MapSource, fingerprint
 from grounding.types import AttentionMaps, Heatmap, PointPrompts, RecordSpec, Segment
 from pipelines.results import ReferringResult, Timings
 
 if TYPE_CHECKING:
     import torch
 
-    from grounding.models.base import VLM
     from grounding.segmenters.base import Segmenter
 
 Picture = Image.Image | str | Path
@@ -33,31 +32,33 @@ DEFAULT_BATCH = 4
 
 
 class ReferringSegmentation:
-    """Masks for referring expressions from the attention of a vision-language model.
+    """Segment referring expressions from attention maps.
 
     >>> pipe = ReferringSegmentation.from_pretrained("starter", "mobile-sam")
     >>> result = pipe(image, "the small red star")  # doctest: +SKIP
     >>> results = pipe([(image, "the red star"), (image, "the blue square")])  # doctest: +SKIP
 
-    An object holds the last image that its segmenter encoded, so calls from several threads must not mix.
+    The object keeps the last image that its segmenter encoded and is not thread-safe.
 
     Args:
-        vlm: the vision-language model.
-        segmenter: what turns points into masks.
-        method: how maps become points.
+        source: records attention maps; a `grounding.models.base.VLM`, for instance.
+        segmenter: turns point prompts into masks.
+        method: stages, point rule and mask choice.
         batch_size: most pairs in one forward pass.
     """
 
-    def __init__(self, vlm: VLM, segmenter: Segmenter, method: Method, batch_size: int = DEFAULT_BATCH) -> None:
+    def __init__(
+        self, source: MapSource, segmenter: Segmenter, method: Method, batch_size: int = DEFAULT_BATCH
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.vlm = vlm
+        self.source = source
         self.segmenter = segmenter
         self.method = method
         self.batch_size = batch_size
-        self.spec = method.record_spec(vlm.layer_count)
+        self.spec = method.record_spec(source.layer_count)
         self._encoded: bytes | None = None
-        self._backgrounds: dict[tuple[bytes, RecordSpec], AttentionMaps] = {}
+        self._backgrounds = Backgrounds(source)
 
     @classmethod
     def from_pretrained(
@@ -70,6 +71,7 @@ class ReferringSegmentation:
         *,
         device_map: str | dict[str, Any] | None = None,
         batch_size: int = DEFAULT_BATCH,
+        nouns: str = "rules",
     ) -> ReferringSegmentation:
         """Load model, segmenter and method by name.
 
@@ -79,18 +81,20 @@ class ReferringSegmentation:
             method: a shipped method's name, a YAML file, or `auto`; see `method_for`.
             device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
             dtype: `auto`, `float32`, `bfloat16` or `float16`, for the model and the segmenter's image encoder.
-            device_map: spreads the model over devices through accelerate; `device` is then the segmenter's alone.
+            device_map: spreads the model over devices through accelerate; `device` then applies to the segmenter only.
             batch_size: most pairs in one forward pass.
+            nouns: how head nouns are found: `rules` or `spacy`; see `grounding.text.parse.noun_finder`.
 
         Raises:
             GroundingError: something of this is unknown, missing or too large; see the loaders.
         """
         from grounding.models.load import load
         from grounding.segmenters.load import load_segmenter
+        from grounding.text.parse import noun_finder
 
-        # The method first: it is read in no time, and a misspelt name should not cost a model's loading.
-        chosen = method_for(model, method)
-        vlm = load(model, device, dtype, device_map)
+        # Cheap parts first, so that a misspelt name is refused before a model is loaded.
+        chosen, finder = method_for(model, method), noun_finder(nouns)
+        vlm = load(model, device, dtype, device_map, finder)
         return cls(vlm, load_segmenter(segmenter, device, dtype), chosen, batch_size)
 
     @overload
@@ -102,10 +106,10 @@ class ReferringSegmentation:
     def __call__(
         self, image: Picture | Sequence[Pair], expression: str | None = None, /
     ) -> ReferringResult | list[ReferringResult]:
-        """Find what expressions mean.
+        """Segment expressions.
 
-        Pairs of the same picture, wherever they stand, share one run of the segmenter's image encoder and one of the
-        generic prompt.
+        Pairs of the same picture share one run of the segmenter's image encoder and one of the generic prompt,
+        whatever their order.
 
         Args:
             image: a picture or its path, together with `expression`; or a sequence of (picture or path, expression)
@@ -116,8 +120,8 @@ class ReferringSegmentation:
             One result, or a list in the order of the pairs.
 
         Raises:
-            ImageError: a picture that is missing, broken, too small or too large.
-            ExpressionError: words that the model cannot be asked about.
+            ImageError: a picture is missing, broken, too small or too large.
+            ExpressionError: the source cannot use an expression.
             ModelError: out of memory, among others; see `grounding.models`.
             EmptyMapError: the map is empty after the method's stages.
             MethodError: the method does not fit the model.
@@ -130,41 +134,31 @@ class ReferringSegmentation:
             raise TypeError("a sequence of pairs takes no further expression: call pipe(pairs)")
         return self._run(list(image))
 
-    def look(self, pairs: Sequence[tuple[Image.Image, str]], spec: RecordSpec | None = None) -> list[AttentionMaps]:
-        """Run the model on one batch and keep what the method needs.
+    def record_maps(
+        self, pairs: Sequence[tuple[Image.Image, str]], spec: RecordSpec | None = None
+    ) -> list[AttentionMaps]:
+        """Record the maps of one batch.
 
         Args:
             pairs: (RGB picture, expression).
-            spec: what to record; what the method needs where None. An evaluation that compares methods asks for more.
+            spec: what to record; what the method needs where None. An evaluation that compares methods gives the union
+                of their specs.
 
         Returns:
-            The maps of the expressions' words, with the generic prompt's as background where the method contrasts.
+            The maps of the expressions' words, with those of the spec's generic prompt, if any, as `background`.
         """
-        from grounding.models.maps import attend
-
         spec = spec or self.spec
-        recorded: dict[str, Any] = {
-            "layers": spec.layers,
-            "reduce": spec.reduce,
-            "head_statistics": spec.head_statistics,
-            "residual_sinks": spec.residual_sinks,
-        }
         images = [image for image, _ in pairs]
-        prepared = self.vlm.prepare(images, [expression for _, expression in pairs], self.method.prompt)
-        maps = attend(self.vlm, prepared, **recorded)
+        expressions = [expression for _, expression in pairs]
+        maps = self.source.maps(images, expressions, replace(spec, background_prompt=None), self.method.prompt)
         if spec.background_prompt is None:
             return maps
-        keys = [(_fingerprint(image), spec) for image in images]  # the spec holds the generic prompt too
-        self._backgrounds = {key: found for key, found in self._backgrounds.items() if key in keys}
-        fresh = {key: image for key, image in zip(keys, images, strict=True) if key not in self._backgrounds}
-        if fresh:
-            generic = self.vlm.prepare(list(fresh.values()), [""] * len(fresh), spec.background_prompt)
-            self._backgrounds.update(zip(fresh, attend(self.vlm, generic, **recorded), strict=True))
-        return [replace(one, background=self._backgrounds[key]) for one, key in zip(maps, keys, strict=True)]
+        behind = self._backgrounds.of(images, spec)
+        return [replace(one, background=other) for one, other in zip(maps, behind, strict=True)]
 
     def encode(self, image: Image.Image) -> None:
-        """Show the segmenter a picture, unless it is the one it has."""
-        key = _fingerprint(image)
+        """Encode a picture with the segmenter, unless it is the last one encoded."""
+        key = fingerprint(image)
         if key == self._encoded:
             return
         self._encoded = None  # an encoder that fails leaves the segmenter without an image
@@ -172,7 +166,7 @@ class ReferringSegmentation:
         self._encoded = key
 
     def ask(self, heatmap: Heatmap, points: PointPrompts, expression: str, method: Method | None = None) -> Segment:
-        """The mask for points on the picture that was encoded last, chosen by the method's rule."""
+        """The mask for points on the picture encoded last, chosen by the method's rule."""
         from grounding.segmenters.mask_selection import ask
 
         return ask(self.segmenter, points, heatmap, (method or self.method).mask, expression)
@@ -188,7 +182,7 @@ class ReferringSegmentation:
 
     def _batch(self, pairs: list[tuple[Image.Image, str]]) -> list[ReferringResult]:
         started = time.perf_counter()
-        maps = self.look(pairs)
+        maps = self.record_maps(pairs)
         attention = (time.perf_counter() - started) / len(pairs)
         results = []
         for (image, expression), recorded in zip(pairs, maps, strict=True):
@@ -211,7 +205,7 @@ def method_for(model: str, method: str | Path = "auto") -> Method:
 
     Args:
         model: the model's name.
-        method: a shipped method's name or a YAML file; `auto` is a starter's own of the same name, else `default`.
+        method: a shipped method's name or a YAML file; `auto` is the method named after a starter, else `default`.
 
     Raises:
         MethodError: no such method, or its file is wrong.
@@ -222,7 +216,7 @@ def method_for(model: str, method: str | Path = "auto") -> Method:
 
 
 def _open(pairs: Sequence[Pair]) -> list[tuple[Image.Image, str]]:
-    """Every picture once as upright RGB, however often it occurs."""
+    """Open every picture once, as upright RGB."""
     seen: dict[object, Image.Image] = {}
     opened = []
     for picture, expression in pairs:
@@ -234,15 +228,10 @@ def _open(pairs: Sequence[Pair]) -> list[tuple[Image.Image, str]]:
 
 
 def _by_picture(images: Sequence[Image.Image]) -> list[int]:
-    """Indices with equal pictures side by side, in the order in which each picture first appears."""
+    """Indices with equal pictures adjacent, in the order in which each picture first appears."""
     first: dict[bytes, int] = {}
     known: dict[int, bytes] = {}
     for image in images:
-        key = known.setdefault(id(image), _fingerprint(image))
+        key = known.setdefault(id(image), fingerprint(image))
         first.setdefault(key, len(first))
     return sorted(range(len(images)), key=lambda index: first[known[id(images[index])]])
-
-
-def _fingerprint(image: Image.Image) -> bytes:
-    """Equal for equal pixels; a Pillow image can be changed in place, so its identity says nothing."""
-    return hashlib.blake2b(image.tobytes() + f"{image.width}x{image.height}".encode(), digest_size=16).digest()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from grounding.types import AttentionMaps, TokenGrid, Word, WordKind
+from grounding.types import AttentionMaps, ImageGrid, Word, WordKind
 
 LAST = Word("<last>", (0, 0), (90,), WordKind.SPECIAL)
 WORDS = (
@@ -32,7 +32,7 @@ def made_maps(
         words=tuple(words),
         keys=np.arange(first - extra, first + cells, dtype=np.int64),
         grids=(
-            TokenGrid(
+            ImageGrid(
                 np.arange(first, first + cells, dtype=np.int64), shape, (0.0, 0.0, float(size[0]), float(size[1]))
             ),
         ),
@@ -49,7 +49,7 @@ def one_row(cells, box=None, size=None) -> AttentionMaps:
     """Maps of a single row [h, w] of one layer and one head."""
     cells = np.asarray(cells, np.float32)
     size = size or (cells.shape[1] * 10, cells.shape[0] * 10)
-    grid = TokenGrid(np.arange(cells.size), cells.shape, box or (0.0, 0.0, float(size[0]), float(size[1])))
+    grid = ImageGrid(np.arange(cells.size), cells.shape, box or (0.0, 0.0, float(size[0]), float(size[1])))
     return AttentionMaps(cells.reshape(1, 1, 1, 1, -1), (0,), (LAST,), np.arange(cells.size), (grid,), size)
 
 

@@ -118,7 +118,8 @@ def _same(one: AttentionMaps, other: AttentionMaps) -> None:
     assert one.layer_count == other.layer_count
     for mine, theirs in zip(one.grids, other.grids, strict=True):
         np.testing.assert_array_equal(mine.positions, theirs.positions)
-        assert (mine.shape, mine.box_xyxy) == (theirs.shape, theirs.box_xyxy)
+        for name in ("shape", "box_xyxy", "picture", "frame"):
+            assert getattr(mine, name) == getattr(theirs, name)
     assert one.head_statistics.keys() == other.head_statistics.keys()
     for name, table in one.head_statistics.items():
         np.testing.assert_array_equal(table, other.head_statistics[name])
@@ -135,8 +136,9 @@ def _same(one: AttentionMaps, other: AttentionMaps) -> None:
         replace(with_background(made_maps()), layer_count=9),
         replace(made_maps(), residual_sinks=None, head_statistics={}),
         replace(made_maps(), values=made_maps().values[..., ::-1]),
+        replace(made_maps(), grids=(replace(made_maps().grids[0], picture=1, frame=3),)),
     ],
-    ids=["plain", "background", "bare", "not-contiguous"],
+    ids=["plain", "background", "bare", "not-contiguous", "frame"],
 )
 def test_attention_maps_come_back(tmp_path, maps):
     _same(load_maps(save_maps(tmp_path / "maps.safetensors", maps)), maps)

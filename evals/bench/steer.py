@@ -214,7 +214,7 @@ class _Runner:
         rows = max(d for d in range(1, math.isqrt(size.image_tokens) + 1) if size.image_tokens % d == 0)
         shape = (rows * 28, size.image_tokens // rows * 28, 3)
         self.image = Image.fromarray(np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8))
-        found = self.vlm.prepare_questions([self.image], ["describe the image"]).image_positions[0]
+        found = self.vlm.prepare_questions([self.image], ["describe the image"]).layouts[0].image
         if len(found) != size.image_tokens:
             raise GroundingError(f"the picture has {len(found)} tokens, expected {size.image_tokens}: choose 4 or more")
         self.image_keys = found

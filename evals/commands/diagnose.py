@@ -14,7 +14,7 @@ from grounding.errors import EvalDataError, ImageError, UsageError
 
 if TYPE_CHECKING:
     from evals.diagnostics.sources import Item
-    from evals.diagnostics.summary import Diagnostics, Looked
+    from evals.diagnostics.summary import Diagnostics, TracedItem
     from grounding.steering.method import Steering
 
 QUESTION = "Please describe this image in detail."
@@ -119,17 +119,18 @@ class EvalDiagnoseCommand:
         return from_run(run, lexicon), model, steering
 
     def _diagnose(self, items: list[Item], model: str, steering: Steering | None) -> Diagnostics:
-        from evals.diagnostics.summary import Looked, summarise
-        from evals.diagnostics.trace import Sinks, trace
+        from evals.diagnostics.summary import TracedItem, summarise
+        from evals.diagnostics.trace import trace
+        from grounding.attention.sinks import SinkRule
         from grounding.models.load import load
         from grounding.runs.provenance import short_hash, versions
         from grounding.steering.decoding import Decoding
 
-        decoding, sinks = Decoding(max_new_tokens=self.max_new_tokens), Sinks(self.tau)
+        decoding, sinks = Decoding(max_new_tokens=self.max_new_tokens), SinkRule(self.tau)
         vlm = load(model, self.device, self.dtype)
         if vlm.notice:
             talk().print(f"note: {vlm.notice}")
-        looked: list[Looked] = []
+        looked: list[TracedItem] = []
         with progress_bar(talk()) as progress:
             task = progress.add_task("diagnose", total=len(items))
             for item in items:
@@ -141,7 +142,7 @@ class EvalDiagnoseCommand:
                     one = trace(
                         vlm, image, item.question, steering, decoding, sinks, budget_bytes=self.budget_mib << 20
                     )
-                    looked.append(Looked(item.id, item.question, one, item.words(one.text)))
+                    looked.append(TracedItem(item.id, item.question, one, item.words(one.text)))
                 progress.advance(task)
         if not looked:
             raise EvalDataError(f"none of the {len(items)} pictures could be read: check their paths")

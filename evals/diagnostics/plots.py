@@ -1,4 +1,4 @@
-"""Diagnostics as figures, for files and for a page that is read in light and in dark."""
+"""Figures of diagnostics, for files and for HTML pages with a light and a dark theme."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from grounding.steering.sensitivity import Sensitivity
 
-# Okabe and Ito's colours, apart for most colour-blind eyes; light and dark grounds both carry them.
+# After Okabe and Ito: distinct under most colour blindness, and legible on light and dark backgrounds.
 COLOURS = {"system": "#8b95a5", "image": "#2b7fc4", "instruction": "#e0931c", "generated": "#1f9e77"}
 REAL, HALLUCINATED = "#2b7fc4", "#d9542b"
 LABELS = {
@@ -28,7 +28,7 @@ LABELS = {
     "instruction": "instruction",
     "generated": "generated",
 }
-INK = "#13579b"  # stands for the page's text colour in an SVG; no figure uses it otherwise
+INK = "#13579b"  # placeholder for the page's text colour in an SVG; figures do not use it otherwise
 _INK_IN_FILES = "#2a2e37"
 _TICKS = 8
 _KINDS = {
@@ -40,7 +40,7 @@ _KINDS = {
 
 
 def figures(found: Diagnostics, ink: str = _INK_IN_FILES) -> dict[str, tuple[str, Figure]]:
-    """Every figure that the diagnostics have data for, by file name: a caption of one sentence and the figure."""
+    """All figures that the diagnostics have data for: by file name, a one-sentence caption and the figure."""
     drawn: dict[str, tuple[str, Callable[[Axes, Diagnostics, str], None], bool]] = {
         "segments": (
             "What a token is written from, by layer: keys before the image (system), of the image, after it "
@@ -70,7 +70,7 @@ def figures(found: Diagnostics, ink: str = _INK_IN_FILES) -> dict[str, tuple[str
 
 
 def sensitivity_figure(found: Sensitivity, ink: str = _INK_IN_FILES) -> tuple[str, Figure]:
-    """A measured head sensitivity, as `figures` gives its own."""
+    """Caption and figure of a measured head sensitivity."""
     figure, axes = new_figure(ink)
     grid = np.array(found.values)
     _map(axes, grid, ink, _KINDS[found.kind], (-0.5, grid.shape[1] - 0.5), least=float(min(grid.min(), 0)))
@@ -94,11 +94,11 @@ def save_figures(found: Diagnostics, folder: Path) -> list[Path]:
 
 
 def page_svg(figure: Figure, label: str) -> str:
-    """A figure as an SVG element for an HTML page: no outside references, text in the page's colour.
+    """A figure as an SVG element for an HTML page: without external references, text in the page's colour.
 
     Args:
         figure: drawn with `INK`.
-        label: what it shows, for people who do not see it.
+        label: text alternative for screen readers.
     """
     from html import escape
 
@@ -113,7 +113,7 @@ def page_svg(figure: Figure, label: str) -> str:
 
 
 def new_figure(ink: str, height: float = 2.9) -> tuple[Figure, Axes]:
-    """An empty figure in the project's style: no box, no ground, so narrow that its letters can be read on a phone."""
+    """An empty figure in the project's style: no frame, transparent, narrow enough for a phone."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.4, height), layout="constrained")
@@ -219,7 +219,7 @@ def _objects(axes: Axes, found: Diagnostics, ink: str) -> None:
 
 
 def _map(axes: Axes, grid: Any, ink: str, label: str, across: tuple[float, float], least: float = 0.0) -> None:
-    """[rows, columns] as coloured cells, row 0 at the top, with a bar of the colours from `least` on."""
+    """Draw [rows, columns] as coloured cells, row 0 at the top, with a colour bar that starts at `least`."""
     extent = (*across, grid.shape[0] - 0.5, -0.5)
     shown = axes.imshow(grid, aspect="auto", cmap="viridis", vmin=least, interpolation="nearest", extent=extent)
     axes.grid(False)

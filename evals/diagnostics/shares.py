@@ -1,69 +1,42 @@
-"""Attention rows of one generated text summed into what a person can look at, row by row while the model writes."""
+"""Shares of attention by part of the sequence, summed row by row while a text is generated."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from grounding.types import FloatArray, IntArray
+from grounding.types import FloatArray, TokenLayout
 
-SEGMENTS = ("system", "image", "instruction", "generated")
-
-
-@dataclass(frozen=True)
-class Spans:
-    """Which keys of one prompt belong to what; the segments cover every key that is no padding exactly once.
-
-    Attributes:
-        image: positions that hold image tokens.
-        padding: how many positions before the first real one.
-        length: N, the prompt's length, padding included; keys from there on are generated tokens.
-    """
-
-    image: IntArray
-    padding: int
-    length: int
-
-    def columns(self) -> tuple[IntArray, IntArray, IntArray]:
-        """Positions of the system's, the image's and the instruction's keys.
-
-        The system segment is all that stands before the first image token, the instruction all of the rest of the
-        prompt, separators between tiles included.
-        """
-        first = int(self.image.min())
-        rest = np.setdiff1d(np.arange(first, self.length), self.image)
-        return np.arange(self.padding, first), self.image, rest
+SEGMENTS = ("system", "image", "instruction", "generated")  # the parts of a sequence; together all unpadded keys
 
 
 class ShareTally:
-    """Takes one text's rows one after the other and keeps sums: [T, L, H] numbers instead of [T, L, H, K].
+    """Sums of one text's attention rows: [T, L, H] numbers instead of [T, L, H, K].
 
     Args:
-        spans: whose keys are whose.
+        layout: of the prompt; keys behind it are generated tokens.
     """
 
-    def __init__(self, spans: Spans) -> None:
-        self._spans = spans
-        self._columns = spans.columns()
+    def __init__(self, layout: TokenLayout) -> None:
+        self._layout = layout
+        self._columns = (layout.system, layout.image, layout.instruction)
         self._segments: list[FloatArray] = []
         self._first: list[FloatArray] = []
         self._image: npt.NDArray[np.float64] = np.zeros(())
 
     def add(self, rows: FloatArray, *, before: bool = False) -> None:
-        """Take the row that a token was predicted from.
+        """Add the row that one token was predicted from.
 
         Args:
             rows: [L, H, K] weights over all keys so far, K at least the prompt's length.
-            before: whether the token comes before all that were taken; the prompt's own row is known last.
+            before: whether the token precedes all tokens added so far; the first token's row is complete last.
         """
         parts = [rows[..., columns].sum(axis=-1) for columns in self._columns]
-        parts.append(rows[..., self._spans.length :].sum(axis=-1))
-        place = 0 if before else len(self._segments)
-        self._segments.insert(place, np.stack(parts, axis=-1))
-        self._first.insert(place, rows[..., self._spans.padding].copy())
-        self._image = self._image + rows[..., self._spans.image].astype(np.float64)
+        parts.append(rows[..., self._layout.length :].sum(axis=-1))
+        index = 0 if before else len(self._segments)
+        self._segments.insert(index, np.stack(parts, axis=-1))
+        self._first.insert(index, rows[..., self._layout.padding].copy())
+        self._image = self._image + rows[..., self._layout.image].astype(np.float64)
 
     def segments(self) -> FloatArray:
         """[T, L, H, 4] shares in [0, 1], in the order of `SEGMENTS`; they sum to 1."""

@@ -1,4 +1,4 @@
-"""What diagnostics are made on: pictures with a question, drawn scenes, or the samples of a run."""
+"""Inputs of diagnostics: pictures with a question, drawn scenes, or the samples of a run."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Item:
     """One picture to describe.
 
     Attributes:
-        id: what it is called.
-        question: what to ask.
-        open: gives the RGB picture; raises ImageError where it cannot.
-        truth: the objects it shows; None where that is not known.
-        lexicon: which words name which objects.
+        id: name of the item.
+        question: the question.
+        open: returns the RGB picture, or raises ImageError.
+        truth: the objects in the picture; None where not known.
+        lexicon: words by the objects they name.
     """
 
     id: str
@@ -38,7 +38,7 @@ class Item:
     lexicon: Lexicon | None = field(default=None, repr=False)
 
     def words(self, text: str) -> tuple[ObjectWord, ...]:
-        """The objects a text names, and whether the picture shows them; none where that is not known."""
+        """Mentions of objects in a text; none where the truth is not known."""
         if self.truth is None or self.lexicon is None:
             return ()
         return tuple(
@@ -48,12 +48,12 @@ class Item:
 
 
 def from_images(paths: Sequence[Path], question: str) -> list[Item]:
-    """Pictures from files, about which nothing is known."""
+    """Pictures from files, without truth."""
     return [Item(path.name, question, partial(_open, path)) for path in paths]
 
 
 def from_scenes(count: int, seed: int, question: str | None = None) -> list[Item]:
-    """Drawn scenes that no starter was trained on, and the shapes they show."""
+    """Drawn scenes outside the starters' training data, with the shapes in them."""
     from grounding.starter.language import DESCRIBE, PLURALS
     from grounding.starter.scene_files import scene_seed
     from grounding.starter.scenes import draw_scene
@@ -68,14 +68,14 @@ def from_scenes(count: int, seed: int, question: str | None = None) -> list[Item
 
 
 def from_run(run: Folder, lexicon: Lexicon | None = None) -> list[Item]:
-    """A run's samples that have a picture and no error, with the truth that their scores tell.
+    """Samples of a run that have a picture and no error, with the truth from their scores.
 
     Args:
         run: the folder.
-        lexicon: which words name which objects; the objects' own names where None.
+        lexicon: words by the objects they name; the objects' own names where None.
 
     Raises:
-        EvalDataError: none of them has both a picture and a question.
+        EvalDataError: no sample has both a picture and a question.
     """
     usable = [one for one in run.samples if one.image is not None and one.question and not one.error]
     if not usable:

@@ -1,4 +1,4 @@
-"""Many traces into the figures people plot, as plain numbers that JSON holds and a page can draw again."""
+"""Summarise traces of many texts as plain numbers, for JSON and for figures."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from evals.diagnostics.shares import SEGMENTS
-from evals.diagnostics.trace import Sinks, Trace
+from evals.diagnostics.trace import Trace
 from evals.statistics import bootstrap, mean_of
+from grounding.attention.sinks import SinkRule
 from grounding.errors import EvalDataError
 from grounding.text.align import align
 from grounding.types import FloatArray
 
 FILE = "diagnostics.json"
 DIGITS = 5
-ENOUGH = 0.25  # share of the texts that must be as long as a place for it to be drawn
+ENOUGH = 0.25  # a token index is drawn if at least this share of the texts is so long
 
 Numbers = tuple[float, ...]
 Grid = tuple[Numbers, ...]
@@ -27,12 +28,12 @@ Grid = tuple[Numbers, ...]
 
 @dataclass(frozen=True)
 class ObjectWord:
-    """One naming of an object in a generated text.
+    """One mention of an object in a generated text.
 
     Attributes:
         object: the class.
         start: first character in the text.
-        end: behind the last one.
+        end: end of the characters, exclusive.
         real: whether the image shows it.
     """
 
@@ -43,8 +44,8 @@ class ObjectWord:
 
 
 @dataclass(frozen=True)
-class Looked:
-    """One picture's trace, with what is known about the words in it."""
+class TracedItem:
+    """One picture's trace, with the mentions of objects in its text."""
 
     id: str
     question: str
@@ -54,10 +55,10 @@ class Looked:
 
 @dataclass(frozen=True)
 class AtWords:
-    """Image share of the tokens that name objects, by layer, mean over namings with 95 % bootstrap bounds over images.
+    """Image share of the tokens that mention objects, by layer: mean over mentions, 95 % bootstrap bounds over images.
 
     Attributes:
-        n: how many namings.
+        n: number of mentions.
         mean: [L].
         low: [L].
         high: [L].
@@ -75,12 +76,12 @@ class Text:
 
     Attributes:
         id: the sample's.
-        question: what was asked.
-        text: what was written.
-        finished: whether it ended by itself.
-        tokens: its T pieces.
+        question: the question.
+        text: the text.
+        finished: whether an end token was generated.
+        tokens: its T tokens as text.
         image_share: [T] mean over layers and heads.
-        words: objects it names, where the truth is known.
+        words: mentions of objects; empty where the truth is not known.
     """
 
     id: str
@@ -94,35 +95,35 @@ class Text:
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """Where a model looks while it writes. All shares are of a token's whole attention, in [0, 1].
+    """Attention of generated tokens by part of the sequence. All shares are of a token's whole attention, in [0, 1].
 
-    Shares of attention are no evidence by themselves: a ratio can move without any change in what the model uses of the
-    picture. Read them beside figures of the output.
+    Shares of attention are not evidence by themselves: a ratio can change while what the model uses of the
+    picture does not. Compare them with measures of the output.
 
     Attributes:
         task: always `diagnostics`.
-        version: of this layout.
+        version: of this file format.
         model: as the user named it.
         steering: the steering method's name, or None.
         config_hash: of model, steering, decoding and inputs.
-        versions: of the packages that decide on numbers.
+        versions: of the packages that the numbers depend on.
         tau: phi from which an image key is a visual sink.
-        skip_layers: first layers that have no visual sinks.
+        skip_layers: number of first layers without visual sinks.
         layers: L.
         heads: H.
         segments: by name [L], mean over heads and tokens of a text, then over texts; they sum to 1 in each layer.
-        first_key: [L] share of the first token, a part of the system's.
-        visual_sinks: [L] share of the visual sinks, a part of the image's.
+        first_key: [L] share of the first token, part of the system's.
+        visual_sinks: [L] share of the visual sinks, part of the image's.
         sink_keys: [L] mean share of the image's keys that are sinks.
         head_image: [L][H] image share of every head.
-        head_non_sink: [L][H] share of a head's image attention that does not go to visual sinks; 0 without any.
-        curve: [T] image share at the t-th token, mean over the texts that are so long.
-        curve_low: [T] lower quartile of them.
-        curve_high: [T] upper quartile.
-        curve_texts: [T] how many they are.
-        by_token: [L][T] the same by layer.
-        real: at words for objects that are there; None where no truth is known or none was named.
-        hallucinated: at words for objects that are not.
+        head_non_sink: [L][H] share of a head's image attention that is not on visual sinks; 0 without image attention.
+        curve: [T] image share of the t-th token, mean over the texts that are so long.
+        curve_low: [T] lower quartile over them.
+        curve_high: [T] upper quartile over them.
+        curve_texts: [T] number of these texts.
+        by_token: [L][T] `curve` by layer.
+        real: at mentions of objects in the image; None without a known truth or without mentions.
+        hallucinated: at mentions of objects that are not in the image; None likewise.
         texts: every generated text.
     """
 
@@ -153,27 +154,27 @@ class Diagnostics:
 
 
 def summarise(
-    looked: Sequence[Looked],
+    traced: Sequence[TracedItem],
     *,
     model: str,
     steering: str | None,
     config_hash: str,
     versions: dict[str, str],
-    sinks: Sinks,
+    sinks: SinkRule,
     seed: int = 0,
 ) -> Diagnostics:
-    """The figures over texts, at least one; every text counts the same, however long.
+    """Summarise at least one trace; every text has equal weight, whatever its length.
 
     Args:
-        looked: the traces.
+        traced: the traces.
         model: see `Diagnostics`.
         steering: see `Diagnostics`.
         config_hash: see `Diagnostics`.
         versions: see `Diagnostics`.
-        sinks: what counted as a sink.
+        sinks: the rule that the traces were made with.
         seed: of the bootstrap.
     """
-    traces = [one.trace for one in looked]
+    traces = [one.trace for one in traced]
     of_heads = np.mean([one.segments.mean(axis=0) for one in traces], axis=0)  # [L, H, 4]
     by_layer = of_heads.mean(axis=1)
     image, on_sinks = of_heads[..., 1], np.mean([one.sink_share for one in traces], axis=0)
@@ -201,17 +202,17 @@ def summarise(
         curve_high=_numbers([high for _, high in quartiles]),
         curve_texts=tuple(len(place) for place in places),
         by_token=tuple(_numbers(row) for row in np.array([np.mean(place, axis=0) for place in places]).T),
-        real=_at_words(looked, True, seed),
-        hallucinated=_at_words(looked, False, seed),
-        texts=tuple(_text(one) for one in looked),
+        real=_at_words(traced, True, seed),
+        hallucinated=_at_words(traced, False, seed),
+        texts=tuple(_text(one) for one in traced),
     )
 
 
 def read_diagnostics(path: Path) -> Diagnostics:
-    """Diagnostics from a file.
+    """Read diagnostics from a file.
 
     Raises:
-        EvalDataError: it cannot be read or is something else.
+        EvalDataError: the file cannot be read or does not hold diagnostics.
     """
     from evals.inputs import read_text
 
@@ -226,14 +227,14 @@ def read_diagnostics(path: Path) -> Diagnostics:
 
 
 def _drawn(shares: Sequence[FloatArray]) -> int:
-    """How many places along the texts have enough of them."""
+    """The number of token indices that enough texts reach; see `ENOUGH`."""
     least = max(1, int(np.ceil(ENOUGH * len(shares))))
     return sorted((len(one) for one in shares), reverse=True)[least - 1]
 
 
-def _at_words(looked: Sequence[Looked], real: bool, seed: int) -> AtWords | None:
+def _at_words(traced: Sequence[TracedItem], real: bool, seed: int) -> AtWords | None:
     values, groups = [], []
-    for number, one in enumerate(looked):
+    for number, one in enumerate(traced):
         shares = one.trace.segments[..., 1].mean(axis=2)  # [T, L]
         words = [word for word in one.words if word.real is real]
         for tokens in align([(word.start, word.end) for word in words], one.trace.spans):
@@ -251,7 +252,7 @@ def _at_words(looked: Sequence[Looked], real: bool, seed: int) -> AtWords | None
     )
 
 
-def _text(one: Looked) -> Text:
+def _text(one: TracedItem) -> Text:
     return Text(
         id=one.id,
         question=one.question,

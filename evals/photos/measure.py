@@ -55,11 +55,13 @@ def measure(
     pipe: ReferringSegmentation, photos: PhotoSet, plan: Plan, advance: Callable[[int], None] = lambda count: None
 ) -> dict[str, Any]:
     """The scores of each part, JSON-like; see the functions here for what they hold."""
+    vlm = pipe.source
+    assert isinstance(vlm, VLM)
     ways: dict[str, Callable[[], dict[str, Any]]] = {
         "nouns": lambda: noun_scores(pipe, photos, plan, advance),
         "expressions": lambda: expression_scores(pipe, photos, plan, advance),
-        "pope": lambda: pope_scores(pipe.vlm, photos, plan, advance),
-        "captions": lambda: caption_scores(pipe.vlm, photos, plan, advance),
+        "pope": lambda: pope_scores(vlm, photos, plan, advance),
+        "captions": lambda: caption_scores(vlm, photos, plan, advance),
     }
     return {part: ways[part]() for part in plan.parts}
 

@@ -68,7 +68,7 @@ def shuffled_hits(
         return _hits(pipe, shuffle_heads(maps, others, rng), sample.truth) if others else False
 
     for sample in samples:
-        maps = pipe.look([(sample.image, sample.expression)], spec)[0]
+        maps = pipe.record_maps([(sample.image, sample.expression)], spec)[0]
         if len(donors) < _DONORS or sample.scene not in {photo for photo, _ in donors}:
             donors = [*donors[-_DONORS + 1 :], (sample.scene, maps)]
         asked.append((sample, maps))
@@ -118,7 +118,7 @@ def box_mask(box_xyxy: Box, size: tuple[int, int]) -> BoolArray:
 
 def _asked(pipe: ReferringSegmentation, image: Image.Image, words: str, truth: BoolArray) -> bool | None:
     try:
-        return _hits(pipe, pipe.look([(image, words)])[0], truth)
+        return _hits(pipe, pipe.record_maps([(image, words)])[0], truth)
     except ExpressionError:
         return None
 

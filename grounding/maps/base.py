@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from grounding.errors import MethodError
-from grounding.types import AttentionMaps, Direction, FloatArray, IntArray, RecordSpec, StageReport, TokenGrid
+from grounding.types import AttentionMaps, Direction, FloatArray, ImageGrid, IntArray, RecordSpec, StageReport
 
 N = TypeVar("N", bound=np.generic)
 Part = Literal["steps", "layers", "heads", "words", "background"]
@@ -113,7 +113,7 @@ def image_columns(maps: AttentionMaps) -> IntArray:
     return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
 
-def on_grid(values: npt.NDArray[N], columns: IntArray, grid: TokenGrid) -> npt.NDArray[N]:
+def on_grid(values: npt.NDArray[N], columns: IntArray, grid: ImageGrid) -> npt.NDArray[N]:
     """Values [..., K] of one grid's cells as [..., h, w]."""
     return values[..., columns].reshape(*values.shape[:-1], *grid.shape)
 

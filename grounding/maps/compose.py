@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from grounding.errors import MethodError
 from grounding.maps.base import grid_columns, on_grid
-from grounding.types import AttentionMaps, FloatArray, Heatmap, TokenGrid
+from grounding.types import AttentionMaps, FloatArray, Heatmap, ImageGrid
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Compose:
 
 
 def _lay(
-    cells: FloatArray, grid: TokenGrid, shape: tuple[int, int], image_size: tuple[int, int]
+    cells: FloatArray, grid: ImageGrid, shape: tuple[int, int], image_size: tuple[int, int]
 ) -> tuple[FloatArray, FloatArray]:
     """A grid's values [h, w] at the output cells' centres, and the share [h, w] of each output cell it covers."""
     (height, width), (x0, y0, x1, y1) = shape, grid.box_xyxy

@@ -1,4 +1,4 @@
-"""A prompt as the model reads it, and where in it the user's words are."""
+"""Render a prompt through a chat template, and find the user's words in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from grounding.errors import ModelError
 
 SLOT = "{expression}"
-# Private-use characters: no chat template and no expression has a reason to hold them.
+# Private-use characters, which chat templates and expressions do not contain.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 
 
@@ -17,33 +17,26 @@ class Rendered:
     """A prompt after the chat template.
 
     Attributes:
-        text: the whole prompt, with one image token for the picture or, once expanded, one per cell.
+        text: the whole prompt, with one image token for the picture.
         span: (start, end) characters in `text` of the user's expression, or of the whole prompt where it has no slot.
-            `start` is where the expression's first character would be, also where the template trims its blanks.
+            `start` is the position of the expression's first character, also where the template trims its blanks.
     """
 
     text: str
     span: tuple[int, int]
 
-    def expand(self, image_token: str, count: int) -> Rendered:
-        """The same prompt with the picture's image token repeated `count` times, as processors do before tokenizing."""
-        before, _, after = self.text.partition(image_token)
-        grown = (count - 1) * len(image_token)
-        shift = grown if len(before) < self.span[0] else 0
-        return Rendered(before + image_token * count + after, (self.span[0] + shift, self.span[1] + shift))
-
 
 def render(processor: Any, template: str, expression: str, image_token: str) -> Rendered:
     """Put an expression into a prompt and the prompt into the processor's chat template.
 
-    The expression is found by marking its ends with private-use characters in a second rendering, so it does not matter
-    whether its words also stand elsewhere in the prompt or in the chat template. A template that repeats the user's
-    text is read at its last repetition.
+    The expression is found by marking its ends with private-use characters in a second rendering, so its words may
+    also occur elsewhere in the prompt or in the chat template. Where a template repeats the user's text, the last
+    repetition counts.
 
     Args:
         processor: a processor with a chat template.
         template: the prompt with at most one `{expression}`.
-        expression: the words to put there.
+        expression: the words for the slot; without a slot they are not used.
         image_token: the text of one image token.
 
     Returns:
@@ -59,7 +52,7 @@ def render(processor: Any, template: str, expression: str, image_token: str) -> 
     words = expression
     if SLOT not in template:
         before, words = "", template
-    # Templates may trim the text they are given; trimming it first keeps both renderings alike.
+    # Templates may trim their text; trimming it first keeps both renderings equal.
     core = words.strip()
     plain = _chat(processor, (before + core + after).strip())
     marked = _chat(processor, (before + _OPEN + core + _CLOSE + after).strip())

@@ -1,6 +1,6 @@
-"""Which part of the original picture an image processor shows to a model.
+"""The part of the original picture that an image processor passes to a model.
 
-The settings are read from the processor itself and applied as transformers applies them: optional padding to a square,
+The settings are read from the processor and applied as transformers applies them: optional padding to a square,
 resize, optional centre crop. Pixel coordinates are continuous, a pixel's centre lies at +0.5.
 """
 
@@ -32,7 +32,7 @@ def viewed_box(
         ModelError: the processor's settings do not explain the size of the array it made.
     """
     width, height = image_size
-    left = top = 0.0  # of the model's array, in pixels of the picture as it is at each step
+    left = top = 0.0  # corner of the model's array, in pixels of the original picture
     if getattr(image_processor, "do_pad", False):
         side = max(width, height)
         left, top = -float((side - width) // 2), -float((side - height) // 2)

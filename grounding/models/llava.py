@@ -8,22 +8,22 @@ from typing import Any
 from grounding.errors import ModelError
 from grounding.models.base import VLM
 from grounding.models.geometry import viewed_box
-from grounding.types import IntArray, TokenGrid
+from grounding.types import ImageGrid, IntArray
 
 
 class Llava(VLM):
     """LLaVA-1.5 and every checkpoint of class `LlavaForConditionalGeneration` with a CLIP-like image processor.
 
-    The processor resizes the shortest edge and crops the centre, so the borders of a long picture may be unseen; or it
-    squeezes to an exact size. Both are read from its settings. The vision tower's class token, where the model keeps
-    it (`vision_feature_select_strategy="full"`), is the first image token and no cell.
+    The processor either resizes the shortest edge and crops the centre, so that the model does not see the borders of a
+    long picture, or resizes to an exact size; its settings say which. The vision tower's class token, where the model
+    keeps it (`vision_feature_select_strategy="full"`), is the first image token and a separator.
     """
 
     model_types = ("llava",)
 
     def grids(
         self, index: int, image_size: tuple[int, int], positions: IntArray, inputs: Mapping[str, Any]
-    ) -> tuple[TokenGrid, ...]:
+    ) -> tuple[ImageGrid, ...]:
         """One grid of patches; see `VLM.grids`."""
         height, width = (int(side) for side in inputs["pixel_values"][index].shape[-2:])
         patch = int(self.model.config.vision_config.patch_size)
@@ -37,4 +37,4 @@ class Llava(VLM):
                 "of its processor agree with its config"
             )
         box = viewed_box(image_size, self.processor.image_processor, (height, width), (rows * patch, columns * patch))
-        return (TokenGrid(positions[extra:], (rows, columns), box),)
+        return (ImageGrid(positions[extra:], (rows, columns), box),)

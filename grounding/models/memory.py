@@ -1,4 +1,4 @@
-"""Running out of memory, told in one sentence."""
+"""Out-of-memory errors as one sentence."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from grounding.errors import ModelError
 
 @contextmanager
 def explain_out_of_memory(what: str, remedy: str) -> Iterator[None]:
-    """Turn every allocator's out-of-memory error into one that says what to do.
+    """Raise `ModelError` in place of an allocator's out-of-memory error.
 
     Args:
-        what: what was being done, as a clause: "loading llava-hf/llava-1.5-7b-hf".
+        what: the activity, as a clause: "loading llava-hf/llava-1.5-7b-hf".
         remedy: what the user can do about it.
 
     Raises:

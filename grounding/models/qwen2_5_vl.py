@@ -1,45 +1,43 @@
-"""Qwen2.5-VL: the whole picture at a size close to its own, one token per 2x2 patches."""
+"""Qwen2.5-VL: the whole picture near its own size, one token per 2x2 patches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image
 
 from grounding.errors import ImageError, ModelError
-from grounding.models.base import VLM, Prepared
-from grounding.types import IntArray, TokenGrid
+from grounding.models.base import VLM
+from grounding.types import ImageGrid, IntArray
 
-LONGEST_ASPECT = 200  # transformers' `smart_resize` refuses longer pictures
+LONGEST_ASPECT = 200  # the limit of transformers' `smart_resize`
 
 
 class Qwen25VL(VLM):
     """Qwen2.5-VL.
 
-    `smart_resize` rounds both sides to whole merged patches within a budget of pixels and never crops, so the grid
-    covers the whole picture; its cells are square only up to that rounding.
+    `smart_resize` rounds both sides to whole merged patches within a budget of pixels and does not crop, so the grid
+    covers the whole picture. Cells are square up to that rounding.
     """
 
     model_types = ("qwen2_5_vl",)
 
-    def prepare(self, images: Sequence[Image.Image], expressions: Sequence[str], prompt: str | None = None) -> Prepared:
-        """Build one batch; see `VLM.prepare`.
+    def check_picture(self, image: Image.Image) -> None:
+        """Refuse a picture that `smart_resize` refuses.
 
         Raises:
-            ImageError: a picture is more than 200 times as long as wide.
+            ImageError: the picture is more than 200 times as long as wide.
         """
-        for image in images:
-            if max(image.size) > LONGEST_ASPECT * min(image.size):
-                raise ImageError(
-                    f"a picture of {image.width}x{image.height} px is too long for {self.name}, which takes an aspect "
-                    f"of at most {LONGEST_ASPECT}: crop it first"
-                )
-        return super().prepare(images, expressions, prompt)
+        if max(image.size) > LONGEST_ASPECT * min(image.size):
+            raise ImageError(
+                f"a picture of {image.width}x{image.height} px is too long for {self.name}, which takes an aspect "
+                f"of at most {LONGEST_ASPECT}: crop it first"
+            )
 
     def grids(
         self, index: int, image_size: tuple[int, int], positions: IntArray, inputs: Mapping[str, Any]
-    ) -> tuple[TokenGrid, ...]:
+    ) -> tuple[ImageGrid, ...]:
         """One grid of merged patches; see `VLM.grids`."""
         frames, height, width = (int(side) for side in inputs["image_grid_thw"][index])
         merge = int(self.model.config.vision_config.spatial_merge_size)
@@ -50,4 +48,4 @@ class Qwen25VL(VLM):
                 f"{merge}x{merge}: expected 1 frame and {rows * columns} tokens; make merge_size of its processor "
                 "agree with its config"
             )
-        return (TokenGrid(positions, (rows, columns), (0.0, 0.0, float(image_size[0]), float(image_size[1]))),)
+        return (ImageGrid(positions, (rows, columns), (0.0, 0.0, float(image_size[0]), float(image_size[1]))),)

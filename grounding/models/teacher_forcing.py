@@ -1,4 +1,4 @@
-"""Where a model looks for the nouns of a finished text: one pass over picture, question and text."""
+"""Attention maps of a finished text's nouns, by teacher forcing: one forward pass over picture, question and text."""
 
 from __future__ import annotations
 
@@ -8,35 +8,31 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from grounding.attention.recorder import record
-from grounding.attention.request import RowRequest
 from grounding.errors import ExpressionError
-from grounding.models.base import LAST_WORD, VLM, Prepared
-from grounding.models.maps import mean_rows, spell, until_end
-from grounding.models.memory import explain_out_of_memory
+from grounding.models.base import VLM
+from grounding.models.maps import record_pass
+from grounding.models.prepared import Prepared, last_word
+from grounding.models.spelling import spell, until_end
 from grounding.text.align import align
 from grounding.text.nouns import NounPhrase, noun_phrases
 from grounding.text.words import split_words
-from grounding.types import AttentionMaps, RecordSpec, Reduce, Word, WordKind
+from grounding.types import AttentionMaps, RecordSpec, Word, WordKind
 
-REFERENCE_WORDS = (
-    32  # stop words whose rows are kept at most, evenly over the text; enough for a mean and for finding sinks
-)
-_REMEDY = "let it write fewer tokens, use smaller pictures, --dtype bfloat16, or a smaller model"
+REFERENCE_WORDS = 32  # most stop words whose rows are kept, spread evenly over the text
 
 
 @dataclass(frozen=True)
 class TextMaps:
-    """A text and where each of its nouns looked.
+    """A text and the attention maps of its nouns.
 
     Attributes:
-        text: without special tokens.
+        text: the text without special tokens.
         phrases: its noun phrases in order.
-        maps: per phrase the rows of its words, and last of `<last>`: the token before the noun, whose row is the one
-            that the noun was predicted from, as a prompt's last token is what an answer is predicted from. So a method
-            reads a phrase of an answer as it reads an expression of a prompt.
-        witnesses: the rows of words that point at nothing, to compare with: the text's stop words, and the prompt's
-            last token; None where there is no noun.
+        maps: per phrase the rows of its words, then of `<last>`: here the token before the noun, from which the noun
+            was predicted, as an answer is predicted from a prompt's last token. A method reads these maps as it reads
+            those of an expression.
+        reference_words: the rows of the text's stop words and of the prompt's last token, for comparison; None where
+            the text has no noun.
     """
 
     text: str
@@ -46,88 +42,57 @@ class TextMaps:
 
 
 def teacher_forced_maps(
-    vlm: VLM,
-    prepared: Prepared,
-    token_ids: Sequence[Sequence[int]],
-    *,
-    reduce: Reduce = "none",
-    head_statistics: Sequence[str] = (),
-    budget_bytes: int = 2 << 30,
+    vlm: VLM, prepared: Prepared, token_ids: Sequence[Sequence[int]], spec: RecordSpec
 ) -> list[TextMaps]:
-    """Let the model read texts behind their questions, as if it had written them, and keep the rows of their nouns.
+    """Record the nouns of texts with the unsteered model under teacher forcing.
 
-    For a text that the model wrote by itself these are the rows of its decode steps, up to rounding. Here they are read
-    afterwards and without steering, whoever wrote the text, for three reasons. A steered model looks at the picture
-    because it is made to, so its own rows would be no witness for its words; read by the plain model, a steered and
-    an unsteered text are held to one measure. Beams, several passes a step and texts of other models can be read, where
-    decode steps could not be recorded. And the generation that is timed is not slowed down by recording.
+    For a text that the model generated unsteered these are the rows of its decode steps, up to rounding. Steered
+    models attend to the image by construction, so recording the unsteered model holds steered and unsteered texts to
+    one measure. It also covers beam search, several passes a step and texts from elsewhere, and leaves the speed of the
+    generation alone.
 
     Args:
         vlm: the model.
         prepared: the batch of questions.
-        token_ids: per element the tokens of the text; it is read up to its end token.
-        reduce: see `attend`.
-        head_statistics: see `attend`; queries are those of question and text.
-        budget_bytes: see `attend`.
+        token_ids: per element the tokens of the text; tokens from the first end token on are ignored.
+        spec: what to record. Head statistics are over the queries of question and text. The `background_prompt` is
+            not recorded here.
 
     Returns:
-        One reading per element, of all layers and with `residual_sinks`. A noun that the tokenizer gives no token of
-        its own is left out.
+        The maps of one text per element. A noun without a token of its own is left out.
 
     Raises:
-        BudgetError: the rows need more than the budget.
+        BudgetError: the rows need more bytes than the spec allows.
         RecordingError: this model's attention cannot be recorded.
         ModelError: out of memory.
     """
-    token_ids = [until_end(vlm, tokens) for tokens in token_ids]
-    told = [_Told.of(vlm, tokens, prepared.length) for tokens in token_ids]
-    if not any(one.phrases for one in told):
-        return [TextMaps(one.text, (), (), None) for one in told]
-    image = tuple(tuple(int(p) for p in positions) for positions in prepared.image_positions)
-    request = RowRequest(
-        queries=tuple(one.positions for one in told),
-        keys=image,
-        image_keys=image,
-        spec=RecordSpec(
-            reduce=reduce, head_statistics=tuple(head_statistics), residual_sinks=True, budget_bytes=budget_bytes
-        ),
+    token_ids = [until_end(vlm.model, tokens) for tokens in token_ids]
+    texts = [_TextWords.of(vlm, tokens, prepared.length) for tokens in token_ids]
+    if not any(text.phrases for text in texts):
+        return [TextMaps(text.text, (), (), None) for text in texts]
+    found = record_pass(
+        vlm,
+        continued(vlm, prepared.inputs, token_ids),
+        tuple(one.extended(len(tokens)) for one, tokens in zip(prepared.layouts, token_ids, strict=True)),
+        [text.all_words for text in texts],
+        spec,
     )
-    with (
-        torch.inference_mode(),
-        explain_out_of_memory(f"reading a text with {vlm.name}", _REMEDY),
-        record(vlm.model, request) as recording,
-    ):
-        vlm.model(**continued(vlm, prepared.inputs, token_ids), use_cache=False, logits_to_keep=1)
-
-    def maps(index: int, words: tuple[Word, ...]) -> AttentionMaps:
-        row_of = {position: row for row, position in enumerate(request.queries[index])}
-        sinks = recording.residual_sinks
-        assert sinks is not None
-        return AttentionMaps(
-            values=mean_rows(recording.prefill[index], [[row_of[p] for p in word.positions] for word in words])[None],
-            layers=() if request.reduces_layers else recording.layers,
-            words=words,
-            keys=prepared.image_positions[index],
-            grids=prepared.grids[index],
-            image_size=prepared.image_sizes[index],
-            layer_count=vlm.layer_count,
-            head_statistics={name: table.numpy() for name, table in recording.head_statistics[index].items()}
-            if request.spec.head_statistics
-            else {},
-            residual_sinks=sinks[index].numpy(),
-        )
-
     return [
-        TextMaps(one.text, one.phrases, tuple(maps(i, words) for words in one.words), maps(i, one.reference_words))
-        for i, one in enumerate(told)
+        TextMaps(
+            text.text,
+            text.phrases,
+            tuple(found.maps(element, words) for words in text.words),
+            found.maps(element, text.reference_words),
+        )
+        for element, text in enumerate(texts)
     ]
 
 
 def tokens_of(vlm: VLM, text: str) -> tuple[int, ...]:
-    """The tokens of a text that somebody else wrote.
+    """The tokens of a text that the model did not generate.
 
     Raises:
-        ExpressionError: the tokenizer cannot write the text: it has words outside a closed vocabulary.
+        ExpressionError: the text has words outside a closed vocabulary.
     """
     ids = tuple(vlm.tokenizer(text, add_special_tokens=False)["input_ids"])
     if vlm.tokenizer.unk_token_id in ids:
@@ -140,52 +105,12 @@ def tokens_of(vlm: VLM, text: str) -> tuple[int, ...]:
     return ids
 
 
-@dataclass(frozen=True)
-class _Told:
-    """A text with the words whose rows are wanted, their positions counted behind the prompt."""
-
-    text: str
-    phrases: tuple[NounPhrase, ...]
-    words: tuple[tuple[Word, ...], ...]
-    reference_words: tuple[Word, ...]
-
-    @classmethod
-    def of(cls, vlm: VLM, tokens: Sequence[int], length: int) -> _Told:
-        text, spans = spell(vlm.tokenizer, tokens)
-        lead = len(text) - len(text.lstrip())
-        text, spans = text.strip(), tuple((max(0, start - lead), max(0, end - lead)) for start, end in spans)
-
-        def placed(words: Sequence[Word]) -> tuple[Word, ...]:
-            owned = zip(words, align([word.span for word in words], spans), strict=True)
-            return tuple(replace(word, positions=tuple(length + t for t in at)) for word, at in owned if at)
-
-        phrases, rows = [], []
-        for phrase in noun_phrases(text, vlm.finder):
-            words = placed(phrase.words)
-            noun = next((word for word in words if word.is_head), None)
-            if noun is not None:
-                phrases.append(phrase)
-                rows.append((*words, _last(noun.positions[0] - 1)))
-        stops = placed([word for word in split_words(text) if word.kind is WordKind.STOP])
-        kept = sorted({round(i) for i in np.linspace(0, len(stops) - 1, min(len(stops), REFERENCE_WORDS))})
-        return cls(text, tuple(phrases), tuple(rows), (*(stops[i] for i in kept), _last(length - 1)))
-
-    @property
-    def positions(self) -> tuple[int, ...]:
-        """Every position once."""
-        return tuple(
-            dict.fromkeys(p for words in (*self.words, self.reference_words) for word in words for p in word.positions)
-        )
-
-
-def _last(position: int) -> Word:
-    return Word(LAST_WORD, (0, 0), (position,), WordKind.SPECIAL)
-
-
 def continued(
     vlm: VLM, inputs: Mapping[str, torch.Tensor], token_ids: Sequence[Sequence[int]]
 ) -> dict[str, torch.Tensor]:
-    """The prompt's inputs with texts behind them, padded on the right; further marks of text tokens are 0.
+    """The prompt's inputs with texts behind them, padded on the right.
+
+    Inputs of shape [B, N] other than ids and attention mask, such as token types, are 0 for the texts.
 
     Args:
         vlm: the model.
@@ -209,3 +134,39 @@ def continued(
         else value
         for name, value in inputs.items()
     }
+
+
+@dataclass(frozen=True)
+class _TextWords:
+    """A text and the words whose rows are recorded, at their positions behind the prompt."""
+
+    text: str
+    phrases: tuple[NounPhrase, ...]
+    words: tuple[tuple[Word, ...], ...]
+    reference_words: tuple[Word, ...]
+
+    @classmethod
+    def of(cls, vlm: VLM, tokens: Sequence[int], length: int) -> _TextWords:
+        text, spans = spell(vlm.tokenizer, tokens)
+        lead = len(text) - len(text.lstrip())
+        text, spans = text.strip(), tuple((max(0, start - lead), max(0, end - lead)) for start, end in spans)
+
+        def placed(words: Sequence[Word]) -> tuple[Word, ...]:
+            owned = zip(words, align([word.span for word in words], spans), strict=True)
+            return tuple(replace(word, positions=tuple(length + t for t in at)) for word, at in owned if at)
+
+        phrases, rows = [], []
+        for phrase in noun_phrases(text, vlm.finder):
+            words = placed(phrase.words)
+            noun = next((word for word in words if word.is_head), None)
+            if noun is not None:
+                phrases.append(phrase)
+                rows.append((*words, last_word(noun.positions[0] - 1)))
+        stops = placed([word for word in split_words(text) if word.kind is WordKind.STOP])
+        kept = sorted({round(i) for i in np.linspace(0, len(stops) - 1, min(len(stops), REFERENCE_WORDS))})
+        return cls(text, tuple(phrases), tuple(rows), (*(stops[i] for i in kept), last_word(length - 1)))
+
+    @property
+    def all_words(self) -> tuple[Word, ...]:
+        """Words of all phrases, then the reference words."""
+        return (*(word for words in self.words for word in words), *self.reference_words)

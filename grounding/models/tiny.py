@@ -1,7 +1,7 @@
-"""Tiny models of the real classes: random weights, a seed, tokenizers and processors built in memory.
+"""Tiny random models of the real classes, with tokenizers and processors built in memory.
 
-They answer nonsense, but their attention, masks, caches, grids and chat templates are those of the full-size family on
-the installed versions. `doctor` compares recorded rows with eager attention on them, and the tests do the same.
+Their attention, masks, caches, grids and chat templates are those of the full-size family on the installed versions.
+`doctor` and the tests compare recorded rows with eager attention on them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 TinyModel = tuple[Any, Any]
 
-# Words that are one piece for the tiny tokenizer; every other word falls into bytes, so both cases are met.
+# Words that are one token for the tiny tokenizer; every other word is several byte tokens.
 WHOLE_WORDS = ("where", "is", "the", "dog", "red", "left", "of", "on", "image", "describe", "user", "assistant")
 
 LLAVA_TEMPLATE = (
@@ -30,11 +30,11 @@ QWEN_TEMPLATE = (
 
 
 def byte_tokenizer(special: Iterable[str], *, bos: str | None, eos: str, pad: str) -> Any:
-    """A byte-level BPE tokenizer, so every string in every script can be written.
+    """A byte-level BPE tokenizer, which can write every string.
 
     Args:
-        special: special tokens, each one piece.
-        bos: the token put before every text, or None for families that put none.
+        special: special tokens.
+        bos: the token put before every text, or None.
         eos: the token that ends a text.
         pad: the padding token.
 
@@ -90,7 +90,7 @@ def tiny_llava(
         hidden: width of the decoder.
         image_size: side of the square picture the vision tower sees, a multiple of its 14 px patches; 56 gives 4x4
             image tokens.
-        resize: `crop`: shortest edge and centre crop as LLaVA-1.5 does; `exact`: squeezed to the square, no crop.
+        resize: `crop`: shortest edge and centre crop as LLaVA-1.5 does; `exact`: resized to the square without a crop.
         seed: the weights' seed. torch's global random state is left as it was.
 
     Returns:
@@ -137,7 +137,7 @@ def tiny_llava(
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         max_position_embeddings=4096,
-        initializer_range=0.15,  # wide: random attention is far from uniform, yet float32 rounding stays small
+        initializer_range=0.15,  # wide, so that random attention is far from uniform; float32 rounding stays small
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -154,7 +154,7 @@ def tiny_llava(
 
 
 def tiny_llava_gqa(**options: Any) -> TinyModel:
-    """`tiny_llava` with eight query heads on two key heads, as newer decoders have; takes the same options."""
+    """`tiny_llava` with eight query heads on two key heads; takes the same options."""
     return tiny_llava(**{"heads": 8, "kv_heads": 2, **options})
 
 

@@ -7,32 +7,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from grounding.types import IntArray
-
 if TYPE_CHECKING:
     from PIL import Image
 
     from grounding.models.base import VLM, Prepared
     from grounding.steering.decoding import Decoding, Generated
-
-
-@dataclass(frozen=True)
-class PromptSpans:
-    """Which positions of one prompt belong to what; they count from 0 at the left end of the padded prompt.
-
-    Attributes:
-        system: real positions before the first image token.
-        image: positions that hold image tokens.
-        instruction: positions after the last image token.
-        padding: how many positions before the first real one.
-        length: N, the prompt's length, padding included.
-    """
-
-    system: IntArray
-    image: IntArray
-    instruction: IntArray
-    padding: int
-    length: int
 
 
 @dataclass(frozen=True)
@@ -52,24 +31,6 @@ class GenerationContext:
     questions: Sequence[str]
     prepared: Prepared = field(repr=False)
     decoding: Decoding
-
-    def segments(self) -> tuple[PromptSpans, ...]:
-        """Per element the parts of its prompt."""
-        import numpy as np
-
-        found = []
-        for positions, padding in zip(self.prepared.image_positions, self.prepared.padding, strict=True):
-            first, last = int(positions.min()), int(positions.max())
-            found.append(
-                PromptSpans(
-                    system=np.arange(padding, first, dtype=np.int64),
-                    image=positions,
-                    instruction=np.arange(last + 1, self.prepared.length, dtype=np.int64),
-                    padding=padding,
-                    length=self.prepared.length,
-                )
-            )
-        return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from torch import Tensor
 from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
 from grounding.attention.rows import weight_rows
 from grounding.steering.apply import GenerationPass, apply, beams_of
-from grounding.steering.base import GenerateOverrides, GenerationContext, Intervention, PromptSpans
+from grounding.steering.base import GenerateOverrides, GenerationContext, Intervention
 from grounding.steering.modulation import KeyMasks, Modulation
 from grounding.steering.sinks import SinkMemory
+from grounding.types import TokenLayout
 
 _KEYS_AHEAD = 256  # generated keys are all text, so an edit can be made for this many of them at once
 
@@ -43,7 +44,7 @@ class ModulationEditor:
     def __init__(self, modulation: Modulation, context: GenerationContext) -> None:
         vlm = context.vlm
         self._modulation = modulation
-        self._segments: Sequence[PromptSpans] = context.segments()
+        self._segments: Sequence[TokenLayout] = context.prepared.layouts
         chosen = modulation.layers.chosen(vlm.layer_count)
         self._static = modulation.heads.strengths(chosen, vlm.layer_count, vlm.head_count)
         if not modulation.heads.on_the_fly:

@@ -20,8 +20,8 @@ from torch import Tensor
 from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
 from grounding.errors import GroundingError, MethodError
 from grounding.models.base import VLM
-from grounding.models.maps import spell
 from grounding.models.memory import explain_out_of_memory
+from grounding.models.spelling import spell
 from grounding.steering.apply import apply
 from grounding.steering.fit_settings import FitSettings
 from grounding.steering.head_gains import HeadGains, Table

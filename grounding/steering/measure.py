@@ -36,7 +36,7 @@ from grounding.steering.apply import apply
 from grounding.steering.samples import Sample, Source
 from grounding.steering.sensitivity import Kind, Sensitivity
 from grounding.steering.teacher_forcing import AnswerEditor, AnswerForward, TeacherForcedSample
-from grounding.types import BoolArray, FloatArray, RecordSpec, TokenGrid
+from grounding.types import BoolArray, FloatArray, ImageGrid, RecordSpec
 
 _REMEDY = "use a smaller picture, a shorter answer, --dtype bfloat16, or a smaller model"
 
@@ -121,7 +121,7 @@ def head_values(vlm: VLM, sample: Sample, kind: Kind, *, sinks: SinkRule = SINKS
 
 def _image_rows(reading: TeacherForcedSample, sinks: SinkRule) -> Tensor:
     """[L, H, R, C] attention on image keys, 0 on sinks."""
-    image = (tuple(int(p) for p in reading.prepared.image_positions[0]),)
+    image = (tuple(reading.prepared.layouts[0].image.tolist()),)
     request = RowRequest((reading.rows,), keys=image, spec=RecordSpec(residual_sinks=True))
     model = reading.vlm.model
     with torch.inference_mode(), record(model, request) as recording:
@@ -141,14 +141,14 @@ def _covered(reading: TeacherForcedSample, mask: BoolArray | None) -> Tensor:
     """[C] per image key the share of its cell on the mask; -1 for keys that are no cells, which are left out."""
     if mask is None or not mask.any():
         raise ImageError("agreement needs a mask with at least one pixel of the object: give every sample its mask")
-    image = reading.prepared.image_positions[0]
+    image = reading.prepared.layouts[0].image
     shares = dict.fromkeys(image.tolist(), -1.0)
-    for grid in reading.prepared.grids[0]:
+    for grid in reading.prepared.layouts[0].grids:
         shares.update(zip(grid.positions.tolist(), _cells(mask, grid).ravel().tolist(), strict=True))
     return torch.tensor([shares[position] for position in image.tolist()])
 
 
-def _cells(mask: BoolArray, grid: TokenGrid) -> FloatArray:
+def _cells(mask: BoolArray, grid: ImageGrid) -> FloatArray:
     """[h, w] share of each cell on the mask; where a grid reaches over the picture's border there is no object."""
     x0, y0, x1, y1 = (round(edge) for edge in grid.box_xyxy)
     inside = Image.fromarray(mask.astype(np.float32)).crop((x0, y0, x1, y1))

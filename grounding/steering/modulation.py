@@ -18,12 +18,12 @@ from grounding.attention.rows import combined_edit, logit_rows
 from grounding.errors import MethodError
 from grounding.layers import LayerRange
 from grounding.models.base import VLM
-from grounding.steering.base import GenerationContext, PromptSpans
+from grounding.steering.base import GenerationContext
 from grounding.steering.heads import HeadChoice
 from grounding.steering.schedule import StrengthSchedule
 from grounding.steering.sinks import SinkMemory
 from grounding.steering.tokens import TokenChoice
-from grounding.types import IntArray
+from grounding.types import IntArray, TokenLayout
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ class Modulation(ABC):
 
     def key_positions(self, context: GenerationContext) -> tuple[IntArray, ...]:
         """Per element the chosen image keys."""
-        return context.prepared.image_positions
+        return tuple(layout.image for layout in context.prepared.layouts)
 
-    def sink_memory(self, segments: Sequence[PromptSpans]) -> SinkMemory | None:
+    def sink_memory(self, segments: Sequence[TokenLayout]) -> SinkMemory | None:
         """Who looks for sinks, for forms that need them."""
         return None
 

@@ -13,9 +13,9 @@ from grounding.attention.call import AttentionCall, AttentionEdit
 from grounding.attention.rows import weight_rows
 from grounding.attention.sinks import SKIP_LAYERS, TAU, SinkRule
 from grounding.errors import MethodError
-from grounding.steering.base import PromptSpans
 from grounding.steering.modulation import KeyMasks, OnImage
 from grounding.steering.sinks import SinkMemory
+from grounding.types import TokenLayout
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Redistribute(OnImage):
         """Whether sinks keep all."""
         return self.kept == 1.0
 
-    def sink_memory(self, segments: Sequence[PromptSpans]) -> SinkMemory:
+    def sink_memory(self, segments: Sequence[TokenLayout]) -> SinkMemory:
         """Who looks for the sinks."""
         return SinkMemory(segments, SinkRule(self.tau, self.skip_layers), self.dims or None)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from grounding.attention.rows import as_index
 from grounding.attention.sinks import SinkRule, sink_dimensions, sink_strength
 from grounding.steering.apply import GenerationPass, beams_of
-from grounding.steering.base import PromptSpans
+from grounding.types import TokenLayout
 
 
 class SinkMemory:
@@ -25,7 +25,7 @@ class SinkMemory:
         dims: the model's sink dimensions; those of the element's first token where None (see `sink_dimensions`).
     """
 
-    def __init__(self, segments: Sequence[PromptSpans], rule: SinkRule, dims: Sequence[int] | None = None) -> None:
+    def __init__(self, segments: Sequence[TokenLayout], rule: SinkRule, dims: Sequence[int] | None = None) -> None:
         self._segments = segments
         self._rule = rule
         self._dims = dims

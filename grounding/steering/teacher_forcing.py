@@ -24,7 +24,7 @@ from grounding.attention.introspect import decoder_stack
 from grounding.compat import cache_argument
 from grounding.errors import ExpressionError
 from grounding.models.base import VLM, Prepared
-from grounding.models.maps import spell
+from grounding.models.spelling import spell
 from grounding.models.teacher_forcing import continued, tokens_of
 from grounding.steering.apply import GenerationPass
 from grounding.steering.samples import Sample
@@ -175,7 +175,7 @@ class AnswerEditor(ABC):
 
     def __init__(self, reading: TeacherForcedSample) -> None:
         self.layers: Collection[int] = range(reading.vlm.layer_count)
-        self.image = reading.prepared.image_positions[0].tolist()
+        self.image = reading.prepared.layouts[0].image.tolist()
 
     def edit(self, layer: int, call: AttentionCall, running: GenerationPass) -> RowEdit | None:
         """The edit of the answer's rows."""

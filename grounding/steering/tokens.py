@@ -54,20 +54,20 @@ class TokenChoice:
             MethodError: the tower's attention cannot be read.
         """
         if self.choice == "all":
-            return context.prepared.image_positions
+            return tuple(layout.image for layout in context.prepared.layouts)
         from grounding.steering.vision import cell_attention
 
         early = cell_attention(context, self.layer)
         late = cell_attention(context, self.summary_layer)
         found = []
-        for grids, first, last in zip(context.prepared.grids, early, late, strict=True):
+        for layout, first, last in zip(context.prepared.layouts, early, late, strict=True):
             local = largest(first.informative, self.local) | largest(first.received, self.spatial)
             summary = upper_outliers(last.informative, self.whisker)
             if self.winner == "summary":
                 local = local & ~summary
             elif self.winner == "local":
                 summary = summary & ~local
-            cells = np.concatenate([grid.positions for grid in grids])
+            cells = np.concatenate([grid.positions for grid in layout.grids])
             found.append(np.sort(cells[local if self.choice == "local" else summary]))
         return tuple(found)
 

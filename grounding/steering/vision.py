@@ -72,7 +72,7 @@ def cell_attention(context: GenerationContext, layer: int) -> list[CellAttention
             f"{type(tower).__name__} makes no attention call that can be listened to: load the model with "
             "attn_implementation='sdpa'"
         )
-    cells = [sum(len(grid.positions) for grid in grids) for grids in context.prepared.grids]
+    cells = [len(layout.cells) for layout in context.prepared.layouts]
     with torch.no_grad():
         if calls[0].query.shape[0] == len(cells) and calls[0].key_count in (max(cells), max(cells) + 1):
             return [_of_picture(calls[0], element, count) for element, count in enumerate(cells)]
@@ -145,8 +145,8 @@ def _in_decoder(context: GenerationContext, layer: int) -> list[CellAttention]:
         raise MethodError(
             f"layer {layer} does not exist: the tower has no attention and the language model {count} layers"
         )
-    queries = tuple(tuple(segment.instruction.tolist()) for segment in context.segments())
-    keys = tuple(tuple(int(p) for grid in grids for p in grid.positions) for grids in context.prepared.grids)
+    queries = tuple(tuple(layout.instruction.tolist()) for layout in context.prepared.layouts)
+    keys = tuple(tuple(int(p) for grid in layout.grids for p in grid.positions) for layout in context.prepared.layouts)
     request = RowRequest(queries, keys=keys, spec=RecordSpec(layers=(index,), reduce="heads"))
     with without_edits(), torch.no_grad(), record(context.vlm.model, request) as recording:
         context.vlm.model(**context.prepared.inputs, logits_to_keep=1)

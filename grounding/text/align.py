@@ -1,4 +1,4 @@
-"""Words to tokens: both are spans of characters in the same string, so a word owns the tokens that overlap it."""
+"""Map words to tokens; both are spans of characters in the same string."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ Span = tuple[int, int]
 
 
 def align(words: Sequence[Span], tokens: Sequence[Span]) -> tuple[tuple[int, ...], ...]:
-    """Give every token to the word it writes most of.
+    """Assign every token to the word it overlaps most.
 
     Args:
         words: character spans of the words, disjoint and in order.
         tokens: character spans of the tokens in the same string. Empty spans (padding, start of text) belong to no
-            word; several tokens may share a span, as the bytes of one letter do; a token may begin with a blank.
+            word. Several tokens may share a span, as the bytes of one letter do. A token may begin with a blank.
 
     Returns:
-        Per word the indices of its tokens in ascending order. No token belongs to two words. A word is empty-handed
-        only where the tokenizer writes it within another word's token, or not at all.
+        Per word the indices of its tokens in ascending order. No token belongs to two words. A word gets no tokens only
+        if it is part of another word's token or is dropped by the tokenizer.
     """
     found: list[list[int]] = [[] for _ in words]
     first = 0

@@ -11,9 +11,11 @@ from contract_cases import BUILDERS, build_vlm
 from PIL import Image
 
 from grounding.attention.rows import TOLERANCE
-from grounding.models.base import VLM, Prepared
-from grounding.models.maps import answer, attend
+from grounding.models.base import VLM
+from grounding.models.maps import record_maps
+from grounding.models.prepared import Prepared
 from grounding.models.tiny import tiny_llava
+from grounding.types import RecordSpec
 
 ALLOWED = TOLERANCE[torch.float32]
 EXPRESSIONS = ["dog", "the red elephant left of the dog"]
@@ -50,7 +52,7 @@ def eager_attention(vlm: VLM, prepared: Prepared) -> torch.Tensor:
 
 def test_maps_are_the_mean_rows_of_eager_attention(vlm: VLM, prepared: Prepared) -> None:
     full = eager_attention(vlm, prepared)
-    for index, maps in enumerate(attend(vlm, prepared)):
+    for index, maps in enumerate(record_maps(vlm, prepared, RecordSpec())):
         assert maps.values.shape == (1, 2, vlm.head_count, len(prepared.words[index]), len(maps.keys))
         assert maps.layer_count == 2
         for row, word in enumerate(maps.words):
@@ -59,40 +61,34 @@ def test_maps_are_the_mean_rows_of_eager_attention(vlm: VLM, prepared: Prepared)
 
 
 def test_attention_of_the_tiny_models_is_far_from_uniform(vlm: VLM, prepared: Prepared) -> None:
-    """Else equality with eager would prove little."""
-    maps = attend(vlm, prepared, keys="all")[1]
-    assert maps.values.max() > 5 / len(maps.keys)
-
-
-def test_all_keys_make_whole_rows(vlm: VLM, prepared: Prepared) -> None:
-    for index, maps in enumerate(attend(vlm, prepared, keys="all")):
-        assert maps.keys[0] == prepared.padding[index]
-        np.testing.assert_allclose(maps.values.sum(-1), 1, atol=1e-5)
+    """Otherwise equality with eager would prove little."""
+    maps = record_maps(vlm, prepared, RecordSpec())[1]
+    assert maps.values.max() > 5 / prepared.length
 
 
 def test_a_left_padded_batch_equals_its_elements(vlm: VLM, prepared: Prepared) -> None:
-    assert prepared.padding[0] > 0
-    for index, together in enumerate(attend(vlm, prepared)):
-        alone = attend(vlm, vlm.prepare([PICTURES[index]], [EXPRESSIONS[index]]))[0]
+    assert prepared.layouts[0].padding > 0
+    for index, together in enumerate(record_maps(vlm, prepared, RecordSpec())):
+        alone = record_maps(vlm, vlm.prepare([PICTURES[index]], [EXPRESSIONS[index]]), RecordSpec())[0]
         np.testing.assert_allclose(alone.values, together.values, rtol=0, atol=1e-5)
 
 
 def test_reduction_while_running_equals_reduction_afterwards(vlm: VLM, prepared: Prepared) -> None:
-    full = attend(vlm, prepared)
-    for reduced, maps in zip(attend(vlm, prepared, reduce="both"), full, strict=True):
+    full = record_maps(vlm, prepared, RecordSpec())
+    for reduced, maps in zip(record_maps(vlm, prepared, RecordSpec(reduce="both")), full, strict=True):
         np.testing.assert_allclose(reduced.values, maps.values.mean((1, 2), keepdims=True), atol=ALLOWED)
         assert reduced.layers == ()
-    chosen = attend(vlm, prepared, layers=[1], heads=[2, 0])[0]
+    chosen = record_maps(vlm, prepared, RecordSpec(layers=(1,), heads=(2, 0)))[0]
     np.testing.assert_array_equal(chosen.values, full[0].values[:, 1:, [2, 0]])
     assert chosen.layers == (1,)
 
 
 def test_statistics_of_heads_are_those_of_eager_attention(vlm: VLM, prepared: Prepared) -> None:
     full = eager_attention(vlm, prepared)
-    recorded = attend(vlm, prepared, head_statistics=["max_all", "max_image"], residual_sinks=True)
+    recorded = record_maps(vlm, prepared, RecordSpec(head_statistics=("max_all", "max_image"), residual_sinks=True))
     for index, maps in enumerate(recorded):
-        real = full[index][:, :, prepared.padding[index] :]
-        image = real[..., prepared.image_positions[index].tolist()]
+        real = full[index][:, :, prepared.layouts[index].padding :]
+        image = real[..., prepared.layouts[index].image.tolist()]
         for name, expected in (("max_all", real), ("max_image", image)):
             np.testing.assert_allclose(
                 maps.head_statistics[name], expected.amax(-1).mean(-1).numpy(), rtol=0, atol=ALLOWED
@@ -105,7 +101,7 @@ def test_statistics_of_heads_are_those_of_eager_attention(vlm: VLM, prepared: Pr
 def test_a_cells_token_is_the_one_that_sees_its_part_of_the_picture(vlm: VLM, side: str) -> None:
     """Change the picture inside one cell's box: the image token at that cell's position changes most."""
     size = (140, 84)
-    grid = vlm.prepare([Image.new("RGB", size, (90, 90, 90))], ["dog"]).grids[0][0]
+    grid = vlm.prepare([Image.new("RGB", size, (90, 90, 90))], ["dog"]).layouts[0].grids[0]
     rows, columns = grid.shape
     row, column = {"first": (0, 0), "middle": (rows // 2, 1), "last": (rows - 1, columns - 1)}[side]
     x0, y0, x1, y1 = grid.box_xyxy
@@ -130,33 +126,3 @@ def embeddings(vlm: VLM, picture: Image.Image) -> torch.Tensor:
     finally:
         handle.remove()
     return seen[0]
-
-
-def test_rows_of_an_answers_words_are_those_of_an_eager_run_over_prompt_and_answer(vlm: VLM) -> None:
-    prepared = vlm.prepare(PICTURES[:1], EXPRESSIONS[1:])
-    said = answer(vlm, prepared, max_new_tokens=8)[0]
-    with torch.inference_mode():
-        tokens = vlm.model.generate(**prepared.inputs, max_new_tokens=8, do_sample=False)
-    assert said.text == vlm.tokenizer.decode(tokens[0, prepared.length :], skip_special_tokens=True)
-    assert said.words is not None
-    np.testing.assert_allclose(said.prompt.values, attend(vlm, prepared)[0].values, rtol=0, atol=1e-5)
-
-    vlm.model.set_attn_implementation("eager")
-    try:
-        with torch.inference_mode():
-            eager = vlm.model.generate(
-                **prepared.inputs,
-                max_new_tokens=9,
-                do_sample=False,
-                output_attentions=True,
-                return_dict_in_generate=True,
-            )
-    finally:
-        vlm.model.set_attn_implementation("sdpa")
-    for row, word in enumerate(said.words.words):
-        assert said.text[slice(*word.span)] == word.text
-        steps = [eager.attentions[1 + position - prepared.length] for position in word.positions]
-        columns = said.words.keys.tolist()
-        rows = [torch.stack([layer[0, :, 0, columns] for layer in step]) for step in steps]  # of [L, H, K]
-        expected = torch.stack(rows).mean(0).numpy()
-        np.testing.assert_allclose(said.words.values[0, :, :, row], expected, rtol=0, atol=ALLOWED)

@@ -70,7 +70,7 @@ class Reference:
     """Explicit attention of a decoder, [B, H, Q, K] and all, with one form's formula written out."""
 
     def __init__(self, form: Modulation, subject: GenerationContext) -> None:
-        self.form, self.segments = form, subject.segments()
+        self.form, self.segments = form, subject.prepared.layouts
         self.prompt = subject.prepared.length
         self.sinks: dict[int, Tensor] = {}
         layers, heads = subject.vlm.layer_count, subject.vlm.head_count
@@ -198,7 +198,7 @@ def run_plainly(stage: Stage, form: Modulation, decoding: Decoding, **options: A
 def test_logits_of_the_prompt_equal_the_formula(stage: Stage, name: str) -> None:
     form, subject = FORMS[name], stage.subject()
     inputs = subject.prepared.inputs
-    assert subject.prepared.padding[1] > 0
+    assert subject.prepared.layouts[1].padding > 0
     with torch.no_grad():
         plain = stage.steered.model(**inputs).logits
         reference = Reference(form, subject)
@@ -206,10 +206,10 @@ def test_logits_of_the_prompt_equal_the_formula(stage: Stage, name: str) -> None
             expected = stage.plain.model(**inputs).logits
         with applied(form, subject):
             found = stage.steered.model(**inputs).logits
-    for element, pad in enumerate(subject.prepared.padding):
+    for element, pad in enumerate(layout.padding for layout in subject.prepared.layouts):
         torch.testing.assert_close(found[element, pad:], expected[element, pad:], atol=2e-5, rtol=1e-4)
         assert (found[element, -1] - plain[element, -1]).abs().max() > 1e-3
-        start = {"last": -1, "text": int(subject.segments()[element].image.max()) + 1, "all": pad}[form.prefill]
+        start = {"last": -1, "text": int(subject.prepared.layouts[element].image.max()) + 1, "all": pad}[form.prefill]
         if form.prefill == "last":
             assert torch.equal(found[element, pad:start], plain[element, pad:start])
 

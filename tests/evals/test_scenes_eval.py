@@ -124,13 +124,13 @@ def pipe(tiny_model, tiny_segmenter):
 
 def test_variants_share_the_recording_and_the_encoding(pipe, monkeypatch):
     passes, encoded = [], []
-    prepare, encode = pipe.vlm.prepare, pipe.segmenter.set_image
+    prepare, encode = pipe.source.prepare, pipe.segmenter.set_image
 
     def counted(images, expressions, prompt=None):
         passes.append(len(images))
         return prepare(images, expressions, prompt)
 
-    monkeypatch.setattr(pipe.vlm, "prepare", counted)
+    monkeypatch.setattr(pipe.source, "prepare", counted)
     monkeypatch.setattr(pipe.segmenter, "set_image", lambda image: encoded.append(1) or encode(image))
     told = []
     answers = answer_samples(pipe, draw_samples(0, 3), ablate=True, advance=told.append)

@@ -10,7 +10,7 @@ from made_maps import cells, made_maps, one_row
 
 from grounding.errors import MethodError
 from grounding.maps.compose import Compose
-from grounding.types import AttentionMaps, TokenGrid
+from grounding.types import AttentionMaps, ImageGrid
 
 
 def _several(parts, size) -> AttentionMaps:
@@ -18,7 +18,7 @@ def _several(parts, size) -> AttentionMaps:
     values, grids, start = [], [], 0
     for part, box in parts:
         part = np.asarray(part, np.float32)
-        grids.append(TokenGrid(np.arange(start, start + part.size), part.shape, box))
+        grids.append(ImageGrid(np.arange(start, start + part.size), part.shape, box))
         values.append(part.ravel())
         start += part.size
     row = one_row([[0.0]])

@@ -7,7 +7,7 @@ import pytest
 
 from grounding.errors import MethodError
 from grounding.maps.support import VisualSupport, supports
-from grounding.types import AttentionMaps, TokenGrid, Word, WordKind
+from grounding.types import AttentionMaps, ImageGrid, Word, WordKind
 
 SIDE = 6
 
@@ -21,7 +21,7 @@ def maps(*rows: np.ndarray, heads: tuple[int, ...] = (), sinks: tuple[int, ...] 
         Word("word", (0, 4), (100 + i,), WordKind.CONTENT if i in heads else WordKind.STOP, i in heads)
         for i in range(len(rows))
     )
-    grid = TokenGrid(np.arange(SIDE * SIDE), (SIDE, SIDE), (0.0, 0.0, 60.0, 60.0))
+    grid = ImageGrid(np.arange(SIDE * SIDE), (SIDE, SIDE), (0.0, 0.0, 60.0, 60.0))
     keys = np.arange(SIDE * SIDE)
     return AttentionMaps(values, (3,), words, keys, (grid,), (60, 60), residual_sinks=phi)
 

@@ -38,17 +38,6 @@ def test_the_expression_is_found_although_its_words_stand_elsewhere() -> None:
     assert rendered.text[:start].endswith("<image> dog ")
 
 
-def test_expanding_the_image_moves_the_span() -> None:
-    rendered = render(PLAIN, SLOT, "red dog", "<image>").expand("<image>", 3)
-    assert rendered.text == "USER: <image><image><image>\nWhere is red dog? ASSISTANT:"
-    assert rendered.text[slice(*rendered.span)] == "red dog"
-
-
-def test_an_image_behind_the_text_moves_nothing() -> None:
-    rendered = render(Templated(lambda text: f"{text} <image>"), SLOT, "dog", "<image>").expand("<image>", 5)
-    assert rendered.text[slice(*rendered.span)] == "dog"
-
-
 def test_blanks_around_the_expression_keep_its_offsets() -> None:
     rendered = render(Templated(lambda text: f"<image>{text.strip()}!"), "{expression}", "  red dog ", "<image>")
     start, _ = rendered.span

@@ -62,14 +62,15 @@ def test_words_are_found_in_the_expression_and_not_in_the_template(vlm: VLM) -> 
 def test_left_padding_moves_every_position(vlm: VLM) -> None:
     pictures, expressions = [picture(), picture()], ["dog", "the red elephant left of the big green dog"]
     together = vlm.prepare(pictures, expressions)
-    assert together.padding[0] > 0 == together.padding[1]
+    assert together.layouts[0].padding > 0 == together.layouts[1].padding
     for index in range(2):
         alone = vlm.prepare([pictures[index]], [expressions[index]])
-        shift = together.padding[index]
+        shift = together.layouts[index].padding
         for one, other in zip(alone.words[0], together.words[index], strict=True):
             assert tuple(p + shift for p in one.positions) == other.positions
-        np.testing.assert_array_equal(alone.image_positions[0] + shift, together.image_positions[index])
-        np.testing.assert_array_equal(alone.grids[0][0].positions + shift, together.grids[index][0].positions)
+        for part in ("image", "cells", "system", "instruction", "expression"):
+            one, other = (getattr(layout, part) for layout in (alone.layouts[0], together.layouts[index]))
+            np.testing.assert_array_equal(one + shift, other)
         assert (together.inputs["attention_mask"][index][:shift] == 0).all()
 
 
@@ -78,8 +79,29 @@ def test_image_positions_hold_image_tokens_and_nothing_else(vlm: VLM) -> None:
     for index in range(2):
         ids = prepared.inputs["input_ids"][index]
         found = np.flatnonzero(ids.numpy() == vlm.image_token_id)
-        np.testing.assert_array_equal(found, prepared.image_positions[index])
-        assert set(prepared.grids[index][0].positions) <= set(found)
+        np.testing.assert_array_equal(found, prepared.layouts[index].image)
+        assert set(prepared.layouts[index].cells) <= set(found)
+
+
+def test_the_layout_covers_the_prompt(vlm: VLM) -> None:
+    prepared = vlm.prepare([picture(), picture(50, 90)], ["dog", "the red cat"])
+    for index, layout in enumerate(prepared.layouts):
+        parts = np.concatenate([layout.system, layout.image, layout.instruction])
+        assert (
+            sorted(parts) == list(range(layout.padding, layout.length)) == list(range(layout.padding, prepared.length))
+        )
+        ids = prepared.inputs["input_ids"][index]
+        assert spelled(vlm, ids, tuple(layout.expression)).strip() == ("dog", "the red cat")[index]
+        assert set(layout.expression) < set(layout.instruction)
+        assert layout.image_sizes == ((120, 80), (50, 90))[index : index + 1]
+
+
+def test_questions_and_generic_prompts_have_no_expression(vlm: VLM) -> None:
+    asked = vlm.prepare_questions([picture()], ["Where is the dog?"])
+    generic = vlm.prepare([picture()], ["dog"], "Describe the image.")
+    for prepared in (asked, generic):
+        assert prepared.layouts[0].expression.size == 0
+        assert set(prepared.words[0][0].positions) <= set(prepared.layouts[0].instruction)
 
 
 def test_a_generic_prompt_has_its_own_words(vlm: VLM) -> None:
@@ -182,19 +204,20 @@ def test_a_tokenizer_without_offsets_is_refused() -> None:
 
 def test_llava_sees_the_crop_and_keeps_the_class_token_out_of_the_grid() -> None:
     model, processor = tiny_llava()
-    grid = Llava(model, processor).prepare([picture(200, 100)], ["dog"]).grids[0][0]
+    grid = Llava(model, processor).prepare([picture(200, 100)], ["dog"]).layouts[0].grids[0]
     assert grid.shape == (4, 4)
     assert grid.box_xyxy == pytest.approx((50, 0, 150, 100))
     model.config.vision_feature_select_strategy = "full"
     processor.vision_feature_select_strategy = "full"
     prepared = Llava(model, processor).prepare([picture(200, 100)], ["dog"])
-    assert len(prepared.image_positions[0]) == 17
-    np.testing.assert_array_equal(prepared.grids[0][0].positions, prepared.image_positions[0][1:])
+    (layout,) = prepared.layouts
+    assert len(layout.image) == 17
+    np.testing.assert_array_equal(layout.cells, layout.image[1:])
 
 
 def test_llava_with_exact_size_sees_the_whole_picture() -> None:
     prepared = Llava(*tiny_llava(resize="exact")).prepare([picture(200, 100)], ["dog"])
-    assert prepared.grids[0][0].box_xyxy == (0, 0, 200, 100)
+    assert prepared.layouts[0].grids[0].box_xyxy == (0, 0, 200, 100)
 
 
 def test_llava_refuses_tokens_that_are_no_grid() -> None:
@@ -206,7 +229,7 @@ def test_llava_refuses_tokens_that_are_no_grid() -> None:
 
 @pytest.mark.parametrize(("size", "shape"), [((112, 56), (2, 4)), ((56, 140), (5, 2)), ((10, 10), (2, 2))])
 def test_qwens_grid_follows_the_picture(size: tuple[int, int], shape: tuple[int, int]) -> None:
-    grid = Qwen25VL(*tiny_qwen2_5_vl()).prepare([picture(*size)], ["dog"]).grids[0][0]
+    grid = Qwen25VL(*tiny_qwen2_5_vl()).prepare([picture(*size)], ["dog"]).layouts[0].grids[0]
     assert grid.shape == shape
     assert grid.box_xyxy == (0, 0, *size)
 
@@ -214,6 +237,8 @@ def test_qwens_grid_follows_the_picture(size: tuple[int, int], shape: tuple[int,
 def test_qwen_refuses_what_smart_resize_refuses() -> None:
     with pytest.raises(ImageError, match="1x300 px is too long"):
         Qwen25VL(*tiny_qwen2_5_vl()).prepare([picture(1, 300)], ["dog"])
+    with pytest.raises(ImageError, match="300x1 px is too long"):
+        Qwen25VL(*tiny_qwen2_5_vl()).prepare_questions([picture(300, 1)], ["What is it?"])
 
 
 def test_qwen_refuses_tokens_that_are_no_grid() -> None:

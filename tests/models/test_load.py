@@ -16,10 +16,11 @@ from PIL import Image
 from grounding.errors import ModelError
 from grounding.models import load as load_module
 from grounding.models.load import load, load_config, source_of, starter_folder
-from grounding.models.maps import attend
+from grounding.models.maps import record_maps
 from grounding.models.memory import explain_out_of_memory
 from grounding.models.registry import family_class
 from grounding.models.tiny import TINY, tiny_llava
+from grounding.types import RecordSpec
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8))
 
@@ -60,7 +61,7 @@ def test_a_saved_folder_loads_as_its_family_and_sees_the_same(model_type: str, t
     assert vlm.model.dtype == torch.float32
     assert vlm.model.config._attn_implementation == "sdpa"
     original = family_class(model_type)(model, processor)
-    one, other = (attend(f, f.prepare([PICTURE], ["the red elephant"]))[0] for f in (vlm, original))
+    one, other = (record_maps(f, f.prepare([PICTURE], ["the red elephant"]), RecordSpec())[0] for f in (vlm, original))
     np.testing.assert_array_equal(one.values, other.values)
     assert one.words == other.words
     np.testing.assert_array_equal(one.grids[0].positions, other.grids[0].positions)
@@ -95,7 +96,7 @@ def test_dtype_and_device_map(saved_llava: Path) -> None:
     assert vlm.model.dtype == torch.bfloat16
     prepared = vlm.prepare([PICTURE], ["dog"])
     assert prepared.inputs["pixel_values"].dtype == torch.bfloat16
-    assert np.isfinite(attend(vlm, prepared)[0].values).all()
+    assert np.isfinite(record_maps(vlm, prepared, RecordSpec())[0].values).all()
 
 
 def test_the_starter_is_a_folder_in_the_package(saved_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,20 +1,24 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from grounding.attention.recorder import record
+from grounding.attention.request import RowRequest
 from grounding.errors import ExpressionError
 from grounding.models import teacher_forcing as module
-from grounding.models.base import LAST_WORD
 from grounding.models.llava import Llava
-from grounding.models.maps import answer
+from grounding.models.prepared import LAST_WORD
 from grounding.models.qwen2_5_vl import Qwen25VL
-from grounding.models.teacher_forcing import teacher_forced_maps, tokens_of
+from grounding.models.teacher_forcing import continued, teacher_forced_maps, tokens_of
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
 from grounding.text.nouns import NounPhrase
 from grounding.text.words import split_words
-from grounding.types import WordKind
+from grounding.types import RecordSpec, WordKind
 
 FAMILIES = {
     "llava": lambda: Llava(*tiny_llava(), name="tiny"),
@@ -33,37 +37,54 @@ def images() -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)) for _ in range(2)]
 
 
-def test_reading_gives_the_rows_of_the_decode_steps(vlm, images, monkeypatch) -> None:
+def every_word(text, finder=None):
+    """Every word as a noun phrase."""
+    return tuple(NounPhrase(w.text, w.span, (replace(w, is_head=True),)) for w in split_words(text))
+
+
+def test_teacher_forced_rows_are_those_of_the_decode_steps(vlm, images, monkeypatch) -> None:
     """Every word of a generated text, in a batch with padding on both sides."""
-    from dataclasses import replace
-
-    def every_word(text, finder=None):
-        return tuple(NounPhrase(w.text, w.span, (replace(w, is_head=True),)) for w in split_words(text))
-
     monkeypatch.setattr(module, "noun_phrases", every_word)
     prepared = vlm.prepare_questions(images, ["where is it", "describe the red dog on the image"])
-    spoken = answer(vlm, prepared, max_new_tokens=12)
-    texts = vlm.model.generate(**prepared.inputs, max_new_tokens=12, do_sample=False)[:, prepared.length :]
+    image = tuple(tuple(layout.image.tolist()) for layout in prepared.layouts)
+    with record(vlm.model, RowRequest(((), ()), keys=image, decode=True, decode_steps=13)) as recording:
+        texts = vlm.model.generate(**prepared.inputs, max_new_tokens=13, do_sample=False)[:, prepared.length :]
     cut = [row[: 12 - 3 * i] for i, row in enumerate(texts.tolist())]  # of different lengths
     compared = 0
-    for one, read in zip(spoken, teacher_forced_maps(vlm, prepared, cut), strict=True):
-        rows = (
-            {}
-            if one.words is None
-            else {w.positions: one.words.values[:, :, :, i] for i, w in enumerate(one.words.words)}
-        )
-        for maps in read.maps:
-            assert maps.words[-1].text == LAST_WORD
-            assert maps.words[-1].positions == (maps.words[0].positions[0] - 1,)
-            if maps.words[0].positions in rows:  # the last word of the shorter text may be cut
-                np.testing.assert_allclose(maps.values[:, :, :, 0], rows[maps.words[0].positions], atol=1e-5)
-                compared += 1
+    for steps, text in zip(recording.decode, teacher_forced_maps(vlm, prepared, cut, RecordSpec()), strict=True):
+        for maps in text.maps:
+            first, last = maps.words
+            assert last.text == LAST_WORD
+            assert last.positions == (first.positions[0] - 1,)
+            rows = [steps[p - prepared.length, :, :, 0] for p in first.positions]  # step 0 reads the first token
+            np.testing.assert_allclose(maps.values[0, :, :, 0], torch.stack(rows).mean(0).numpy(), atol=1e-5)
+            compared += 1
     assert compared > 1
 
 
-def test_witnesses_are_stop_words_and_the_prompts_last_token(vlm, images) -> None:
+def test_teacher_forced_rows_are_those_of_eager_attention_over_prompt_and_text(vlm, images) -> None:
     prepared = vlm.prepare_questions(images[:1], ["describe the image"])
-    read = teacher_forced_maps(vlm, prepared, [tokens_of(vlm, "the red dog is left of the dog")])[0]
+    tokens = tokens_of(vlm, "the red dog is left of the dog")
+    spec = RecordSpec(layers=(1,), heads=(2, 0))
+    (text,) = teacher_forced_maps(vlm, prepared, [tokens], spec)
+    vlm.model.set_attn_implementation("eager")
+    try:
+        with torch.inference_mode():
+            inputs = continued(vlm, prepared.inputs, [tokens])
+            attentions = vlm.model(**inputs, output_attentions=True, use_cache=False).attentions
+    finally:
+        vlm.model.set_attn_implementation("sdpa")
+    eager = attentions[1][0, [2, 0]].numpy()  # [H, N, N]
+    for maps in (*text.maps, text.reference_words):
+        assert maps.layers == (1,)
+        for row, word in enumerate(maps.words):
+            expected = eager[:, list(word.positions)][..., maps.keys].mean(1)
+            np.testing.assert_allclose(maps.values[0, 0, :, row], expected, atol=1e-6)
+
+
+def test_reference_words_are_stop_words_and_the_prompts_last_token(vlm, images) -> None:
+    prepared = vlm.prepare_questions(images[:1], ["describe the image"])
+    read = teacher_forced_maps(vlm, prepared, [tokens_of(vlm, "the red dog is left of the dog")], RecordSpec())[0]
     assert [phrase.text for phrase in read.phrases] == ["red dog", "dog"]
     assert [word.text for word in read.maps[0].words] == ["red", "dog", LAST_WORD]
     assert [word.is_head for word in read.maps[0].words] == [False, True, False]
@@ -75,13 +96,14 @@ def test_witnesses_are_stop_words_and_the_prompts_last_token(vlm, images) -> Non
 
 def test_a_text_without_nouns_has_no_maps(vlm, images) -> None:
     prepared = vlm.prepare_questions(images[:1], ["describe the image"])
-    assert teacher_forced_maps(vlm, prepared, [tokens_of(vlm, "it is")])[0] == module.TextMaps("it is", (), (), None)
+    (text,) = teacher_forced_maps(vlm, prepared, [tokens_of(vlm, "it is")], RecordSpec())
+    assert text == module.TextMaps("it is", (), (), None)
 
 
 def test_many_stop_words_are_thinned_evenly(vlm, images, monkeypatch) -> None:
     monkeypatch.setattr(module, "REFERENCE_WORDS", 3)
     prepared = vlm.prepare_questions(images[:1], ["describe the image"])
-    read = teacher_forced_maps(vlm, prepared, [tokens_of(vlm, "the dog is on the dog of the dog")])[0]
+    read = teacher_forced_maps(vlm, prepared, [tokens_of(vlm, "the dog is on the dog of the dog")], RecordSpec())[0]
     assert [word.text for word in read.reference_words.words] == ["the", "on", "the", LAST_WORD]
 
 

@@ -9,7 +9,7 @@ from pipelines.referring import ReferringSegmentation
 def loaded(tiny_model, tiny_segmenter):
     """Family and segmenter of the tiny models, loaded once; see `pipe`."""
     pipe = ReferringSegmentation.from_pretrained(str(tiny_model), str(tiny_segmenter), "relative", "cpu")
-    return pipe.vlm, pipe.segmenter
+    return pipe.source, pipe.segmenter
 
 
 @pytest.fixture

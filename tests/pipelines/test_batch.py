@@ -124,14 +124,14 @@ def test_another_configuration_keeps_the_first_ones_lines(make_pipe, manifest, t
 
 def test_memory_that_runs_out_for_one_batch_is_tried_item_by_item(make_pipe, pictures, manifest, monkeypatch):
     pipe = make_pipe()
-    forward = type(pipe.vlm.model).forward
+    forward = type(pipe.source.model).forward
 
     def small_batches_only(self, *args, **kwargs):
         if len(kwargs["input_ids"]) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, *args, **kwargs)
 
-    monkeypatch.setattr(type(pipe.vlm.model), "forward", small_batches_only)
+    monkeypatch.setattr(type(pipe.source.model), "forward", small_batches_only)
     good = [item for item in items_from_manifest(manifest) if item.path.is_file() and item.expression.strip()]
     assert all(outcome.segments for outcome in run_batch(pipe, good[:2]))
 
@@ -142,7 +142,7 @@ def test_memory_that_runs_out_always_is_written_down(make_pipe, manifest, tmp_pa
     def never(self, *args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(type(pipe.vlm.model), "forward", never)
+    monkeypatch.setattr(type(pipe.source.model), "forward", never)
     outcomes = run_batch(pipe, items_from_manifest(manifest))
     assert [type(outcome) for outcome in outcomes] == [ModelError] * 3 + [ImageError, ModelError, ExpressionError]
     assert "out of memory while running" in str(outcomes[0])

@@ -154,9 +154,9 @@ def test_maps_of_the_generic_prompt_are_kept_per_request_and_prompt(make_pipe, i
     pipe = make_pipe("relative")
     pair = (images["a"], "the red dog")
     plain = replace(pipe.spec, background_prompt="Describe the image.", reduce="heads")
-    first = pipe.look([pair], plain)[0].background
-    every_head = pipe.look([pair], replace(plain, reduce="none"))[0].background
-    other = pipe.look([pair], replace(plain, background_prompt="Where is it?"))[0].background
+    first = pipe.record_maps([pair], plain)[0].background
+    every_head = pipe.record_maps([pair], replace(plain, reduce="none"))[0].background
+    other = pipe.record_maps([pair], replace(plain, background_prompt="Where is it?"))[0].background
     assert first.values.shape[2] == 1
-    assert every_head.values.shape[2] == pipe.vlm.head_count
+    assert every_head.values.shape[2] == pipe.source.head_count
     assert [word.text for word in first.words] != [word.text for word in other.words]

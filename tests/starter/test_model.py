@@ -10,12 +10,13 @@ from transformers import AutoModelForImageTextToText, LlavaForConditionalGenerat
 
 from grounding.errors import ExpressionError
 from grounding.models.load import load
-from grounding.models.maps import attend
+from grounding.models.maps import record_maps
 from grounding.starter.language import CELLS, VOCABULARY, SceneTexts
 from grounding.starter.measure import measure
 from grounding.starter.model import IMAGE_SIZE, WEIGHTS, build_model, build_processor, build_tokenizer
 from grounding.starter.scenes import draw_scene
 from grounding.starter.tower import StarterTowerConfig
+from grounding.types import RecordSpec
 
 
 def test_the_same_seed_builds_the_same_weights():
@@ -85,7 +86,7 @@ def test_the_shipped_weights_fit_and_point_at_things():
     for seed in range(9_000_000, 9_000_016):
         scene = draw_scene(seed)
         expression = SceneTexts(scene).expressions[0]
-        (maps,) = attend(vlm, vlm.prepare([scene.image], [expression.text]))
+        (maps,) = record_maps(vlm, vlm.prepare([scene.image], [expression.text]), RecordSpec())
         cells = maps.values[:, :, :, -1].mean(axis=(0, 1, 2))
         row, column = divmod(int(np.argmax(cells)), CELLS)
         side = scene.image.width / CELLS

@@ -68,7 +68,7 @@ def test_on_the_fly_strengths_follow_the_last_prompt_rows_mass(vlm: Llava, image
             vlm.model(**context.prepared.inputs)
         with apply(vlm.model, plan, context.prepared.length, 2):
             vlm.model(**context.prepared.inputs)
-    for element, segment in enumerate(context.segments()):
+    for element, segment in enumerate(context.prepared.layouts):
         mass = recording.prefill[element][0, :, 0, segment.image].sum(-1)
         expected = 0.25 + 0.75 * (mass - mass.min()) / (mass.max() - mass.min())
         torch.testing.assert_close(plan._found[0][element], expected, atol=1e-5, rtol=1e-4)

@@ -81,7 +81,7 @@ def test_ablation_equals_eager_attention_with_weights_set_to_zero(
     model.set_attn_implementation("eager")
     eager = Llava(model, processor, name="tiny")
     reading = TeacherForcedSample.of(eager, sample)
-    image = reading.prepared.image_positions[0].tolist()
+    image = reading.prepared.layouts[0].image.tolist()
     layers = model.get_decoder().layers
     removed: list[tuple[int, int]] = []
 
@@ -144,7 +144,7 @@ def test_mass_and_agreement_equal_eager_rows(vlm: Llava, sample: Sample) -> None
     model, processor = tiny_llava_gqa()
     model.set_attn_implementation("eager")
     reading = TeacherForcedSample.of(Llava(model, processor, name="tiny"), sample)
-    image = reading.prepared.image_positions[0].tolist()
+    image = reading.prepared.layouts[0].image.tolist()
     with torch.no_grad():
         attentions = model(**reading.inputs, output_attentions=True).attentions
     rows = torch.stack([a[0] for a in attentions])[:, :, list(reading.rows)][..., image]  # [L, H, R, 16]

@@ -57,7 +57,7 @@ def test_windows_of_a_tower_without_class_token_come_back_in_the_order_of_the_ce
             )
             (own,) = cell_attention(alone, layer)
             assert both[element].by_class is None
-            assert len(own.received) == len(alone.prepared.image_positions[0])
+            assert len(own.received) == len(alone.prepared.layouts[0].image)
             np.testing.assert_allclose(both[element].received, own.received, atol=1e-5)
             assert own.received.sum() == pytest.approx(4 * len(own.received), rel=1e-4)  # every patch's row sums to 1
 
@@ -76,13 +76,13 @@ def test_sets_are_as_described(llava: Llava) -> None:
     early, late = cell_attention(context, 0), cell_attention(context, -2)
     local = TokenChoice(choice="local", local=0.25, spatial=0.2, winner="both").select(context)
     for element, positions in enumerate(local):
-        cells = context.prepared.grids[element][0].positions
+        cells = context.prepared.layouts[element].cells
         top = np.argsort(-early[element].by_class)[:4]
         spread = np.argsort(-early[element].received)[:3]
         assert set(positions) == set(cells[np.union1d(top, spread)])
     loose = TokenChoice(choice="summary", whisker=0.0)
     for element, positions in enumerate(loose.select(context)):
-        cells = context.prepared.grids[element][0].positions
+        cells = context.prepared.layouts[element].cells
         scores = late[element].by_class
         assert set(positions) == set(cells[scores > np.percentile(scores, 75)])
         assert len(positions) == 4
@@ -101,7 +101,7 @@ def test_a_tower_without_attention_is_replaced_by_the_language_model() -> None:
     eager.set_attn_implementation("eager")
     with torch.no_grad():
         weights = eager(**context.prepared.inputs, output_attentions=True).attentions[1]
-    for element, segment in enumerate(context.segments()):
+    for element, segment in enumerate(context.prepared.layouts):
         expected = weights[element, :, segment.instruction][..., segment.image].mean(0).sum(0)
         np.testing.assert_allclose(found[element].received, expected, atol=1e-5)
 

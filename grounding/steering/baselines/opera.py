@@ -162,7 +162,7 @@ class _Search:
         if not self._follower.can_forget:
             raise MethodError("over_trust takes back what it has read, but this model's cache is a sliding window")
         self._prompt = prepared.inputs["input_ids"]  # [1, N]
-        self._image = torch.as_tensor(prepared.image_positions[0], device=self._prompt.device)
+        self._image = torch.as_tensor(prepared.layouts[0].image, device=self._prompt.device)
         self._beams = Beams.start(step.beams, ends, self._prompt.device)
         self._columns = torch.zeros(step.beams, 0, dtype=torch.float64, device=self._prompt.device)
         self._states: list[_State] = []

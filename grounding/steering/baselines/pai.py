@@ -68,10 +68,10 @@ def text_only(prepared: Prepared) -> dict[str, Tensor]:
     """
     ids = prepared.inputs["input_ids"]
     rows, masks = [], []
-    for row, padding, image in zip(ids, prepared.padding, prepared.image_positions, strict=True):
+    for row, layout in zip(ids, prepared.layouts, strict=True):
         kept = torch.ones(len(row), dtype=torch.bool, device=row.device)
-        kept[:padding] = False
-        kept[torch.as_tensor(image, device=row.device)] = False
+        kept[: layout.padding] = False
+        kept[torch.as_tensor(layout.image, device=row.device)] = False
         rows.append(row[kept])
         masks.append(torch.ones_like(rows[-1]))
     padded = [pad_sequence(part, batch_first=True, padding_side="left") for part in (rows, masks)]

@@ -9,16 +9,17 @@ import pytest
 from evals.commands.diagnose import EvalDiagnoseCommand
 from evals.diagnostics.plots import INK, figures, page_svg
 from evals.diagnostics.sources import from_run, from_scenes
-from evals.diagnostics.summary import Looked, ObjectWord, read_diagnostics, summarise
-from evals.diagnostics.trace import Sinks, Trace
+from evals.diagnostics.summary import ObjectWord, TracedItem, read_diagnostics, summarise
+from evals.diagnostics.trace import Trace
 from evals.folder import read_folder
+from grounding.attention.sinks import SinkRule
 from grounding.errors import EvalDataError, UsageError
 from grounding.files import write_json
 
 WORDS = ("a ", "dog ", "and ", "a ", "hat")
 
 
-def looked(number: int, tokens: int = 5) -> Looked:
+def looked(number: int, tokens: int = 5) -> TracedItem:
     """A text of some of WORDS; at "dog" the image has a share of 0.6, at "hat" of 0.2, else of 0.4."""
     image = np.full((tokens, 2, 3), 0.4)
     image[1], image[4:] = 0.6, 0.2
@@ -38,11 +39,11 @@ def looked(number: int, tokens: int = 5) -> Looked:
         image_keys=8,
     )
     words = [ObjectWord("dog", 2, 5, True)] + ([ObjectWord("hat", 12, 15, False)] if tokens == 5 else [])
-    return Looked(str(number), "what?", trace, tuple(words))
+    return TracedItem(str(number), "what?", trace, tuple(words))
 
 
-def made(*found: Looked):
-    return summarise(found, model="m", steering=None, config_hash="h", versions={}, sinks=Sinks())
+def made(*found: TracedItem):
+    return summarise(found, model="m", steering=None, config_hash="h", versions={}, sinks=SinkRule())
 
 
 def test_figures_of_known_traces() -> None:

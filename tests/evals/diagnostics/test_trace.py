@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from evals.diagnostics.trace import Sinks, trace
+from evals.diagnostics.trace import trace
+from grounding.attention.sinks import SinkRule
 from grounding.errors import BudgetError, RecordingError
 from grounding.models.llava import Llava
 from grounding.models.tiny import tiny_llava_gqa
@@ -44,7 +45,7 @@ def test_shares_equal_those_of_eager_attention(vlm: Llava, image: Image.Image) -
     finally:
         vlm.model.set_attn_implementation("sdpa")
     rows = torch.stack(attentions)[:, 0, :, prepared.length - 1 :].numpy()  # [L, H, T, K]
-    positions = prepared.image_positions[0]
+    positions = prepared.layouts[0].image
     wanted = (
         rows[..., : positions.min()].sum(-1),
         rows[..., positions].sum(-1),
@@ -59,8 +60,8 @@ def test_shares_equal_those_of_eager_attention(vlm: Llava, image: Image.Image) -
 
 
 def test_sinks_are_part_of_the_image(vlm: Llava, image: Image.Image) -> None:
-    none = trace(vlm, image, "where", decoding=DECODING, sinks=Sinks(tau=1e9))
-    every = trace(vlm, image, "where", decoding=DECODING, sinks=Sinks(tau=1e-9, skip_layers=1))
+    none = trace(vlm, image, "where", decoding=DECODING, sinks=SinkRule(tau=1e9))
+    every = trace(vlm, image, "where", decoding=DECODING, sinks=SinkRule(tau=1e-9, skip_layers=1))
     assert none.sink_counts.tolist() == [0, 0]
     assert none.sink_share.max() == 0
     assert every.sink_counts.tolist() == [0, every.image_keys]

@@ -12,7 +12,7 @@ from torch import nn
 
 from grounding.errors import ExpressionError, OutputError
 from grounding.models.load import load
-from grounding.models.maps import attend
+from grounding.models.maps import record_maps
 from grounding.starter.packing import NO_LABEL, pack
 from grounding.starter.photo import export as export_module
 from grounding.starter.photo.alignment import Alignment, concepts_of
@@ -22,6 +22,7 @@ from grounding.starter.photo.features import cached_levels
 from grounding.starter.photo.model import build_model, build_processor
 from grounding.starter.photo.stages import Album, Reader, looks, talks
 from grounding.starter.training import Schedule, train_stage
+from grounding.types import RecordSpec
 
 CELLS = 16
 
@@ -163,7 +164,7 @@ def test_both_stages_learn_and_the_weights_travel(made, tmp_path: Path):
     assert "94 %" in (folder / "README.md").read_text()
     vlm = load(str(folder), device="cpu")
     assert "hub model" in str(vlm.notice)
-    (maps,) = attend(vlm, vlm.prepare([Image.open(album.photos[0].file)], ["the brown dog"]))
+    (maps,) = record_maps(vlm, vlm.prepare([Image.open(album.photos[0].file)], ["the brown dog"]), RecordSpec())
     assert maps.grids[0].shape == (4, 4)
     assert np.isfinite(maps.values).all()
 

@@ -29,7 +29,7 @@ def pipe(vlm: VLM) -> ReferringSegmentation:
 
 def heat(pipe: ReferringSegmentation, picture: str, words: str) -> FloatArray:
     image = Image.open(f"{skimage.data_dir}/{picture}.png").convert("RGB")
-    (maps,) = pipe.look([(image, words)])
+    (maps,) = pipe.record_maps([(image, words)])
     return run_stages(pipe.method, maps).values
 
 

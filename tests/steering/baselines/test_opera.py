@@ -65,7 +65,7 @@ class Slow:
         columns = [self.step.base * math.prod(block[j:, j].tolist()) for j in range(len(block))]
         largest = max(range(len(columns)), key=lambda j: (columns[j], -j))
         if len(answer) <= self.step.early:
-            return -float(rows[-1, self.prepared.image_positions[0]].sum()), largest
+            return -float(rows[-1, self.prepared.layouts[0].image].sum()), largest
         return columns[largest], largest
 
     def run(self) -> tuple[tuple[int, ...], int]:

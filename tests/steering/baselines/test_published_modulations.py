@@ -89,7 +89,7 @@ def test_pai_boosts_generated_rows_alone_and_leaves_its_branch_alone(vlm, images
     method = strong("pai", {"strength": 4.0}, {"gamma": 2.5})
     for image, question, (answer, scores) in zip(images, questions, heard(vlm, images, questions, method), strict=True):
         prepared = vlm.prepare_questions([image], [question])
-        keys, length = prepared.image_positions[0], prepared.length
+        keys, length = prepared.layouts[0].image, prepared.length
         moved = []
 
         def change(layer, logits, stream, keys=keys, length=length, moved=moved):
@@ -109,7 +109,7 @@ def test_var_moves_what_sinks_draw(vlm, images, questions, reading, p, kept) -> 
     method = strong("var", {"p": p, "reading": reading, "tau": 1.5, "visual_mass": 0.05, "rho": 0.2})
     for image, question, (answer, scores) in zip(images, questions, heard(vlm, images, questions, method), strict=True):
         prepared = vlm.prepare_questions([image], [question])
-        cells = {int(position) for position in prepared.image_positions[0]}
+        cells = {int(position) for position in prepared.layouts[0].image}
         moved = []
 
         def change(layer, logits, stream, cells=cells, length=prepared.length, moved=moved):
@@ -139,7 +139,7 @@ def test_var_moves_what_sinks_draw(vlm, images, questions, reading, p, kept) -> 
 def test_a_recording_sees_the_boosted_answer_and_not_the_branch(vlm, images, questions) -> None:
     prepared = vlm.prepare_questions(images, questions)
     last = tuple((prepared.length - 1,) for _ in images)
-    keys = tuple(tuple(int(p) for p in positions) for positions in prepared.image_positions)
+    keys = tuple(tuple(int(p) for p in layout.image) for layout in prepared.layouts)
     mass = {}
     for strength in (0.0, 4.0):
         method = strong("pai", {"strength": strength}, {})
