@@ -6,6 +6,7 @@ JSON and folders need nothing installed; parquet and the hub go through `dataset
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 IMAGE_NAMES = ("image", "file_name", "image_path", "filename", "img")
 LISTS = ("metadata.jsonl", "images.json", "instances.json")
 SUBFOLDER = "images"
+_COCO_NAME = re.compile(r"^COCO_(?:train|val|test)\d{4}_(\d{12}\.jpg)$")
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,20 @@ def read_data(source: str, split: str = "", what: str = "the data") -> tuple[Row
 
 
 def picture_in(folder: str, name: str) -> Path:
-    """Where a picture of a folder is, by its name; whether it is there is found out when it is opened."""
+    """The path of a picture in a folder or in its subfolder `images`, by name.
+
+    COCO numbers its photos alike in every release but names them differently: a name of 2014
+    (COCO_val2014_000000000139.jpg) also finds the file under its name of 2017 (000000000139.jpg).
+
+    Returns:
+        The first path that exists; else the path in `images` if there is such a folder. A picture that is missing is
+        reported when it is opened.
+    """
     place = Path(folder).expanduser()
-    found = place / name
-    return found if found.exists() or not (place / SUBFOLDER).is_dir() else place / SUBFOLDER / name
+    folders = (place, place / SUBFOLDER)
+    names = (name, _COCO_NAME.sub(r"\1", name))
+    found = next((file for one in names for inside in folders if (file := inside / one).exists()), None)
+    return found or folders[folders[1].is_dir()] / name
 
 
 def _inside(folder: Path) -> Path:
@@ -115,9 +127,18 @@ def _from_json(file: Path, what: str) -> tuple[Row, ...]:
         rows = read_rows(file, what)
     found = []
     for number, row in enumerate(rows, 1):
-        name = field_of(row, IMAGE_NAMES, str, f"row {number} of {file}")
+        name = _coco_file(row, file.parent) or field_of(row, IMAGE_NAMES, str, f"row {number} of {file}")
         found.append(Row(name, picture_in(str(file.parent), name), dict(row)))
     return tuple(found)
+
+
+def _coco_file(row: Mapping[str, Any], folder: Path) -> str | None:
+    """COCO's file name for a row that has an id and no file name, if the folder holds that file."""
+    number = row.get("id")
+    if any(name in row for name in IMAGE_NAMES) or isinstance(number, bool) or not isinstance(number, int):
+        return None
+    name = f"{number:012d}.jpg"
+    return name if picture_in(str(folder), name).is_file() else None
 
 
 def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str) -> tuple[Row, ...]:

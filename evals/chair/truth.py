@@ -18,6 +18,7 @@ from grounding.errors import EvalDataError
 
 Truth = Mapping[int, frozenset[str]]
 WHAT = "the ground truth"
+OBJECTS = "chair_objects"
 EXPECTED = 'expected an object of image ids and class lists, {"139": ["person", "tv"]}, or a folder of COCO annotations'
 
 
@@ -39,6 +40,8 @@ def read_truth(path: str | Path, lexicon: Lexicon, normalise: Normaliser) -> Tru
 def from_object(path: Path, lexicon: Lexicon) -> Truth:
     """The ground truth of a ready file."""
     data = read_json(path, WHAT)
+    if isinstance(data, list) and data and all(isinstance(row, dict) and {"id", OBJECTS} <= set(row) for row in data):
+        data = {str(row["id"]): row[OBJECTS] for row in data}  # a photo set's images.json
     if isinstance(data, dict) and {"annotations", "images"} <= set(data):
         raise EvalDataError(
             f"{path} is one COCO annotation file, but {WHAT} needs instances and captions: give the folder that holds "

@@ -24,7 +24,7 @@ class EvalPhotosCommand(ModelOptions):
     Of the photos in the folder that this was written for, at least 94 % show a person.
 
     Attributes:
-        data: folder of photos; see `grounding.starter.photo.data`.
+        data: folder of photos; see `grounding.photos`.
         synonyms: CHAIR's list of synonyms, one class a line; captions are not scored without it.
         parts: which of nouns, expressions, pope and captions to measure.
         ablate: also measure nouns with each part of the method switched off.
@@ -48,16 +48,18 @@ class EvalPhotosCommand(ModelOptions):
             raise ManifestError(f"--parts {unknown[0]} was given, expected some of {', '.join(PARTS)}")
         if "captions" in self.parts and self.synonyms is None:
             raise ManifestError("captions are scored with CHAIR's list: give --synonyms FILE, or leave captions out")
-        from evals.photos.measure import Plan, measure, report
+        from evals.photos.measure import measure
+        from evals.photos.plan import PhotoPlan
+        from evals.photos.report import report
         from grounding.files import write_json, write_text
-        from grounding.starter.photo.data import read_photos
+        from grounding.photos import read_photos
 
         photos = read_photos(self.data)
         config = self.config()
         pipe = self.load()
         with progress_bar(talk()) as progress:
             task = progress.add_task("eval photos", total=None)
-            plan = Plan(self.data, self.synonyms, self.parts, self.ablate, self.limit or None, self.seed)
+            plan = PhotoPlan(self.data, self.synonyms, self.parts, self.ablate, self.limit or None, self.seed)
             scores = measure(pipe, photos, plan, lambda count: progress.advance(task, count))
         data: dict[str, Any] = {"config": asdict(config), "test_photos": len(photos.test), **scores}
         text = report(data)

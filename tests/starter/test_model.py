@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
 from grounding.errors import ExpressionError
+from grounding.models.llava import Llava
 from grounding.models.load import load
 from grounding.models.maps import attend
 from grounding.starter.language import CELLS, VOCABULARY
@@ -61,7 +62,7 @@ def test_every_word_is_one_token_and_none_is_unknown():
 
 
 def test_measuring_counts_every_kind_of_question():
-    scores = measure(build_model(0).eval(), build_processor(), range(4))
+    scores = measure(Llava(build_model(0).eval(), build_processor(), "starter"), range(4))
     assert {"exists", "caption precision", "caption recall", "locate attribute"} <= set(scores)
     assert all(0 <= score.share <= 1 and score.n > 0 for score in scores.values())
 
