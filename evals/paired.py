@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evals.report import aligned, percent
-from evals.statistics import Interval, Ratio, bootstrap_difference, mean_of, sign_test, swap_test
+from evals.statistics import Interval, RatioOfSums, bootstrap_difference, mean_of, sign_test, swap_test
 
 Shown = Callable[[str, float], float]
 """A figure's name and value to the value that is printed."""
@@ -30,7 +30,7 @@ class Difference:
     p: float
 
 
-def paired(a: Mapping[str, Ratio], b: Mapping[str, Ratio], *, seed: int = 0) -> dict[str, Difference]:
+def paired(a: Mapping[str, RatioOfSums], b: Mapping[str, RatioOfSums], *, seed: int = 0) -> dict[str, Difference]:
     """Every figure's difference.
 
     Args:

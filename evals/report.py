@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evals.metrics import Outcome
-from evals.statistics import Interval, Ratio, bootstrap, bootstrap_difference, mean_of
+from evals.statistics import Interval, RatioOfSums, bootstrap, bootstrap_difference, mean_of
 
 DIGITS = 6
 PERCENT_DIGITS = 4  # papers print one; more are kept so that rounding is the reader's
@@ -118,10 +118,10 @@ def _there(outcomes: Sequence[Outcome | None], groups: Sequence[int]) -> tuple[l
     return [one for one, _ in pairs], [group for _, group in pairs]
 
 
-def _ratios(outcomes: Sequence[Outcome], groups: Sequence[int]) -> tuple[Ratio, Ratio, Ratio]:
+def _ratios(outcomes: Sequence[Outcome], groups: Sequence[int]) -> tuple[RatioOfSums, RatioOfSums, RatioOfSums]:
     """Pointing, mIoU and oIoU as ratios of sums."""
     where = np.asarray(groups, np.int64)
-    overall = Ratio(
+    overall = RatioOfSums(
         np.array([one.intersection for one in outcomes], np.float64),
         np.array([one.union for one in outcomes], np.float64),
         where,

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evals.amber.annotations import Scene, Words
-from evals.statistics import Interval, Ratio, bootstrap, mean_of
+from evals.statistics import Interval, RatioOfSums, bootstrap, mean_of
 from grounding.errors import EvalDataError
 
 Similar = Callable[[str, str], bool]
@@ -106,12 +106,12 @@ def score_description(
     )
 
 
-def ratios(found: Sequence[Description]) -> dict[str, Ratio]:
+def ratios(found: Sequence[Description]) -> dict[str, RatioOfSums]:
     """The four figures as ratios of sums, by name."""
     groups = np.array([one.image for one in found], np.int64)
 
-    def ratio(tops: list[int], bottoms: list[int]) -> Ratio:
-        return Ratio(np.array(tops, np.float64), np.array(bottoms, np.float64), groups)
+    def ratio(tops: list[int], bottoms: list[int]) -> RatioOfSums:
+        return RatioOfSums(np.array(tops, np.float64), np.array(bottoms, np.float64), groups)
 
     return {
         "chair": ratio([len(one.flagged) for one in found], [one.nouns for one in found]),

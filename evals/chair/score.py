@@ -18,7 +18,7 @@ from evals.chair.lexicon import Lexicon
 from evals.chair.truth import Truth
 from evals.chair.words import Normaliser
 from evals.inputs import field, read_rows, refuse_doubles, whole_number
-from evals.statistics import Interval, Ratio, bootstrap, mean_of
+from evals.statistics import Interval, RatioOfSums, bootstrap, mean_of
 from evals.textquality import TextQuality, text_quality
 
 ID_NAMES = ("image_id", "imageId", "id")
@@ -140,12 +140,12 @@ def cut(score: CaptionScore, length: int, lexicon: Lexicon) -> CaptionScore:
     return with_words(score.image_id, score.words[:length], score.truth, lexicon, score.quality)
 
 
-def ratios(scores: Sequence[CaptionScore]) -> dict[str, Ratio]:
+def ratios(scores: Sequence[CaptionScore]) -> dict[str, RatioOfSums]:
     """Every figure of `ChairScore` as a ratio of sums, by its name."""
     groups = np.array([one.image_id for one in scores], np.int64)
 
-    def ratio(tops: list[int], bottoms: list[int]) -> Ratio:
-        return Ratio(np.array(tops, np.float64), np.array(bottoms, np.float64), groups)
+    def ratio(tops: list[int], bottoms: list[int]) -> RatioOfSums:
+        return RatioOfSums(np.array(tops, np.float64), np.array(bottoms, np.float64), groups)
 
     mentions = [len(one.mentions) for one in scores]
     distinct = [one.distinct for one in scores]
@@ -166,7 +166,7 @@ def ratios(scores: Sequence[CaptionScore]) -> dict[str, Ratio]:
         "chair_i_distinct": ratio([a - b for a, b in zip(distinct, correct, strict=True)], distinct),
         "distinct_objects": mean_of(distinct, groups),
         "distinct_rate": ratio(distinct, mentions),
-        "distinct_4": Ratio(share, (grams > 0).astype(np.float64), groups),
+        "distinct_4": RatioOfSums(share, (grams > 0).astype(np.float64), groups),
         "repeated_sentences": mean_of([one.repeats for one in quality], groups),
         "cut_off": mean_of([one.cut_off for one in quality], groups),
     }

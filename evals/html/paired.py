@@ -14,7 +14,7 @@ from evals.chair.score import CaptionScore, ratios
 from evals.chair.words import by_rules
 from evals.folder import Folder, Sample
 from evals.html.sections import Section, sections
-from evals.statistics import Ratio, bootstrap_difference, swap_test
+from evals.statistics import RatioOfSums, bootstrap_difference, swap_test
 from evals.textquality import text_quality
 from evals.yesno.confusion import Answered, yes_no_ratios
 
@@ -78,7 +78,7 @@ def yes_no_answers(samples: Sequence[Sample]) -> list[Answered]:
     return found
 
 
-def _section_ratios(samples: Sequence[Sample], title: str) -> Mapping[str, Ratio]:
+def _section_ratios(samples: Sequence[Sample], title: str) -> Mapping[str, RatioOfSums]:
     """The figures of a section's samples as ratios; a split's are those that say so."""
     chosen = [one for one in samples if not title or one.fields.get("split") == title]
     captions, answers = caption_scores(chosen), yes_no_answers(chosen)
@@ -87,10 +87,10 @@ def _section_ratios(samples: Sequence[Sample], title: str) -> Mapping[str, Ratio
     return yes_no_ratios(answers) if answers and len(answers) == len(chosen) else {}
 
 
-def _agrees(name: str, found: Mapping[str, Ratio], section: Section) -> bool:
+def _agrees(name: str, found: Mapping[str, RatioOfSums], section: Section) -> bool:
     return name in found and abs(shown(name, found[name].value) - section.figures[name].value) < _ROUNDING
 
 
-def _difference(name: str, one: Ratio, two: Ratio, seed: int) -> Difference:
+def _difference(name: str, one: RatioOfSums, two: RatioOfSums, seed: int) -> Difference:
     interval = bootstrap_difference(two, one, seed=seed)
     return Difference(one.value, two.value, interval, swap_test(two, one, seed=seed))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evals.report import percent
-from evals.statistics import Interval, Ratio, bootstrap, mean_of
+from evals.statistics import Interval, RatioOfSums, bootstrap, mean_of
 from evals.yesno.parsers import Parser
 
 HIGHER_IS_BETTER: dict[str, bool | None] = {
@@ -69,7 +69,7 @@ def answered(image: int, truth: bool, answer: str, parser: Parser) -> Answered:
     return Answered(image, truth, reading.says_yes, reading.parsed)
 
 
-def yes_no_ratios(answers: Sequence[Answered], *, unread_is_no: bool = True) -> dict[str, Ratio]:
+def yes_no_ratios(answers: Sequence[Answered], *, unread_is_no: bool = True) -> dict[str, RatioOfSums]:
     """The figures as ratios of sums, by name.
 
     Args:
@@ -83,8 +83,8 @@ def yes_no_ratios(answers: Sequence[Answered], *, unread_is_no: bool = True) -> 
     right = np.array([one.says_yes is one.truth for one in answers])
     hit, false_alarm, missed = yes & truth, yes & ~truth, no & truth
 
-    def ratio(tops: Any, bottoms: Any) -> Ratio:
-        return Ratio(np.asarray(tops, np.float64), np.asarray(bottoms, np.float64), groups)
+    def ratio(tops: Any, bottoms: Any) -> RatioOfSums:
+        return RatioOfSums(np.asarray(tops, np.float64), np.asarray(bottoms, np.float64), groups)
 
     return {
         "accuracy": mean_of(right, groups),
