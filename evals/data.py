@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from evals.inputs import field as field_of
 from evals.inputs import listed, read_json, read_rows
 from evals.tasks.base import Picture
-from grounding.errors import EvalDataError, MissingExtraError
+from grounding.errors import EvalDataError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,7 +29,7 @@ _COCO_NAME = re.compile(r"^COCO_(?:train|val|test)\d{4}_(\d{12}\.jpg)$")
 
 
 @dataclass(frozen=True)
-class Row:
+class DataRow:
     """One row of a data set.
 
     Attributes:
@@ -43,7 +43,7 @@ class Row:
     fields: Mapping[str, Any]
 
 
-def read_data(source: str, split: str = "", what: str = "the data") -> tuple[Row, ...]:
+def read_data(source: str, split: str = "", what: str = "the data") -> tuple[DataRow, ...]:
     """The rows of a data set.
 
     Args:
@@ -54,11 +54,12 @@ def read_data(source: str, split: str = "", what: str = "the data") -> tuple[Row
         what: what it is, for messages.
 
     Raises:
+        UsageError: none was given.
         EvalDataError: it cannot be found or read, or has no rows or no pictures.
         MissingExtraError: it needs `datasets`, which is not installed.
     """
     if not source:
-        raise EvalDataError(f"--data is missing: a model needs {what} as a folder, a file, or a hub id")
+        raise UsageError(f"--data is missing: a model needs {what} as a folder, a file, or a hub id")
     place = Path(source).expanduser()
     if place.is_dir():
         listing = next((place / name for name in LISTS if (place / name).is_file()), None)
@@ -66,7 +67,7 @@ def read_data(source: str, split: str = "", what: str = "the data") -> tuple[Row
             return _from_json(listing, what)
         files = sorted(file for file in _inside(place).iterdir() if file.suffix.lower() in ENDINGS)
         if files:
-            return tuple(Row(file.name, file, {}) for file in files)
+            return tuple(DataRow(file.name, file, {}) for file in files)
         parquet = sorted(place.rglob("*.parquet"))
         if not parquet:
             raise EvalDataError(
@@ -113,7 +114,7 @@ def _inside(folder: Path) -> Path:
     return folder / SUBFOLDER if (folder / SUBFOLDER).is_dir() else folder
 
 
-def _from_json(file: Path, what: str) -> tuple[Row, ...]:
+def _from_json(file: Path, what: str) -> tuple[DataRow, ...]:
     if file.suffix.lower() == ".json":
         data = read_json(file, what)
         # COCO's files and their like keep the pictures under "images".
@@ -128,7 +129,7 @@ def _from_json(file: Path, what: str) -> tuple[Row, ...]:
     found = []
     for number, row in enumerate(rows, 1):
         name = _coco_file(row, file.parent) or field_of(row, IMAGE_NAMES, str, f"row {number} of {file}")
-        found.append(Row(name, picture_in(str(file.parent), name), dict(row)))
+        found.append(DataRow(name, picture_in(str(file.parent), name), dict(row)))
     return tuple(found)
 
 
@@ -141,7 +142,7 @@ def _coco_file(row: Mapping[str, Any], folder: Path) -> str | None:
     return name if picture_in(str(folder), name).is_file() else None
 
 
-def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str) -> tuple[Row, ...]:
+def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str) -> tuple[DataRow, ...]:
     try:
         import datasets
     except ImportError as missing:
@@ -170,7 +171,7 @@ def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str
     if not rows:
         raise EvalDataError(f"{source} has no rows, but {what} must have at least one: give another")
     return tuple(
-        Row(_name(row, number), partial(_embedded, table, number, column, source), row)
+        DataRow(_name(row, number), partial(_embedded, table, number, column, source), row)
         for number, row in enumerate(rows)
     )
 

@@ -41,7 +41,7 @@ _PLACE = re.compile(r"\{(\w*)\}")
 
 
 @dataclass(frozen=True)
-class Item:
+class MMHalItem:
     """One question with a model's answer.
 
     Attributes:
@@ -78,7 +78,7 @@ class MMHalScore:
     by_type: Mapping[str, float]
 
 
-def read_items(path: str | Path) -> tuple[Item, ...]:
+def read_items(path: str | Path) -> tuple[MMHalItem, ...]:
     """The authors' `response_template.json` with `model_answer` filled in.
 
     A row's type is its `question_type`, or, where that is missing, its place modulo 8 as in the authors' script.
@@ -95,7 +95,7 @@ def read_items(path: str | Path) -> tuple[Item, ...]:
             raise EvalDataError(f"{where} has an empty 'model_answer': fill in every answer before it is rated")
         kind = row.get("question_type", TYPES[number % len(TYPES)])
         question, reference = (field(row, (name,), str, where) for name in ("question", "gt_answer"))
-        items.append(Item(str(kind), tuple(map(str, contents)), question, reference, answer))
+        items.append(MMHalItem(str(kind), tuple(map(str, contents)), question, reference, answer))
     return tuple(items)
 
 
@@ -116,7 +116,7 @@ def read_template(path: str | Path | None) -> str:
     return text
 
 
-def prompt(item: Item, template: str = TEMPLATE) -> str:
+def prompt(item: MMHalItem, template: str = TEMPLATE) -> str:
     """What a judge is asked about an item; other braces of the template stay as they are."""
     values = {
         "contents": ", ".join(item.contents),
@@ -133,7 +133,7 @@ def rating(reply: str) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def score_items(items: Sequence[Item], replies: Sequence[str], *, seed: int = 0) -> MMHalScore:
+def score_items(items: Sequence[MMHalItem], replies: Sequence[str], *, seed: int = 0) -> MMHalScore:
     """The figures over items and the replies to their prompts."""
     read = [rating(reply) for reply in replies]
     ratings = [value or 0 for value in read]

@@ -14,7 +14,7 @@ Shown = Callable[[str, float], float]
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """One figure of both runs.
 
     Attributes:
@@ -30,7 +30,7 @@ class Difference:
     p: float
 
 
-def paired(a: Mapping[str, RatioOfSums], b: Mapping[str, RatioOfSums], *, seed: int = 0) -> dict[str, Difference]:
+def paired(a: Mapping[str, RatioOfSums], b: Mapping[str, RatioOfSums], *, seed: int = 0) -> dict[str, PairedDifference]:
     """Every figure's difference.
 
     Args:
@@ -39,7 +39,7 @@ def paired(a: Mapping[str, RatioOfSums], b: Mapping[str, RatioOfSums], *, seed: 
         seed: of bootstrap and permutation.
     """
     return {
-        name: Difference(
+        name: PairedDifference(
             one.value,
             b[name].value,
             bootstrap_difference(b[name], one, seed=seed),
@@ -98,7 +98,7 @@ def in_percent(name: str, value: float) -> float:
     return percent(value)
 
 
-def differences_json(figures: Mapping[str, Difference], shown: Shown) -> dict[str, Any]:
+def differences_json(figures: Mapping[str, PairedDifference], shown: Shown) -> dict[str, Any]:
     """Each figure of both runs, the difference with its interval, and the p value."""
     return {
         name: {
@@ -112,7 +112,7 @@ def differences_json(figures: Mapping[str, Difference], shown: Shown) -> dict[st
     }
 
 
-def difference_table(figures: Mapping[str, Difference], shown: Shown, plain: tuple[str, ...] = ()) -> str:
+def difference_table(figures: Mapping[str, PairedDifference], shown: Shown, plain: tuple[str, ...] = ()) -> str:
     """One line a figure, with one decimal, or two for those that are no shares."""
     lines = [["", "A", "B", "B - A", "p"]]
     for name, one in figures.items():

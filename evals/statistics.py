@@ -128,7 +128,7 @@ def swap_test(one: RatioOfSums, other: RatioOfSums, *, resamples: int = RESAMPLE
     (a, c), (b, d) = one.sums(images), other.sums(images)
     tops, bottoms = np.concatenate([a, b]), np.concatenate([c, d])
 
-    def statistic(mine: IntArray, theirs: IntArray, axis: int) -> FloatArray:
+    def statistic(mine: IntArray, theirs: IntArray, axis: int) -> Any:
         # Equal differences whose sums were taken in another order differ in their last digits, and must count as equal.
         difference = _divide(tops[mine].sum(axis), bottoms[mine].sum(axis)) - _divide(
             tops[theirs].sum(axis), bottoms[theirs].sum(axis)

@@ -30,7 +30,7 @@ _TYPES: Mapping[str, Dimension] = {
 
 
 @dataclass(frozen=True)
-class Scene:
+class AmberScene:
     """An image to be described.
 
     Attributes:
@@ -59,7 +59,7 @@ class Statement:
 class Annotations:
     """The truth by id."""
 
-    scenes: Mapping[int, Scene]
+    scenes: Mapping[int, AmberScene]
     statements: Mapping[int, Statement]
 
 
@@ -87,7 +87,7 @@ def read_annotations(path: str | Path) -> Annotations:
     Raises:
         EvalDataError: it cannot be read, or a row is none of theirs.
     """
-    scenes: dict[int, Scene] = {}
+    scenes: dict[int, AmberScene] = {}
     statements: dict[int, Statement] = {}
     rows = read_rows(path, "AMBER's annotations")
     ids = []
@@ -97,7 +97,7 @@ def read_annotations(path: str | Path) -> Annotations:
         ids.append(one)
         if kind == GENERATIVE:
             truth, targets = (_words(row, name, where) for name in ("truth", "hallu"))
-            scenes[one] = Scene(truth, targets)
+            scenes[one] = AmberScene(truth, targets)
         elif kind in _TYPES:
             statements[one] = Statement(_TYPES[kind], _yes_or_no(row, where))
         else:

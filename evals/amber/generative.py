@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evals.amber.annotations import Scene, Words
+from evals.amber.annotations import AmberScene, Words
 from evals.statistics import Interval, RatioOfSums, bootstrap, mean_of
 from grounding.errors import EvalDataError
 
@@ -29,7 +29,7 @@ HIGHER_IS_BETTER = {"chair": False, "cover": True, "hal": False, "cog": False}
 
 
 @dataclass(frozen=True)
-class Description:
+class DescriptionCounts:
     """One description's counts.
 
     Attributes:
@@ -68,8 +68,8 @@ def same_word(one: str, other: str) -> bool:
 
 
 def score_description(
-    image: int, nouns: Sequence[str], scene: Scene, words: Words, similar: Similar = same_word
-) -> Description:
+    image: int, nouns: Sequence[str], scene: AmberScene, words: Words, similar: Similar = same_word
+) -> DescriptionCounts:
     """One description's counts.
 
     Args:
@@ -101,12 +101,12 @@ def score_description(
             flagged.append(noun)
         else:
             covered.add(place)
-    return Description(
+    return DescriptionCounts(
         image, len(looked_up), tuple(flagged), len(covered), len(scene.truth), len(cognitive), len(scene.targets)
     )
 
 
-def ratios(found: Sequence[Description]) -> dict[str, RatioOfSums]:
+def ratios(found: Sequence[DescriptionCounts]) -> dict[str, RatioOfSums]:
     """The four figures as ratios of sums, by name."""
     groups = np.array([one.image for one in found], np.int64)
 
@@ -121,7 +121,7 @@ def ratios(found: Sequence[Description]) -> dict[str, RatioOfSums]:
     }
 
 
-def score_descriptions(found: Sequence[Description], *, seed: int = 0) -> GenerativeScore:
+def score_descriptions(found: Sequence[DescriptionCounts], *, seed: int = 0) -> GenerativeScore:
     """The figures over descriptions, at least one."""
     return GenerativeScore(len(found), **{name: bootstrap(one, seed=seed) for name, one in ratios(found).items()})
 

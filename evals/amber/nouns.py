@@ -12,7 +12,8 @@ from functools import cache, lru_cache
 from typing import Any, Literal
 
 from evals.amber.generative import Similar, same_word
-from evals.chair.words import NLTK_DATA, by_rules
+from evals.chair.words import by_rules
+from evals.nltk_tags import load_nltk
 from grounding.errors import EvalDataError, MissingExtraError
 
 Nouns = Callable[[str], tuple[str, ...]]
@@ -21,7 +22,7 @@ Vectors = Literal["none", "en_core_web_lg"]
 THRESHOLD = 0.8
 
 
-def noun_finder(pipeline: NounPipeline) -> Nouns:
+def description_nouns(pipeline: NounPipeline) -> Nouns:
     """From a description to its nouns as base words.
 
     Raises:
@@ -30,24 +31,11 @@ def noun_finder(pipeline: NounPipeline) -> Nouns:
     """
     if pipeline == "rules":
         return by_rules
-    try:
-        import nltk
-        from nltk.stem import WordNetLemmatizer
-    except ImportError as missing:
-        raise MissingExtraError("nltk", "eval", "AMBER's own noun finder") from missing
-    lemmatizer = WordNetLemmatizer()
+    nltk = load_nltk("AMBER's own noun finder")
 
     def nouns(text: str) -> tuple[str, ...]:
-        tagged = nltk.pos_tag(nltk.word_tokenize(text))
-        return tuple(lemmatizer.lemmatize(word) for word, tag in tagged if tag.startswith("NN"))
+        return tuple(nltk.lemma(word, "n") for word, tag in nltk.tagged(text) if tag.startswith("NN"))
 
-    try:
-        nouns("Two dogs are here.")
-    except LookupError as missing:
-        raise EvalDataError(
-            f"NLTK is installed without its data: python -m nltk.downloader {' '.join(NLTK_DATA)}, or use "
-            "--pipeline rules"
-        ) from missing
     return nouns
 
 

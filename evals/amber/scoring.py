@@ -11,13 +11,13 @@ from evals.amber.annotations import Annotations, read_words
 from evals.amber.discriminative import DiscriminativeScore, Verdict, amber_score, read_verdict, score_groups
 from evals.amber.generative import (
     HIGHER_IS_BETTER,
-    Description,
+    DescriptionCounts,
     GenerativeScore,
     ratios,
     score_description,
     score_descriptions,
 )
-from evals.amber.nouns import noun_finder, similarity
+from evals.amber.nouns import description_nouns, similarity
 from evals.paired import compare_right, difference_table, differences_json, in_percent, paired
 from evals.report import aligned, percent
 from evals.tasks.base import Scored
@@ -49,7 +49,7 @@ class AmberOptions:
 class AmberCounts:
     """What was counted of responses, by id."""
 
-    descriptions: Mapping[int, Description]
+    descriptions: Mapping[int, DescriptionCounts]
     verdicts: Mapping[int, Verdict]
 
 
@@ -61,10 +61,10 @@ def count(responses: Mapping[int, str], annotations: Annotations, options: Amber
         MissingExtraError: a package that was asked for is not installed.
     """
     described = [one for one in responses if one in annotations.scenes]
-    descriptions: dict[int, Description] = {}
+    descriptions: dict[int, DescriptionCounts] = {}
     if described:
         words = read_words(options.data / "relation.json", options.data / "safe_words.txt")
-        nouns, similar = noun_finder(options.pipeline), similarity(options.vectors)
+        nouns, similar = description_nouns(options.pipeline), similarity(options.vectors)
         for one in described:
             scene = annotations.scenes[one]
             descriptions[one] = score_description(one, nouns(responses[one]), scene, words, similar)

@@ -12,11 +12,11 @@ from typing import Literal
 
 from evals.chair.lexicon import Lexicon
 from evals.chair.score import CaptionScore, cut, ratios
-from evals.paired import Difference, paired
+from evals.paired import PairedDifference, paired
 from evals.statistics import sign_test
 from grounding.errors import EvalDataError
 
-Run = Literal["a", "b"]
+Side = Literal["a", "b"]
 # Figures of the text as written make no sense after a cut.
 OF_OBJECTS = ("chair_s", "chair_i", "chair_i_distinct", "recall", "precision", "f1", "length", "distinct_objects")
 
@@ -31,13 +31,13 @@ class Matched:
         figures: by name. The cut counts as given: intervals do not hold the doubt about where to cut.
     """
 
-    cut_run: Run | None
+    cut_run: Side | None
     k: int | None
-    figures: Mapping[str, Difference]
+    figures: Mapping[str, PairedDifference]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CaptionComparison:
     """Everything about two runs.
 
     Attributes:
@@ -55,7 +55,7 @@ class Comparison:
     n: int
     only_a: int
     only_b: int
-    figures: Mapping[str, Difference]
+    figures: Mapping[str, PairedDifference]
     a_alone: int
     b_alone: int
     chair_s_exact_p: float
@@ -63,7 +63,9 @@ class Comparison:
     length_matched: Matched
 
 
-def compare(a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: Lexicon, *, seed: int = 0) -> Comparison:
+def compare(
+    a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: Lexicon, *, seed: int = 0
+) -> CaptionComparison:
     """Compare two runs on the images that both describe.
 
     Args:
@@ -84,7 +86,7 @@ def compare(a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: Lexic
         )
     one, other = [first[image] for image in shared], [second[image] for image in shared]
     alone = [bool(x.hallucinated) - bool(y.hallucinated) for x, y in zip(one, other, strict=True)]
-    return Comparison(
+    return CaptionComparison(
         n=len(shared),
         only_a=len(first) - len(shared),
         only_b=len(second) - len(shared),
@@ -99,7 +101,7 @@ def compare(a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: Lexic
 
 def differences(
     a: Sequence[CaptionScore], b: Sequence[CaptionScore], names: Sequence[str] | None = None, *, seed: int = 0
-) -> dict[str, Difference]:
+) -> dict[str, PairedDifference]:
     """Every figure's difference; both runs over the same images."""
     one = ratios(a)
     return paired({name: one[name] for name in names or one}, ratios(b), seed=seed)
@@ -113,7 +115,7 @@ def match_recall(a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: 
     one, other = ratios(a)["recall"].value, ratios(b)["recall"].value
     if one == other:
         return Matched(None, None, differences(a, b, OF_OBJECTS, seed=seed))
-    longer: Run = "a" if one > other else "b"
+    longer: Side = "a" if one > other else "b"
     scores, wanted = (a, other) if longer == "a" else (b, one)
     k = _shortest(scores, wanted, lexicon)
     shortened = [cut(score, k, lexicon) for score in scores]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evals.chair.lexicon import DoubleWords, Lexicon, read_lexicon
-from evals.chair.score import Caption, CaptionScore, score_caption
+from evals.chair.score import CaptionScore, ImageCaption, score_caption
 from evals.chair.truth import Truth, read_truth, refuse_unknown
 from evals.chair.words import Normaliser, Pipeline, normaliser
 from evals.fetch import local_file
@@ -32,7 +32,7 @@ class ChairResources:
     truth: Truth
     hashes: Mapping[str, str]
 
-    def score(self, captions: Sequence[Caption], where: str | Path) -> tuple[CaptionScore, ...]:
+    def score(self, captions: Sequence[ImageCaption], where: str | Path) -> tuple[CaptionScore, ...]:
         """Every caption's score.
 
         Args:

@@ -26,7 +26,7 @@ CAPTION_NAMES = ("caption", "text", "response", "answer")
 
 
 @dataclass(frozen=True)
-class Caption:
+class ImageCaption:
     """A text about an image."""
 
     image_id: int
@@ -101,7 +101,7 @@ class ChairScore:
     cut_off: Interval
 
 
-def read_captions(path: str | Path) -> tuple[Caption, ...]:
+def read_captions(path: str | Path) -> tuple[ImageCaption, ...]:
     """Captions from JSON lines or a JSON array of objects with `image_id` and `caption`.
 
     Raises:
@@ -110,12 +110,12 @@ def read_captions(path: str | Path) -> tuple[Caption, ...]:
     captions = []
     for number, row in enumerate(read_rows(path, "the captions"), 1):
         where = f"row {number} of {path}"
-        captions.append(Caption(whole_number(row, ID_NAMES, where), field(row, CAPTION_NAMES, str, where)))
+        captions.append(ImageCaption(whole_number(row, ID_NAMES, where), field(row, CAPTION_NAMES, str, where)))
     refuse_doubles((one.image_id for one in captions), path, "image ids")
     return tuple(captions)
 
 
-def score_caption(caption: Caption, truth: Truth, lexicon: Lexicon, normalise: Normaliser) -> CaptionScore:
+def score_caption(caption: ImageCaption, truth: Truth, lexicon: Lexicon, normalise: Normaliser) -> CaptionScore:
     """One caption's score.
 
     Raises:

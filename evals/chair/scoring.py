@@ -21,7 +21,7 @@ from evals.chair.report import (
 from evals.chair.score import CaptionScore, chair
 from evals.paired import difference_table, differences_json
 from evals.tasks.base import Scored
-from grounding.errors import MethodError
+from grounding.errors import UsageError
 from pipelines.provenance import versions
 
 TASK = "chair"
@@ -32,10 +32,10 @@ def check_lengths(lengths: Sequence[int]) -> None:
     """Refuse cuts that leave nothing.
 
     Raises:
-        MethodError: a length is below 1.
+        UsageError: a length is below 1.
     """
     if min(lengths, default=1) < 1:
-        raise MethodError(f"--lengths {' '.join(map(str, lengths))} was given, expected lengths of at least 1")
+        raise UsageError(f"--lengths {' '.join(map(str, lengths))} was given, expected lengths of at least 1")
 
 
 def score_captions(

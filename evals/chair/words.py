@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import cache
 from typing import Literal
 
-from grounding.errors import EvalDataError, MissingExtraError
+from evals.nltk_tags import load_nltk
+from grounding.errors import UsageError
 
 Normaliser = Callable[[str], tuple[str, ...]]
 Pipeline = Literal["rules", "nltk"]
 PIPELINES: tuple[Pipeline, ...] = ("rules", "nltk")
-NLTK_DATA = ("punkt_tab", "averaged_perceptron_tagger_eng", "wordnet")
 
 _TOKEN = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*|[^\w\s]")
 _IRREGULAR = {
@@ -61,7 +60,7 @@ def normaliser(pipeline: Pipeline) -> Normaliser:
         return by_rules
     if pipeline == "nltk":
         return _nltk()
-    raise EvalDataError(f"pipeline {pipeline!r} is not known: the known ones are {', '.join(PIPELINES)}")
+    raise UsageError(f"pipeline {pipeline!r} is not known: the known ones are {', '.join(PIPELINES)}")
 
 
 def by_rules(caption: str) -> tuple[str, ...]:
@@ -91,25 +90,11 @@ def singular(word: str) -> str:
     return word[:-2] if word.endswith(_ES) else word[:-1]
 
 
-@cache
 def _nltk() -> Normaliser:
-    try:
-        import nltk
-        from nltk.stem import WordNetLemmatizer
-    except ImportError as missing:
-        raise MissingExtraError("nltk", "eval", "the text pipeline 'nltk'") from missing
-    lemmatizer = WordNetLemmatizer()
+    nltk = load_nltk("the text pipeline 'nltk'")
     kinds = {"J": "a", "V": "v", "N": "n", "R": "r"}
 
     def base(caption: str) -> tuple[str, ...]:
-        tagged = nltk.pos_tag(nltk.word_tokenize(caption.lower()))
-        return tuple(lemmatizer.lemmatize(word, pos=kinds.get(tag[:1], "n")) for word, tag in tagged)
+        return tuple(nltk.lemma(word, kinds.get(tag[:1], "n")) for word, tag in nltk.tagged(caption.lower()))
 
-    try:
-        base("Two dogs are here.")
-    except LookupError as missing:
-        raise EvalDataError(
-            f"NLTK is installed without its data: python -m nltk.downloader {' '.join(NLTK_DATA)}, or use "
-            "--pipeline rules"
-        ) from missing
     return base

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.commands.checks import check_seed
 from evals.commands.generation import GenerationOptions
-from evals.tasks.amber import AmberAsking, AmberTask
+from evals.tasks.amber import AmberTask, AmberTaskOptions
 from grounding.console import emit, results
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalAmberCommand(GenerationOptions, AmberAsking):
+class EvalAmberCommand(GenerationOptions, AmberTaskOptions):
     """Score responses by AMBER's rules: CHAIR, Cover, Hal and Cog of descriptions; accuracy and F1 of answers.
 
     With --responses a file is scored, and no model is needed. With --model the queries are put to it first, into the
@@ -31,7 +30,6 @@ class EvalAmberCommand(GenerationOptions, AmberAsking):
         from evals.amber.annotations import read_annotations, read_responses
         from evals.amber.scoring import count, score_counts
 
-        check_seed(self.seed)
         if self.generates(self.responses, "--responses"):
             return self.put(self.as_task(AmberTask))
         assert self.responses is not None

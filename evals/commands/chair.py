@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.commands.checks import check_seed
 from evals.commands.generation import GenerationOptions
-from evals.tasks.chair import ChairAsking, ChairTask
+from evals.tasks.chair import ChairTask, ChairTaskOptions
 from grounding.console import emit, results, talk
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalChairCommand(GenerationOptions, ChairAsking):
+class EvalChairCommand(GenerationOptions, ChairTaskOptions):
     """Score captions by CHAIR, with what it does not see: recall, length, repetition, cut ends, truncation.
 
     With --captions a file is scored, and no model is needed. With --model the pictures of --data are described first,
@@ -28,7 +27,6 @@ class EvalChairCommand(GenerationOptions, ChairAsking):
 
     def run(self) -> int:
         """Score, and print tables or one JSON object."""
-        check_seed(self.seed)
         if self.generates(self.captions, "--captions"):
             return self.put(self.as_task(ChairTask))
         assert self.captions is not None

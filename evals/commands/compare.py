@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from evals.chair.options import ChairOptions
-from evals.commands.checks import check_seed
+from evals.commands.generation import check_seed
 from grounding.console import emit, results, talk
-from grounding.errors import EvalDataError
+from grounding.errors import UsageError
 
 if TYPE_CHECKING:
     from evals.tasks.base import Scored
@@ -45,7 +45,7 @@ class EvalCompareCommand(ChairOptions):
         """Compare, and print tables or one JSON object."""
         check_seed(self.seed)
         if self.a.is_dir() != self.b.is_dir():
-            raise EvalDataError(
+            raise UsageError(
                 f"{self.a} and {self.b} are a file and a folder: give two files of captions, or two run folders"
             )
         found = self._runs() if self.a.is_dir() else self._captions()
@@ -66,7 +66,7 @@ class EvalCompareCommand(ChairOptions):
         from evals.chair.scoring import compare_captions
 
         if not self.ground_truth or not self.synonyms:
-            raise EvalDataError("--ground-truth and --synonyms are missing: files of captions are compared by CHAIR")
+            raise UsageError("--ground-truth and --synonyms are missing: files of captions are compared by CHAIR")
         one, other = read_captions(self.a), read_captions(self.b)
         resources = self.resources()
         hashes = {"a": resources.hash_of(self.a), "b": resources.hash_of(self.b), **resources.hashes}

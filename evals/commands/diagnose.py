@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from evals.commands.checks import check_seed
+from evals.commands.generation import check_seed
 from grounding.console import emit, progress_bar, results, talk
 from grounding.errors import EvalDataError, ImageError, UsageError
 
@@ -68,7 +68,7 @@ class EvalDiagnoseCommand:
         """Generate, sum up, write and tell."""
         check_seed(self.seed)
         if bool(self.images) + bool(self.scenes) + bool(self.run_folder) != 1:
-            raise EvalDataError("give one of: images, --scenes N, or --run-folder DIR")
+            raise UsageError("give one of: images, --scenes N, or --run-folder DIR")
         if min(self.limit, self.budget_mib) < 1 or self.scenes < 0 or self.tau <= 0:
             raise UsageError(
                 f"--limit {self.limit} --budget-mib {self.budget_mib} --scenes {self.scenes} --tau {self.tau} were "
@@ -111,7 +111,7 @@ class EvalDiagnoseCommand:
             lexicon = read_lexicon(local_file(self.synonyms, "the synonyms"))
         model = self.model or run.model
         if model is None:
-            raise EvalDataError(f"{self.run_folder} does not say which model ran: give it with --model")
+            raise UsageError(f"{self.run_folder} does not say which model ran: give it with --model")
         if steering is None and run.steering_text:
             steering = parse_steering(run.steering_text, run.steering or "steering", f"the manifest of {run.path}")
         elif steering is None and run.steering:

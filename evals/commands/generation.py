@@ -7,9 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from evals.commands.checks import check_seed
 from grounding.console import emit, progress_bar, results, talk
-from grounding.errors import EvalDataError
+from grounding.errors import UsageError
 
 if TYPE_CHECKING:
     from evals.plan import Plan, Worker
@@ -18,6 +17,16 @@ if TYPE_CHECKING:
     from grounding.models.base import VLM
 
 T = TypeVar("T")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that NumPy's and torch's generators do not take.
+
+    Raises:
+        UsageError: it is below 0.
+    """
+    if seed < 0:
+        raise UsageError(f"--seed {seed} was given, expected a seed from 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +78,12 @@ class GenerationOptions:
             option: what that is called on the command line.
 
         Raises:
-            EvalDataError: both were given, or neither.
+            UsageError: both were given, or neither, or the seed is below 0.
         """
+        check_seed(self.seed)
         if bool(answers) == bool(self.model):
             said = f"both {option} and --model were" if answers else f"neither {option} nor --model was"
-            raise EvalDataError(
+            raise UsageError(
                 f"{said} given: give {option} to score answers that exist, or --model to have a model answer"
             )
         return bool(self.model)
@@ -89,7 +99,8 @@ class GenerationOptions:
             0, or 1 if some samples failed.
 
         Raises:
-            EvalDataError: no model or no folder was given, or the data cannot be used.
+            UsageError: no model or no folder was given, or an option is out of range.
+            EvalDataError: the data cannot be used.
             GroundingError: model, method or folder cannot be used.
         """
         from evals.plan import worker
@@ -98,7 +109,7 @@ class GenerationOptions:
         check_seed(self.seed)
         if not self.model or self.out is None:
             missing = "--model" if not self.model else "--out"
-            raise EvalDataError(f"{missing} is missing: a run needs a model that answers, and a folder for its answers")
+            raise UsageError(f"{missing} is missing: a run needs a model that answers, and a folder for its answers")
         plan, me = self._plan(task), worker(self.shard)
         run = Run.begin(task, plan, self.out)
         todo = run.left(me, plan.batch_size)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.commands.checks import check_seed
 from evals.commands.generation import GenerationOptions
-from evals.tasks.hallusion import HallusionAsking, HallusionTask
+from evals.tasks.hallusion import HallusionTask, HallusionTaskOptions
 from grounding.console import emit, results
 from grounding.errors import EvalDataError
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalHallusionCommand(GenerationOptions, HallusionAsking):
+class EvalHallusionCommand(GenerationOptions, HallusionTaskOptions):
     """Score answers per row (aAcc), per question over its variants (qAcc) and per figure (fAcc).
 
     With --responses a file is scored, and no model is needed. With --model the questions of --data that show an image
@@ -38,7 +37,6 @@ class EvalHallusionCommand(GenerationOptions, HallusionAsking):
         from evals.yesno.hallusion_scoring import score_all
         from evals.yesno.parsers import PARSERS
 
-        check_seed(self.seed)
         if self.generates(self.responses, "--responses"):
             return self.put(self.as_task(HallusionTask))
         assert self.responses is not None

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.commands.checks import check_seed
 from evals.commands.generation import GenerationOptions
-from evals.tasks.mmhal import MMHalAsking, MMHalTask
+from evals.tasks.mmhal import MMHalTask, MMHalTaskOptions
 from grounding.console import emit, progress_bar, results, talk
-from grounding.errors import EvalDataError
+from grounding.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalMMHalCommand(GenerationOptions, MMHalAsking):
+class EvalMMHalCommand(GenerationOptions, MMHalTaskOptions):
     """Rate answers from 0 to 6 by a judge; nobody is asked unless one is given.
 
     With --responses a file is rated, and no model is needed. With --model the questions of --data are asked first, into
@@ -34,12 +33,11 @@ class EvalMMHalCommand(GenerationOptions, MMHalAsking):
         from evals.mmhal import prompt, read_items, read_template
         from evals.tasks.mmhal import score_replies
 
-        check_seed(self.seed)
         if self.generates(self.responses, "--responses"):
             return self.put(self.as_task(MMHalTask))
         assert self.responses is not None
         if self.out is None:
-            raise EvalDataError("--out is missing: a judge's replies are kept in a file")
+            raise UsageError("--out is missing: a judge's replies are kept in a file")
         judge = self.asked()
         items, template = read_items(self.responses), read_template(self.template)
         prompts = [prompt(item, template) for item in items]

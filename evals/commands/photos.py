@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grounding.console import emit, progress_bar, results, talk
-from grounding.errors import ManifestError
+from grounding.errors import UsageError
 from pipelines.options import ModelOptions
 
 PARTS = ("nouns", "expressions", "pope", "captions")
@@ -45,9 +45,9 @@ class EvalPhotosCommand(ModelOptions):
     def run(self) -> int:
         """Measure, print, and write scores.json and scores.md."""
         if unknown := sorted(set(self.parts) - set(PARTS)):
-            raise ManifestError(f"--parts {unknown[0]} was given, expected some of {', '.join(PARTS)}")
+            raise UsageError(f"--parts {unknown[0]} was given, expected some of {', '.join(PARTS)}")
         if "captions" in self.parts and self.synonyms is None:
-            raise ManifestError("captions are scored with CHAIR's list: give --synonyms FILE, or leave captions out")
+            raise UsageError("captions are scored with CHAIR's list: give --synonyms FILE, or leave captions out")
         from evals.photos.measure import measure
         from evals.photos.plan import PhotoPlan
         from evals.photos.report import report

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.commands.checks import check_seed
 from evals.commands.generation import GenerationOptions
 from evals.tasks.base import Scored
-from evals.tasks.pope import PopeAsking, PopeTask
+from evals.tasks.pope import PopeTask, PopeTaskOptions
 from grounding.console import emit, results, talk
-from grounding.errors import EvalDataError
+from grounding.errors import EvalDataError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalPopeCommand(GenerationOptions, PopeAsking):
+class EvalPopeCommand(GenerationOptions, PopeTaskOptions):
     """Score yes-no answers split by split: accuracy, precision, recall, F1 and yes-ratio, yes being positive.
 
     With --answers files are scored, and no model is needed. With --model the questions are asked first, into the folder
@@ -30,7 +29,6 @@ class EvalPopeCommand(GenerationOptions, PopeAsking):
 
     def run(self) -> int:
         """Score, and print a table or one JSON object."""
-        check_seed(self.seed)
         if self.generates(self.answers, "--answers"):
             return self.put(self.as_task(PopeTask))
         found = self._score()
@@ -49,7 +47,7 @@ class EvalPopeCommand(GenerationOptions, PopeAsking):
         from evals.yesno.scoring import score_splits
 
         if len(self.questions) != len(self.answers):
-            raise EvalDataError(
+            raise UsageError(
                 f"{len(self.questions)} question files and {len(self.answers)} answer files were given, expected as "
                 "many of the one as of the other, in the same order"
             )

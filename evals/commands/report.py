@@ -8,9 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from evals.commands.checks import check_seed
+from evals.commands.generation import check_seed
 from grounding.console import emit, results
-from grounding.errors import EvalDataError, UsageError
+from grounding.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class EvalReportCommand:
 
         check_seed(self.seed)
         if not self.folders:
-            raise EvalDataError("no folder was given: give the folder of at least one run")
+            raise UsageError("no folder was given: give the folder of at least one run")
         if self.cases < 0:
             raise UsageError(f"--cases {self.cases} was given, expected 0 or more")
         lexicon = None

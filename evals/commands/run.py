@@ -11,7 +11,7 @@ import tyro
 from evals.commands.generation import GenerationOptions
 from evals.tasks.registry import TASKS, task_class
 from grounding.console import emit, results, talk
-from grounding.errors import EvalDataError
+from grounding.errors import UsageError
 
 if TYPE_CHECKING:
     Tasks = Any
@@ -63,7 +63,7 @@ class EvalJoinCommand:
         from evals.runs import RunFolder
 
         if not self.folders:
-            raise EvalDataError("no folder was given: give the folders of the shards")
+            raise UsageError("no folder was given: give the folders of the shards")
         run = join([RunFolder(folder) for folder in self.folders], self.out or self.folders[0])
         scores, scored = run.finish()
         if self.json:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evals.chair.compare import Difference
+from evals.chair.compare import PairedDifference
 from evals.chair.lexicon import Lexicon
 from evals.chair.report import shown
 from evals.diagnostics.plots import INK, figures, page_svg, sensitivity_figure
@@ -43,7 +43,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class FigureRow:
     """One figure of every run."""
 
     label: str
@@ -58,7 +58,7 @@ class Table:
 
     title: str
     counts: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[FigureRow, ...]
 
     @property
     def has_changes(self) -> bool:
@@ -75,7 +75,7 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportRun:
     """One run on the page.
 
     Attributes:
@@ -102,7 +102,7 @@ class Group:
     """The runs of one task, compared with the first of them."""
 
     task: str
-    runs: tuple[Run, ...]
+    runs: tuple[ReportRun, ...]
     tables: tuple[Table, ...]
     curves: tuple[Plot, ...]
 
@@ -159,7 +159,7 @@ def unique_names(folders: Sequence[Folder]) -> list[str]:
     return ["/".join(path.parts[-depth:]) for path in paths]
 
 
-def table(title: str, found: Sequence[Section | None], differences: Sequence[Mapping[str, Difference]]) -> Table:
+def table(title: str, found: Sequence[Section | None], differences: Sequence[Mapping[str, PairedDifference]]) -> Table:
     """One section of every run side by side.
 
     Args:
@@ -176,7 +176,7 @@ def table(title: str, found: Sequence[Section | None], differences: Sequence[Map
             _cell(name, one.figures.get(name) if one else None, change.get(name), better)
             for one, change in zip(found, differences, strict=True)
         )
-        rows.append(Row(label(name), unit(name), {True: "↑", False: "↓", None: ""}[better], cells))
+        rows.append(FigureRow(label(name), unit(name), {True: "↑", False: "↓", None: ""}[better], cells))
     counts = tuple(f"n = {one.n}" if one and one.n is not None else "" for one in found)
     return Table(title, counts, tuple(rows))
 
@@ -209,11 +209,11 @@ def _group(
     return Group(task, runs, tuple(tables), tuple(curves))
 
 
-def _run(folder: Folder, name: str, cases: int, lexicon: Lexicon | None) -> Run:
+def _run(folder: Folder, name: str, cases: int, lexicon: Lexicon | None) -> ReportRun:
     file = folder.path / FILE
     diagnostics = read_diagnostics(file) if file.is_file() else None
     failures = tuple((one.id, one.error) for one in folder.samples if one.error)
-    return Run(
+    return ReportRun(
         name=name,
         facts=tuple(_facts(folder)),
         flags=flags(folder),
@@ -272,7 +272,7 @@ def _said(value: Any) -> str:
     return str(value)
 
 
-def _cell(name: str, figure: Figure | None, change: Difference | None, better: bool | None) -> Cell:
+def _cell(name: str, figure: Figure | None, change: PairedDifference | None, better: bool | None) -> Cell:
     if figure is None:
         return Cell("")
     places = digits(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from evals.chair.compare import Difference
+from evals.chair.compare import PairedDifference
 from evals.chair.report import shown
 from evals.chair.score import CaptionScore, ratios
 from evals.chair.words import by_rules
@@ -21,7 +21,7 @@ from evals.yesno.confusion import Answered, yes_no_ratios
 _ROUNDING = 0.06  # scores are compared as they are printed, with one decimal
 
 
-def paired(first: Folder, other: Folder, *, seed: int = 0) -> dict[str, dict[str, Difference]]:
+def paired(first: Folder, other: Folder, *, seed: int = 0) -> dict[str, dict[str, PairedDifference]]:
     """Per section's title and figure's name the difference `other - first`, in the scores' own units.
 
     Args:
@@ -91,6 +91,6 @@ def _agrees(name: str, found: Mapping[str, RatioOfSums], section: Section) -> bo
     return name in found and abs(shown(name, found[name].value) - section.figures[name].value) < _ROUNDING
 
 
-def _difference(name: str, one: RatioOfSums, two: RatioOfSums, seed: int) -> Difference:
+def _difference(name: str, one: RatioOfSums, two: RatioOfSums, seed: int) -> PairedDifference:
     interval = bootstrap_difference(two, one, seed=seed)
-    return Difference(one.value, two.value, interval, swap_test(two, one, seed=seed))
+    return PairedDifference(one.value, two.value, interval, swap_test(two, one, seed=seed))

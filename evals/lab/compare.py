@@ -67,7 +67,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class LabResult:
     """Everything the lab found.
 
     Attributes:
@@ -79,7 +79,7 @@ class Comparison:
     curve: tuple[CurvePoint, ...]
 
 
-def run_lab(plan: LabPlan, ask: Ask, fit: FitOne) -> Comparison:
+def run_lab(plan: LabPlan, ask: Ask, fit: FitOne) -> LabResult:
     """Tune every contender, then measure it.
 
     Args:
@@ -113,7 +113,7 @@ def run_lab(plan: LabPlan, ask: Ask, fit: FitOne) -> Comparison:
     answers = tuple(shortened(one, cuts[best.name][0]) for one in plain)
     entries.append(Entry(TRUNCATION, best.name, None, tried_cuts, answers))
     longest = max(len(one.words) for one in caption_scores(plain))
-    return Comparison(tuple(entries), truncation_curve(caption_scores(plain), lexicon, range(2, longest + 1)))
+    return LabResult(tuple(entries), truncation_curve(caption_scores(plain), lexicon, range(2, longest + 1)))
 
 
 def calibration_sources(plan: LabPlan) -> list[Source]:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from evals.chair.report import point_json
-from evals.lab.compare import TRUNCATION, UNSTEERED, Comparison, Entry
+from evals.lab.compare import TRUNCATION, UNSTEERED, Entry, LabResult
 from evals.lab.plan import LabPlan
 from evals.report import aligned, percent
 from evals.tasks.scenes import SPLITS, ScenesTask
@@ -25,7 +25,7 @@ _COLUMNS = (
 )
 
 
-def lab_json(found: Comparison, plan: LabPlan, task: ScenesTask) -> dict[str, Any]:
+def lab_json(found: LabResult, plan: LabPlan, task: ScenesTask) -> dict[str, Any]:
     """Every method's figures, the differences from the unsteered model paired by scene, and how it was tuned."""
     plain = found.entries[0]
     return {

@@ -14,11 +14,11 @@ from evals.amber.scoring import AmberCounts, AmberOptions, compare_counts, count
 from evals.data import picture_in
 from evals.inputs import field, listed, read_rows, refuse_doubles, whole_number
 from evals.tasks.base import Answer, Sample, Scored
-from grounding.errors import EvalDataError
+from grounding.errors import EvalDataError, UsageError
 
 if TYPE_CHECKING:
     from evals.amber.discriminative import Verdict
-    from evals.amber.generative import Description
+    from evals.amber.generative import DescriptionCounts
 
 LIMIT = 512  # ours; the authors' script scores responses and makes none
 QUERIES = ("query/query_all.json", "query_all.json")
@@ -29,7 +29,7 @@ PROTOCOLS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class AmberAsking(AmberOptions):
+class AmberTaskOptions(AmberOptions):
     """What a model is asked about which pictures.
 
     Attributes:
@@ -46,7 +46,7 @@ class AmberAsking(AmberOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AmberTask(AmberAsking):
+class AmberTask(AmberTaskOptions):
     """Describe AMBER's pictures and answer its questions."""
 
     name: ClassVar[str] = "amber"
@@ -61,7 +61,7 @@ class AmberTask(AmberAsking):
     def samples(self) -> Sequence[Sample]:
         """One a query; see `Task.samples`."""
         if not self.images:
-            raise EvalDataError("--images is missing: a model needs the folder of AMBER's pictures")
+            raise UsageError("--images is missing: a model needs the folder of AMBER's pictures")
         annotations = read_annotations(self.data / "annotations.json")
         file = next((self.data / name for name in QUERIES if (self.data / name).is_file()), self.data / QUERIES[0])
         samples, unknown = [], []
@@ -103,7 +103,7 @@ class AmberTask(AmberAsking):
         return count({int(one.id): one.text for one in answers}, annotations, self)
 
 
-def _describe(description: Description | None, verdict: Verdict | None) -> dict[str, Any]:
+def _describe(description: DescriptionCounts | None, verdict: Verdict | None) -> dict[str, Any]:
     if description is not None:
         return {
             "hallucinated": list(description.flagged),

@@ -12,8 +12,8 @@ import tyro
 
 from evals.chair.curve import LENGTHS
 from evals.chair.options import ChairOptions
-from evals.chair.score import Caption
-from evals.data import Row, read_data
+from evals.chair.score import ImageCaption
+from evals.data import DataRow, read_data
 from evals.inputs import whole_number
 from evals.tasks.base import Answer, Sample, Scored
 from grounding.errors import EvalDataError
@@ -31,7 +31,7 @@ _DIGITS = re.compile(r"(\d+)$")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChairAsking(ChairOptions):
+class ChairTaskOptions(ChairOptions):
     """What a model is asked about which pictures.
 
     Attributes:
@@ -52,7 +52,7 @@ class ChairAsking(ChairOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChairTask(ChairAsking):
+class ChairTask(ChairTaskOptions):
     """Describe pictures, scored by CHAIR."""
 
     name: ClassVar[str] = "chair"
@@ -100,12 +100,12 @@ class ChairTask(ChairAsking):
         return compare_captions(one, other, resources.lexicon, ("A", "B"), self.variant, resources.hashes, seed)
 
 
-def captions_of(answers: Sequence[Answer]) -> list[Caption]:
+def captions_of(answers: Sequence[Answer]) -> list[ImageCaption]:
     """Answers as captions."""
-    return [Caption(int(one.id), one.text) for one in answers]
+    return [ImageCaption(int(one.id), one.text) for one in answers]
 
 
-def _image_id(row: Row, where: str) -> int:
+def _image_id(row: DataRow, where: str) -> int:
     if any(name in row.fields for name in ID_NAMES):
         return whole_number(row.fields, ID_NAMES, where)
     found = _DIGITS.search(Path(row.name).stem)

@@ -13,9 +13,9 @@ from evals.data import picture_in
 from evals.inputs import field, read_rows
 from evals.paired import compare_right
 from evals.tasks.base import Answer, Sample, Scored
-from evals.yesno.hallusion import Row, read_row, refuse_double_rows
+from evals.yesno.hallusion import HallusionRow, read_row, refuse_double_rows
 from evals.yesno.parsers import PARSERS
-from grounding.errors import EvalDataError
+from grounding.errors import EvalDataError, UsageError
 from pipelines.provenance import versions
 
 LIMIT = 64  # ours: the yes or no comes first
@@ -24,7 +24,7 @@ FIELDS = ("category", "subcategory", "set_id", "figure_id", "question_id", "visu
 
 
 @dataclass(frozen=True, kw_only=True)
-class HallusionAsking:
+class HallusionTaskOptions:
     """What a model is asked about which pictures.
 
     Attributes:
@@ -43,7 +43,7 @@ class HallusionAsking:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HallusionTask(HallusionAsking):
+class HallusionTask(HallusionTaskOptions):
     """Answer HallusionBench's questions; the 178 rows without a figure are left out, as VLMEvalKit does."""
 
     name: ClassVar[str] = "hallusion"
@@ -58,7 +58,7 @@ class HallusionTask(HallusionAsking):
     def samples(self) -> Sequence[Sample]:
         """One a question of a figure; questions of one set are drawn together."""
         if not self.data:
-            raise EvalDataError("--data is missing: a model needs the questions, HallusionBench.json")
+            raise UsageError("--data is missing: a model needs the questions, HallusionBench.json")
         folder = self.images or str(Path(self.data).expanduser().parent)
         samples, read = [], []
         for number, row in enumerate(read_rows(self.data, "the questions"), 1):
@@ -105,6 +105,6 @@ class HallusionTask(HallusionAsking):
         data = {"task": "compare", "version": self.version, **found, "higher_is_better": {"a_acc": True}, "seed": seed}
         return Scored({**data, "versions": versions()}, table)
 
-    def _rows(self, answers: Sequence[Answer]) -> list[Row]:
+    def _rows(self, answers: Sequence[Answer]) -> list[HallusionRow]:
         parser = PARSERS[self.parser]
         return [read_row({**one.fields, "answer": one.text}, parser, one.id, answer="answer") for one in answers]

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 from evals.data import picture_in
 from evals.inputs import field, read_rows
 from evals.judge import CommandJudge, ask_all
-from evals.mmhal import TYPES, Item, MMHalScore, prompt, rating, read_template, score_items
+from evals.mmhal import TYPES, MMHalItem, MMHalScore, prompt, rating, read_template, score_items
 from evals.report import DIGITS, aligned, percent
 from evals.tasks.base import Answer, Sample, Scored
-from grounding.errors import EvalDataError, JudgeError
+from grounding.errors import UsageError
 from grounding.files import write_json
 from pipelines.provenance import short_hash, versions
 
@@ -23,7 +23,7 @@ REPLIES, RESPONSES = "replies.jsonl", "responses.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMHalAsking:
+class MMHalTaskOptions:
     """What a model is asked about which pictures, and who rates.
 
     Attributes:
@@ -47,15 +47,15 @@ class MMHalAsking:
         """The judge, if one is given.
 
         Raises:
-            JudgeError: the time it may take makes no sense.
+            UsageError: the timeout is not above 0.
         """
         if self.timeout <= 0:
-            raise JudgeError(f"--timeout {self.timeout:g} was given, expected seconds above 0")
+            raise UsageError(f"--timeout {self.timeout:g} was given, expected seconds above 0")
         return CommandJudge(self.judge, self.timeout) if self.judge else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMHalTask(MMHalAsking):
+class MMHalTask(MMHalTaskOptions):
     """Answer MMHal-Bench's questions. Without a judge the answers are written to responses.json, to be rated later."""
 
     name: ClassVar[str] = "mmhal"
@@ -70,7 +70,7 @@ class MMHalTask(MMHalAsking):
     def samples(self) -> Sequence[Sample]:
         """One a question; see `Task.samples`. What the judge needs is looked at now, before a model works for hours."""
         if not self.data:
-            raise EvalDataError("--data is missing: a model needs the questions, response_template.json")
+            raise UsageError("--data is missing: a model needs the questions, response_template.json")
         self.asked()
         read_template(self.template)
         folder = self.images or str(Path(self.data).expanduser().parent)
@@ -109,7 +109,7 @@ class MMHalTask(MMHalAsking):
         return Scored(scored.data, scored.text, details)
 
 
-def score_replies(items: Sequence[Item], replies: Sequence[str], judge: str, template: str, seed: int) -> Scored:
+def score_replies(items: Sequence[MMHalItem], replies: Sequence[str], judge: str, template: str, seed: int) -> Scored:
     """The figures over a judge's replies, as the JSON and the table that command and task give out."""
     found: MMHalScore = score_items(items, replies, seed=seed)
     score, rate = found.score, found.hallucination_rate
@@ -141,9 +141,11 @@ def score_replies(items: Sequence[Item], replies: Sequence[str], judge: str, tem
     return Scored(data, aligned(lines))
 
 
-def _item(answer: Answer) -> Item:
+def _item(answer: Answer) -> MMHalItem:
     said = answer.fields
-    return Item(said["question_type"], tuple(said["image_content"]), answer.question, said["gt_answer"], answer.text)
+    return MMHalItem(
+        said["question_type"], tuple(said["image_content"]), answer.question, said["gt_answer"], answer.text
+    )
 
 
 def _response(answer: Answer) -> dict[str, Any]:

@@ -28,7 +28,7 @@ LIMIT = 64  # ours: every parser but PAI's decides by the first sentence or word
 
 
 @dataclass(frozen=True, kw_only=True)
-class PopeAsking:
+class PopeTaskOptions:
     """What a model is asked about which pictures.
 
     Attributes:
@@ -51,7 +51,7 @@ class PopeAsking:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PopeTask(PopeAsking):
+class PopeTask(PopeTaskOptions):
     """Answer POPE's questions."""
 
     name: ClassVar[str] = "pope"

@@ -19,14 +19,14 @@ from PIL import Image
 from evals.chair.compare import differences
 from evals.chair.lexicon import Lexicon
 from evals.chair.report import HIGHER_IS_BETTER, chair_json, chair_table, sample_json, shown
-from evals.chair.score import Caption, CaptionScore, chair, score_caption
+from evals.chair.score import CaptionScore, ImageCaption, chair, score_caption
 from evals.chair.words import by_rules
 from evals.report import aligned, percent
 from evals.statistics import bootstrap_difference
 from evals.tasks.base import Answer, Sample, Scored
 from evals.yesno.confusion import Answered, answered, score_answers, yes_no_json, yes_no_ratios
 from evals.yesno.parsers import PARSERS
-from grounding.errors import EvalDataError
+from grounding.errors import UsageError
 from grounding.starter.habits import HABITS, HabitScene, measuring_scene
 from grounding.starter.language import DESCRIBE, PLURALS
 from grounding.starter.scenes import SHAPES
@@ -39,7 +39,7 @@ _PARSER = PARSERS["official"]
 
 
 @dataclass(frozen=True)
-class Question:
+class PresenceQuestion:
     """One yes-no question: the split it belongs to, the shape, and whether it is there."""
 
     split: str
@@ -75,7 +75,7 @@ class ScenesTask:
 
     def __post_init__(self) -> None:
         if self.scenes < 1 or self.seed < 0:
-            raise EvalDataError(
+            raise UsageError(
                 f"scenes {self.scenes} and seed {self.seed} were given, expected at least one scene and a seed from 0"
             )
 
@@ -143,7 +143,7 @@ def caption_scores(answers: Sequence[Answer]) -> tuple[CaptionScore, ...]:
     """CHAIR's score of every description among the answers; `image_id` is the scene's number."""
     described = [one for one in answers if one.fields["kind"] == "describe"]
     truth = {int(one.fields["scene"]): frozenset(one.fields["shapes"]) for one in described}
-    captions = [Caption(int(one.fields["scene"]), one.text) for one in described]
+    captions = [ImageCaption(int(one.fields["scene"]), one.text) for one in described]
     return tuple(score_caption(one, truth, scene_lexicon(), by_rules) for one in captions)
 
 
@@ -157,7 +157,7 @@ def yes_no_answers(answers: Sequence[Answer]) -> dict[str, tuple[Answered, ...]]
     return {name: tuple(split) for name, split in found.items() if split}
 
 
-def pope_questions(scenes: Sequence[frozenset[str]], seed: int) -> list[tuple[Question, ...]]:
+def pope_questions(scenes: Sequence[frozenset[str]], seed: int) -> list[tuple[PresenceQuestion, ...]]:
     """POPE's questions about scenes, by the rules of Li et al., EMNLP 2023, section 3, and its code.
 
     Per scene and split up to three present shapes, each followed by an absent one. Random: absent shapes drawn evenly;
@@ -191,7 +191,9 @@ def pope_questions(scenes: Sequence[frozenset[str]], seed: int) -> list[tuple[Qu
     return asked
 
 
-def _pairs(split: str, present: Sequence[str], goes_with: Mapping[str, str], absent: Sequence[str]) -> list[Question]:
+def _pairs(
+    split: str, present: Sequence[str], goes_with: Mapping[str, str], absent: Sequence[str]
+) -> list[PresenceQuestion]:
     """Each present shape, then an absent one: what goes with it, or the next that is left."""
     left = list(absent)
     reserved = {goes_with[shape] for shape in present if goes_with.get(shape) in left}
@@ -201,7 +203,7 @@ def _pairs(split: str, present: Sequence[str], goes_with: Mapping[str, str], abs
         free = [one for one in left if one not in reserved] or left
         other = wanted if wanted in left else free[0]
         left.remove(other)
-        found += [Question(split, shape, True), Question(split, other, False)]
+        found += [PresenceQuestion(split, shape, True), PresenceQuestion(split, other, False)]
     return found
 
 

@@ -31,7 +31,7 @@ NO_FIGURE = "0"
 
 
 @dataclass(frozen=True)
-class Row:
+class HallusionRow:
     """One question of one figure, answered.
 
     Attributes:
@@ -87,7 +87,9 @@ class HallusionScore:
     hard_q_acc: Interval | None
 
 
-def read_results(path: str | Path, parser: Parser, *, answer: str, verdict: str | None = None) -> tuple[Row, ...]:
+def read_results(
+    path: str | Path, parser: Parser, *, answer: str, verdict: str | None = None
+) -> tuple[HallusionRow, ...]:
     """The authors' result file: `HallusionBench.json` with one field more.
 
     Args:
@@ -108,7 +110,9 @@ def read_results(path: str | Path, parser: Parser, *, answer: str, verdict: str 
     return tuple(rows)
 
 
-def read_row(row: Mapping[str, Any], parser: Parser, where: str, *, answer: str, verdict: str | None = None) -> Row:
+def read_row(
+    row: Mapping[str, Any], parser: Parser, where: str, *, answer: str, verdict: str | None = None
+) -> HallusionRow:
     """One row of the authors' file; see `read_results`.
 
     Raises:
@@ -118,10 +122,10 @@ def read_row(row: Mapping[str, Any], parser: Parser, where: str, *, answer: str,
     if keys[0] not in ("VD", "VS"):
         raise EvalDataError(f"{where} has the category {keys[0]!r}, expected 'VD' or 'VS': give HallusionBench's rows")
     found = _judged(row, verdict, where) if verdict else _compared(row, answer, parser, where)
-    return Row(keys[0], keys[1], keys[2], keys[3], keys[4], _text(row, "visual_input", where) != "0", found)
+    return HallusionRow(keys[0], keys[1], keys[2], keys[3], keys[4], _text(row, "visual_input", where) != "0", found)
 
 
-def refuse_double_rows(rows: Sequence[Row], path: str | Path) -> None:
+def refuse_double_rows(rows: Sequence[HallusionRow], path: str | Path) -> None:
     """Refuse a question of a figure that stands twice.
 
     Raises:
@@ -130,7 +134,7 @@ def refuse_double_rows(rows: Sequence[Row], path: str | Path) -> None:
     refuse_doubles(((*one.group, one.figure_id, one.question_id) for one in rows), path, "questions of a figure")
 
 
-def score_rows(rows: Sequence[Row], *, seed: int = 0) -> HallusionScore:
+def score_rows(rows: Sequence[HallusionRow], *, seed: int = 0) -> HallusionScore:
     """The figures over rows."""
     figures = [one for one in rows if not (one.category == "VS" and one.figure_id == NO_FIGURE)]
     return HallusionScore(
@@ -144,11 +148,11 @@ def score_rows(rows: Sequence[Row], *, seed: int = 0) -> HallusionScore:
     )
 
 
-def _question(row: Row) -> Hashable:
+def _question(row: HallusionRow) -> Hashable:
     return (*row.group, row.question_id)
 
 
-def _whole(rows: Sequence[Row], key: Any, seed: int) -> Interval | None:
+def _whole(rows: Sequence[HallusionRow], key: Any, seed: int) -> Interval | None:
     """The share of keys all of whose rows are right."""
     if not rows:
         return None

@@ -8,14 +8,14 @@ from typing import Any
 from evals.report import aligned, percent
 from evals.statistics import Interval
 from evals.tasks.base import Scored
-from evals.yesno.hallusion import HallusionScore, Row, score_rows
+from evals.yesno.hallusion import HallusionRow, HallusionScore, score_rows
 from pipelines.provenance import versions
 
 VERSION = 1
 _NAMES = ("a_acc", "q_acc", "f_acc", "easy_q_acc", "hard_q_acc")
 
 
-def score_all(rows: Sequence[Row], how: str, variant: dict[str, Any], seed: int) -> Scored:
+def score_all(rows: Sequence[HallusionRow], how: str, variant: dict[str, Any], seed: int) -> Scored:
     """The figures of all rows and of each category.
 
     Args:

@@ -34,7 +34,7 @@ _HEX = 16
 
 
 @dataclass(frozen=True)
-class Question:
+class PopeQuestion:
     """One question.
 
     Attributes:
@@ -61,7 +61,7 @@ class QuestionFile:
         misspelt: how many questions say "imange".
     """
 
-    questions: tuple[Question, ...]
+    questions: tuple[PopeQuestion, ...]
     copy: str
     known: bool
     misspelt: int
@@ -94,7 +94,7 @@ def read_questions(path: str | Path) -> QuestionFile:
         if label not in ("yes", "no"):
             raise EvalDataError(f"{where} has the label {label!r}, expected 'yes' or 'no': give POPE's question file")
         questions.append(
-            Question(
+            PopeQuestion(
                 whole_number(row, ("question_id",), where),
                 field(row, ("image",), str, where),
                 field(row, ("text", "question"), str, where),
@@ -107,7 +107,7 @@ def read_questions(path: str | Path) -> QuestionFile:
     return QuestionFile(tuple(questions), name or Path(path).stem, name is not None, misspelt)
 
 
-def fingerprint(questions: Sequence[Question]) -> str:
+def fingerprint(questions: Sequence[PopeQuestion]) -> str:
     """16 hexadecimal digits over what is asked of which image with which label; order and spelling do not matter."""
     asked = sorted((Path(one.image).name, _object(one.text), one.truth) for one in questions)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:_HEX]
@@ -128,7 +128,7 @@ def read_answers(path: str | Path) -> dict[int, str]:
 
 
 def join(
-    questions: Sequence[Question], answers: Mapping[int, str], parser: Parser, where: str | Path
+    questions: Sequence[PopeQuestion], answers: Mapping[int, str], parser: Parser, where: str | Path
 ) -> tuple[Answered, ...]:
     """Every question with its answer.
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from evals.data import picture_in, read_data
-from grounding.errors import EvalDataError, ImageError, MissingExtraError
+from grounding.errors import EvalDataError, ImageError, MissingExtraError, UsageError
 
 
 @pytest.fixture
@@ -59,7 +59,6 @@ def test_what_is_no_data(folder):
     (folder / "object.json").write_text('{"a": 1}')
     (folder / "rows.jsonl").write_text('{"caption": "x"}\n')
     for source, said in (
-        ("", "--data is missing"),
         ("empty", "has neither pictures nor"),
         ("object.json", "holds no list of objects"),
         ("rows.jsonl", "row 1 of .* has no 'image'"),
@@ -68,7 +67,9 @@ def test_what_is_no_data(folder):
         ("missing/", "there is no folder"),
     ):
         with pytest.raises(EvalDataError, match=said):
-            read_data(str(folder / source) if source else "")
+            read_data(str(folder / source))
+    with pytest.raises(UsageError, match="--data is missing"):
+        read_data("")
 
 
 def test_a_picture_that_is_not_there_is_found_out_when_it_is_opened(folder):

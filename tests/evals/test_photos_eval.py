@@ -17,7 +17,7 @@ from evals.scenes import CENTRE
 from evals.tasks.base import Answer
 from evals.tasks.chair import ChairTask
 from evals.tasks.pope import PopeTask
-from grounding.errors import ManifestError
+from grounding.errors import UsageError
 from grounding.photos import read_photos
 from grounding.starter.photo.model import build_model, build_processor
 
@@ -123,7 +123,7 @@ def test_the_command_measures_everything_and_writes_it_down(
 
 
 def test_what_is_missing_is_one_sentence(folder: Path):
-    with pytest.raises(ManifestError, match="--synonyms"):
+    with pytest.raises(UsageError, match="--synonyms"):
         EvalPhotosCommand(data=folder).run()
-    with pytest.raises(ManifestError, match="--parts cats"):
+    with pytest.raises(UsageError, match="--parts cats"):
         EvalPhotosCommand(data=folder, parts=("cats",)).run()
