@@ -1,6 +1,6 @@
-"""Data sets of pictures: a folder, JSON, parquet, or a hub id; rows with a picture each, opened when its turn comes.
+"""Read image data sets from a folder, JSON, parquet or the hub; each row has a picture, opened when needed.
 
-JSON and folders need nothing installed; parquet and the hub go through `datasets`.
+JSON and folders need no package; parquet and the hub need `datasets`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DataRow:
     """One row of a data set.
 
     Attributes:
-        name: what its picture is called: a file's name, or "row 3" where it has none.
+        name: of the picture: a file name, or "row 3" if it has none.
         picture: the picture.
         fields: its other columns.
     """
@@ -44,19 +44,19 @@ class DataRow:
 
 
 def read_data(source: str, split: str = "", what: str = "the data") -> tuple[DataRow, ...]:
-    """The rows of a data set.
+    """Read the rows of a data set.
 
     Args:
-        source: a folder of pictures, with `metadata.jsonl`, `images.json` or COCO's `instances.json` beside them or
-            without; a file of JSON or JSON lines with paths of pictures relative to it; a parquet file or a folder of
-            them; or a hub id such as `owner/name`, or `owner/name:configuration`.
+        source: a folder of pictures, optionally with `metadata.jsonl`, `images.json` or COCO's `instances.json`; a
+            file of JSON or JSON lines with picture paths relative to it; a parquet file or a folder of them; or a hub
+            id such as `owner/name` or `owner/name:configuration`.
         split: of a hub data set; `test` if empty. Parquet files have none.
-        what: what it is, for messages.
+        what: what the data is, for messages.
 
     Raises:
         UsageError: none was given.
         EvalDataError: it cannot be found or read, or has no rows or no pictures.
-        MissingExtraError: it needs `datasets`, which is not installed.
+        MissingExtraError: `datasets` is needed and not installed.
     """
     if not source:
         raise UsageError(f"--data is missing: a model needs {what} as a folder, a file, or a hub id")
@@ -117,7 +117,7 @@ def _inside(folder: Path) -> Path:
 def _from_json(file: Path, what: str) -> tuple[DataRow, ...]:
     if file.suffix.lower() == ".json":
         data = read_json(file, what)
-        # COCO's files and their like keep the pictures under "images".
+        # COCO's files, and others in their format, list the pictures under "images".
         rows = data.get("images") if isinstance(data, dict) else data
         if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
             raise EvalDataError(
@@ -150,7 +150,7 @@ def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str
     datasets.disable_progress_bars()
     try:
         table = datasets.load_dataset(name, **options)
-        # A parquet file that datasets did not write has a picture as bytes and path, without saying that it is one.
+        # In a parquet file that `datasets` did not write, a picture is a dict of bytes and path, not an Image feature.
         column = next(
             key
             for key, kind in table.features.items()
@@ -162,7 +162,7 @@ def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str
         raise EvalDataError(
             f"{source} has no column of pictures, only {listed(table.features)}: give {what} with pictures"
         ) from None
-    except Exception as wrong:  # its loaders raise many kinds, from the network's to pyarrow's
+    except Exception as wrong:  # the loaders raise many kinds, from network errors to pyarrow's
         reason = " ".join(str(wrong).split())[:200] or type(wrong).__name__
         raise EvalDataError(
             f"{source} cannot be read as {what} ({reason}): check the id, its configuration and the split, or give a "
@@ -177,7 +177,7 @@ def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str
 
 
 def _name(row: Mapping[str, Any], number: int) -> str:
-    """A name that rows of one picture share, where the data say so."""
+    """A name shared by the rows of one picture, if the data has one."""
     for key in ("image_source", "file_name", "image_id", "filename"):
         if isinstance(row.get(key), (str, int)):
             return str(row[key])
@@ -185,10 +185,10 @@ def _name(row: Mapping[str, Any], number: int) -> str:
 
 
 def _embedded(table: Sequence[Mapping[str, Any]], number: int, column: str, source: str) -> Image.Image:
-    """A picture from inside a data set.
+    """Decode a picture stored inside a data set.
 
     Raises:
-        ImageError: it is broken.
+        ImageError: it is missing or broken.
     """
     import warnings
 

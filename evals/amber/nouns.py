@@ -1,8 +1,8 @@
-"""The nouns of a description, and whether two words are alike: as AMBER's script does it, or with nothing installed.
+"""Nouns of a description and similarity of words: as in AMBER's script, or without its packages.
 
-The script takes NLTK's noun tags and lemmas, and the word vectors of spaCy's `en_core_web_lg`. Without them every
-word is looked up in its singular, and only equal words are alike; the word lists hold few words that are no nouns,
-so the counts are near, but they are not the published variant's and are named apart.
+The script uses NLTK's noun tags and lemmas, and the word vectors of spaCy's `en_core_web_lg`. Without them every word
+is looked up in its singular, and only equal words are similar. Since nearly all words of AMBER's lists are nouns, the
+counts are close to those of the published variant, but not equal, so results name the variant.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ THRESHOLD = 0.8
 
 
 def description_nouns(pipeline: NounPipeline) -> Nouns:
-    """From a description to its nouns as base words.
+    """Return the function from a description to its nouns as base words.
 
     Raises:
-        MissingExtraError: NLTK is asked for and not installed.
-        EvalDataError: its data is not there.
+        MissingExtraError: NLTK is not installed.
+        EvalDataError: NLTK is installed without its data.
     """
     if pipeline == "rules":
         return by_rules
@@ -40,14 +40,13 @@ def description_nouns(pipeline: NounPipeline) -> Nouns:
 
 
 def similarity(vectors: Vectors) -> Similar:
-    """Whether two words are alike.
+    """Return the function that says whether two words are similar.
 
-    Another spaCy model's vectors have other similarities, so that 0.8 would mean something else: none is put in place
-    of `en_core_web_lg`.
+    There is no fallback for `en_core_web_lg`: the threshold of 0.8 belongs to its vectors.
 
     Raises:
-        MissingExtraError: spaCy is asked for and not installed.
-        EvalDataError: its model is not there.
+        MissingExtraError: spaCy is not installed.
+        EvalDataError: spaCy is installed without the model.
     """
     if vectors == "none":
         return same_word

@@ -1,4 +1,4 @@
-"""`grounding eval amber`: responses to AMBER's queries that exist already, or a model's own."""
+"""`grounding eval amber`: score existing responses to AMBER's queries, or those of a model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from grounding.console import emit, results
 class EvalAmberCommand(GenerationOptions, AmberTaskOptions):
     """Score responses by AMBER's rules: CHAIR, Cover, Hal and Cog of descriptions; accuracy and F1 of answers.
 
-    With --responses a file is scored, and no model is needed. With --model the queries are put to it first, into the
-    folder --out. Percent as papers print them. The published variant is `--pipeline nltk --vectors en_core_web_lg`;
-    without them the generative figures are near, not equal. Questions without a response are left out, as in the
-    authors' script.
+    With --responses a file is scored, without a model. With --model the model answers the queries first; the run goes
+    to the folder --out. Metrics are in percent, as in the paper. The published variant is `--pipeline nltk --vectors
+    en_core_web_lg`; without them the generative metrics are close to the published ones, not equal. Questions without a
+    response are left out, as in the authors' script.
 
     Attributes:
         responses: JSON array or lines of `id` and `response`.

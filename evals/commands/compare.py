@@ -1,4 +1,4 @@
-"""`grounding eval compare`: two files of captions, or two runs of one task, over the same images."""
+"""`grounding eval compare`: compare two files of captions, or two runs of one task, over the same images."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalCompareCommand(ChairOptions):
-    """Compare two runs, image by image.
+    """Compare two runs, paired by image.
 
-    Two run folders of one task need no more options: the task and its options are those of the first. Two files of
-    captions are compared by CHAIR and need --ground-truth and --synonyms. Differences are B - A, percent as papers
-    print them, with 95 % bootstrap intervals over the images of both and the p value of a paired permutation test.
-    Captions are compared as they are, at equal recall and at equal length; the share of captions that hallucinate, and
-    of yes-no answers that are right, also by McNemar's exact test.
+    Two run folders of one task need no further options: the task and its options are those of the first run. Two files
+    of captions are compared by CHAIR and need --ground-truth and --synonyms. Differences are B - A in percent, with
+    95 % bootstrap intervals over the images of both and the p value of a paired permutation test. Captions are compared
+    as they are, at equal recall and at equal length. The share of captions with a hallucination, and of right yes-no
+    answers, is also compared by McNemar's exact test.
 
     Attributes:
         a: the first run's folder, or its captions, JSON lines of objects with `image_id` and `caption`.
         b: the second run's.
-        seed: of bootstrap and permutation.
+        seed: of bootstrap and permutation test.
         json: print one JSON object on stdout instead of the tables.
     """
 

@@ -1,4 +1,4 @@
-"""`grounding eval photos`: how a model points, answers and describes on photos that a starter was never trained on."""
+"""`grounding eval photos`: measure pointing, POPE and CHAIR on annotated test photos."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ PARTS = ("nouns", "expressions", "pope", "captions")
 
 @dataclass(frozen=True, kw_only=True)
 class EvalPhotosCommand(ModelOptions):
-    """Measure on the test photos of a folder: nouns, human expressions, POPE's questions and captions.
+    """Measure nouns, human expressions, POPE's questions and captions on the test photos of a folder.
 
     Nouns: for every annotated class of at least 2 % of its photo, whether the best point lies on it, and the mask's
-    IoU; beside it the picture's centre, the map of another class, and every head's map taken from another photo.
-    Expressions: whether the best point lies in the box; beside it the head noun alone and the centre. POPE: accuracy,
-    F1 and share of yes for each split. Captions: CHAIR. Intervals are 95 % percentile bootstraps, resampled by photo.
-    Of the photos in the folder that this was written for, at least 94 % show a person.
+    IoU; the controls are the picture's centre, the map of another class, and every head's map taken from another photo.
+    Expressions: whether the best point lies in the box; the controls are the head noun alone and the centre. POPE:
+    accuracy, F1 and share of yes for each split. Captions: CHAIR. Intervals are 95 % percentile bootstraps, resampled
+    by photo. The test photos are those that the starters were not trained on.
 
     Attributes:
         data: folder of photos; see `grounding.photos`.
-        synonyms: CHAIR's list of synonyms, one class a line; captions are not scored without it.
+        synonyms: CHAIR's synonym list, one class per line; needed for captions.
         parts: which of nouns, expressions, pope and captions to measure.
         ablate: also measure nouns with each part of the method switched off.
-        limit: at most so many questions of each part; all where 0.
+        limit: most questions of each part; 0 is all.
         out: folder for scores.json and scores.md.
         json: print one JSON object on stdout instead of the tables.
     """

@@ -1,4 +1,4 @@
-"""`grounding eval pope`: answers to POPE's questions that exist already, or a model's own."""
+"""`grounding eval pope`: score existing answers to POPE's questions, or those of a model."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from grounding.errors import EvalDataError, UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class EvalPopeCommand(GenerationOptions, PopeTaskOptions):
-    """Score yes-no answers split by split: accuracy, precision, recall, F1 and yes-ratio, yes being positive.
+    """Score yes-no answers split by split: accuracy, precision, recall, F1 and yes-ratio; yes is the positive class.
 
-    With --answers files are scored, and no model is needed. With --model the questions are asked first, into the folder
-    --out. Percent as papers print them; intervals are 95 % percentile bootstraps over images. The parser changes the
-    figures, so it belongs beside them. With several splits, the mean of their F1 is what LLaVA calls POPE.
+    With --answers files are scored, without a model. With --model the model answers the questions first; the run goes
+    to the folder --out. Metrics are in percent, with 95 % percentile bootstrap intervals over images. They depend on
+    the parser, so report it with them. With several splits, the mean of their F1 is what LLaVA calls POPE.
 
     Attributes:
-        answers: as many files of JSON lines with `question_id` and `answer` as there are question files, in the same
-            order.
+        answers: one file of JSON lines with `question_id` and `answer` per question file, in the same order.
     """
 
     answers: tuple[Path, ...] = ()

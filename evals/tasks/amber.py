@@ -1,4 +1,4 @@
-"""AMBER as a task: describe its pictures, and answer its yes-no questions."""
+"""AMBER as a task: describe its images and answer its yes-no questions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from evals.amber.discriminative import Verdict
     from evals.amber.generative import DescriptionCounts
 
-LIMIT = 512  # ours; the authors' script scores responses and makes none
+LIMIT = 512  # our choice; the authors' script scores responses and generates none
 QUERIES = ("query/query_all.json", "query_all.json")
 PROTOCOLS: Mapping[str, str] = {
     "official": "",
@@ -30,13 +30,13 @@ PROTOCOLS: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class AmberTaskOptions(AmberOptions):
-    """What a model is asked about which pictures.
+    """Options of `AmberTask`; the command that scores existing responses shares them.
 
     Attributes:
-        images: with a model, the folder of AMBER's pictures.
-        part: which queries to put to it.
-        protocol: what is put behind a yes-no question: `official` nothing, `vlmevalkit` "Please answer yes or no.".
-        words: other words to put behind a yes-no question.
+        images: with a model, the folder of AMBER's images.
+        part: which queries to ask.
+        protocol: suffix of a yes-no question: `official` none, `vlmevalkit` "Please answer yes or no.".
+        words: another suffix of a yes-no question.
     """
 
     images: str = ""
@@ -47,7 +47,7 @@ class AmberTaskOptions(AmberOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class AmberTask(AmberTaskOptions):
-    """Describe AMBER's pictures and answer its questions."""
+    """Describe AMBER's images and answer its questions."""
 
     name: ClassVar[str] = "amber"
     version: ClassVar[int] = 1
@@ -55,11 +55,11 @@ class AmberTask(AmberTaskOptions):
 
     @property
     def prompt(self) -> str:
-        """What is put behind every yes-no question."""
+        """Suffix of every yes-no question."""
         return self.words or PROTOCOLS[self.protocol]
 
     def samples(self) -> Sequence[Sample]:
-        """One a query; see `Task.samples`."""
+        """Return one sample per query; see `Task.samples`."""
         if not self.images:
             raise UsageError("--images is missing: a model needs the folder of AMBER's pictures")
         annotations = read_annotations(self.data / "annotations.json")
@@ -85,7 +85,7 @@ class AmberTask(AmberTaskOptions):
         return samples
 
     def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
-        """The figures by the authors' rules."""
+        """Score by the authors' rules."""
         counts = self._count(answers)
         scored = score_counts(counts, self, seed)
         details = [
@@ -95,7 +95,7 @@ class AmberTask(AmberTaskOptions):
         return Scored(scored.data, scored.text, details)
 
     def compare(self, a: Sequence[Answer], b: Sequence[Answer], seed: int) -> Scored:
-        """The differences b - a of descriptions and of answers."""
+        """Score the differences b - a of descriptions and of yes-no answers."""
         return compare_counts(self._count(a), self._count(b), seed)
 
     def _count(self, answers: Sequence[Answer]) -> AmberCounts:

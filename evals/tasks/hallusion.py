@@ -1,4 +1,4 @@
-"""HallusionBench as a task: its yes-no questions that show a figure."""
+"""HallusionBench as a task: its yes-no questions about an image."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from evals.yesno.parsers import PARSERS
 from grounding.errors import EvalDataError, UsageError
 from pipelines.provenance import versions
 
-LIMIT = 64  # ours: the yes or no comes first
+LIMIT = 64  # our choice: the yes or no comes first
 PROTOCOLS: Mapping[str, str] = {"official": "", "vlmevalkit": "\nPlease answer yes or no."}
 FIELDS = ("category", "subcategory", "set_id", "figure_id", "question_id", "visual_input", "gt_answer")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HallusionTaskOptions:
-    """What a model is asked about which pictures.
+    """Options of `HallusionTask`; the command that scores existing answers shares them.
 
     Attributes:
         data: with a model, HallusionBench.json.
-        images: with a model, the folder that its `filename`s are in; the file's own if left out.
-        protocol: what is put behind a question: `official` nothing, `vlmevalkit` "Please answer yes or no.".
-        words: other words to put behind a question.
-        parser: how an answer's yes or no is read.
+        images: with a model, the folder of its `filename`s; the file's own folder if left out.
+        protocol: suffix of a question: `official` none, `vlmevalkit` "Please answer yes or no.".
+        words: another suffix of a question.
+        parser: rule that reads yes or no from an answer.
     """
 
     data: str = ""
@@ -52,11 +52,11 @@ class HallusionTask(HallusionTaskOptions):
 
     @property
     def prompt(self) -> str:
-        """What is put behind every question."""
+        """Suffix of every question."""
         return self.words or PROTOCOLS[self.protocol]
 
     def samples(self) -> Sequence[Sample]:
-        """One a question of a figure; questions of one set are drawn together."""
+        """Return one sample per question about an image; `--limit` draws the questions of one set together."""
         if not self.data:
             raise UsageError("--data is missing: a model needs the questions, HallusionBench.json")
         folder = self.images or str(Path(self.data).expanduser().parent)
@@ -84,7 +84,7 @@ class HallusionTask(HallusionTaskOptions):
         return samples
 
     def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
-        """The figures over rows, questions and figures."""
+        """Score rows (aAcc), questions (qAcc) and figures (fAcc)."""
         from evals.yesno.hallusion_scoring import score_all
 
         rows = self._rows(answers)
@@ -97,7 +97,7 @@ class HallusionTask(HallusionTaskOptions):
         return Scored(scored.data, scored.text, details)
 
     def compare(self, a: Sequence[Answer], b: Sequence[Answer], seed: int) -> Scored:
-        """The difference b - a of aAcc, resampled by set of figures."""
+        """Score the difference b - a of aAcc, resampled by set of figures."""
         one, other = self._rows(a), self._rows(b)
         sets = {group: number for number, group in enumerate(dict.fromkeys(row.group for row in one))}
         groups = [sets[row.group] for row in one]

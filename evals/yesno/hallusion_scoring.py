@@ -1,4 +1,4 @@
-"""HallusionBench's figures as the JSON and the table that command and task give out."""
+"""Score HallusionBench as JSON and table of command and task."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _NAMES = ("a_acc", "q_acc", "f_acc", "easy_q_acc", "hard_q_acc")
 
 
 def score_all(rows: Sequence[HallusionRow], how: str, variant: dict[str, Any], seed: int) -> Scored:
-    """The figures of all rows and of each category.
+    """Score all rows and each category.
 
     Args:
         rows: at least one.
-        how: how the answers were read, for the table's title.
+        how: the rule that read the answers, for the table's title.
         variant: the same for the JSON.
         seed: of the bootstrap.
     """
@@ -44,7 +44,7 @@ def score_all(rows: Sequence[HallusionRow], how: str, variant: dict[str, Any], s
 
 
 def score_json(found: HallusionScore) -> dict[str, Any]:
-    """The figures in percent by name, with intervals; null where there was nothing to count."""
+    """Convert the metrics to percent by name, with intervals; null where there were no rows."""
     figures: dict[str, Interval | None] = {name: getattr(found, name) for name in _NAMES}
     return {
         "n": found.n,

@@ -61,7 +61,7 @@ def test_the_shipped_plan_is_within_its_own_budget_and_names_shipped_methods():
     plan = load_plan()
     fitted = Steering("fitted", "", "", (HeadGains(image=((2.0,),)),))
     for contender in plan.contenders:
-        assert 1 <= len(contender.candidates(fitted if contender.fit else None)) <= plan.budget
+        assert 1 <= len(contender.settings(fitted if contender.fit else None)) <= plan.budget
 
 
 def test_fitted_gains_are_contenders_and_fitted_once(plan, tmp_path, capsys):
@@ -112,7 +112,7 @@ def test_tuning_on_the_test_scenes_is_refused(plan):
 
 
 def test_candidates_differ_in_the_grid_alone():
-    one, other = Candidate("g", {"text_guidance.gamma": (1.1, 2.0)}, "pai-guidance").candidates()
+    one, other = Candidate("g", {"text_guidance.gamma": (1.1, 2.0)}, "pai-guidance").settings()
     assert one.steps[0].gamma == 1.1
     assert with_value(one, "text_guidance.gamma", 2.0).steps == other.steps
 
