@@ -30,9 +30,9 @@ def flags(run: Folder) -> tuple[str, ...]:
         count = len(texts) - len(written)
         if count:
             found.append(f"{count} of {len(texts)} texts are empty, which no share of wrong words shows.")
-    told = [one.finished for one in texts if one.finished is not None]
-    if told and told.count(False) >= UNFINISHED * len(told):
-        found.append(f"{told.count(False)} of {len(told)} texts were cut at the token limit.")
+    endings = [one.finished for one in texts if one.finished is not None]
+    if endings and endings.count(False) >= UNFINISHED * len(endings):
+        found.append(f"{endings.count(False)} of {len(endings)} texts were cut at the token limit.")
     words = [by_rules(one.text) for one in written]
     if not written or sum(map(len, words)) / len(words) < _SHORT:
         return tuple(found)
@@ -45,6 +45,6 @@ def flags(run: Folder) -> tuple[str, ...]:
         found.append(f"Texts loop: only {sum(shares) / len(shares):.0%} of their 4-grams differ.")
     cut = sum(one.cut_off for one in signs)
     # If every text lacks a full stop, the model's closed vocabulary may have none.
-    if not told and UNFINISHED * len(signs) <= cut < len(signs):
+    if not endings and UNFINISHED * len(signs) <= cut < len(signs):
         found.append(f"{cut} of {len(signs)} texts end in mid-sentence.")
     return tuple(found)
