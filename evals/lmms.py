@@ -87,7 +87,7 @@ class SteeredModel(lmms):
             decoding = decoding_of(settings, int(short_hash([self.seed, questions], 8), 16))
             texts = generate(self.vlm, images, questions, self.steering, decoding)
             for place, text in zip(places, texts, strict=True):
-                answer = cut(text.text, settings.get("until"))
+                answer = cut_at_stop(text.text, settings.get("until"))
                 found[place] = GenerationResult(answer, TokenCounts(output_tokens=len(text.token_ids)))
                 self.cache_hook.add_partial("generate_until", (requests[place].args[0], settings), answer)
         return [found[place] for place in range(len(requests))]
@@ -130,7 +130,7 @@ def decoding_of(settings: Mapping[str, Any], seed: int) -> Decoding:
         raise GroundingError(f"the task's generation settings {dict(settings)} cannot be read: {wrong}") from wrong
 
 
-def cut(text: str, until: Any) -> str:
+def cut_at_stop(text: str, until: Any) -> str:
     """Cut the text before the first of its stop strings."""
     ends = [until] if isinstance(until, str) else [end for end in until or () if end]
     return text[: min((text.find(end) for end in ends if end in text), default=len(text))].strip()

@@ -99,7 +99,7 @@ def run_lab(plan: LabPlan, ask: Ask, fit: FitOne) -> LabResult:
         for steering in candidate.settings(fit(candidate) if candidate.fit else None):
             scores = caption_scores(ask(f"validation/{steering.name}", tuning, steering))
             tried[steering.name] = (steering, _tried(steering.name, scores, before, plan))
-        best = choose([one for _, one in tried.values()])
+        best = best_trial([one for _, one in tried.values()])
         steering = tried[best.name][0]
         answers = ask(f"test/{candidate.name}", testing, steering)
         entries.append(
@@ -109,7 +109,7 @@ def run_lab(plan: LabPlan, ask: Ask, fit: FitOne) -> LabResult:
         f"{TRUNCATION} ({words} words)": (words, [cut(one, words, lexicon) for one in before]) for words in plan.cuts
     }
     tried_cuts = tuple(_tried(name, scores, before, plan) for name, (_, scores) in cuts.items())
-    best = choose(tried_cuts)
+    best = best_trial(tried_cuts)
     answers = tuple(shortened(one, cuts[best.name][0]) for one in plain)
     entries.append(Entry(TRUNCATION, best.name, None, tried_cuts, answers))
     longest = max(len(one.words) for one in caption_scores(plain))
@@ -126,7 +126,7 @@ def _described(seed: int, index: int) -> Sample:
     return Sample(drawn.image, DESCRIBE, caption(drawn.scene.objects, attributes=True))
 
 
-def choose(tried: Sequence[Trial]) -> Trial:
+def best_trial(tried: Sequence[Trial]) -> Trial:
     """Select the allowed trial with the lowest CHAIR_I; if none is allowed, the one with the highest F1."""
     allowed = [one for one in tried if one.allowed]
     if allowed:

@@ -28,7 +28,7 @@ def pope_scores(vlm: VLM, photos: PhotoSet, plan: PhotoPlan, advance: Callable[[
     """Score POPE's questions about test photos, read by POPE's own rule.
 
     Returns:
-        Per split `n`, `unparsable`, and accuracy, precision, recall, F1 and yes-ratio as [value, low, high] in [0, 1].
+        Per split `n`, `failed` and `unparsable`; accuracy, precision, recall, F1 and yes-ratio as [value, low, high].
 
     Raises:
         EvalDataError: a split cannot be read, or none of its questions was answered.
@@ -38,10 +38,15 @@ def pope_scores(vlm: VLM, photos: PhotoSet, plan: PhotoPlan, advance: Callable[[
     for split in SPLITS:
         task = PopeTask(questions=(plan.data / f"pope_{split}.json",), data=str(plan.data))
         samples = [one for one in task.samples() if coco_number(one.image) in tested][: plan.limit]
-        answers = _answers(vlm, samples, _ANSWER, advance)
+        answers, failed = _answers(vlm, samples, _ANSWER, advance)
         (row,) = task.score(answers, plan.data, plan.seed).data["splits"].values()
         names = ("accuracy", "precision", "recall", "f1", "yes_ratio")
-        found[split] = {"n": row["n"], "unparsable": row["unparsable"], **_fractions(row, names)}
+        found[split] = {
+            "n": row["n"],
+            "failed": failed,
+            "unparsable": row["unparsable"],
+            **_fractions(row, names),
+        }
     return found
 
 
@@ -49,7 +54,8 @@ def caption_scores(vlm: VLM, photos: PhotoSet, plan: PhotoPlan, advance: Callabl
     """Score captions of test photos by CHAIR.
 
     Returns:
-        `n`, CHAIR_S, CHAIR_I, recall, precision, F1 and length as [value, low, high], and the first `SHOWN` captions.
+        `n` and `failed`; CHAIR_S, CHAIR_I, recall, precision, F1 and length as [value, low, high]; and the first
+        `SHOWN` captions.
 
     Raises:
         EvalDataError: the synonyms cannot be read or do not fit, or no photo was described.
@@ -65,17 +71,20 @@ def caption_scores(vlm: VLM, photos: PhotoSet, plan: PhotoPlan, advance: Callabl
     samples = sorted((one for one in task.samples() if int(one.id) in tested), key=lambda one: int(one.id))[
         : plan.limit
     ]
-    answers = _answers(vlm, samples, _CAPTION, advance)
+    answers, failed = _answers(vlm, samples, _CAPTION, advance)
     row = task.score(answers, plan.data, plan.seed).data
     return {
         "n": row["n"],
+        "failed": failed,
         **_fractions(row, ("chair_s", "chair_i", "recall", "precision", "f1", "length")),
         "captions": {one.id: one.text for one in answers[:SHOWN]},
     }
 
 
-def _answers(vlm: VLM, samples: Sequence[Sample], max_new_tokens: int, advance: Callable[[int], None]) -> list[Answer]:
-    """Greedy answers of the unsteered model, in order, without those that failed."""
+def _answers(
+    vlm: VLM, samples: Sequence[Sample], max_new_tokens: int, advance: Callable[[int], None]
+) -> tuple[list[Answer], int]:
+    """Greedy answers of the unsteered model, in order, without those that failed; and the number of these."""
     store = ImageStore.of(samples, Path()) if samples else None
     answers: list[Answer] = []
     for batch in batches(samples, _BATCH):
@@ -86,7 +95,7 @@ def _answers(vlm: VLM, samples: Sequence[Sample], max_new_tokens: int, advance: 
     if not good:
         first = f"; the first failed: {answers[0].error}" if answers else ""
         raise EvalDataError(f"none of the {len(answers)} questions about test photos was answered{first}")
-    return good
+    return good, len(answers) - len(good)
 
 
 def _fractions(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, list[float]]:

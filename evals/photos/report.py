@@ -40,12 +40,18 @@ def report(data: dict[str, Any]) -> str:
             f"| {split} | {row['n']} | {_shown(row['accuracy'])} | {_shown(row['f1'])} | {_shown(row['yes_ratio'])} |"
             for split, row in data["pope"].items()
         ]
+        lines += _failures({f"questions of POPE {split}": row for split, row in data["pope"].items()})
     if "captions" in data:
         part = data["captions"]
         lines += ["", f"| {part['n']} captions | |", "|---|---|"]
         lines += [f"| {name} | {_shown(part[name])} |" for name in ("chair_s", "chair_i", "recall", "length")]
+        lines += _failures({"captions": part})
         lines += ["", *(f"- {photo}: {text}" for photo, text in part["captions"].items())]
     return "\n".join(lines) + "\n"
+
+
+def _failures(parts: dict[str, dict[str, Any]]) -> list[str]:
+    return [line for name, part in parts.items() if part["failed"] for line in ("", f"{part['failed']} {name} failed.")]
 
 
 def _of(row: dict[str, Any], what: str) -> str:

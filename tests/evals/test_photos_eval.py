@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from tiny_photos import tiny_spec, write_photos
 from evals.commands.photos import EvalPhotosCommand
 from evals.photos.annotations import expressions, nouns
 from evals.photos.measure import point_in_box
+from evals.photos.plan import PhotoPlan
 from evals.photos.pointing import Pointed, box_mask, shuffle_heads
+from evals.photos.questions import pope_scores
 from evals.scenes import CENTRE
 from evals.tasks.base import Answer
 from evals.tasks.chair import ChairTask
 from evals.tasks.pope import PopeTask
 from grounding.errors import UsageError
+from grounding.models.load import load
 from grounding.photos import read_photos
 from grounding.starter.photo.model import build_model, build_processor
 
@@ -127,3 +131,19 @@ def test_what_is_missing_is_one_sentence(folder: Path):
         EvalPhotosCommand(data=folder).run()
     with pytest.raises(UsageError, match="--parts cats"):
         EvalPhotosCommand(data=folder, parts=("cats",)).run()
+    with pytest.raises(UsageError, match="--limit -1"):
+        EvalPhotosCommand(data=folder, parts=("nouns",), limit=-1).run()
+
+
+def test_questions_with_unknown_words_are_counted_as_failed(folder: Path, tiny_starter: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    rows = json.loads((copy / "pope_popular.json").read_text())
+    rows[1]["text"] = "Is there a zyzzyva in the image?"
+    (copy / "pope_popular.json").write_text(json.dumps(rows))
+    vlm = load(str(tiny_starter), device="cpu")
+    scores = pope_scores(vlm, read_photos(copy), PhotoPlan(copy, None, ("pope",)), lambda count: None)
+    assert {split: (row["n"], row["failed"]) for split, row in scores.items()} == {
+        "random": (4, 0),
+        "popular": (3, 1),
+        "adversarial": (4, 0),
+    }

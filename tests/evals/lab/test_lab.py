@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from evals.commands.lab import LabCommand
-from evals.lab.compare import Figures, Trial, choose
+from evals.lab.compare import Figures, Trial, best_trial
 from evals.lab.plan import Candidate, load_plan, with_value
 from evals.lab.report import truncated_at
 from grounding.errors import EvalDataError, MethodError
@@ -95,8 +95,8 @@ def test_chosen_is_the_lowest_chair_among_the_allowed():
         tried("b", 0.05, 0.8, allowed=True),
         tried("c", 0.04, 0.7, allowed=True),
     ]
-    assert choose(found).name == "c"
-    assert choose([*found[:1], tried("d", 0.2, 0.95, allowed=False)]).name == "d"
+    assert best_trial(found).name == "c"
+    assert best_trial([*found[:1], tried("d", 0.2, 0.95, allowed=False)]).name == "d"
 
 
 def test_a_grid_over_the_budget_is_refused(plan):
