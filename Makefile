@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Photographs in the public domain that scikit-image carries.
 PHOTOS = $$($(BIN)/python -c "import skimage; print(skimage.data_dir)")
 
-.PHONY: setup demo test check format bench lab wheel clean
+.PHONY: setup demo test quick test-extras test-lmms check format bench lab wheel clean
 
 setup: $(STAMP)
 
@@ -27,17 +27,34 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
+# Without the tests that start whole runs in child processes.
+quick: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+# The tests that need an extra, with all extras installed; a missing package is a failure here and not a skip.
+test-extras: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	GROUNDING_TEST_EXTRAS=1 $(BIN)/python -m pytest -m extra --ignore tests/evals/test_lmms.py
+
+# Replaces antlr4-python3-runtime by the version of lmms-eval, which hydra-core refuses: not for an environment to keep.
+test-lmms: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[lmms]'
+	GROUNDING_TEST_EXTRAS=1 $(BIN)/python -m pytest -n 0 tests/evals/test_lmms.py
+
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	$(BIN)/grounding bench record
+	$(BIN)/grounding bench record --check record
+	$(BIN)/grounding bench steer --check steer
+	$(BIN)/grounding bench steer --steer headwise --check steer-headwise
 	$(BIN)/grounding eval scenes --limit 200 --seed 1 --ablate
 
 lab: $(STAMP)

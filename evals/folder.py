@@ -1,8 +1,8 @@
-"""What a run left in its folder, read for looking at it: manifest, samples, scores and diagnostics, each where it is.
+"""Read a run's folder for reports: manifest, scores and samples, whichever of them are there.
 
-The folder of a run (see `evals.runs`), finished or not; or one put together by hand of `scores.json` (what an `eval`
-command prints with `--json`), `captions.jsonl` and `details.jsonl` (what `grounding eval chair --samples` writes).
-Lines of one id are put together; scores or lines alone are enough.
+The folder is one of `evals.runs`, finished or not, or one assembled by hand from `scores.json` (the output of an `eval`
+command with `--json`), `captions.jsonl` and `details.jsonl` (written by `grounding eval chair --samples`). Lines of one
+id are merged; scores or lines alone are enough.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from evals.inputs import read_json
-from evals.runs import DETAILS, MANIFEST, SAMPLES, SCORES
+from evals.runs import DETAILS, MANIFEST, SAMPLES, SCORES, RunFolder
 from grounding.errors import EvalDataError
 from grounding.files import read_jsonl
 
-LINES = ("captions.jsonl", SAMPLES, DETAILS)  # what a later file says of a sample wins
+LINES = ("captions.jsonl", SAMPLES, DETAILS)  # of a field in several files the last counts
 _IDS = ("id", "sample_id", "question_id", "image_id")
 _TEXTS = ("text", "caption", "answer", "response")
 _IMAGES = ("image", "image_path", "file_name")
@@ -29,13 +29,13 @@ class Sample:
     """One line of a samples file.
 
     Attributes:
-        id: what it is called.
+        id: the sample's.
         image: where its picture should be; None where the line names none.
-        question: what was asked.
-        text: what the model wrote; empty where it failed.
-        finished: whether the text ended before its limit; None where it is not told.
-        error: why there is no text.
-        fields: everything that was said of it, with what scoring counted.
+        question: the prompt.
+        text: the answer; empty where it failed.
+        finished: whether the text ended before the length limit; None where unknown.
+        error: why there is no text; None where there is one.
+        fields: all fields of its lines, what scoring counted included.
     """
 
     id: str
@@ -53,7 +53,7 @@ class Sample:
 
     @property
     def truth(self) -> frozenset[str] | None:
-        """The objects that its image shows; None where the line does not say."""
+        """The objects that its image shows; None where the lines have none."""
         if not {"mentions", "hallucinated", "missed"} <= set(self.fields):
             return None
         return frozenset(self.names("missed")) | (set(self.names("mentions")) - set(self.names("hallucinated")))
@@ -65,9 +65,9 @@ class Folder:
 
     Attributes:
         path: the folder.
-        manifest: how it was made; empty where that is not told.
-        scores: its figures; empty where there are none.
-        samples: its lines.
+        manifest: the content of `manifest.json`; empty without one.
+        scores: the content of `scores.json`; empty without one.
+        samples: one per id.
     """
 
     path: Path
@@ -76,7 +76,7 @@ class Folder:
     samples: tuple[Sample, ...]
 
     def said(self, *names: str) -> Any:
-        """The first of some entries that the manifest, its `config` or the scores have; None without any."""
+        """The first of several entries in the manifest, its `config` or the scores; None where all are missing."""
         config = self.manifest.get("config")
         for place in (self.manifest, config if isinstance(config, Mapping) else {}, self.scores):
             for name in names:
@@ -86,22 +86,22 @@ class Folder:
 
     @cached_property
     def task(self) -> str:
-        """What was measured, `chair` for instance; empty where nothing says so."""
+        """The task's name, `chair` for instance; empty where unknown."""
         return _name(self.manifest.get("task")) or _name(self.scores.get("task")) or ""
 
     @cached_property
     def model(self) -> str | None:
-        """Which model ran."""
+        """The model's name; None where unknown."""
         return _name(self.said("model"))
 
     @cached_property
     def steering(self) -> str | None:
-        """How it was steered; None for not at all."""
+        """The steering method's name; None without steering."""
         return _name(self.said("steering", "steer"))
 
     @cached_property
     def steering_text(self) -> str | None:
-        """The steering file as the run read it; None where it is not told."""
+        """The text of the steering file that the run used; None where unknown."""
         found = self.manifest.get("steering")
         text = found.get("yaml") if isinstance(found, Mapping) else None
         return text if isinstance(text, str) and text.strip() else None
@@ -111,7 +111,7 @@ def read_folder(path: str | Path) -> Folder:
     """Read a run's folder.
 
     Raises:
-        EvalDataError: there is no such folder, it holds neither scores nor samples, or a file in it is broken.
+        EvalDataError: there is no such folder, it holds neither scores nor samples, or a file in it is wrong.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -123,9 +123,9 @@ def read_folder(path: str | Path) -> Folder:
 
 
 def _lines(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the files say of each sample, by its id."""
+    """The merged lines of each sample, by id."""
     found: dict[str, dict[str, Any]] = {}
-    for file in (*(folder / name for name in LINES), *sorted(folder.glob("samples.*-of-*.jsonl"))):
+    for file in (*(folder / name for name in LINES), *RunFolder(folder).parts()):
         for number, row in enumerate(read_jsonl(file), 1):
             id = _first(row, _IDS) if isinstance(row, dict) else None
             if id is None:
@@ -158,7 +158,7 @@ def _sample(id: str, row: Mapping[str, Any], folder: Path, manifest: Mapping[str
 
 
 def _found(image: str, folder: Path, root: Any) -> Path:
-    """Where the picture is, seen from the folder, from the run's image folder or from here; else from the folder."""
+    """The picture's path: in the folder, the run's image folder or the current folder; else in the folder."""
     places = [folder / image, *([Path(root) / image] if isinstance(root, str) else []), Path(image)]
     return next((place for place in places if place.is_file()), places[0])
 

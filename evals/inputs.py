@@ -1,4 +1,4 @@
-"""Reading what is to be scored: JSON or JSON lines from a path, never a pickle, every refusal one sentence."""
+"""Read files to be scored: text, JSON and JSON lines. Pickles are refused, because reading one can run code."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from grounding.errors import EvalDataError
+from grounding.files import parse_jsonl
 
-# What files begin with that are no text; a pickle of protocol 2 or newer begins with 0x80.
+# The first byte of a pickle of protocol 2 or newer.
 _PICKLE = b"\x80"
 _PICKLE_ENDINGS = (".pkl", ".pickle", ".p", ".pth", ".pt", ".joblib")
 _SHOWN = 5  # ids or names listed in a message
 
 
 def read_text(path: str | Path, what: str) -> str:
-    """A text file's content.
+    """Read a text file in UTF-8.
 
     Args:
         path: the file.
-        what: what it should hold, for the message ("the captions").
+        what: what it should hold, for messages: "the captions".
 
     Raises:
-        EvalDataError: it is missing, a folder, empty, no text, or a pickle, which could run code when it is read.
+        EvalDataError: the file is missing, a folder, empty, not UTF-8 text, or a pickle.
     """
     file = Path(path).expanduser()
     try:
@@ -48,10 +49,10 @@ def read_text(path: str | Path, what: str) -> str:
 
 
 def read_json(path: str | Path, what: str) -> Any:
-    """A JSON file's value.
+    """Read a JSON file.
 
     Raises:
-        EvalDataError: it cannot be read (see `read_text`) or is not JSON.
+        EvalDataError: the file cannot be read (see `read_text`) or is not JSON.
     """
     text = read_text(path, what)
     try:
@@ -61,24 +62,22 @@ def read_json(path: str | Path, what: str) -> Any:
 
 
 def read_rows(path: str | Path, what: str) -> list[Mapping[str, Any]]:
-    """The objects of a file of JSON lines or of one JSON array.
+    """Read the objects of a file of JSON lines or of one JSON array.
 
     Raises:
-        EvalDataError: it cannot be read, a line is not JSON, a row is no object, or there is no row.
+        EvalDataError: the file cannot be read, a line is not JSON, a row is not an object, or there are no rows.
     """
     text = read_text(path, what)
     if text.lstrip().startswith("["):
         rows = read_json(path, what)
     else:
-        rows = []
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                try:
-                    rows.append(json.loads(line))
-                except ValueError as wrong:
-                    raise EvalDataError(
-                        f"line {number} of {path} is not JSON, but {what} must be JSON lines or one JSON array: mend it"
-                    ) from wrong
+
+        def refuse(number: int, wrong: ValueError) -> EvalDataError:
+            return EvalDataError(
+                f"line {number} of {path} is not JSON, but {what} must be JSON lines or one JSON array: mend it"
+            )
+
+        rows = [value for _, value in parse_jsonl(text, refuse)]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise EvalDataError(
@@ -91,16 +90,16 @@ def read_rows(path: str | Path, what: str) -> list[Mapping[str, Any]]:
 
 
 def field(row: Mapping[str, Any], names: Iterable[str], kind: type, where: str) -> Any:
-    """The first of several names that a row has.
+    """Get a field of a row by the first of its accepted names.
 
     Args:
         row: the object.
         names: the accepted names of the field, the usual one first.
-        kind: the type it must have; bool never counts as int.
-        where: "row 3 of file", for the message.
+        kind: the type it must have; bool does not count as int.
+        where: "row 3 of FILE", for messages.
 
     Raises:
-        EvalDataError: none of the names is there, or the value is of another type.
+        EvalDataError: the row has none of the names, or the value has another type.
     """
     known = list(names)
     name = next((name for name in known if name in row), None)
@@ -114,10 +113,10 @@ def field(row: Mapping[str, Any], names: Iterable[str], kind: type, where: str) 
 
 
 def whole_number(row: Mapping[str, Any], names: Iterable[str], where: str) -> int:
-    """An id that is a whole number or a string of digits.
+    """Get an id of a row: a whole number, or a string of digits.
 
     Raises:
-        EvalDataError: it is missing or something else.
+        EvalDataError: the id is missing or something else.
     """
     known = list(names)
     value = next((row[name] for name in known if name in row), None)
@@ -127,10 +126,10 @@ def whole_number(row: Mapping[str, Any], names: Iterable[str], where: str) -> in
 
 
 def refuse_doubles(ids: Iterable[Any], path: str | Path, what: str) -> None:
-    """Refuse ids that stand more than once.
+    """Refuse ids that occur more than once.
 
     Raises:
-        EvalDataError: naming the first of them and their rows.
+        EvalDataError: an id is repeated; the message names the first such id and its rows.
     """
     rows: dict[Any, list[int]] = {}
     for number, one in enumerate(ids, 1):
@@ -145,7 +144,7 @@ def refuse_doubles(ids: Iterable[Any], path: str | Path, what: str) -> None:
 
 
 def listed(values: Iterable[Any]) -> str:
-    """The first few values, and how many more there are."""
+    """List the first few values, and how many more there are."""
     every = list(values)
     shown = ", ".join(map(str, every[:_SHOWN]))
     return f"{shown} and {len(every) - _SHOWN} more" if len(every) > _SHOWN else shown or "nothing"

@@ -17,10 +17,10 @@ from PIL import Image
 
 from grounding.errors import GroundingError, ImageError, MethodError
 from grounding.models.load import load
+from grounding.runs.provenance import short_hash
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.steering.method import load_steering
-from pipelines.provenance import short_hash
 
 LIMIT = 1024  # new tokens if the task sets no limit; as in lmms_eval's own models
 

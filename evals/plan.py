@@ -1,24 +1,23 @@
-"""What a run will do, settled before the model is loaded: which samples, in which batches, by which worker."""
+"""Plan a run before the model is loaded: its samples, their batches, and the batches of each worker."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from evals.inputs import refuse_doubles
 from evals.tasks.base import Sample, Task
-from grounding.errors import EvalDataError, MethodError
+from grounding.errors import EvalDataError, UsageError
+from grounding.runs.provenance import model_identity, settings_text, short_hash
 from grounding.steering.decoding import Decoding
 from grounding.steering.method import Steering
-from pipelines.provenance import folder_hash, short_hash
 
-# What launchers call a process's number and how many there are: torchrun and accelerate first, then those of MPI.
+# Environment variables of a process's number and the number of processes: torchrun and accelerate first, then MPI.
 _RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _COUNT = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _LOCAL_RANK = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK")
@@ -30,14 +29,17 @@ class Plan:
 
     Attributes:
         model: as for `grounding.models.load.load`.
-        steering: None is the model as it is.
-        decoding: how texts are generated; each batch draws from a seed of its own, made of this one and its samples.
+        steering: None for the model without steering.
+        decoding: how texts are generated; each batch has its own seed, made of this one and the batch's samples.
         batch_size: samples that are generated together.
-        limit: at most so many samples; 0 is all.
+        limit: most samples; 0 is all.
         seed: of the draw of samples where there is a limit, and of the bootstrap.
         device: see `load`.
         dtype: see `load`.
         device_map: see `load`.
+
+    Raises:
+        UsageError: batch size or limit are out of range.
     """
 
     model: str
@@ -52,19 +54,19 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.limit < 0:
-            raise MethodError(
+            raise UsageError(
                 f"batch size {self.batch_size} and limit {self.limit} were given, expected at least 1 and 0 (all)"
             )
 
 
 @dataclass(frozen=True)
 class Worker:
-    """One of several that share a run, without talking to each other.
+    """One of several processes that share a run without communicating.
 
     Attributes:
-        number: which one, from 0.
-        count: how many there are.
-        local: the number among those of one machine, for the choice of a GPU.
+        number: from 0.
+        count: of all workers.
+        local: the number among the workers of one machine, for the choice of a GPU.
         launched: whether a launcher started several processes here.
     """
 
@@ -75,16 +77,16 @@ class Worker:
 
     @property
     def file(self) -> str:
-        """The file it writes its answers into."""
+        """The file that it writes its answers to."""
         return "samples.jsonl" if self.count == 1 else f"samples.{self.number}-of-{self.count}.jsonl"
 
     @property
     def is_main(self) -> bool:
-        """Whether it is the one of its launcher's processes that shows progress."""
+        """Whether this worker prints progress: one of the processes of a launcher does."""
         return not self.launched or self.number == 0
 
     def device(self, asked: str) -> str:
-        """The device for a worker: of several processes on a machine with GPUs each takes its own."""
+        """The device of this worker: several processes on a machine with GPUs take one GPU each."""
         if asked != "auto" or not self.launched:
             return asked
         import torch
@@ -93,30 +95,30 @@ class Worker:
 
 
 def worker(shard: str = "") -> Worker:
-    """Which worker this process is.
+    """Find out which worker this process is.
 
     Args:
-        shard: "i/n" with i from 0 to n - 1, the i-th of n parts; empty for the whole. Processes that `accelerate
-            launch`, `torchrun` or `mpirun` started divide a part once more.
+        shard: "i/n" with i from 0 to n - 1, the i-th of n parts; empty for the whole. Processes started by `accelerate
+            launch`, `torchrun` or `mpirun` divide a part again.
 
     Raises:
-        MethodError: the shard is none.
+        UsageError: the shard has another form.
     """
     found = re.fullmatch(r"(\d+)/(\d+)", shard or "0/1")
     part, parts = (int(number) for number in found.groups()) if found else (1, 1)
     if part >= parts:
-        raise MethodError(f"--shard {shard} was given, expected i/n with i from 0 to n - 1: 0/4, 1/4, 2/4 and 3/4")
+        raise UsageError(f"--shard {shard} was given, expected i/n with i from 0 to n - 1: 0/4, 1/4, 2/4 and 3/4")
     rank, ranks = _number(_RANK, 0), _number(_COUNT, 1)
     return Worker(rank * parts + part, parts * ranks, _number(_LOCAL_RANK, 0), ranks > 1)
 
 
 def choose(task: Task, limit: int, seed: int) -> tuple[Sample, ...]:
-    """The samples of a run, in the data's order.
+    """Choose the samples of a run, in the data's order.
 
-    With a limit they are drawn at random, group by group: a group that does not fit any more ends the draw.
+    With a limit whole groups are drawn at random, until the next group would exceed the limit.
 
     Raises:
-        EvalDataError: there is no sample, or an id stands twice.
+        EvalDataError: there are no samples, or two have one id.
     """
     samples = task.samples()
     if not samples:
@@ -136,41 +138,28 @@ def choose(task: Task, limit: int, seed: int) -> tuple[Sample, ...]:
     return tuple(samples[index] for index in sorted(taken))
 
 
-def batches(samples: Sequence[Sample], size: int) -> tuple[tuple[Sample, ...], ...]:
-    """Neighbours together; what is in a batch depends on the samples alone, since texts can depend on the company."""
-    return tuple(tuple(samples[start : start + size]) for start in range(0, len(samples), size))
-
-
 def batch_seed(seed: int, batch: Sequence[Sample]) -> int:
-    """The seed of a batch's draws."""
+    """The seed of the random draws of a batch."""
     return int(short_hash([seed, [one.id for one in batch]], 8), 16)
 
 
 def samples_hash(samples: Sequence[Sample]) -> str:
-    """16 hexadecimal digits over what is asked of which picture, with what truth."""
+    """Hash the samples' ids, picture names, questions and truth; 16 hexadecimal digits."""
     return short_hash([[one.id, one.image, one.question, dict(one.fields)] for one in samples], 16)
 
 
 def config_of(task: Task, samples: Sequence[Sample], plan: Plan) -> dict[str, Any]:
-    """Everything that decides on the answers, as plain JSON; device and number of workers do not.
+    """Everything that decides the answers, as JSON values. Device and number of workers do not.
 
     Raises:
-        ModelError: the model's folder is missing, or the device or number format is not known.
+        ModelError: the model's folder is missing, or the device or number format is unknown.
     """
-    from grounding.devices import resolve_device, resolve_dtype
-    from grounding.models.load import source_of
-
-    source = Path(source_of(plan.model))
-    number_format = resolve_dtype(plan.dtype, resolve_device(plan.device))
-    steering = replace(plan.steering, description="", source="").to_yaml() if plan.steering else None
     return {
         "task": task.name,
         "version": task.version,
         "samples": samples_hash(samples),
-        "model": Path(plan.model).name if source.is_dir() else plan.model,
-        "weights": folder_hash(source) if source.is_dir() else None,
-        "dtype": str(number_format).removeprefix("torch."),
-        "steering": steering,
+        **asdict(model_identity(plan.model, plan.device, plan.dtype)),
+        "steering": settings_text(plan.steering) if plan.steering else None,
         "decoding": asdict(plan.decoding),
         "batch_size": plan.batch_size,
     }

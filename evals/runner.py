@@ -1,4 +1,4 @@
-"""A task put to a model, sample by sample into a folder, from where an earlier run stopped; see `evals.runs`."""
+"""Run a task on a model, batch by batch into a folder, and resume an interrupted run; see `evals.runs`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.answering import ImageStore, answer_batch
-from evals.plan import Plan, Worker, batches, choose, config_of, samples_hash
-from evals.runs import DETAILS, IMAGES, MANIFEST, SAMPLES, SCORES, TIMINGS, RunFolder, read_answers, rebuild_task
+from evals.plan import Plan, Worker, choose, config_of, samples_hash
+from evals.runs import DETAILS, IMAGES, MANIFEST, SAMPLES, SCORES, TIMINGS, RunFolder, open_answers, rebuild_task
 from evals.tasks.base import Answer, Sample, Scored, Task
 from grounding import schema
 from grounding.errors import EvalDataError, OutputError
-from grounding.files import append_jsonl, read_jsonl, to_json, write_bytes, write_json, write_text
-from pipelines.provenance import short_hash, versions
-from pipelines.runs import check_writable
+from grounding.files import append_jsonl, read_jsonl, write_bytes, write_json
+from grounding.runs.attempts import cut
+from grounding.runs.folder import EVALUATION
+from grounding.runs.provenance import short_hash, versions
+from grounding.runs.records import write_records
 
 if TYPE_CHECKING:
     from grounding.models.base import VLM
@@ -27,13 +29,13 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a task, begun or finished.
+    """A run of a task, unfinished or finished.
 
     Attributes:
         folder: where it is.
-        task: what is asked.
+        task: what is measured.
         samples: of this run, in order.
-        manifest: what `manifest.json` says.
+        manifest: the content of `manifest.json`.
     """
 
     folder: RunFolder
@@ -43,14 +45,14 @@ class Run:
 
     @classmethod
     def begin(cls, task: Task, plan: Plan, out: Path) -> Run:
-        """Settle what is to be done. Nothing is written yet.
+        """Plan a run, or find the one to resume. Nothing is written yet.
 
         Raises:
             EvalDataError: the task's data cannot be used.
             ModelError: the model's folder is missing.
-            OutputError: the folder cannot be written to, or holds another run or something else.
+            OutputError: the folder cannot be written to, or holds a run of another configuration or another kind.
         """
-        check_writable(out)
+        EVALUATION.check(out)
         folder = RunFolder(out)
         samples = choose(task, plan.limit, plan.seed)
         manifest = _manifest(task, plan, samples, ImageStore.of(samples, out))
@@ -64,10 +66,10 @@ class Run:
 
     @classmethod
     def open(cls, folder: RunFolder) -> Run:
-        """A run that was begun earlier, with its task made again from the manifest.
+        """Open an earlier run, with the task that its manifest describes.
 
         Raises:
-            EvalDataError: it is no run, or the task's data is missing or has changed.
+            EvalDataError: the folder is not a run's, or the task's data is missing or has changed.
         """
         manifest = folder.manifest()
         task = rebuild_task(manifest, folder.path / MANIFEST)
@@ -80,17 +82,17 @@ class Run:
         return cls(folder, task, samples, manifest)
 
     def answered(self) -> list[Answer | None]:
-        """Per sample its answer; None where there is none yet."""
+        """One answer per sample; None where it has none yet."""
         found = self.folder.answers()
         return [found.get(one.id) for one in self.samples]
 
     def left(self, worker: Worker, size: int) -> list[tuple[int, tuple[Sample, ...]]]:
-        """A worker's batches, with their numbers, in which an answer is missing or failed.
+        """List a worker's batches in which an answer is missing or failed, with their numbers.
 
-        A batch is done again as a whole, because its texts can depend on each other's company.
+        A batch is run again as a whole, because padding can change generated text.
         """
         good = {one.id for one in self.answered() if one is not None and one.error is None}
-        every = list(enumerate(batches(self.samples, size)))[worker.number :: worker.count]
+        every = list(enumerate(cut(self.samples, size)))[worker.number :: worker.count]
         return [(number, batch) for number, batch in every if not all(one.id in good for one in batch)]
 
     def work(
@@ -101,14 +103,14 @@ class Run:
         worker: Worker,
         report: Callable[[Sequence[Answer]], None] = lambda answers: None,
     ) -> None:
-        """Answer batches. Each is on the disk before the next begins.
+        """Answer batches. The answers of each are on the disk before the next begins.
 
         Args:
             todo: from `left`.
             vlm: the model.
-            plan: the plan that the run was begun with.
-            worker: who works.
-            report: told the answers of each batch.
+            plan: of the run.
+            worker: which of several processes this is.
+            report: called with the answers of each batch.
 
         Raises:
             OutputError: the folder cannot be written to.
@@ -118,12 +120,13 @@ class Run:
         if not (out / MANIFEST).exists() or self.manifest["end"]:
             write_json(out / MANIFEST, {**self.manifest, "end": None})
         image_store = ImageStore.of(self.samples, out)
+        log = open_answers(out / worker.file)
         for number, batch in todo:
             started, clock = datetime.now().astimezone(), time.perf_counter()
             answers = answer_batch(vlm, batch, image_store, plan.steering, plan.decoding)
             seconds = time.perf_counter() - clock
             for answer in answers:
-                append_jsonl(out / worker.file, asdict(answer))
+                log.add(answer)
             took = {
                 "batch": number,
                 "worker": worker.number,
@@ -136,13 +139,13 @@ class Run:
             report(answers)
 
     def finish(self) -> tuple[dict[str, Any], Scored]:
-        """Put the answers in order and score them; a second time changes nothing.
+        """Put the answers in order and score them. Finishing again changes nothing.
 
         Returns:
-            What `scores.json` says, and what the task made of the answers.
+            The content of `scores.json`, and the task's scores.
 
         Raises:
-            EvalDataError: a sample has no answer yet, or every one failed, or the task cannot score them.
+            EvalDataError: a sample has no answer yet, all samples failed, or the task cannot score the answers.
         """
         answers = [one for one in self.answered() if one is not None]
         if len(answers) < len(self.samples):
@@ -167,20 +170,20 @@ class Run:
             "tokens": round(sum(one.tokens for one in good) / len(good), DIGITS),
             **scored.data,
         }
-        _write_lines(out / SAMPLES, [asdict(one) for one in answers])
+        write_records(out / SAMPLES, [asdict(one) for one in answers])
         if scored.details:
-            _write_lines(out / DETAILS, scored.details)
+            write_records(out / DETAILS, scored.details)
         write_json(out / SCORES, scores)
         write_json(out / MANIFEST, {**self.manifest, "end": self.folder.manifest()["end"] or _now()})
         self._tidy(answers)
         return scores, scored
 
     def _tidy(self, answers: Sequence[Answer]) -> None:
-        """Put single workers' timings together, and take away their answers, which stand in the whole file now."""
+        """Merge the workers' timings, and remove their answers, which the whole file holds now."""
         whole = {one.id: one for one in answers}
         for file in self.folder.parts():
-            if any(whole.get(one.id) != one for one in read_answers(file)):
-                continue  # its worker has gone on since, and finishes the run once more
+            if any(whole.get(id) != answer for id, answer in open_answers(file).records.items()):
+                continue  # its worker has added answers since, and will finish the run again
             file.unlink(missing_ok=True)
             times = file.with_name(file.name.replace("samples", "timings", 1))
             for line in read_jsonl(times):
@@ -189,20 +192,20 @@ class Run:
 
 
 def join(folders: Sequence[RunFolder], out: Path) -> Run:
-    """Put the answers of shards that were run into folders of their own into one.
+    """Merge shards that were run in separate folders into one folder.
 
     Args:
-        folders: of one configuration; between them they answer every sample.
-        out: where to; it may be one of them.
+        folders: of one configuration; together they answer every sample.
+        out: the merged folder; may be one of `folders`.
 
     Returns:
-        The joined run, ready to be finished.
+        The merged run, ready for `Run.finish`.
 
     Raises:
-        EvalDataError: they are of several configurations.
-        OutputError: the folder cannot be written to, or holds another run.
+        EvalDataError: an answer is missing.
+        OutputError: the configurations differ, or the folder cannot be written to or holds another run.
     """
-    check_writable(out)
+    EVALUATION.check(out)
     first = Run.open(folders[0])
     for other in folders[1:]:
         _refuse_another(other.path, other.manifest(), first.manifest)
@@ -210,7 +213,7 @@ def join(folders: Sequence[RunFolder], out: Path) -> Run:
         _refuse_another(out, RunFolder(out).manifest(), first.manifest)
     found: dict[str, Answer] = {}
     for folder in folders:
-        # An answer is worth more than a failure.
+        # An answer replaces a failure, never the other way round.
         found |= {key: one for key, one in folder.answers().items() if key not in found or one.error is None}
     missing = [one.id for one in first.samples if one.id not in found]
     if missing:
@@ -220,7 +223,7 @@ def join(folders: Sequence[RunFolder], out: Path) -> Run:
         )
     run = Run(RunFolder(out), first.task, first.samples, {**first.manifest, "end": None})
     write_json(out / MANIFEST, run.manifest)
-    _write_lines(out / SAMPLES, [asdict(found[one.id]) for one in first.samples])
+    write_records(out / SAMPLES, [asdict(found[one.id]) for one in first.samples])
     for folder in folders:
         _copy_pictures(folder.path, out)
     return run
@@ -254,13 +257,6 @@ def _refuse_another(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]
         f"{out} holds a run of another configuration, which differs in {', '.join(differs) or 'its version'}: choose "
         "another folder, or give the options of that run"
     )
-
-
-def _write_lines(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """The lines as a file; one that says the same already is left alone."""
-    text = "".join(to_json(line, str(file)) + "\n" for line in lines)
-    if not file.exists() or file.read_text(encoding="utf-8") != text:
-        write_text(file, text)
 
 
 def _copy_pictures(source: Path, out: Path) -> None:

@@ -1,49 +1,49 @@
-"""The folder of one run of one task: what was asked of which model how, every answer, and the scores.
+"""The folder of one run of one task.
 
     OUT/manifest.json    what the run was made with; written before the first answer
-    OUT/samples.jsonl    one line a sample, in the order of the samples
+    OUT/samples.jsonl    one line per sample, in the order of the samples
     OUT/scores.json      the scores; written when every sample has its line
-    OUT/details.jsonl    what was counted of each answer, one line an answer that did not fail (if the task says)
-    OUT/timings.jsonl    how long batches took; the only file, with the manifest, that differs between equal runs
-    OUT/images/          pictures that are no files of their own: drawn, or from inside a data set
+    OUT/details.jsonl    what was counted in each answer that did not fail (if the task has details)
+    OUT/timings.jsonl    how long each batch took; only this file and the manifest differ between equal runs
+    OUT/images/          pictures that are not files: drawn, or from inside a data set
 
 `manifest.json` is one object:
-    task          name, version and options; `rebuild_task` makes the task of them again
+    task          name, version and options; `rebuild_task` makes the task from them
     model         as it was asked for
     steering      null, or name and yaml (the steering file's text)
-    config        everything that decides on the answers: what `config_hash` is the hash of
-    config_hash   12 hexadecimal digits; a folder of another one is not gone on with
+    config        everything that decides the answers: what `config_hash` is the hash of
+    config_hash   12 hexadecimal digits; a folder with another hash is not resumed
     samples       how many
-    limit         what --limit said; 0 is all
+    limit         of --limit; 0 is all
     image_hash    over the names of the pictures, in order
-    prompts       task (the words that the task brings itself), first (the first question as it was asked)
+    prompts       task (the task's own prompt), first (the first question as it was asked)
     seeds         samples (draw of --limit), decoding (draws of tokens), bootstrap
     image_root    folder that `image` of a sample is relative to; null means OUT itself
-    versions      of the packages that decide on numbers
+    versions      of the packages that can change numbers
     start, end    ISO 8601 with zone; end is null while answers are missing
 
 `samples.jsonl`: each line has the fields of `evals.tasks.base.Answer`: id, image, question, text, tokens, finished,
 error, fields. An answer that failed has text "", tokens 0, finished false and its error in one sentence.
 
 `scores.json`: task, version, config_hash, model, steering (the name, or null), samples, failed, finished (share of
-answers that ended by themselves), tokens (mean an answer), and then what the task itself says (`Scored.data`): its
+answers that ended before the length limit), tokens (mean per answer), then the task's own (`Scored.data`): its
 figures by name, `intervals` by name, `higher_is_better` by name.
 
-`details.jsonl`: per answer an object with the sample's `id`; CHAIR says mentions, hallucinated, missed and length, a
-yes-no task truth, says (true, false, null) and right.
+`details.jsonl`: per answer an object with the sample's `id`; CHAIR has mentions, hallucinated, missed and length, a
+yes-no task has truth, says (true, false, null) and right.
 
 `timings.jsonl`: per batch its number (batch), worker, samples, tokens (together), seconds (of generation alone), start.
 
-While several processes or shards work, each appends to `samples.NUMBER-of-COUNT.jsonl`; whoever finds every sample
-answered puts them together. Lines are on the disk before the next batch begins, nothing in them changes between two
-runs of one configuration, and batches are cut from all samples before they are handed out: so a run that was killed
-and started again, or done by another number of processes, leaves the same bytes in samples.jsonl and scores.json.
+Several processes or shards each append to their own `samples.NUMBER-of-COUNT.jsonl`; the one that finds every sample
+answered merges the files. A batch's lines are on the disk before the next batch begins, lines hold nothing that changes
+between two runs of one configuration, and batches are cut from all samples before workers divide them. So a run that
+was killed and resumed, or divided among another number of processes, leaves the same bytes in samples.jsonl and
+scores.json.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,17 @@ from evals.tasks.base import Answer, Comparable, Scored, Task
 from evals.tasks.registry import task_class
 from grounding import schema
 from grounding.errors import EvalDataError, OutputError
-from grounding.files import read_jsonl
+from grounding.files import read_json
+from grounding.runs.folder import EVALUATION
+from grounding.runs.records import RecordLog
 
-MANIFEST, SAMPLES, SCORES = "manifest.json", "samples.jsonl", "scores.json"
+MANIFEST, SAMPLES, SCORES = EVALUATION.description, EVALUATION.records, "scores.json"
 DETAILS, TIMINGS, IMAGES = "details.jsonl", "timings.jsonl", "images"
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder, as it lies on the disk now."""
+    """Read a run's folder as it is on the disk now."""
 
     path: Path
 
@@ -67,32 +69,28 @@ class RunFolder:
         """The manifest.
 
         Raises:
-            EvalDataError: there is none, or it is none of a run.
+            EvalDataError: there is none, or it does not describe a run.
         """
         file = self.path / MANIFEST
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            asked = {"task", "config", "config_hash", "samples"} <= set(found)
-        except FileNotFoundError:
-            raise EvalDataError(
-                f"{self.path} is no run folder, {MANIFEST} is missing: give a folder that 'grounding eval run' wrote"
-            ) from None
-        except (OSError, ValueError, TypeError):
-            asked = False
-        if not asked:
-            raise EvalDataError(f"{file} does not describe a run: give a folder that 'grounding eval run' wrote")
-        return dict(found)
+        refusal = EvalDataError(f"{file} does not describe a run: give a folder that 'grounding eval run' wrote")
+        missing = EvalDataError(
+            f"{self.path} is no run folder, {MANIFEST} is missing: give a folder that 'grounding eval run' wrote"
+        )
+        found = read_json(file, lambda wrong: missing if isinstance(wrong, FileNotFoundError) else refusal)
+        if not isinstance(found, dict) or not {"task", "config", "config_hash", "samples"} <= set(found):
+            raise refusal
+        return found
 
     def answers(self) -> dict[str, Answer]:
-        """Every answer that is there, also those of processes still at work, by id; of one id the last line counts.
+        """Every answer by id, also of workers that are still running; the last line of an id counts.
 
         Raises:
-            OutputError: a line is no answer.
+            OutputError: a line is not an answer.
         """
         found: dict[str, Answer] = {}
-        # A worker's file goes when its lines stand in samples.jsonl, so while it is there its lines are newer.
+        # A worker's file is removed when samples.jsonl holds its lines, so an existing one is newer.
         for file in (self.path / SAMPLES, *self.parts()):
-            found |= {answer.id: answer for answer in read_answers(file)}
+            found |= open_answers(file).records
         return found
 
     def parts(self) -> list[Path]:
@@ -100,37 +98,44 @@ class RunFolder:
         return sorted(self.path.glob("samples.*-of-*.jsonl"))
 
     def scores(self) -> dict[str, Any] | None:
-        """The scores; None while there are none."""
+        """The scores; None while there are none.
+
+        Raises:
+            EvalDataError: the file does not hold scores.
+        """
         file = self.path / SCORES
-        try:
-            return dict(json.loads(file.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        if not file.exists():
             return None
-        except (OSError, ValueError, TypeError) as wrong:
-            raise EvalDataError(f"{file} are no scores of a run: remove it and run again") from wrong
+        refusal = EvalDataError(f"{file} are no scores of a run: remove it and run again")
+        found = read_json(file, lambda wrong: refusal)
+        if not isinstance(found, dict):
+            raise refusal
+        return found
 
     def image(self, answer: Answer) -> Path:
         """Where an answer's picture is, or was."""
         return Path(self.manifest().get("image_root") or self.path) / answer.image
 
 
-def read_answers(file: Path) -> list[Answer]:
-    """The answers of one file; none where it is missing, and a last line that was cut off is left out.
+def open_answers(file: Path) -> RecordLog[Answer]:
+    """Open a file of answers, to read and to extend it; a missing file has none.
 
     Raises:
-        OutputError: a line is no answer.
+        OutputError: a line is not an answer.
     """
-    return [
-        schema.build(Answer, line, f"line {number} of {file}", OutputError)
-        for number, line in enumerate(read_jsonl(file), 1)
-    ]
+    return RecordLog(
+        file,
+        lambda value, where: schema.build(Answer, value, where, OutputError),
+        lambda answer: answer.id,
+        asdict,
+    )
 
 
 def rebuild_task(manifest: dict[str, Any], where: str | Path) -> Task:
-    """The task of a manifest.
+    """Make the task that a manifest describes.
 
     Raises:
-        EvalDataError: the task is unknown, of another version, or its options are wrong.
+        EvalDataError: the task is unknown or has another version, or its options are wrong.
     """
     said = schema.as_mapping(manifest["task"], f"{where}: task", EvalDataError)
     kind = task_class(str(said.get("name")))
@@ -143,10 +148,15 @@ def rebuild_task(manifest: dict[str, Any], where: str | Path) -> Task:
 
 
 def compare_runs(a: RunFolder, b: RunFolder, seed: int = 0) -> Scored:
-    """The differences b - a over the samples that both runs answered.
+    """Compare two runs of one task: the differences b - a over the samples that both answered.
+
+    Args:
+        a: the run to compare with.
+        b: the other run.
+        seed: of the bootstrap.
 
     Raises:
-        EvalDataError: they are runs of different tasks, of a task that cannot compare, or share no answered sample.
+        EvalDataError: the tasks differ or cannot compare, or no sample was answered by both.
     """
     one, other = a.manifest(), b.manifest()
     names = [manifest["task"].get("name") for manifest in (one, other)]

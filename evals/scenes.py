@@ -1,4 +1,4 @@
-"""Pointing and masks on drawn scenes, whose truth is exact: from words to a mask, and what each part adds."""
+"""Evaluate points and masks on drawn scenes, whose true masks are exact, and what each part of a method adds."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from evals.ablation import ablations, shared_knobs
+from evals.ablation import ablations, shared_spec
 from evals.bench.segmenter import deepest_point
 from evals.metrics import Outcome, gave_up, judge
 from grounding.errors import EmptyMapError, ExpressionError
 from grounding.methods import Method, run_stages
 from grounding.segmenters.mask_selection import ask
+from grounding.starter.language import Expression, SceneTexts
 from grounding.starter.scene_files import scene_seed
 from grounding.starter.scenes import Scene, draw_scene
 from grounding.types import AttentionMaps, BoolArray, PointPrompts
@@ -24,7 +25,7 @@ CENTRE = "point at the image's centre"
 OTHER = "words for another object"
 TRUTH = "point inside the target"
 
-_PURPOSE = 3  # keeps the choice of expressions apart from the scene's own draws
+_PURPOSE = 3  # a seed of its own for the choice of expressions, apart from the scene's draws
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Answers:
     Attributes:
         scenes: per sample its scene's number.
         kinds: per sample the kind of its expression.
-        outcomes: per variant one outcome a sample; None where the variant cannot be asked (no other object).
+        outcomes: per variant one outcome per sample; None where there is no other object to ask for.
     """
 
     scenes: tuple[int, ...]
@@ -76,9 +77,10 @@ def draw_samples(seed: int, limit: int, per_scene: int = 1) -> Iterator[Sample]:
         number = scene_seed(seed, index)
         scene = draw_scene(number)
         generator = np.random.default_rng((number, _PURPOSE))
-        chosen = generator.permutation(len(scene.expressions))[: min(per_scene, limit - count)]
+        expressions = SceneTexts(scene).expressions
+        chosen = generator.permutation(len(expressions))[: min(per_scene, limit - count)]
         for pick in chosen.tolist():
-            yield _sample(scene, index, pick, generator)
+            yield _sample(scene, expressions, index, pick, generator)
         index, count = index + 1, count + len(chosen)
 
 
@@ -89,29 +91,29 @@ def answer_samples(
     ablate: bool = False,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Answers:
-    """Ask every sample once and read all variants off the same recording.
+    """Record every sample once and evaluate all variants on the same recording.
 
-    The model runs once a sample (and once for the words of another object), the segmenter's encoder once an image;
-    every variant then goes its own way from the recorded maps.
+    The model runs once per sample (and once for the words of another object), the segmenter's encoder once per image;
+    each variant then runs its own stages on the recorded maps.
 
     Args:
-        pipe: what is measured.
+        pipe: the pipeline that is measured.
         samples: the questions.
         ablate: also the method with each of its parts switched off.
-        advance: told how many samples have been answered since the last call.
+        advance: called with how many samples have been answered since the last call.
 
     Returns:
         The outcomes of the full method, of the controls and, where asked for, of the ablations.
     """
     methods = {FULL: pipe.method} | (ablations(pipe.method) if ablate else {})
-    knobs = shared_knobs(methods.values(), pipe.vlm.layer_count)
+    spec = shared_spec(methods.values(), pipe.vlm.layer_count)
     scenes: list[int] = []
     kinds: list[str] = []
     outcomes: dict[str, list[Outcome | None]] = {name: [] for name in (*methods, CENTRE, OTHER, TRUTH)}
     for batch in _batches(samples, pipe.batch_size):
-        maps = pipe.look([(sample.image, sample.expression) for sample in batch], knobs)
+        maps = pipe.look([(sample.image, sample.expression) for sample in batch], spec)
         asked = [sample for sample in batch if sample.other]
-        others = iter(pipe.look([(s.image, s.other) for s in asked if s.other], knobs) if asked else ())
+        others = iter(pipe.look([(s.image, s.other) for s in asked if s.other], spec) if asked else ())
         for sample, recorded in zip(batch, maps, strict=True):
             scenes.append(sample.scene)
             kinds.append(sample.kind)
@@ -125,9 +127,11 @@ def answer_samples(
     return Answers(tuple(scenes), tuple(kinds), {name: tuple(found) for name, found in outcomes.items()})
 
 
-def _sample(scene: Scene, index: int, pick: int, generator: np.random.Generator) -> Sample:
-    expression = scene.expressions[pick]
-    others = [other.text for other in scene.expressions if other.target_index != expression.target_index]
+def _sample(
+    scene: Scene, expressions: Sequence[Expression], index: int, pick: int, generator: np.random.Generator
+) -> Sample:
+    expression = expressions[pick]
+    others = [other.text for other in expressions if other.target_index != expression.target_index]
     return Sample(
         scene=index,
         image=scene.image,
@@ -139,7 +143,7 @@ def _sample(scene: Scene, index: int, pick: int, generator: np.random.Generator)
 
 
 def _answer(pipe: ReferringSegmentation, sample: Sample, maps: AttentionMaps, method: Method) -> Outcome:
-    """One variant's answer; a method that finds nothing to point at has missed."""
+    """One variant's answer; an empty map, or an expression without a word that the method reads, counts as a miss."""
     try:
         heatmap = run_stages(method, maps)
         points = method.points(heatmap)
@@ -149,7 +153,7 @@ def _answer(pipe: ReferringSegmentation, sample: Sample, maps: AttentionMaps, me
 
 
 def _point(pipe: ReferringSegmentation, sample: Sample, point: PointPrompts) -> Outcome:
-    """A control's answer: a point that owes nothing to the model, and the segmenter's own estimate of the mask."""
+    """A control's answer: a point that does not come from the model, and the segmenter's own choice of the mask."""
     return judge(point, ask(pipe.segmenter, point, rule="iou"), sample.truth)
 
 

@@ -1,4 +1,8 @@
-"""Writing so that a reader never sees half a file, and a run that was cut off goes on where it stopped."""
+"""Read and write JSON, JSON lines and bytes.
+
+A file is written whole or not at all, so a reader never sees half of it. A line is appended as one whole line, so an
+interrupted run can be resumed.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,24 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from grounding.errors import OutputError
+from grounding.errors import GroundingError, OutputError
+
+_NAME_LENGTH = 60
 
 
 def make_folder(path: str | Path) -> Path:
-    """Make a folder and those above it.
+    """Make a folder and the folders above it.
 
     Raises:
-        OutputError: it cannot be made.
+        OutputError: the folder cannot be made.
     """
     folder = Path(path)
     try:
@@ -30,17 +38,17 @@ def make_folder(path: str | Path) -> Path:
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:
-    """Write a file whole or not at all: into a neighbour, onto the disk, then in place of the old one.
+    """Write a file whole or not at all: to a temporary file beside it, synced, then renamed.
 
     Args:
-        path: where to; folders above it are made.
+        path: the file; folders above it are made.
         data: the content.
 
     Returns:
         The path.
 
     Raises:
-        OutputError: it cannot be written; what was there before is left as it was.
+        OutputError: the file cannot be written; an earlier file is left as it was.
     """
     file = Path(path)
     make_folder(file.parent)
@@ -66,21 +74,21 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def write_json(path: str | Path, data: Any, indent: int | None = 2) -> Path:
-    """Write JSON whole or not at all; NumPy numbers and arrays are written as numbers and lists.
+    """Write JSON whole or not at all; NumPy numbers and arrays become numbers and lists.
 
     Raises:
-        OutputError: it cannot be written, or the data holds what JSON cannot (NaN among them).
+        OutputError: the file cannot be written, or the data holds what JSON cannot, such as NaN.
     """
     return write_text(path, to_json(data, str(path), indent) + "\n")
 
 
 def append_jsonl(path: str | Path, record: Any) -> None:
-    """Add one line to a JSON-lines file, on the disk when this returns.
+    """Append one line to a JSON-lines file, synced to the disk before this returns.
 
-    A last line that a cut-off run left unfinished is taken away first. One process writes at a time.
+    An unfinished last line of an interrupted run is removed first. Only one process may write at a time.
 
     Raises:
-        OutputError: it cannot be written, or the record holds what JSON cannot.
+        OutputError: the file cannot be written, or the record holds what JSON cannot, such as NaN.
     """
     file = Path(path)
     line = to_json(record, str(file), None).encode("utf-8") + b"\n"
@@ -95,11 +103,52 @@ def append_jsonl(path: str | Path, record: Any) -> None:
         raise _refusal(file, wrong) from wrong
 
 
-def read_jsonl(path: str | Path) -> list[Any]:
-    """The records of a JSON-lines file; a missing file has none, and an unfinished last line is left out.
+def read_json(path: str | Path, refuse: Callable[[OSError | ValueError], GroundingError]) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        refuse: the error for a file that cannot be read (`OSError`) or is not JSON in UTF-8 (`ValueError`).
 
     Raises:
-        OutputError: it cannot be read, or a line before the last is not JSON.
+        GroundingError: what `refuse` gives.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (OSError, ValueError) as wrong:
+        raise refuse(wrong) from wrong
+
+
+def parse_jsonl(content: str | bytes, refuse: Callable[[int, ValueError], GroundingError]) -> Iterator[tuple[int, Any]]:
+    """Parse JSON lines one by one; blank lines are skipped.
+
+    Args:
+        content: the lines. Only a line feed ends a line: JSON text may hold U+2028 and other Unicode line ends.
+        refuse: the error for a line that is not JSON, from its number, counted from 1.
+
+    Yields:
+        Each line's number and value.
+
+    Raises:
+        GroundingError: what `refuse` gives.
+    """
+    lines: Sequence[str | bytes] = content.split("\n") if isinstance(content, str) else content.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except ValueError as wrong:
+                raise refuse(number, wrong) from wrong
+            yield number, value
+
+
+def read_jsonl(path: str | Path) -> list[Any]:
+    """Read the records of a file written by `append_jsonl`.
+
+    A missing file has no records, and an unfinished last line of an interrupted run is ignored.
+
+    Raises:
+        OutputError: the file cannot be read, or a line before the last is not JSON.
     """
     file = Path(path)
     try:
@@ -108,20 +157,24 @@ def read_jsonl(path: str | Path) -> list[Any]:
         return []
     except OSError as wrong:
         raise _refusal(file, wrong, "read") from wrong
-    records = []
-    for number, line in enumerate(content[: _whole_length(content)].split(b"\n"), 1):
-        if line.strip():
-            try:
-                records.append(json.loads(line))
-            except ValueError as wrong:
-                raise OutputError(
-                    f"line {number} of {file} is not JSON: mend or remove it, or write to another folder"
-                ) from wrong
-    return records
+
+    def refuse(number: int, wrong: ValueError) -> OutputError:
+        return OutputError(f"line {number} of {file} is not JSON: mend or remove it, or write to another folder")
+
+    return [value for _, value in parse_jsonl(content[: _whole_length(content)], refuse)]
+
+
+def slug(text: str) -> str:
+    """Turn text into a part of a file name: lower-case letters and digits of any script, joined by hyphens.
+
+    Returns:
+        1 to 60 characters; `result` where the text has no letter and no digit.
+    """
+    return re.sub(r"[\W_]+", "-", text.lower()).strip("-")[:_NAME_LENGTH].rstrip("-") or "result"
 
 
 def to_json(data: Any, where: str, indent: int | None = None) -> str:
-    """JSON text of plain data, NumPy numbers and arrays.
+    """Encode plain data, NumPy numbers and NumPy arrays as JSON text.
 
     Raises:
         OutputError: the data holds what JSON cannot, such as NaN.
@@ -143,7 +196,7 @@ def _from_numpy(value: Any) -> Any:
 
 
 def _whole_length(content: bytes) -> int:
-    """Bytes up to the end of the last finished line; a last line without a newline counts if it is a whole object."""
+    """Bytes up to the end of the last whole line; a last line without a line feed counts if it is a JSON object."""
     end = content.rfind(b"\n") + 1
     try:
         whole = isinstance(json.loads(content[end:]), dict)
@@ -153,7 +206,7 @@ def _whole_length(content: bytes) -> int:
 
 
 def _finish_last_line(stream: BinaryIO) -> None:
-    """Leave the stream at its end, after a newline."""
+    """Remove an unfinished last line; leave the stream at its end, after a line feed."""
     length = stream.seek(0, os.SEEK_END)
     if length == 0:
         return
@@ -169,7 +222,7 @@ def _finish_last_line(stream: BinaryIO) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable, where the system lets folders be opened."""
+    """Make a rename durable, on systems that can open folders."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,8 +1,4 @@
-"""Masks, maps and results on the disk: COCO run-length masks and results, npz heat maps, safetensors attention.
-
-Reading pictures and writing files whole or not at all live in `images` and `files` and can be imported from here as
-well.
-"""
+"""Write and read masks, maps and results: COCO run-length masks and results, npz heat maps, safetensors attention."""
 
 from __future__ import annotations
 
@@ -22,15 +18,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_tensors
 
 from grounding.errors import OutputError
-from grounding.files import append_jsonl, make_folder, read_jsonl, to_json, write_bytes, write_json, write_text
-from grounding.images import as_rgb, open_image
-from grounding.types import AttentionMaps, BoolArray, Heatmap, Segment, StageReport, TokenGrid, Word, WordKind
-
-__all__ = [
-    "CocoResult", "Rle", "append_jsonl", "as_rgb", "coco_result", "decode_mask", "encode_mask", "load_heatmap",
-    "load_maps", "make_folder", "open_image", "read_jsonl", "save_heatmap", "save_maps", "to_json", "write_bytes",
-    "write_coco", "write_json", "write_text",
-]  # fmt: skip
+from grounding.files import to_json, write_bytes, write_json
+from grounding.types import (
+    AttentionMaps,
+    BoolArray,
+    Direction,
+    Heatmap,
+    Segment,
+    StageReport,
+    TokenGrid,
+    Word,
+    WordKind,
+)  # fmt: skip
 
 
 class Rle(TypedDict):
@@ -51,16 +50,16 @@ class CocoResult(TypedDict):
 
 
 def encode_mask(mask: BoolArray) -> Rle:
-    """A bool mask [H, W] as COCO run lengths, with the counts as text so that JSON takes them."""
+    """Encode a bool mask [H, W] as COCO run lengths, with the counts as text for JSON."""
     code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode("ascii")}
 
 
 def decode_mask(rle: Rle) -> BoolArray:
-    """The bool mask [H, W] of COCO run lengths.
+    """Decode COCO run lengths to a bool mask [H, W].
 
     Raises:
-        OutputError: the runs do not add up to the size. (The decoder of pycocotools fills in garbage for some such.)
+        OutputError: the runs do not add up to the size. (pycocotools decodes some such masks to arbitrary pixels.)
     """
     try:
         height, width = (int(side) for side in rle["size"])
@@ -74,12 +73,12 @@ def decode_mask(rle: Rle) -> BoolArray:
 
 
 def coco_result(segment: Segment, image_id: int | str, category_id: int = 1) -> CocoResult:
-    """A segment as an entry of a COCO results file.
+    """Describe a segment as an entry of a COCO results file.
 
     Args:
         segment: the mask with its score.
         image_id: the image's id in the annotations, or its file name where there are none.
-        category_id: the category; a referring expression has none, so 1 by custom.
+        category_id: the category; a referring expression has none, and 1 is customary.
     """
     x0, y0, x1, y1 = segment.box_xyxy
     return {
@@ -98,6 +97,10 @@ def write_coco(path: str | Path, results: Sequence[CocoResult]) -> Path:
         OutputError: it cannot be written.
     """
     return write_json(path, list(results), indent=None)
+
+
+_OLD_DIRECTIONS: dict[str, Direction] = {"keys": "word-to-image", "text": "image-to-word"}
+"""By the key `axis` of files written before maps had a step axis."""
 
 
 def save_heatmap(path: str | Path, heatmap: Heatmap) -> Path:
@@ -130,7 +133,7 @@ def load_heatmap(path: str | Path) -> Heatmap:
 
 
 def save_maps(path: str | Path, maps: AttentionMaps) -> Path:
-    """Write attention maps, their background included, as safetensors with the words and grids in its metadata.
+    """Write attention maps, their background included, as safetensors with words and grids in the metadata.
 
     Raises:
         OutputError: it cannot be written.
@@ -142,6 +145,8 @@ def save_maps(path: str | Path, maps: AttentionMaps) -> Path:
 
 def load_maps(path: str | Path) -> AttentionMaps:
     """Read what `save_maps` wrote.
+
+    Files written before maps had a step axis hold values [L, H, T, K]; they are read as one step.
 
     Raises:
         OutputError: the file is missing or holds no attention maps.
@@ -167,7 +172,8 @@ def _pack(maps: AttentionMaps, prefix: str, tensors: dict[str, npt.NDArray[Any]]
         "words": [dataclasses.asdict(word) for word in maps.words],
         "grids": [{"shape": grid.shape, "box_xyxy": grid.box_xyxy} for grid in maps.grids],
         "image_size": maps.image_size,
-        "axis": maps.axis,
+        "direction": maps.direction,
+        "signed": maps.signed,
         "head_statistics": sorted(maps.head_statistics),
         "residual_sinks": maps.residual_sinks is not None,
         "layer_count": maps.layer_count,
@@ -177,8 +183,10 @@ def _pack(maps: AttentionMaps, prefix: str, tensors: dict[str, npt.NDArray[Any]]
 
 def _unpack(described: dict[str, Any], prefix: str, tensors: dict[str, npt.NDArray[Any]]) -> AttentionMaps:
     behind = described["background"]
+    values = tensors[prefix + "values"]
+    direction = described["direction"] if "direction" in described else _OLD_DIRECTIONS[described["axis"]]
     return AttentionMaps(
-        values=tensors[prefix + "values"],
+        values=values[None] if values.ndim == 4 else values,
         layers=tuple(described["layers"]),
         words=tuple(
             Word(
@@ -195,7 +203,8 @@ def _unpack(described: dict[str, Any], prefix: str, tensors: dict[str, npt.NDArr
             for index, grid in enumerate(described["grids"])
         ),
         image_size=(described["image_size"][0], described["image_size"][1]),
-        axis=described["axis"],
+        direction=direction,
+        signed=described.get("signed", False),
         head_statistics={name: tensors[f"{prefix}statistic.{name}"] for name in described["head_statistics"]},
         residual_sinks=tensors[prefix + "residual_sinks"] if described["residual_sinks"] else None,
         background=None if behind is None else _unpack(behind, prefix + "background.", tensors),
@@ -204,8 +213,8 @@ def _unpack(described: dict[str, Any], prefix: str, tensors: dict[str, npt.NDArr
 
 
 def _runs(counts: bytes) -> list[int]:
-    """Run lengths of COCO's text: five bits a character, low first, a sixth to go on, differences from the third run
-    on.
+    """Run lengths of COCO's text: five bits per character, low first, a sixth bit if more follow, and from the third
+    run on the difference to the run two before.
     """
     runs: list[int] = []
     value = shift = 0

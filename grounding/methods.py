@@ -1,90 +1,59 @@
-"""A method: which stages a map goes through, how points are chosen, how a mask is picked. One YAML file each.
+"""Define methods: the stages a map goes through, the point rule and the mask rule. One YAML file each.
 
-A method is data. Adding one from a new paper is a file under `configs/methods/` and, at most, one new stage.
+A method from a new paper is one file under `configs/methods/` and, where it computes something new, one stage. A stage
+or point rule may come from another distribution; see `grounding.registry`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from grounding import schema
 from grounding.errors import MethodError
-from grounding.maps.base import Stage
+from grounding.maps.base import Part, Stage
 from grounding.maps.compose import Compose
-from grounding.maps.contrast import Difference, Ratio
-from grounding.maps.heads import HeadMaxImage, HeadMean, HeadMeanMax
-from grounding.maps.layers import LayerChoice, LayerMean
-from grounding.maps.selection import HeadsByEntropy, HeadsFixed
-from grounding.maps.sinks import ColumnOutliers, ResidualSinks
-from grounding.maps.smooth import Smooth
-from grounding.maps.words import Rows, StopWords
 from grounding.points import RULES, PointRule, SpreadPoints
 from grounding.presets import read_shipped, shipped_names
-from grounding.types import AttentionMaps, Heatmap
+from grounding.registry import Registry
+from grounding.segmenters.mask_selection import MaskRule
+from grounding.types import AttentionMaps, Heatmap, RecordSpec, Reduce
 
-STAGES: dict[str, type[Stage]] = {
-    stage.name: stage
-    for stage in (
-        StopWords, Rows, LayerChoice, LayerMean, HeadMean, HeadMeanMax, HeadMaxImage, HeadsFixed, HeadsByEntropy,
-        ColumnOutliers, ResidualSinks, Ratio, Difference, Smooth,
-    )
-}  # fmt: skip
-"""Every stage by its name in a method file."""
-
-_CONTRAST = (Ratio, Difference)
-_HEADS = (HeadMean, HeadMeanMax, HeadMaxImage, HeadsFixed, HeadsByEntropy)
-_PICKED_HEADS = (HeadsFixed, HeadsByEntropy)
-
-_ORDER: tuple[tuple[tuple[type[Stage], ...], tuple[type[Stage], ...], str], ...] = (
-    ((StopWords,), (Rows,), "the rows are mixed into one by then"),
-    ((LayerChoice, ResidualSinks), (LayerMean, *_PICKED_HEADS), "single layers are gone by then"),
-    ((HeadMeanMax, HeadMaxImage, *_PICKED_HEADS), (LayerMean,), "heads are weighed layer by layer"),
-    (
-        (StopWords, Rows, LayerChoice, LayerMean, ColumnOutliers, ResidualSinks, *_HEADS),
-        _CONTRAST,
-        "the background is consumed there, and both sides must have been treated alike",
-    ),
+STAGES: Registry[Stage] = Registry(
+    "stage",
+    "grounding.stages",
+    {
+        "stop-words": "grounding.maps.words:StopWords",
+        "rows": "grounding.maps.words:Rows",
+        "layers-select": "grounding.maps.layers:LayerChoice",
+        "layers-mean": "grounding.maps.layers:LayerMean",
+        "heads-mean": "grounding.maps.heads:HeadMean",
+        "heads-mean-max": "grounding.maps.heads:HeadMeanMax",
+        "heads-max-image": "grounding.maps.heads:HeadMaxImage",
+        "heads-fixed": "grounding.maps.selection:HeadsFixed",
+        "heads-entropy": "grounding.maps.selection:HeadsByEntropy",
+        "sinks-columns": "grounding.maps.sinks:ColumnOutliers",
+        "sinks-residual": "grounding.maps.sinks:ResidualSinks",
+        "contrast-ratio": "grounding.maps.contrast:Ratio",
+        "contrast-difference": "grounding.maps.contrast:Difference",
+        "smooth": "grounding.maps.smooth:Smooth",
+    },
+    base="grounding.maps.base:Stage",
 )
+"""Stages by their name in a method file; entry-point group `grounding.stages`."""
 
-
-@dataclass(frozen=True)
-class MaskChoice:
-    """How one mask is chosen among a segmenter's candidates.
-
-    Attributes:
-        choice: by the segmenter's own IoU estimate, by agreement with the map, or by both.
-        cascade: feed the first masks and a box back in further calls, as PerSAM does.
-        measure: how agreement is measured; see `grounding.segmenters.mask_selection.agreement`.
-    """
-
-    choice: Literal["iou", "agreement", "both"] = "both"
-    cascade: bool = False
-    measure: Literal["pearson", "soft_iou", "consistency"] = "pearson"
-
-
-@dataclass(frozen=True)
-class RequestKnobs:
-    """What must be recorded for a method to run.
-
-    Attributes:
-        layers: decoder layers counted from 0; None for all of them.
-        head_statistics: names of the [L, H] statistics that head weights need.
-        residual_sinks: whether the residual stream's sink strength is needed.
-        reduce: `heads` where only the mean over heads is used, so that it may be taken while the model runs.
-        background_prompt: the generic prompt to record as well, with the same knobs; None where there is no contrast.
-    """
-
-    layers: tuple[int, ...] | None = None
-    head_statistics: tuple[str, ...] = ()
-    residual_sinks: bool = False
-    reduce: Literal["none", "heads"] = "none"
-    background_prompt: str | None = None
+_SPENT: dict[Part, tuple[str, str]] = {
+    "steps": ("ways to join steps", "single steps are gone by then"),
+    "layers": ("ways to join layers", "single layers are gone by then"),
+    "heads": ("ways to join heads", "single heads are gone by then"),
+    "words": ("ways to join rows", "the rows are mixed into one by then"),
+    "background": ("contrasts", "the background is consumed there, and both sides must have been treated alike"),
+}
+"""Per part what messages call stages that spend it, and why a stage that requires it must come before them."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +62,13 @@ class Method:
 
     Attributes:
         name: the file's name without its ending.
-        description: one sentence for people.
-        source: the paper and what in it is not found there and is ours.
-        prompt: what the model is asked, with `{expression}` in it; None leaves it to the model's family.
+        description: one sentence on what the method does.
+        source: the paper, and what in the file is not found there but chosen by this project.
+        prompt: what the model is asked, with `{expression}` in it; None is the model family's own prompt.
         stages: the steps on the attention maps, in order.
         compose: from cells to the image.
         points: the point rule.
-        mask: the mask choice.
+        mask: how one mask is chosen among the segmenter's candidates.
     """
 
     name: str
@@ -109,7 +78,7 @@ class Method:
     prompt: str | None = None
     compose: Compose = field(default_factory=Compose)
     points: PointRule = field(default_factory=SpreadPoints)
-    mask: MaskChoice = field(default_factory=MaskChoice)
+    mask: MaskRule = field(default_factory=MaskRule)
 
     def __post_init__(self) -> None:
         if self.prompt is not None and "{expression}" not in self.prompt:
@@ -118,56 +87,59 @@ class Method:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise MethodError(f"method {self.name!r}: stage {twice[0]!r} occurs twice; each may occur once")
-        for kinds, what in ((_HEADS, "ways to join heads"), (_CONTRAST, "contrasts")):
-            several = [stage.name for stage in self.stages if isinstance(stage, kinds)]
-            if len(several) > 1:
-                raise MethodError(f"method {self.name!r} has two {what}, {' and '.join(several)}: keep one")
-        for index, later in enumerate(self.stages):
-            for stage in self.stages[index + 1 :]:
-                for first, second, why in _ORDER:
-                    if isinstance(stage, first) and isinstance(later, second):
-                        raise MethodError(
-                            f"method {self.name!r}: stage {stage.name!r} must come before {later.name!r}: {why}"
-                        )
+        for index, earlier in enumerate(self.stages):
+            for later in self.stages[index + 1 :]:
+                self._check_order(earlier, later)
+
+    def _check_order(self, earlier: Stage, later: Stage) -> None:
+        """Refuse a stage whose required parts an earlier one has spent.
+
+        Raises:
+            MethodError: the two are in the wrong order, or cannot be combined at all.
+        """
+        lost = [part for part in _SPENT if part in earlier.spends & later.requires]
+        for part in lost:
+            if part in later.spends & earlier.requires:
+                raise MethodError(
+                    f"method {self.name!r} has two {_SPENT[part][0]}, {earlier.name} and {later.name}: keep one"
+                )
+        if lost or earlier.name in later.before:
+            why = _SPENT[lost[0]][1] if lost else f"stage {later.name!r} declares that order"
+            raise MethodError(f"method {self.name!r}: stage {later.name!r} must come before {earlier.name!r}: {why}")
 
     @property
     def background_prompt(self) -> str | None:
-        """The generic prompt whose maps the contrast stage needs; None where there is no contrast."""
-        return next((stage.prompt for stage in self.stages if isinstance(stage, _CONTRAST)), None)
+        """The generic prompt whose maps the method contrasts with; None where it has no contrast."""
+        return self.record_spec().background_prompt
 
-    def request_knobs(self, layer_count: int | None = None) -> RequestKnobs:
-        """What must be recorded.
+    def record_spec(self, layer_count: int | None = None) -> RecordSpec:
+        """What must be recorded for the method: the union of what its stages need.
 
         Args:
-            layer_count: the model's decoder layers; without it only layers that the file names by number are known.
+            layer_count: the model's decoder layers; without it, layers that stages select by share are not resolved.
+
+        Returns:
+            The spec. Its layers are those that any stage names, all where none does. Heads are averaged while the model
+            runs where the stage that averages them needs no more and no stage before it reads single heads.
 
         Raises:
-            MethodError: the method names layers that the model does not have.
+            MethodError: a stage names layers that the model does not have, or two stages name different prompts.
         """
-        layers: tuple[int, ...] | None = None
-        statistics: list[str] = []
+        wanted = RecordSpec()
+        layers: set[int] = set()
+        reduce: Reduce = "none"
+        heads_read = False
         for stage in self.stages:
-            if isinstance(stage, LayerChoice) and layer_count is not None:
-                layers = stage.resolve(layer_count)
-            if isinstance(stage, HeadsFixed):
-                named = tuple(sorted({layer for layer, _ in stage.pairs}))
-                if layer_count is not None and named[-1] >= layer_count:
-                    raise MethodError(
-                        f"method {self.name!r} names heads in layer {named[-1]}, but the model has {layer_count} "
-                        "layers: the method belongs to another model"
-                    )
-                layers = named if layers is None else tuple(layer for layer in layers if layer in named)
-            if isinstance(stage, HeadMeanMax):
-                statistics.append("max_all")
-            if isinstance(stage, HeadMaxImage):
-                statistics.append("max_image")
-        return RequestKnobs(
-            layers=layers,
-            head_statistics=tuple(statistics),
-            residual_sinks=any(isinstance(stage, ResidualSinks) for stage in self.stages),
-            reduce="heads" if any(isinstance(stage, HeadMean) for stage in self.stages) else "none",
-            background_prompt=self.background_prompt,
-        )
+            try:
+                need = stage.needs(layer_count)
+                wanted |= need
+            except (MethodError, ValueError) as wrong:
+                raise MethodError(f"method {self.name!r}: {wrong}") from wrong
+            layers.update(need.layers or ())
+            if need.reduce == "heads" and not heads_read:
+                reduce = "heads"
+            heads_read = heads_read or "heads" in stage.requires
+        return replace(wanted, layers=tuple(sorted(layers)) or None, reduce=reduce)
 
     def to_yaml(self) -> str:
         """The method as the text of a method file; `parse_method` reads it back to an equal one."""
@@ -212,7 +184,7 @@ def parse_method(text: str, name: str, where: str) -> Method:
         where: what messages call the file.
 
     Raises:
-        MethodError: it is no YAML, or a key, stage, rule or value in it is wrong.
+        MethodError: the text is not YAML, or a key, stage, rule or value in it is wrong.
     """
     try:
         loaded = yaml.safe_load(text)
@@ -235,15 +207,15 @@ def parse_method(text: str, name: str, where: str) -> Method:
         description=data["description"].strip(),
         source=data["source"].strip(),
         prompt=data.get("prompt"),
-        stages=tuple(_named(entry, "stage", STAGES, where, "stage") for entry in data["stages"]),
+        stages=tuple(STAGES.build(entry, "stage", where) for entry in data["stages"]),
         compose=schema.build(Compose, data.get("compose"), f"{where}: compose"),
-        points=SpreadPoints() if points is None else _named(points, "rule", RULES, where, "points rule"),
-        mask=schema.build(MaskChoice, data.get("mask"), f"{where}: mask"),
+        points=SpreadPoints() if points is None else RULES.build(points, "rule", where),
+        mask=schema.build(MaskRule, data.get("mask"), f"{where}: mask"),
     )
 
 
 def without(method: Method, stage: str) -> Method:
-    """The method with one stage left out, for an ablation; what it left undone is averaged when the map is composed.
+    """Leave one stage out, for an ablation; an axis that it would have averaged is averaged when the map is composed.
 
     Args:
         method: the whole method.
@@ -267,26 +239,17 @@ def run_stages(method: Method, maps: AttentionMaps) -> Heatmap:
 
     Args:
         method: the method.
-        maps: recorded attention, with `background` where the method contrasts.
+        maps: recorded attention, with `background` where the method has a contrast.
 
     Returns:
         The heat map, with one report a stage.
 
     Raises:
         MethodError: the maps lack what a stage needs.
-        ExpressionError: the words hold nothing that the method reads.
+        ExpressionError: none of the words is of a kind that the method reads.
     """
     reports = []
     for stage in method.stages:
         maps, report = stage(maps)
         reports.append(report)
     return replace(method.compose(maps), stages=tuple(reports))
-
-
-def _named(entry: object, key: str, known: Mapping[str, type[Any]], where: str, what: str) -> Any:
-    """Build the dataclass that an entry names, from the entry's other keys."""
-    mapping = dict(schema.as_mapping(entry, f"{where}: {what}"))
-    name = mapping.pop(key, None)
-    if name not in known:
-        raise MethodError(f"{where}: {what} {name!r} is unknown: the known ones are {', '.join(known)}")
-    return schema.build(known[name], mapping, f"{where}: {what} {name!r}")

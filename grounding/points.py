@@ -1,6 +1,7 @@
-"""Point prompts for a segmenter, from the peaks and hollows of a heat map.
+"""Turn the peaks and minima of a heat map into point prompts for a segmenter.
 
-A rule is a frozen dataclass whose fields are its numbers; a method file selects one. A cell (row r, column c) of an
+A point rule is a frozen dataclass whose fields are its numbers; a method file selects one. Another distribution adds
+one by an entry point in the group `grounding.point_rules`; see `grounding.registry`. A cell (row r, column c) of an
 [h, w] map over a W x H image lies at x = (c + 0.5) * W / w, y = (r + 0.5) * H / h: the centre of what it covers.
 """
 
@@ -15,15 +16,16 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from grounding.errors import EmptyMapError, MethodError
+from grounding.registry import Registry
 from grounding.types import BoolArray, Box, FloatArray, Heatmap, IntArray, PointPrompts
 
-EIGHT = np.ones((3, 3), int)
+EIGHT = ndimage.generate_binary_structure(2, 2)
 Region = Literal["largest", "heaviest", "peak"]
 Threshold = float | Literal["otsu"]
 
 
 def cells_to_xy(cells: IntArray, shape: tuple[int, int], image_size: tuple[int, int]) -> FloatArray:
-    """Centres of cells in pixels.
+    """Convert cells to the pixel coordinates of their centres.
 
     Args:
         cells: [N, 2] (row, column).
@@ -38,26 +40,25 @@ def cells_to_xy(cells: IntArray, shape: tuple[int, int], image_size: tuple[int, 
     return ((cells[:, ::-1] + 0.5) * scale).astype(np.float32).reshape(-1, 2)
 
 
-def xy_to_cells(xy: FloatArray, shape: tuple[int, int], image_size: tuple[int, int]) -> IntArray:
-    """The cells [N, 2] (row, column) that hold points [N, 2] (x, y) in pixels; points on the far border stay inside."""
-    height, width = shape
-    scale = np.array([width / image_size[0], height / image_size[1]])
-    cells = np.floor(np.asarray(xy, np.float64) * scale).astype(np.int64)[:, ::-1]
-    return np.clip(cells, 0, [height - 1, width - 1])
-
-
 @dataclass(frozen=True)
 class PointRule(ABC):
-    """A way to turn a map into points."""
+    """Choose points, and possibly a box, on a map."""
 
     name: ClassVar[str]
 
     @abstractmethod
     def cells(self, values: FloatArray) -> tuple[IntArray, IntArray]:
-        """Cells on and off the object, [P, 2] and [N, 2] (row, column), of a map [h, w] that is not empty."""
+        """Choose cells on and off the object.
+
+        Args:
+            values: [h, w] in [0, 1], with at least one value above 0.
+
+        Returns:
+            [P, 2] cells on the object and [N, 2] off it, (row, column), best first.
+        """
 
     def box(self, values: FloatArray) -> tuple[int, int, int, int] | None:
-        """A box in cells (left, top, right, bottom), right and bottom not included, where the rule gives one."""
+        """The box in cells (left, top, right, bottom), right and bottom not included; None without a box."""
         return None
 
     def __call__(self, heatmap: Heatmap) -> PointPrompts:
@@ -90,7 +91,7 @@ class PointRule(ABC):
 
 @dataclass(frozen=True)
 class ArgMax(PointRule):
-    """One point at the largest value."""
+    """Choose one point at the largest value."""
 
     name: ClassVar[str] = "argmax"
 
@@ -101,15 +102,18 @@ class ArgMax(PointRule):
 
 @dataclass(frozen=True)
 class MaxMinPair(PointRule):
-    """VL-SAM's pair (Lin, Wang, Tang, NeurIPS 2024, section on prompt generation).
+    """Choose VL-SAM's pair of points (Lin, Wang, Tang, NeurIPS 2024, section on prompt generation).
 
-    The map is cut at a threshold; the largest connected piece is the object's region and everything else is not. One
-    point goes to the largest value inside, one to the smallest outside. The paper does not give the threshold or the
-    connectivity: both are ours, and so is the order of equal minima, the farthest from the region first.
+    The map is cut at a threshold and its largest connected component is the object's region. One point is the largest
+    value inside the region, one the smallest value outside.
 
     Attributes:
-        threshold: share of the map's largest value, or `otsu`.
+        threshold: share of the map's largest value in (0, 1], or `otsu`.
         connectivity: 4 or 8 neighbours.
+
+    Notes:
+        The paper gives neither the threshold nor the connectivity; both are our choices. Of equal minima the one
+        farthest from the region is taken, also our choice.
     """
 
     name: ClassVar[str] = "max-min"
@@ -120,7 +124,7 @@ class MaxMinPair(PointRule):
         _check_threshold(self.threshold, self.name)
 
     def cells(self, values: FloatArray) -> tuple[IntArray, IntArray]:
-        """The pair; only its first point where the region fills the map."""
+        """The pair; the positive point alone where the region fills the map."""
         region = connected_region(values, self.threshold, "largest", self.connectivity)
         best = _peak(np.where(region, values, -1))
         if region.all():
@@ -132,26 +136,28 @@ class MaxMinPair(PointRule):
 
 @dataclass(frozen=True)
 class SpreadPoints(PointRule):
-    """Several points inside the object's region, away from its edge and from each other, and points off it.
+    """Choose several points inside the object's region, away from its edge and from each other, and points off it.
 
-    Interior points that agree are worth 12 to 18 cIoU over naive ones at an equal budget (PinPoint, arXiv 2605.26689,
-    abstract; its five points are checked by the model). The rule here is ours: inside the region a cell scores its
-    value times (depth / largest depth) ** `depth_power`, depth being the distance to the region's edge; the best cell
-    is taken, cells closer than `spacing` * sqrt(region area) to it are struck out, and so on. Points off the object
-    lie outside the region at least `gap` * sqrt(region area) away, lowest values first, spaced the same way; equal
-    values are taken nearest first.
+    Inside the region a cell scores its value times (depth / largest depth) ** `depth_power`, where depth is the
+    distance to the region's edge. The best cell is taken, cells closer than `spacing` * sqrt(region area) to it are
+    removed, and so on. Points off the object lie at least `gap` * sqrt(region area) outside the region, lowest values
+    first, spaced the same way; of equal values the nearest is taken first.
 
     Attributes:
         count: points on the object, at most; a small region holds fewer.
         negatives: points off the object, at most.
         threshold: share of the map's largest value that bounds the region, or `otsu`.
-        region: which connected piece: with the most cells, with the largest sum, or the one around the largest value.
-        depth_power: 0 ignores the edge, larger values draw points to the middle.
+        region: which connected component: that with the most cells, with the largest sum, or around the largest value.
+        depth_power: 0 ignores the edge, larger values move points to the middle.
         margin: least depth of a point on the object, as a share of the largest depth in the region.
         spacing: least distance between points on the object, in units of sqrt(region area).
         gap: least distance of negatives to the region, in the same unit.
         ring: largest distance of negatives to the region, in the same unit; 0 allows the whole image.
         with_box: also give the region's tight box.
+
+    Notes:
+        The rule and its numbers are our choice. It is motivated by PinPoint (arXiv 2605.26689, abstract): interior
+        points that agree gain 12 to 18 cIoU over naive ones at an equal budget; there the model checks its five points.
     """
 
     name: ClassVar[str] = "spread"
@@ -180,10 +186,10 @@ class SpreadPoints(PointRule):
             raise MethodError(f"points rule 'spread' needs margin in [0, 1], got {self.margin}")
 
     def cells(self, values: FloatArray) -> tuple[IntArray, IntArray]:
-        """Interior cells by suppression, then low cells outside."""
+        """Cells inside the region by non-maximum suppression, then low cells outside."""
         region = connected_region(values, self.threshold, self.region)
         unit = float(np.sqrt(region.sum()))
-        # The image's border counts as an edge: few objects reach it, and a map's border cells are its least sure.
+        # The image's border counts as an edge: few objects reach it, and border cells are the least reliable.
         depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
         depth /= depth.max()
         score = np.where(region & (depth >= self.margin), values * depth**self.depth_power, -np.inf)
@@ -202,20 +208,22 @@ class SpreadPoints(PointRule):
         )
 
     def box(self, values: FloatArray) -> tuple[int, int, int, int] | None:
-        """The region's tight box in cells, where asked for."""
+        """The region's tight box in cells, with `with_box`."""
         return _tight(connected_region(values, self.threshold, self.region)) if self.with_box else None
 
 
 @dataclass(frozen=True)
 class OtsuBox(PointRule):
-    """The tight box around the region above Otsu's threshold, with or without the peak as a point.
+    """Give the tight box around the region above Otsu's threshold, with or without the peak as a point.
 
-    DecAF (arXiv 2510.19592, read from its code) cuts its map by Otsu's threshold; the box and the choice of piece are
-    ours.
+    DecAF (arXiv 2510.19592, read from its code) cuts its map at Otsu's threshold.
 
     Attributes:
-        region: which connected piece; see `SpreadPoints`.
+        region: which connected component; see `SpreadPoints`.
         with_point: also give the largest cell of the region as a point.
+
+    Notes:
+        The box and the choice of the component are our choices.
     """
 
     name: ClassVar[str] = "otsu-box"
@@ -223,7 +231,7 @@ class OtsuBox(PointRule):
     with_point: bool = True
 
     def cells(self, values: FloatArray) -> tuple[IntArray, IntArray]:
-        """The region's largest cell, if wanted."""
+        """The region's largest cell, with `with_point`."""
         if not self.with_point:
             return _NONE, _NONE
         return np.array([_peak(np.where(connected_region(values, "otsu", self.region), values, -1))]), _NONE
@@ -233,11 +241,22 @@ class OtsuBox(PointRule):
         return _tight(connected_region(values, "otsu", self.region))
 
 
-RULES: dict[str, type[PointRule]] = {rule.name: rule for rule in (ArgMax, MaxMinPair, SpreadPoints, OtsuBox)}
+RULES: Registry[PointRule] = Registry(
+    "points rule",
+    "grounding.point_rules",
+    {
+        "argmax": "grounding.points:ArgMax",
+        "max-min": "grounding.points:MaxMinPair",
+        "spread": "grounding.points:SpreadPoints",
+        "otsu-box": "grounding.points:OtsuBox",
+    },
+    base="grounding.points:PointRule",
+)
+"""Point rules by their name in a method file; entry-point group `grounding.point_rules`."""
 
 
 def otsu_threshold(values: FloatArray) -> float:
-    """The value that splits a map into two classes of largest between-class variance (Otsu, 1979).
+    """Compute the value that splits a map into two classes of largest between-class variance (Otsu, 1979).
 
     Computed exactly over the sorted values, without a histogram. Cells *above* the result are the upper class; a
     constant map gives its own value.
@@ -256,12 +275,13 @@ def otsu_threshold(values: FloatArray) -> float:
 def connected_region(
     values: FloatArray, threshold: Threshold, choice: Region = "peak", connectivity: Literal[4, 8] = 8
 ) -> BoolArray:
-    """The connected piece of the map above a threshold that stands for the object.
+    """Find the connected component of the map above a threshold that stands for the object.
 
     Args:
         values: [h, w] in [0, 1].
-        threshold: share of the largest value (cells at it belong to the piece), or `otsu` (cells above it).
-        choice: the piece with the most cells (equal: the largest sum), the largest sum, or around the largest value.
+        threshold: share of the largest value (cells at it are included), or `otsu` (cells above it).
+        choice: the component with the most cells (equal: the largest sum), with the largest sum, or around the largest
+            value.
         connectivity: 4 or 8 neighbours.
 
     Returns:
@@ -281,10 +301,10 @@ def connected_region(
 
 
 def suppress(score: FloatArray, count: int, spacing: float) -> IntArray:
-    """Greedy non-maximum suppression.
+    """Take cells greedily, largest first, by non-maximum suppression.
 
     Args:
-        score: [h, w]; -inf marks cells that are out of the question.
+        score: [h, w]; -inf excludes a cell.
         count: most cells to take.
         spacing: least distance in cells between any two.
 

@@ -1,4 +1,4 @@
-"""Files under `configs/` by name, or a user's own by path: where to read, and what to say when that fails."""
+"""Find YAML files: packaged ones under `configs/` by name, a user's own by path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def shipped_names(*folder: str) -> tuple[str, ...]:
-    """Names of the YAML files in a folder of `configs`, sorted, without their ending."""
+    """List the YAML files in a folder of `configs`: sorted names without the suffix."""
     files = resources.files("configs").joinpath(*folder).iterdir()
     return tuple(sorted(Path(file.name).stem for file in files if file.name.endswith(".yaml")))
 
@@ -21,16 +21,17 @@ def shipped_names(*folder: str) -> tuple[str, ...]:
 def read_shipped(
     name_or_path: str | Path, folder: tuple[str, ...], what: str, parse: Callable[[str, str, str], T]
 ) -> T:
-    """Read one file.
+    """Read and parse one YAML file.
 
     Args:
-        name_or_path: a shipped file's name, or the path of a YAML file (it ends in .yaml or .yml, or holds a slash).
-        folder: where the shipped ones are, below `configs`.
-        what: what the file describes, for the message ("method").
-        parse: takes the file's text, the name without ending, and what messages call the file.
+        name_or_path: the name of a packaged file, or a path; a string is a path if it ends in .yaml or .yml or contains
+            a slash.
+        folder: folder of the packaged files, below `configs`.
+        what: kind of the file, for the message ("method").
+        parse: called with the file's text, its name without suffix, and its name in messages.
 
     Raises:
-        MethodError: the name is unknown, with the known ones named, or the file cannot be read.
+        MethodError: the name is unknown (the message lists the known ones), or the file cannot be read.
     """
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or text.endswith((".yaml", ".yml")) or "/" in text:

@@ -1,18 +1,21 @@
 """The frozen dataclasses that pass between rooms, and nothing but their validation.
 
-Shape letters: L layers, H heads, T words (rows), K keys (columns), N points. Every array here is a NumPy array on the
-CPU. Pixel coordinates are (x, y) with the origin at the top left corner of the *original* image, and a pixel's centre
-lies at +0.5, so an image of width W spans x in [0, W].
+Shape letters: S steps, L layers, H heads, T words (rows), K keys (columns), N points. Every array here is a NumPy array
+on the CPU. Pixel coordinates are (x, y) with the origin at the top left corner of the *original* image, and a pixel's
+centre lies at +0.5, so an image of width W spans x in [0, W].
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+
+from grounding.errors import RecordingError
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -76,6 +79,17 @@ class Word:
 
 
 Reduce = Literal["none", "heads", "layers", "both"]
+Direction = Literal["word-to-image", "image-to-word"]
+
+_REDUCED: dict[Reduce, frozenset[str]] = {
+    "none": frozenset(),
+    "heads": frozenset({"heads"}),
+    "layers": frozenset({"layers"}),
+    "both": frozenset({"heads", "layers"}),
+}
+
+STATISTICS = ("max_all", "max_image")
+"""Head statistics that can be recorded."""
 
 
 @dataclass(frozen=True)
@@ -100,43 +114,94 @@ class RecordSpec:
     background_prompt: str | None = None
     budget_bytes: int = 2 << 30
 
+    def __post_init__(self) -> None:
+        for name, chosen in (("layers", self.layers), ("heads", self.heads)):
+            if chosen is not None:
+                if not chosen or len(set(chosen)) != len(chosen):
+                    raise RecordingError(f"{name}={chosen} must name each wanted one once, or be None")
+                check_counted(name, chosen)
+        if self.reduce not in get_args(Reduce):
+            raise RecordingError(f"reduce={self.reduce!r} is unknown; use {', '.join(map(repr, get_args(Reduce)))}")
+        unknown = [name for name in self.head_statistics if name not in STATISTICS]
+        if unknown:
+            raise RecordingError(f"head statistic {unknown[0]!r} is unknown; known are {', '.join(STATISTICS)}")
+
+    def __or__(self, other: RecordSpec) -> RecordSpec:
+        """The least spec that records everything either of the two records; the larger budget is kept.
+
+        Raises:
+            ValueError: the two name different background prompts.
+        """
+        prompts = [spec.background_prompt for spec in (self, other) if spec.background_prompt is not None]
+        if len(set(prompts)) > 1:
+            raise ValueError(f"one recording has one background prompt, got {' and '.join(map(repr, prompts))}")
+        reduced = _REDUCED[self.reduce] & _REDUCED[other.reduce]
+        return RecordSpec(
+            layers=_either(self.layers, other.layers),
+            heads=_either(self.heads, other.heads),
+            reduce=next(name for name, axes in _REDUCED.items() if axes == reduced),
+            head_statistics=tuple(dict.fromkeys((*self.head_statistics, *other.head_statistics))),
+            residual_sinks=self.residual_sinks or other.residual_sinks,
+            background_prompt=prompts[0] if prompts else None,
+            budget_bytes=max(self.budget_bytes, other.budget_bytes),
+        )
+
+
+def check_counted(name: str, values: Sequence[int]) -> None:
+    """Refuse negative positions and numbers.
+
+    Raises:
+        RecordingError: naming the smallest.
+    """
+    if any(value < 0 for value in values):
+        raise RecordingError(f"{name} holds {min(values)}; positions and numbers count from 0")
+
+
+def _either(one: tuple[int, ...] | None, other: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    return None if one is None or other is None else tuple(sorted({*one, *other}))
+
 
 @dataclass(frozen=True)
 class AttentionMaps:
     """Attention of one image and one text, as recorded or after any number of stages.
 
     Attributes:
-        values: [L, H, T, K] weights >= 0. As recorded each row is a part of a softmax over *all* keys, so it sums to
-            at most 1. A stage that averages an axis keeps it with length 1.
-        layers: the L decoder layers the first axis stands for, counted from 0; empty once layers have been averaged.
-        words: the T words the third axis stands for. A word of several tokens is the mean of its tokens' rows.
+        values: [S, L, H, T, K] weights. S counts noise levels or draws and is 1 for a vision-language model. As
+            recorded, a row of softmax attention from words to the image is part of a softmax over *all* keys, so it
+            sums to at most 1. A stage that averages an axis keeps it with length 1.
+        layers: the L decoder layers that the second axis stands for, counted from 0; empty once layers are averaged.
+        words: the T words that the fourth axis stands for. A word of several tokens is the mean of its tokens' rows.
         keys: (K,) sequence positions of the columns; every grid's positions are among them.
         grids: the image's token grids.
         image_size: (width, height) of the original image in pixels.
-        axis: `"keys"`: a row is a word looking over the keys; `"text"`: a column is an image cell's share over words.
+        direction: `"word-to-image"`: words are queries and columns are keys, as in a vision-language model;
+            `"image-to-word"`: image cells are queries and words are keys, so that a column holds a cell's weights on
+            the words, as in a diffusion transformer.
+        signed: weights may be negative, as those of a linear attention layer; otherwise all are >= 0.
         head_statistics: per name (`"max_all"`, `"max_image"`) the [L, H] mean over every query of the prompt of its
             largest weight over all keys, or over image keys.
-        residual_sinks: [L, K] how strongly each key's residual stream stands out in the sink dimensions, where asked.
-        background: the same picture under a generic prompt, where a method contrasts with one.
-        layer_count: how many decoder layers the model has, where fewer were recorded; None where it is not told.
+        residual_sinks: [L, K] phi, how far each key's residual stands out in the sink dimensions; None if not recorded.
+        background: the maps of the same image under a generic prompt; None if not recorded.
+        layer_count: how many decoder layers the model has; None where it is not known.
     """
 
-    values: FloatArray
+    values: FloatArray  # [S, L, H, T, K]
     layers: tuple[int, ...]
     words: tuple[Word, ...]
-    keys: IntArray
+    keys: IntArray  # [K]
     grids: tuple[TokenGrid, ...]
     image_size: tuple[int, int]
-    axis: Literal["keys", "text"] = "keys"
-    head_statistics: dict[str, FloatArray] = field(default_factory=dict)
-    residual_sinks: FloatArray | None = None
+    direction: Direction = "word-to-image"
+    signed: bool = False
+    head_statistics: dict[str, FloatArray] = field(default_factory=dict)  # each [L, H]
+    residual_sinks: FloatArray | None = None  # [L, K]
     background: AttentionMaps | None = None
     layer_count: int | None = None
 
     def __post_init__(self) -> None:
-        if self.values.ndim != 4:
-            raise ValueError(f"attention values must be [L, H, T, K], got shape {self.values.shape}")
-        _, _, rows, columns = self.values.shape
+        if self.values.ndim != 5:
+            raise ValueError(f"attention values must be [S, L, H, T, K], got shape {self.values.shape}")
+        rows, columns = self.values.shape[-2:]
         if rows != len(self.words):
             raise ValueError(f"{rows} rows of attention but {len(self.words)} words")
         if self.keys.shape != (columns,):
@@ -224,7 +289,7 @@ class Segment:
         score: the segmenter's own estimate of the mask's IoU, in [0, 1] up to rounding.
         points: the prompt that led to it.
         label: the words it stands for.
-        agreement: how well the mask covers the map (see `segmenters/choice.py`), where it was measured.
+        agreement: how well the mask covers the map (see `segmenters/mask_selection.py`), where it was measured.
     """
 
     mask: BoolArray

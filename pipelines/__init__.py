@@ -1,4 +1,4 @@
-"""The library composed into things people call: one class, one call, one result.
+"""Pipelines: one class, one call and one result type per use.
 
 >>> from pipelines import ReferringSegmentation
 >>> pipe = ReferringSegmentation.from_pretrained("starter")  # doctest: +SKIP
@@ -11,8 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.describe import Caption, Description, FaithfulDescription, NounSupport
-    from pipelines.referring import ReferringResult, ReferringSegmentation
+    from pipelines.describe import FaithfulDescription
+    from pipelines.referring import ReferringSegmentation
+    from pipelines.results import Caption, Description, NounSupport, ReferringResult
 
 __all__ = [
     "Caption",
@@ -24,17 +25,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Caption": "pipelines.describe",
-    "Description": "pipelines.describe",
+    "Caption": "pipelines.results",
+    "Description": "pipelines.results",
     "FaithfulDescription": "pipelines.describe",
-    "NounSupport": "pipelines.describe",
-    "ReferringResult": "pipelines.referring",
+    "NounSupport": "pipelines.results",
+    "ReferringResult": "pipelines.results",
     "ReferringSegmentation": "pipelines.referring",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is asked for, so that the command line's help waits for nothing."""
+    """Import a public name on first use, so that `import pipelines` imports no torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'pipelines' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,25 +1,25 @@
-"""Many items through the pipeline into a folder, one failure at a time, from where an earlier run stopped."""
+"""Many items through the pipeline into a folder: failures are recorded one by one, and a run can be resumed."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from grounding.errors import FATAL, GroundingError, OutputError
-from grounding.io import open_image
+from grounding.errors import GroundingError, UsageError
+from grounding.files import slug
+from grounding.images import open_image
+from grounding.runs.attempts import attempt_pictures, cut
+from grounding.runs.records import RecordLog
 from pipelines.manifest import Item
 from pipelines.provenance import RunConfig
-from pipelines.referring import ReferringResult, ReferringSegmentation
-from pipelines.runs import Record, ResultLog, error_record, result_record, write_coco_results, write_run
-from pipelines.saving import FORMATS, Format, file_name, slug
+from pipelines.records import Record, error_record, result_record
+from pipelines.referring import ReferringSegmentation
+from pipelines.results import ReferringResult
+from pipelines.runs import write_coco_results, write_run
+from pipelines.writers import FORMATS, Format, file_name
 
 Outcome = ReferringResult | GroundingError
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Job:
     """What is to be done, and where it goes.
 
     Attributes:
-        items: pictures and expressions, in the manifest's order.
-        out: the folder.
-        formats: `png` and `npz` are one file an item, `coco` is one file a run.
+        items: images and expressions, in the manifest's order.
+        out: the run folder.
+        formats: `png` and `npz` are one file per item, `coco` is one file per run.
         config: of the run.
         batch_size: most items in one forward pass.
-        resume: leave out items that are done; else everything is done again.
-        strict: end with the first item that fails, without writing it down.
+        resume: skip items that are done; otherwise all are done again.
+        strict: raise the first item's error instead of recording it.
     """
 
     items: tuple[Item, ...]
@@ -46,97 +46,90 @@ class Job:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """One key an item, in order."""
+        """One key per item, in order."""
         return tuple(item.key(self.config.hash) for item in self.items)
 
-    def files(self, item: Item) -> dict[Format, str]:
-        """The names of an item's own files."""
-        stem = (
-            f"{slug(Path(item.image).stem)}-{slug(item.expression)[:40].rstrip('-')}-{item.key(self.config.hash)[:8]}"
-        )
-        return {form: file_name(stem, form) for form in self.formats if form != "coco"}
+    def stem(self, item: Item) -> str:
+        """The name of an item's own files, without ending."""
+        words = slug(item.expression)[:40].rstrip("-")
+        return f"{slug(Path(item.image).stem)}-{words}-{item.key(self.config.hash)[:8]}"
 
-    def is_done(self, item: Item, results: ResultLog) -> bool:
-        """Whether an item's line is there, is no error, and its files are there too."""
+    def files(self, item: Item) -> dict[Format, str]:
+        """The names of an item's own files by format."""
+        return {form: file_name(self.stem(item), form) for form in self.formats if form != "coco"}
+
+    def is_done(self, item: Item, results: RecordLog[Record]) -> bool:
+        """Whether an item is to be skipped: it has a line without an error, and its files exist."""
         record = results.records.get(item.key(self.config.hash))
         if not self.resume or record is None or record["error"] is not None:
             return False
         return all((self.out / name).is_file() for name in self.files(item).values())
 
-    def batches(self, results: ResultLog) -> list[tuple[Item, ...]]:
-        """The batches in which something is left to do.
+    def batches(self, results: RecordLog[Record]) -> list[tuple[Item, ...]]:
+        """Cut all items into batches, those of one image side by side, and keep the batches with items to do.
 
-        Items of one picture stand together, and a batch is cut from *all* items: a batch that was cut off is run again
-        as a whole, because a result's last digits depend on what it was batched with.
+        An interrupted batch is run again as a whole, because padding can change a result's last digits.
         """
         first: dict[Path, int] = {}
         for item in self.items:
             first.setdefault(item.path, len(first))
         ordered = sorted(self.items, key=lambda item: first[item.path])
-        cut = [tuple(ordered[start : start + self.batch_size]) for start in range(0, len(ordered), self.batch_size)]
-        return [batch for batch in cut if not all(self.is_done(item, results) for item in batch)]
+        every = cut(ordered, self.batch_size)
+        return [batch for batch in every if not all(self.is_done(item, results) for item in batch)]
 
 
 def run_job(
     job: Job,
     pipe: ReferringSegmentation,
-    results: ResultLog,
+    results: RecordLog[Record],
     batches: Sequence[Sequence[Item]],
     report: Callable[[Item, Outcome], None],
 ) -> None:
-    """Do the batches. An item that fails is written down and the rest goes on, unless the job is strict.
+    """Run the batches. An item that fails is recorded and the others go on, unless the job is strict.
 
     Args:
         job: what and where.
         pipe: the pipeline.
         results: the folder's lines.
         batches: from `Job.batches`.
-        report: told every item that is finished, with its result or its error.
+        report: called with every finished item and its result or error.
 
     Raises:
         OutputError: the folder cannot be written to.
-        GroundingError: one of `FATAL`, or in a strict job the first item's that fails.
+        GroundingError: one of `grounding.errors.FATAL`, or the first item's error in a strict job.
     """
-    noted = False
+    described = False
     for batch in batches:
         for item, outcome in zip(batch, run_batch(pipe, batch), strict=True):
             if job.is_done(item, results):
                 continue
             if job.strict and isinstance(outcome, GroundingError):
                 raise outcome
-            if not noted:
+            if not described:
                 write_run(job.out, job.config)
-                noted = True
+                described = True
             results.add(_keep(job, item, outcome))
             report(item, outcome)
 
 
 def run_batch(pipe: ReferringSegmentation, batch: Sequence[Item]) -> list[Outcome]:
-    """Results or errors of a batch, in its order; a batch that fails as a whole is tried item by item.
+    """Run one batch; if it fails as a whole, run its items one by one.
+
+    Returns:
+        One result or error per item, in order.
 
     Raises:
-        GroundingError: one of `FATAL`.
+        GroundingError: one of `grounding.errors.FATAL`.
     """
-    pictures: dict[Path, Image.Image | GroundingError] = {}
-    for item in batch:
-        if item.path not in pictures:
-            try:
-                pictures[item.path] = open_image(item.path)
-            except GroundingError as error:
-                pictures[item.path] = error
-    found: dict[int, Outcome] = {}
-    pairs: dict[int, tuple[Image.Image, str]] = {}
-    for index, item in enumerate(batch):
-        picture = pictures[item.path]
-        if isinstance(picture, GroundingError):
-            found[index] = picture
-        else:
-            pairs[index] = (picture, item.expression)
-    found |= zip(pairs, _results(pipe, list(pairs.values())), strict=True)
-    return [found[index] for index in range(len(batch))]
+    return attempt_pictures(
+        batch,
+        name=lambda item: item.path,
+        load=lambda item: open_image(item.path),
+        run=lambda loaded: pipe([(image, item.expression) for item, image in loaded]),
+    )
 
 
-def finish(job: Job, results: ResultLog) -> list[Record]:
+def finish(job: Job, results: RecordLog[Record]) -> list[Record]:
     """Put the lines into the manifest's order, write the COCO file where asked for, and return the job's lines."""
     results.settle(job.keys)
     records = [results.records[key] for key in job.keys]
@@ -146,40 +139,25 @@ def finish(job: Job, results: ResultLog) -> list[Record]:
 
 
 def parse_formats(words: Sequence[str]) -> tuple[Format, ...]:
-    """Formats from words that may hold several with commas between, in their usual order.
+    """Parse formats from words, each one format or several with commas between; the result is in the usual order.
 
     Raises:
-        OutputError: one of them is not known.
+        UsageError: one of them is not known.
     """
     names = {name.strip() for word in words for name in word.split(",") if name.strip()}
     unknown = sorted(names - set(FORMATS))
     if unknown:
-        raise OutputError(
+        raise UsageError(
             f"format {unknown[0]!r} is not known: give some of {', '.join(FORMATS)}, with images and words before "
             "--formats"
         )
     return tuple(form for form in FORMATS if form in names)
 
 
-def _results(pipe: ReferringSegmentation, pairs: list[tuple[Image.Image, str]]) -> list[Outcome]:
-    if not pairs:
-        return []
-    try:
-        return list(pipe(pairs))
-    except FATAL:
-        raise
-    except GroundingError as error:
-        if len(pairs) == 1:
-            return [error]
-        log.info("a batch of %d failed (%s); its items are tried one by one", len(pairs), error)
-    return [_results(pipe, [pair])[0] for pair in pairs]
-
-
 def _keep(job: Job, item: Item, outcome: Outcome) -> Record:
     if isinstance(outcome, GroundingError):
         return error_record(item, job.config, outcome)
-    names = job.files(item)
-    stem = next((name.removesuffix(file_name("", form)) for form, name in names.items()), "")
-    if names:
-        outcome.save(job.out, stem, tuple(names))
-    return result_record(item, job.config, outcome, tuple(names.values()))
+    files = job.files(item)
+    if files:
+        outcome.save(job.out, job.stem(item), tuple(files))
+    return result_record(item, job.config, outcome, tuple(files.values()))

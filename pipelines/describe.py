@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from PIL import Image
 
 from grounding.errors import MethodError
-from grounding.io import as_rgb, open_image
-from grounding.maps.support import VisualSupport, supports
+from grounding.images import as_rgb, open_image
+from grounding.maps.support import supports
 from grounding.methods import Method, run_stages
 from grounding.steering.decoding import Decoding, Generated
 from grounding.steering.method import Steering, load_steering
 from grounding.text.nouns import NounPhrase
 from grounding.types import AttentionMaps, Heatmap, PointPrompts, Segment
-from pipelines.describe_files import save_description
 from pipelines.referring import DEFAULT_MODEL, Picture, method_for
+from pipelines.results import STEERED, UNSTEERED, Caption, Description, NounSupport
 
 if TYPE_CHECKING:
     import torch
@@ -28,106 +28,9 @@ if TYPE_CHECKING:
     from grounding.models.teacher_forcing import TextMaps
     from grounding.segmenters.base import Segmenter
 
-UNSTEERED = "unsteered"
-STEERED = "steered"
 Pictures = list[Picture] | tuple[Picture, ...]
 Stream = Callable[[str], Any]
 """Asked for a streamer (transformers' kind) before each text, with `unsteered` or `steered`; None for no streaming."""
-
-
-@dataclass(frozen=True)
-class NounSupport:
-    """A noun of a description, and what in the picture speaks for it.
-
-    Attributes:
-        text: the noun with its adjectives, as written.
-        noun: the noun alone.
-        span: (start, end) characters of `text` in the description.
-        map: where the model looks for it, [h, w] in [0, 1].
-        points: the map's points in pixels; None where no cell of the map stands out.
-        segment: the mask, where masks were asked for and there are points.
-        support: what speaks for it, part by part.
-        supported: whether it has points and its support reaches the threshold, if there is one.
-    """
-
-    text: str
-    noun: str
-    span: tuple[int, int]
-    map: Heatmap = field(repr=False)
-    points: PointPrompts | None = field(repr=False)
-    segment: Segment | None = field(repr=False)
-    support: VisualSupport
-    supported: bool
-
-
-@dataclass(frozen=True)
-class Caption:
-    """One text about a picture.
-
-    Attributes:
-        text: what was said.
-        nouns: its nouns in order.
-        finished: whether the text ended by itself.
-        tokens: how many were generated, the end token included.
-        seconds: of the whole generation, the reading of picture and question included; None for a text that was given.
-    """
-
-    text: str
-    nouns: tuple[NounSupport, ...]
-    finished: bool
-    tokens: int
-    seconds: float | None
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Tokens per second of the whole generation."""
-        return self.tokens / self.seconds if self.seconds else None
-
-    @property
-    def unsupported(self) -> tuple[NounSupport, ...]:
-        """The flagged nouns."""
-        return tuple(noun for noun in self.nouns if not noun.supported)
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a model says about a picture.
-
-    Attributes:
-        image: the picture as RGB, upright.
-        question: what was asked.
-        unsteered: the model's own text.
-        steered: the steered model's text from the same seed, where a steering method was given.
-        steering: that method's name.
-        seed: of both.
-    """
-
-    image: Image.Image = field(repr=False)
-    question: str
-    unsteered: Caption
-    steered: Caption | None
-    steering: str | None
-    seed: int
-
-    @property
-    def captions(self) -> dict[str, Caption]:
-        """The texts by `unsteered` and `steered`."""
-        return {UNSTEERED: self.unsteered} | ({STEERED: self.steered} if self.steered else {})
-
-    def save(self, folder: str | Path, name: str = "description") -> tuple[Path, ...]:
-        """Write one picture a text, its nouns' maps, points and masks over the image, flagged nouns in red.
-
-        Args:
-            folder: where to; made where it is missing. Each file appears whole or not at all.
-            name: the beginning of the files' names.
-
-        Returns:
-            The files: `NAME-unsteered.png` and, where there is one, `NAME-steered.png`.
-
-        Raises:
-            OutputError: the folder cannot be written to.
-        """
-        return save_description(self, Path(folder), name)
 
 
 class FaithfulDescription:
@@ -169,7 +72,7 @@ class FaithfulDescription:
         self.steering = steering
         self.decoding = decoding or Decoding()
         self.threshold = vlm.support_threshold if threshold is None else threshold
-        self.knobs = method.request_knobs(vlm.layer_count)
+        self.spec = method.record_spec(vlm.layer_count)
         self._warm = False
 
     @classmethod
@@ -304,8 +207,8 @@ class FaithfulDescription:
             self.vlm,
             prepared,
             [generated.token_ids],
-            reduce=self.knobs.reduce,
-            head_statistics=self.knobs.head_statistics,
+            reduce=self.spec.reduce,
+            head_statistics=self.spec.head_statistics,
         )[0]
         nouns = tuple(self._nouns(image, read))
         return Caption(read.text, nouns, generated.finished, len(generated.token_ids), seconds)
@@ -331,25 +234,23 @@ class FaithfulDescription:
             yield NounSupport(phrase.text, phrase.noun.text, phrase.span, heatmap, points, segment, support, supported)
 
     def _segment(self, segmenter: Segmenter, heatmap: Heatmap, points: PointPrompts, phrase: NounPhrase) -> Segment:
-        from grounding.segmenters.mask_selection import MaskRule, ask
+        from grounding.segmenters.mask_selection import ask
 
-        wanted = self.method.mask
-        rule = MaskRule(wanted.choice, wanted.measure)
-        return ask(segmenter, points, heatmap, rule, wanted.cascade, phrase.text)
+        return ask(segmenter, points, heatmap, self.method.mask, phrase.text)
 
     def _background(self, image: Image.Image) -> AttentionMaps | None:
         """The maps of the method's generic prompt, of all layers as those of the nouns are."""
         from grounding.models.maps import attend
 
-        if self.knobs.background_prompt is None:
+        if self.spec.background_prompt is None:
             return None
-        prepared = self.vlm.prepare([image], [""], self.knobs.background_prompt)
+        prepared = self.vlm.prepare([image], [""], self.spec.background_prompt)
         return attend(
             self.vlm,
             prepared,
-            reduce=self.knobs.reduce,
-            head_statistics=self.knobs.head_statistics,
-            residual_sinks=self.knobs.residual_sinks,
+            reduce=self.spec.reduce,
+            head_statistics=self.spec.head_statistics,
+            residual_sinks=self.spec.residual_sinks,
         )[0]
 
 

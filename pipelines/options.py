@@ -1,4 +1,4 @@
-"""The options that every command which runs a model has."""
+"""The options of every command that runs a model."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from pipelines.referring import DEFAULT_BATCH, DEFAULT_MODEL, DEFAULT_SEGMENTER,
 
 if TYPE_CHECKING:
     from grounding.methods import Method
+    from grounding.models.base import VLM
+    from grounding.segmenters.base import Segmenter
     from pipelines.provenance import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """Which model, which segmenter, which method, and where they run.
+    """Which model, segmenter and method, and where they run.
 
     Attributes:
         model: `starter-photo` (knows some words of photos), `starter` (drawn scenes only), a folder written by
             save_pretrained, or a hub id.
         segmenter: `mobile-sam`, `sam:vit_b:FILE`, or the hub id or folder of a SAM, SAM 2 or SAM 3.
-        method: a shipped method's name, a YAML file, or `auto`: a starter's own, else `default`.
+        method: a shipped method's name, a YAML file, or `auto`: a starter's own, otherwise `default`.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         device_map: spread the model over several devices: `auto`.
-        seed: where random generators start; the shipped methods draw nothing at random.
+        nouns: what finds nouns: `rules`, or `spacy` (`spacy:MODEL`), which needs the extra nlp.
+        seed: of random generators; the shipped methods draw nothing at random.
     """
 
     model: str = DEFAULT_MODEL
@@ -34,11 +37,47 @@ class LoadOptions:
     device: str = "auto"
     dtype: str = "auto"
     device_map: str | None = None
+    nouns: str = "rules"
     seed: int = 0
 
     def chosen_method(self) -> Method:
         """The method that the options name."""
         return method_for(self.model, self.method)
+
+    def config_for(self, segmenter: str) -> RunConfig:
+        """The configuration of a run with a segmenter, made without loading the model.
+
+        Raises:
+            UsageError: --nouns is out of range.
+            ModelError: the model's folder is missing, or the device or number format is unknown.
+        """
+        from pipelines.provenance import run_config
+
+        kind, colon, model = self.nouns.partition(":")
+        if self.nouns != "rules" and (kind != "spacy" or bool(colon) != bool(model)):
+            raise UsageError(f"--nouns {self.nouns!r} was given, expected rules, spacy or spacy:MODEL")
+        return run_config(self.model, segmenter, self.chosen_method(), self.device, self.dtype, self.seed, self.nouns)
+
+    def load_vlm(self) -> VLM:
+        """Load the model, and print its notice on stderr."""
+        from transformers.utils.logging import disable_progress_bar
+
+        from grounding.console import talk
+        from grounding.models.load import load
+        from grounding.text.parse import noun_finder
+
+        finder = noun_finder(self.nouns)
+        disable_progress_bar()  # it counts tensors, which says nothing; downloads have a bar of their own
+        vlm = load(self.model, self.device, self.dtype, self.device_map, finder)
+        if vlm.notice:
+            talk().print(f"note: {vlm.notice}")
+        return vlm
+
+    def load_segmenter(self) -> Segmenter:
+        """Load the segmenter."""
+        from grounding.segmenters.load import load_segmenter
+
+        return load_segmenter(self.segmenter, self.device, self.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,33 +91,22 @@ class ModelOptions(LoadOptions):
     batch_size: int = DEFAULT_BATCH
 
     def config(self) -> RunConfig:
-        """What decides on the results; found without loading the model."""
-        from pipelines.provenance import run_config
+        """What decides the results; made without loading the model.
 
+        Raises:
+            UsageError: an option is out of range.
+            GroundingError: model or method are unknown.
+        """
         if self.batch_size < 1:
             raise UsageError(
                 f"a batch size of {self.batch_size} was asked for, expected at least 1: try --batch-size 1"
             )
-        return run_config(self.model, self.segmenter, self.chosen_method(), self.device, self.dtype, self.seed)
+        return self.config_for(self.segmenter)
 
     def load(self) -> ReferringSegmentation:
-        """Load everything, and show the model's notice on stderr."""
+        """Load model, segmenter and method, and print the model's notice on stderr."""
         import torch
-        from transformers.utils.logging import disable_progress_bar
-
-        from grounding.console import talk
 
         torch.manual_seed(self.seed)
-        disable_progress_bar()  # a bar over a model's tensors says nothing; downloads have their own
-        pipe = ReferringSegmentation.from_pretrained(
-            self.model,
-            self.segmenter,
-            self.method,
-            self.device,
-            self.dtype,
-            device_map=self.device_map,
-            batch_size=self.batch_size,
-        )
-        if pipe.vlm.notice:
-            talk().print(f"note: {pipe.vlm.notice}")
-        return pipe
+        method = self.chosen_method()
+        return ReferringSegmentation(self.load_vlm(), self.load_segmenter(), method, self.batch_size)

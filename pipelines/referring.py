@@ -6,17 +6,17 @@ import hashlib
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from PIL import Image
 
-from grounding.io import as_rgb, open_image
-from grounding.methods import Method, RequestKnobs, load_method, run_stages
+from grounding.images import as_rgb, open_image
+from grounding.methods import Method, load_method, run_stages
 from grounding.models.load import STARTERS
-from grounding.types import AttentionMaps, Heatmap, PointPrompts, Segment, StageReport
-from pipelines.saving import Format, save_result
+from grounding.types import AttentionMaps, Heatmap, PointPrompts, RecordSpec, Segment
+from pipelines.results import ReferringResult, Timings
 
 if TYPE_CHECKING:
     import torch
@@ -30,73 +30,6 @@ Pair = tuple[Picture, str]
 DEFAULT_MODEL = "starter-photo"
 DEFAULT_SEGMENTER = "mobile-sam"
 DEFAULT_BATCH = 4
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds that one result took; what a batch or several expressions share is split evenly among them.
-
-    Attributes:
-        attention: the model's forward pass with recording, the generic prompt's included.
-        stages: from recorded maps to the heat map and the points.
-        encode: the segmenter's image encoder.
-        mask: the segmenter's answer to the points, and the mask's choice.
-    """
-
-    attention: float
-    stages: float
-    encode: float
-    mask: float
-
-    @property
-    def total(self) -> float:
-        """The sum."""
-        return self.attention + self.stages + self.encode + self.mask
-
-
-@dataclass(frozen=True)
-class ReferringResult:
-    """What an expression means in an image, and how it was found.
-
-    Attributes:
-        image: the picture as RGB, upright.
-        expression: the words.
-        segments: the masks, best first; today's methods give one.
-        map: where the model looked, [h, w] in [0, 1] over the whole image.
-        points: what the segmenter was asked, in pixels of the image.
-        timings: seconds by step.
-    """
-
-    image: Image.Image = field(repr=False)
-    expression: str
-    segments: tuple[Segment, ...] = field(repr=False)
-    map: Heatmap = field(repr=False)
-    points: PointPrompts = field(repr=False)
-    timings: Timings
-
-    @property
-    def stages(self) -> tuple[StageReport, ...]:
-        """What each stage of the method removed, in order."""
-        return self.map.stages
-
-    def save(
-        self, folder: str | Path, name: str | None = None, formats: Sequence[Format] = ("png", "coco", "npz")
-    ) -> tuple[Path, ...]:
-        """Write the result to a folder, which is made where it is missing. Each file appears whole or not at all.
-
-        Args:
-            folder: where to.
-            name: the files' name without ending; the expression where None.
-            formats: `png`: the image with map, points and mask; `coco`: a list of COCO results with RLE masks;
-                `npz`: the map with what each stage removed.
-
-        Returns:
-            The files, in the order of `formats`.
-
-        Raises:
-            OutputError: the folder cannot be written to.
-        """
-        return save_result(self, Path(folder), name, formats)
 
 
 class ReferringSegmentation:
@@ -122,9 +55,9 @@ class ReferringSegmentation:
         self.segmenter = segmenter
         self.method = method
         self.batch_size = batch_size
-        self.knobs = method.request_knobs(vlm.layer_count)
+        self.spec = method.record_spec(vlm.layer_count)
         self._encoded: bytes | None = None
-        self._backgrounds: dict[tuple[bytes, RequestKnobs], AttentionMaps] = {}
+        self._backgrounds: dict[tuple[bytes, RecordSpec], AttentionMaps] = {}
 
     @classmethod
     def from_pretrained(
@@ -197,35 +130,35 @@ class ReferringSegmentation:
             raise TypeError("a sequence of pairs takes no further expression: call pipe(pairs)")
         return self._run(list(image))
 
-    def look(self, pairs: Sequence[tuple[Image.Image, str]], knobs: RequestKnobs | None = None) -> list[AttentionMaps]:
+    def look(self, pairs: Sequence[tuple[Image.Image, str]], spec: RecordSpec | None = None) -> list[AttentionMaps]:
         """Run the model on one batch and keep what the method needs.
 
         Args:
             pairs: (RGB picture, expression).
-            knobs: what to record; what the method needs where None. An evaluation that compares methods asks for more.
+            spec: what to record; what the method needs where None. An evaluation that compares methods asks for more.
 
         Returns:
             The maps of the expressions' words, with the generic prompt's as background where the method contrasts.
         """
         from grounding.models.maps import attend
 
-        knobs = knobs or self.knobs
+        spec = spec or self.spec
         recorded: dict[str, Any] = {
-            "layers": knobs.layers,
-            "reduce": knobs.reduce,
-            "head_statistics": knobs.head_statistics,
-            "residual_sinks": knobs.residual_sinks,
+            "layers": spec.layers,
+            "reduce": spec.reduce,
+            "head_statistics": spec.head_statistics,
+            "residual_sinks": spec.residual_sinks,
         }
         images = [image for image, _ in pairs]
         prepared = self.vlm.prepare(images, [expression for _, expression in pairs], self.method.prompt)
         maps = attend(self.vlm, prepared, **recorded)
-        if knobs.background_prompt is None:
+        if spec.background_prompt is None:
             return maps
-        keys = [(_fingerprint(image), knobs) for image in images]  # the knobs hold the generic prompt too
+        keys = [(_fingerprint(image), spec) for image in images]  # the spec holds the generic prompt too
         self._backgrounds = {key: found for key, found in self._backgrounds.items() if key in keys}
         fresh = {key: image for key, image in zip(keys, images, strict=True) if key not in self._backgrounds}
         if fresh:
-            generic = self.vlm.prepare(list(fresh.values()), [""] * len(fresh), knobs.background_prompt)
+            generic = self.vlm.prepare(list(fresh.values()), [""] * len(fresh), spec.background_prompt)
             self._backgrounds.update(zip(fresh, attend(self.vlm, generic, **recorded), strict=True))
         return [replace(one, background=self._backgrounds[key]) for one, key in zip(maps, keys, strict=True)]
 
@@ -240,11 +173,9 @@ class ReferringSegmentation:
 
     def ask(self, heatmap: Heatmap, points: PointPrompts, expression: str, method: Method | None = None) -> Segment:
         """The mask for points on the picture that was encoded last, chosen by the method's rule."""
-        from grounding.segmenters.mask_selection import MaskRule, ask
+        from grounding.segmenters.mask_selection import ask
 
-        wanted = (method or self.method).mask
-        rule = MaskRule(wanted.choice, wanted.measure)
-        return ask(self.segmenter, points, heatmap, rule, wanted.cascade, expression)
+        return ask(self.segmenter, points, heatmap, (method or self.method).mask, expression)
 
     def _run(self, pairs: list[Pair]) -> list[ReferringResult]:
         opened = _open(pairs)

@@ -1,13 +1,22 @@
-"""Settings for the whole suite."""
+"""Settings for the whole suite: one torch thread a process, and models that several files use."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+
+# Before torch is imported, and inherited by child processes: the models are too small to gain from more threads, and
+# the workers of pytest-xdist fill the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 from PIL import Image
+
+torch.set_num_threads(1)
 
 # No deadline: a first example may build a tokenizer, and machines that run the suite may be busy.
 settings.register_profile("grounding", deadline=None)
@@ -31,6 +40,29 @@ def tiny_segmenter(tmp_path_factory) -> Path:
     from tiny_sam import save_tiny_sam
 
     return save_tiny_sam(tmp_path_factory.mktemp("tiny-sam"))
+
+
+@pytest.fixture(scope="session")
+def made_nltk_folder(tmp_path_factory) -> Path:
+    """A folder with NLTK's data for a few words."""
+    from made_nltk import write_nltk_data
+
+    return write_nltk_data(tmp_path_factory.mktemp("nltk"))
+
+
+@pytest.fixture
+def nltk_data(made_nltk_folder, monkeypatch) -> Iterator[Path]:
+    """NLTK with the made data, whatever is installed; unloaded again afterwards."""
+    import nltk
+
+    from evals.chair import words
+
+    monkeypatch.setattr(nltk.data, "path", [str(made_nltk_folder)])
+    words._nltk.cache_clear()
+    yield made_nltk_folder
+    words._nltk.cache_clear()
+    if hasattr(nltk.corpus.wordnet, "_unload"):
+        nltk.corpus.wordnet._unload()
 
 
 @pytest.fixture(scope="session")

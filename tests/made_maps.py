@@ -19,12 +19,12 @@ WORDS = (
 
 
 def made_maps(
-    seed: int = 0, shape=(4, 6), layers=(0, 1, 2, 3), heads=3, words=WORDS, size=(120, 80), first=5, extra=4
+    seed: int = 0, shape=(4, 6), layers=(0, 1, 2, 3), heads=3, words=WORDS, size=(120, 80), first=5, extra=4, steps=1
 ) -> AttentionMaps:
     """Random softmax rows; `extra` columns before the grid are text, so cell 0 is not column 0."""
     rng = np.random.default_rng(seed)
     cells = shape[0] * shape[1]
-    logits = rng.normal(size=(len(layers), heads, len(words), cells + extra))
+    logits = rng.normal(size=(steps, len(layers), heads, len(words), cells + extra))
     values = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     return AttentionMaps(
         values=values.astype(np.float32),
@@ -50,18 +50,25 @@ def one_row(cells, box=None, size=None) -> AttentionMaps:
     cells = np.asarray(cells, np.float32)
     size = size or (cells.shape[1] * 10, cells.shape[0] * 10)
     grid = TokenGrid(np.arange(cells.size), cells.shape, box or (0.0, 0.0, float(size[0]), float(size[1])))
-    return AttentionMaps(cells.reshape(1, 1, 1, -1), (0,), (LAST,), np.arange(cells.size), (grid,), size)
+    return AttentionMaps(cells.reshape(1, 1, 1, 1, -1), (0,), (LAST,), np.arange(cells.size), (grid,), size)
 
 
 def with_background(maps: AttentionMaps, seed: int = 7) -> AttentionMaps:
     """The maps with those of a generic prompt, whose only word is its last token and whose image lies elsewhere."""
-    shape, heads = maps.grids[0].shape, maps.values.shape[1]
-    other = made_maps(seed, shape, maps.layers, heads, (LAST,), maps.image_size, first=9, extra=2)
+    shape, (steps, _, heads) = maps.grids[0].shape, maps.values.shape[:3]
+    other = made_maps(seed, shape, maps.layers, heads, (LAST,), maps.image_size, first=9, extra=2, steps=steps)
     return replace(maps, background=other)
 
 
 def cells(maps: AttentionMaps, grid: int = 0) -> np.ndarray:
-    """Values [L, H, T, h, w] of a grid, by an independent way of looking them up."""
+    """Values [S, L, H, T, h, w] of a grid, by an independent way of looking them up."""
     at = {key: column for column, key in enumerate(maps.keys.tolist())}
     columns = [at[position] for position in maps.grids[grid].positions.tolist()]
-    return maps.values[..., columns].reshape(*maps.values.shape[:3], *maps.grids[grid].shape)
+    return maps.values[..., columns].reshape(*maps.values.shape[:4], *maps.grids[grid].shape)
+
+
+def xy_to_cells(xy, shape, image_size) -> np.ndarray:
+    """The cells [N, 2] (row, column) that hold points [N, 2] (x, y) in pixels; points on the far border stay inside."""
+    scale = np.array([shape[1] / image_size[0], shape[0] / image_size[1]])
+    cells = np.floor(np.asarray(xy, np.float64) * scale).astype(np.int64)[:, ::-1]
+    return np.clip(cells, 0, [shape[0] - 1, shape[1] - 1])

@@ -179,14 +179,15 @@ def test_doctor_tells_and_fails_with_1(monkeypatch, capsys):
 def test_scenes_writes_a_data_set_that_is_a_manifest(tmp_path, capsys):
     from pycocotools import mask as coco_mask
 
+    from grounding.starter.language import SceneTexts
     from grounding.starter.scene_files import scene_seed
     from grounding.starter.scenes import draw_scene
-    from pipelines.manifest import read_manifest
+    from pipelines.manifest import items_from_manifest
 
     assert main(["scenes", "--seed", "3", "--n", "2", "--out", str(tmp_path), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     instances = json.loads((tmp_path / "instances.json").read_text())
-    items = read_manifest(tmp_path / "expressions.jsonl")
+    items = items_from_manifest(tmp_path / "expressions.jsonl")
     assert (said["scenes"], said["objects"], said["expressions"]) == (2, len(instances["annotations"]), len(items))
     assert all(item.path.is_file() for item in items)
     scene = draw_scene(scene_seed(3, 1))
@@ -195,7 +196,7 @@ def test_scenes_writes_a_data_set_that_is_a_manifest(tmp_path, capsys):
     for one, thing in zip(mine, scene.objects, strict=True):
         assert (coco_mask.decode(one["segmentation"]).astype(bool) == thing.mask).all()
     targets = {item.expression: item.extra["annotation_id"] for item in items if item.extra["image_id"] == 2}
-    assert targets == {e.text: mine[e.target_index]["id"] for e in scene.expressions}
+    assert targets == {e.text: mine[e.target_index]["id"] for e in SceneTexts(scene).expressions}
 
 
 def test_scenes_of_one_seed_are_the_same_bytes_and_others_differ(tmp_path):

@@ -8,8 +8,17 @@ import stat
 import numpy as np
 import pytest
 
-from grounding.errors import OutputError
-from grounding.files import append_jsonl, make_folder, read_jsonl, write_bytes, write_json, write_text
+from grounding.errors import EvalDataError, OutputError
+from grounding.files import (
+    append_jsonl,
+    make_folder,
+    parse_jsonl,
+    read_json,
+    read_jsonl,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def test_files_are_written_whole_and_folders_made(tmp_path):
@@ -120,3 +129,29 @@ def test_a_broken_line_in_the_middle_is_an_error_with_its_number(tmp_path):
         read_jsonl(path)
     with pytest.raises(OutputError, match="cannot be read"):
         read_jsonl(tmp_path)
+
+
+def test_json_that_cannot_be_read_is_refused_as_the_caller_says(tmp_path):
+    def refuse(wrong):
+        return EvalDataError(type(wrong).__name__)
+
+    (tmp_path / "good.json").write_bytes('\ufeff{"a": ["\u2028"]}'.encode())
+    assert read_json(tmp_path / "good.json", refuse) == {"a": ["\u2028"]}
+    with pytest.raises(EvalDataError, match="FileNotFoundError"):
+        read_json(tmp_path / "none.json", refuse)
+    for content, error in ((b"{", "JSONDecodeError"), (b'"\xff"', "UnicodeDecodeError"), (b"", "JSONDecodeError")):
+        (tmp_path / "bad.json").write_bytes(content)
+        with pytest.raises(EvalDataError, match=error):
+            read_json(tmp_path / "bad.json", refuse)
+
+
+@pytest.mark.parametrize("encode", [str, str.encode])
+def test_json_lines_are_numbered_as_an_editor_does(encode):
+    def refuse(number, wrong):
+        return EvalDataError(f"line {number}")
+
+    lines = parse_jsonl(encode('\n{"a": "\u2028"}\r\n  \n3\n[\n'), refuse)
+    assert next(lines) == (2, {"a": "\u2028"})
+    assert next(lines) == (4, 3)
+    with pytest.raises(EvalDataError, match="line 5"):
+        next(lines)

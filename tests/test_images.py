@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from grounding.errors import ImageError
-from grounding.images import as_rgb
-from grounding.io import open_image
+from grounding.images import as_rgb, open_image
 
 
 def _picture(width=40, height=30) -> Image.Image:

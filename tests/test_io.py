@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_maps import made_maps, with_background
 from pycocotools.coco import COCO
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from grounding.errors import OutputError
+from grounding.files import write_bytes
 from grounding.io import (
     coco_result,
     decode_mask,
@@ -19,7 +22,6 @@ from grounding.io import (
     load_maps,
     save_heatmap,
     save_maps,
-    write_bytes,
     write_coco,
 )
 from grounding.types import AttentionMaps, Heatmap, PointPrompts, Segment, StageReport
@@ -106,11 +108,12 @@ def test_heat_maps_come_back_without_pickle(tmp_path):
 def _same(one: AttentionMaps, other: AttentionMaps) -> None:
     np.testing.assert_array_equal(one.values, other.values)
     np.testing.assert_array_equal(one.keys, other.keys)
-    assert (one.layers, one.words, one.image_size, one.axis) == (
+    assert (one.layers, one.words, one.image_size, one.direction, one.signed) == (
         other.layers,
         other.words,
         other.image_size,
-        other.axis,
+        other.direction,
+        other.signed,
     )
     assert one.layer_count == other.layer_count
     for mine, theirs in zip(one.grids, other.grids, strict=True):
@@ -137,6 +140,35 @@ def _same(one: AttentionMaps, other: AttentionMaps) -> None:
 )
 def test_attention_maps_come_back(tmp_path, maps):
     _same(load_maps(save_maps(tmp_path / "maps.safetensors", maps)), maps)
+
+
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 2**32 - 1), steps=st.integers(1, 3), layers=st.integers(1, 3), heads=st.integers(1, 3),
+    direction=st.sampled_from(["word-to-image", "image-to-word"]), signed=st.booleans(), behind=st.booleans(),
+)  # fmt: skip
+def test_any_attention_maps_come_back(tmp_path_factory, seed, steps, layers, heads, direction, signed, behind):
+    maps = made_maps(seed, layers=tuple(range(3, 3 + layers)), heads=heads, steps=steps)
+    maps = replace(maps, direction=direction, signed=signed, layer_count=layers + 7)
+    if behind:
+        maps = with_background(maps, seed + 1)
+    _same(load_maps(save_maps(tmp_path_factory.mktemp("maps") / "maps.safetensors", maps)), maps)
+
+
+@pytest.mark.parametrize(("axis", "direction"), [("keys", "word-to-image"), ("text", "image-to-word")])
+def test_files_without_a_step_axis_are_read_as_one_step(tmp_path, axis, direction):
+    maps = replace(with_background(made_maps()), direction=direction)
+    maps = replace(maps, background=replace(maps.background, direction=direction))
+    path = save_maps(tmp_path / "maps.safetensors", maps)
+    with safe_open(path, framework="numpy") as file:
+        described = json.loads(file.metadata()["maps"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    for part, prefix in ((described, ""), (described["background"], "background.")):
+        del part["direction"], part["signed"]
+        part["axis"] = axis
+        tensors[f"{prefix}values"] = tensors[f"{prefix}values"][0]
+    save_file(tensors, path, metadata={"maps": json.dumps(described)})
+    _same(load_maps(path), maps)
 
 
 @pytest.mark.parametrize("load", [load_heatmap, load_maps])

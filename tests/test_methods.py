@@ -6,20 +6,54 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from made_maps import WORDS, made_maps, with_background
 
 from grounding.errors import ExpressionError, MethodError
+from grounding.maps.compose import Compose
 from grounding.maps.contrast import Difference, Ratio
 from grounding.maps.heads import HeadMaxImage, HeadMean, HeadMeanMax
 from grounding.maps.layers import LayerChoice, LayerMean
 from grounding.maps.selection import HeadsByEntropy, HeadsFixed
-from grounding.maps.sinks import ResidualSinks
+from grounding.maps.sinks import ColumnOutliers, ResidualSinks
+from grounding.maps.smooth import Smooth
 from grounding.maps.words import Rows, StopWords
 from grounding.methods import STAGES, Method, load_method, method_names, parse_method, run_stages, without
-from grounding.points import RULES, ArgMax, OtsuBox, SpreadPoints
+from grounding.points import RULES, ArgMax, MaxMinPair, OtsuBox, SpreadPoints
+from grounding.segmenters.mask_selection import MaskRule
+from grounding.types import WordKind
 
 SHIPPED = ("default", "plain-mean", "relative", "starter", "vl-sam-points")
 HEAD = "description: d\nsource: s\n"
+
+
+shares = st.floats(0, 1, allow_subnormal=False)
+some_stages = [
+    st.builds(StopWords, kinds=st.sets(st.sampled_from(["stop", "spatial", "magnet"]), min_size=1).map(
+        lambda kinds: tuple(WordKind(kind) for kind in sorted(kinds))
+    )),
+    st.builds(Rows, words=shares, head=shares, last=st.floats(0.1, 3), normalise=st.booleans()),
+    st.builds(LayerChoice, start=st.floats(0, 0.4), stop=st.floats(0.6, 1), skip=st.integers(0, 3)),
+    st.builds(LayerChoice, indices=st.lists(st.integers(-9, 9), min_size=1, max_size=4).map(tuple)),
+    st.builds(LayerMean), st.builds(HeadMean), st.builds(HeadMeanMax), st.builds(HeadMaxImage),
+    st.builds(HeadsFixed, pairs=st.just(((2, 1), (5, 0))), join=st.sampled_from(["mean", "geometric"])),
+    st.builds(HeadsByEntropy, count=st.integers(1, 5), min_share=st.none() | shares),
+    st.builds(ColumnOutliers, factor=st.floats(0.1, 9), fill=st.sampled_from(["zero", "neighbours"])),
+    st.builds(ResidualSinks, tau=st.floats(1, 30), skip_layers=st.integers(0, 4)),
+    st.builds(Ratio, prompt=st.sampled_from(["Describe.", "no: 'quotes' #"]), epsilon=shares),
+    st.builds(Difference, prompt=st.just("Décrire"), strength=st.floats(0.1, 2), match=st.just("none")),
+    st.builds(Smooth, sigma=st.floats(0.1, 3)),
+]  # fmt: skip
+method_stages = st.lists(st.one_of(some_stages), max_size=4)
+rules = st.one_of(
+    st.just(ArgMax()), st.builds(MaxMinPair, threshold=st.just("otsu") | st.floats(0.1, 1)),
+    st.builds(SpreadPoints, count=st.integers(1, 9), margin=shares), st.builds(OtsuBox, with_point=st.booleans()),
+)  # fmt: skip
+masks = st.builds(
+    MaskRule, st.sampled_from(["iou", "agreement", "both"]), st.sampled_from(["pearson", "soft_iou", "consistency"]),
+    st.booleans(), shares, shares, st.booleans(),
+)  # fmt: skip
 
 
 def method(*stages, **fields) -> Method:
@@ -54,27 +88,25 @@ def test_a_method_written_as_yaml_reads_back_equal(name):
 
 @pytest.mark.parametrize("name", method_names())
 def test_what_a_method_asks_for_is_enough(name):
-    """Maps that hold only what the knobs name, of a model deeper than what was recorded, give the same heat map."""
+    """Maps that hold only what the spec names, of a model deeper than what was recorded, give the same heat map."""
     loaded = load_method(name)
     depth = 30
-    knobs = loaded.request_knobs(depth)
+    spec = loaded.record_spec(depth)
     full = with_background(made_maps(layers=tuple(range(depth)), heads=8))
     full = replace(full, layer_count=depth, background=replace(full.background, layer_count=depth))
 
     def recorded(maps):
-        at = list(knobs.layers if knobs.layers is not None else range(depth))
-        values = maps.values[at]
-        if knobs.reduce == "heads":
-            values = values.mean(1, keepdims=True)
+        at = list(spec.layers if spec.layers is not None else range(depth))
+        values = maps.values[:, at]
+        if spec.reduce == "heads":
+            values = values.mean(2, keepdims=True)
         return replace(
             maps,
             values=values,
             layers=tuple(at),
-            head_statistics={key: maps.head_statistics[key][at] for key in knobs.head_statistics},
-            residual_sinks=maps.residual_sinks[at] if knobs.residual_sinks else None,
-            background=None
-            if knobs.background_prompt is None or maps.background is None
-            else recorded(maps.background),
+            head_statistics={key: maps.head_statistics[key][at] for key in spec.head_statistics},
+            residual_sinks=maps.residual_sinks[at] if spec.residual_sinks else None,
+            background=None if spec.background_prompt is None or maps.background is None else recorded(maps.background),
         )
 
     # The sink test reads every recorded layer, so it may see more in the full maps; it has its own tests.
@@ -83,19 +115,19 @@ def test_what_a_method_asks_for_is_enough(name):
     np.testing.assert_allclose(run_stages(loaded, recorded(full)).values, run_stages(loaded, full).values, atol=1e-4)
 
 
-def test_knobs_follow_the_stages():
-    knobs = load_method("default").request_knobs(28)
-    assert knobs.layers == tuple(range(14, 28))
-    assert knobs.head_statistics == ("max_image",)
-    assert knobs.residual_sinks
-    assert knobs.reduce == "none"
-    assert knobs.background_prompt == load_method("default").background_prompt == "Describe the image."
-    assert load_method("default").request_knobs().layers is None
-    assert method(HeadMeanMax()).request_knobs().head_statistics == ("max_all",)
-    assert method(HeadMean()).request_knobs(9).reduce == "heads"
-    assert method(HeadsFixed(pairs=((7, 1), (3, 0)))).request_knobs().layers == (3, 7)
+def test_the_spec_follows_the_stages():
+    spec = load_method("default").record_spec(28)
+    assert spec.layers == tuple(range(14, 28))
+    assert spec.head_statistics == ("max_image",)
+    assert spec.residual_sinks
+    assert spec.reduce == "none"
+    assert spec.background_prompt == load_method("default").background_prompt == "Describe the image."
+    assert load_method("default").record_spec().layers is None
+    assert method(HeadMeanMax()).record_spec().head_statistics == ("max_all",)
+    assert method(HeadMean()).record_spec(9).reduce == "heads"
+    assert method(HeadsFixed(pairs=((7, 1), (3, 0)))).record_spec().layers == (3, 7)
     with pytest.raises(MethodError, match="another model"):
-        method(HeadsFixed(pairs=((7, 1),))).request_knobs(6)
+        method(HeadsFixed(pairs=((7, 1),))).record_spec(6)
 
 
 def test_without_leaves_one_stage_out():
@@ -139,7 +171,17 @@ def test_an_unknown_method_names_the_known_ones(name):
         (HEAD + "stages: []\nstage: x", "unknown key 'stage' (did you mean 'stages'?)"),
         (HEAD + "stages: heads-mean", "stages must be a list"),
         (HEAD + "stages: [heads-mean]", "expected keys and values, got 'heads-mean'"),
-        (HEAD + "stages: [{stage: smoth}]", "stage 'smoth' is unknown: the known ones are stop-words"),
+        (
+            HEAD + "stages: [{stage: smoth}]",
+            "stage 'smoth' is unknown (did you mean 'smooth'?): the known ones are stop-words",
+        ),
+        (HEAD + "stages: [{stage: [smooth]}]", "stage ['smooth'] is unknown"),
+        (HEAD + "stages: [{sigma: 1}]", "a stage needs 'stage: NAME', got the keys sigma"),
+        (
+            HEAD + "stages: [{stage: layers-select, stop: 5}]",
+            "stop 5 is not a share of the depth in [0, 1]: name",
+        ),
+        (HEAD + "stages: [{stage: layers-select, start: 2}]", "leave out the first ones with 'skip: 2'"),
         (HEAD + "stages: [{stage: smooth, sigm: 1}]", "unknown key 'sigm' (did you mean 'sigma'?)"),
         (HEAD + "stages: [{stage: heads-mean, a: 1}]", "the known ones are none at all"),
         (HEAD + "stages: [{stage: smooth, sigma: '1'}]", "mine.yaml: stage 'smooth': sigma: got '1'"),
@@ -151,6 +193,7 @@ def test_an_unknown_method_names_the_known_ones(name):
         (HEAD + "stages: []\npoints: {rule: spread, count: 1.5}", "count: got 1.5"),
         (HEAD + "stages: []\npoints: {rule: spread, threshold: half}", "threshold: got 'half'"),
         (HEAD + "stages: []\nmask: {choice: best}", "mask: choice: got 'best'"),
+        (HEAD + "stages: []\nmask: {whole_share: 2}", "mine.yaml: mask: whole_share and whole_penalty are shares"),
         (HEAD + "stages: []\ncompose: {upscale: 0}", "mine.yaml: compose needs upscale >= 1"),
         (HEAD + "stages: []\nprompt: 3", "prompt must be text"),
         (HEAD + "stages: []\nprompt: Where is it?", "no {expression} in it"),
@@ -187,11 +230,25 @@ def test_the_order_of_stages_is_checked(stages, said):
 
 def test_numbers_in_files_reach_the_stages():
     text = HEAD + "stages: [{stage: rows, last: 1, head: 0.5}]\ncompose: {upscale: 3}\npoints: {rule: argmax}\n"
-    text += "mask: {cascade: true}\n"
+    text += "mask: {cascade: true, whole_share: 0.8, whole_penalty: 0.25, multimask: false}\n"
     parsed = parse_method(text, "n", "n.yaml")
     assert parsed.stages == (Rows(last=1.0, head=0.5),)
     assert (parsed.compose.upscale, parsed.points, parsed.mask.cascade) == (3, ArgMax(), True)
-    assert parse_method(HEAD + "stages: []", "n", "n.yaml").points == SpreadPoints()
+    assert parsed.mask == MaskRule("both", "pearson", True, 0.8, 0.25, False)
+    plain = parse_method(HEAD + "stages: []", "n", "n.yaml")
+    assert (plain.points, plain.mask) == (SpreadPoints(), MaskRule("both"))
+
+
+@settings(max_examples=60)
+@given(method_stages, rules, masks, st.integers(1, 4), st.none() | st.just("Where is {expression}?"))
+def test_any_method_written_as_yaml_reads_back_equal(stages, points, mask, upscale, prompt):
+    try:
+        made = method(*stages, points=points, mask=mask, compose=Compose(upscale=upscale), prompt=prompt)
+    except MethodError:
+        assume(False)
+    again = parse_method(made.to_yaml(), "m", "m.yaml")
+    assert again == made
+    assert again.record_spec(12) == made.record_spec(12)
 
 
 def test_no_stages_is_the_plain_mean():
@@ -199,7 +256,7 @@ def test_no_stages_is_the_plain_mean():
     heatmap = run_stages(method(), maps)
     assert heatmap.stages == ()
     assert np.unravel_index(heatmap.values.argmax(), (4, 6)) == np.unravel_index(
-        maps.values[..., 4:].mean((0, 1, 2)).argmax(), (4, 6)
+        maps.values[..., 4:].mean((0, 1, 2, 3)).argmax(), (4, 6)
     )
 
 
@@ -209,7 +266,7 @@ def test_words_that_point_at_nothing_are_an_expression_error():
 
 
 def test_every_stage_and_rule_documents_itself():
-    for known in (*STAGES.values(), *RULES.values()):
+    for known in (*map(STAGES.get, STAGES), *map(RULES.get, RULES)):
         assert known.__doc__
         assert not known.__doc__.startswith(f"{known.__name__}(")
 

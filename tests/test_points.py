@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_maps import xy_to_cells
 from scipy import ndimage
 
 from grounding.errors import EmptyMapError, MethodError
@@ -16,7 +17,6 @@ from grounding.points import (
     connected_region,
     otsu_threshold,
     suppress,
-    xy_to_cells,
 )
 from grounding.types import Heatmap
 

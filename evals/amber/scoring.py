@@ -22,7 +22,7 @@ from evals.paired import compare_right, difference_table, differences_json, in_p
 from evals.report import aligned, percent
 from evals.tasks.base import Scored
 from evals.yesno.parsers import PARSERS
-from pipelines.provenance import versions
+from grounding.runs.provenance import versions
 
 VERSION = 1
 

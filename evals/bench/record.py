@@ -1,16 +1,14 @@
-"""What recording costs: plain sdpa, recorded rows, and eager attention with `output_attentions`, on one random model.
+"""Measure what recording costs: plain sdpa, recorded rows, and eager attention, on one random Qwen2.5-VL.
 
-Time is wall-clock, in alternating runs of one process, and each ratio is the median over rounds of a run's time over
-that of the plain run in the same round, so that a slower minute of the machine falls on both. Memory is the peak
-resident size of one process per way of running, weights and interpreter included, since that is what has to fit.
+Time is wall-clock time of alternating runs in one process; a ratio is the median over rounds of a run's time over that
+of the plain run of the same round. Memory is the peak resident size of one process per way of running, weights and
+interpreter included.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from evals.bench.child import peak_bytes, run_child
 from grounding.errors import GroundingError
 
 Way = Literal["plain", "recorded", "eager"]
@@ -26,7 +25,7 @@ WAYS: tuple[Way, ...] = ("plain", "recorded", "eager")
 
 @dataclass(frozen=True)
 class BenchSize:
-    """The random Qwen2.5-VL that is run, and what is recorded of it.
+    """Size of the random Qwen2.5-VL and of the request.
 
     Attributes:
         layers: decoder layers.
@@ -49,7 +48,7 @@ class BenchSize:
 
 @dataclass(frozen=True)
 class RecordBench:
-    """Ratios to the plain run, and the numbers behind them.
+    """Ratios to the plain run, and the raw numbers.
 
     Attributes:
         recorded_over_plain_time: median of the rounds' ratios; target at most 1.05.
@@ -60,8 +59,7 @@ class RecordBench:
         plain_seconds: wall-clock of each plain run.
         recorded_seconds: wall-clock of each recorded run.
         eager_seconds: wall-clock of each eager run; fewer, since they are slow.
-        cpu_over_plain: per way, the ratio of the runs' median processor seconds, which other work on the machine
-            disturbs less than it does wall-clock.
+        cpu_over_plain: per way, ratio of median processor seconds, which depend less on other load than wall-clock.
         peak_bytes: peak resident size per way.
         loaded_bytes: resident peak before the first run, per way: interpreter, libraries and weights.
         kept_bytes: bytes of the recorded rows.
@@ -88,34 +86,30 @@ def measure_record(
     eager_rounds: int = 2,
     progress: Callable[[str], None] | None = None,
 ) -> RecordBench:
-    """Time and peak memory of recording on a random model.
+    """Measure time and peak memory of recording.
 
-    Everything heavy runs in child processes: a peak is only a way's own if nothing else ran in the process before.
+    The model runs in child processes, so that each peak belongs to one way of running.
 
     Args:
         size: the model and the request; the defaults take about ten minutes and 10 GiB on two idle cores, nearly all
             of both for eager attention.
         rounds: alternating rounds of plain and recorded runs.
-        eager_rounds: in how many of the rounds eager attention runs as well.
+        eager_rounds: number of rounds in which eager attention runs as well.
         progress: called with a short sentence before each part.
 
-    Returns:
-        The ratios and their raw numbers.
-
     Raises:
-        GroundingError: if a child process ends badly, with what it said.
+        GroundingError: rounds out of range, or a child process failed; the message has its last line.
     """
     size = size or BenchSize()
     if rounds < 1 or not 1 <= eager_rounds <= rounds:
         raise GroundingError(f"eager_rounds={eager_rounds} must lie between 1 and rounds={rounds}")
     say = progress or (lambda _: None)
-    memory = {}
-    for way in WAYS:
-        say(f"memory of {way}")
-        memory[way] = _child("memory", way, size)
     say(f"time, {rounds} rounds")
-    times = _child("time", "plain", size, rounds, eager_rounds)
-    wall, cpu = times["wall"], times["cpu"]
+    timed = _child("plain", size, rounds, eager_rounds)
+    wall, cpu, memory = timed["wall"], timed["cpu"], {"plain": timed}
+    for way in WAYS[1:]:
+        say(f"memory of {way}")
+        memory[way] = _child(way, size)
     medians = {way: statistics.median(cpu[way]) for way in WAYS}
     peak = {way: int(memory[way]["peak"]) for way in WAYS}
     return RecordBench(
@@ -138,30 +132,22 @@ def _median_ratio(times: list[float], plain: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(times, plain, strict=False))
 
 
-def _child(task: str, way: Way, size: BenchSize, rounds: int = 1, eager_rounds: int = 1) -> dict[str, Any]:
-    order = {"task": task, "way": way, "size": asdict(size), "rounds": rounds, "eager_rounds": eager_rounds}
-    # The working directory and the environment are inherited, so the child finds the same packages.
-    done = subprocess.run(
-        [sys.executable, "-m", "evals.bench.record", json.dumps(order)], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["no message; it may have been killed for want of memory"]
-        raise GroundingError(f"measuring {task} of {way} ended with status {done.returncode}: {lines[-1]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def _child(way: Way, size: BenchSize, rounds: int = 0, eager_rounds: int = 0) -> dict[str, Any]:
+    order = {"way": way, "size": asdict(size), "rounds": rounds, "eager_rounds": eager_rounds}
+    return run_child("evals.bench.record", order, way)
 
 
 def _serve(order: dict[str, Any]) -> dict[str, Any]:
-    """What a child process does."""
+    """Carry out an order in the child process: peak memory of one way, then the times of all."""
     size = BenchSize(**order["size"])
     runner = _Runner(size)
-    if order["task"] == "memory":
-        loaded = peak_bytes()
-        runner.run(order["way"])
-        return {"loaded": loaded, "peak": peak_bytes(), "kept": runner.kept_bytes}
+    loaded = peak_bytes()
+    runner.run(order["way"])
+    peak, kept = peak_bytes(), runner.kept_bytes
     wall: dict[str, list[float]] = {way: [] for way in WAYS}
     cpu: dict[str, list[float]] = {way: [] for way in WAYS}
-    runner.run("plain")  # the first run pays for loading kernels
-    runner.run("recorded")
+    if order["rounds"]:
+        runner.run("recorded")  # warm-up: the first run loads kernels
     for number in range(order["rounds"]):
         ways: list[Way] = ["plain", "recorded"] if number % 2 == 0 else ["recorded", "plain"]
         for way in [*ways, "eager"] if number < order["eager_rounds"] else ways:
@@ -169,7 +155,7 @@ def _serve(order: dict[str, Any]) -> dict[str, Any]:
             runner.run(way)
             wall[way].append(time.perf_counter() - start)
             cpu[way].append(time.process_time() - start_cpu)
-    return {"wall": wall, "cpu": cpu}
+    return {"loaded": loaded, "peak": peak, "kept": kept, "wall": wall, "cpu": cpu}
 
 
 class _Runner:
@@ -177,46 +163,20 @@ class _Runner:
 
     def __init__(self, size: BenchSize) -> None:
         import torch
-        from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-        width = size.hidden // size.heads // 2
-        text = {
-            "vocab_size": 1024,
-            "hidden_size": size.hidden,
-            "intermediate_size": size.intermediate,
-            "num_hidden_layers": size.layers,
-            "num_attention_heads": size.heads,
-            "num_key_value_heads": size.kv_heads,
-            "max_position_embeddings": size.length,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e6,
-                "mrope_section": [width - 2 * (width // 3), width // 3, width // 3],
-            },
-            "bos_token_id": None,
-            "eos_token_id": 1,
-            "pad_token_id": 0,
-        }
-        vision = {
-            "depth": 1,
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_heads": 2,
-            "out_hidden_size": size.hidden,
-            "fullatt_block_indexes": [0],
-        }
-        config = Qwen2_5_VLConfig(
-            text_config=text,
-            vision_config=vision,
-            vision_start_token_id=2,
-            vision_end_token_id=3,
-            image_token_id=4,
-            video_token_id=5,
+        from grounding.models.tiny import tiny_qwen2_5_vl
+
+        self.model, processor = tiny_qwen2_5_vl(
+            layers=size.layers,
+            heads=size.heads,
+            kv_heads=size.kv_heads,
+            hidden=size.hidden,
+            intermediate=size.intermediate,
         )
         torch.manual_seed(0)
+        first_word = len(processor.tokenizer.all_special_ids)
         self.size = size
-        self.model: Any = Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation="sdpa").eval()
-        self.ids = torch.randint(6, 1024, (1, size.length))
+        self.ids = torch.randint(first_word, len(processor.tokenizer), (1, size.length))
         self.kept_bytes = 0
 
     def run(self, way: Way) -> None:
@@ -238,12 +198,6 @@ class _Runner:
             self.kept_bytes = sum(rows.numel() * rows.element_size() for rows in recording.prefill)
         if way == "eager" and len(out.attentions) != self.size.layers:
             raise GroundingError(f"eager attention returned {len(out.attentions)} layers, expected {self.size.layers}")
-
-
-def peak_bytes() -> int:
-    """Peak resident size of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
 
 
 if __name__ == "__main__":

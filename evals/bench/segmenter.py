@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def measure_segmenter(
         for annotation in objects:
             truth = decode(annotation["segmentation"], image.height, image.width)
             start = time.perf_counter()
-            segment = ask(segmenter, deepest_point(truth), rule=rule or MaskRule("iou"), cascade=cascade)
+            segment = ask(segmenter, deepest_point(truth), rule=replace(rule or MaskRule("iou"), cascade=cascade))
             asking += time.perf_counter() - start
             ious.append(float((segment.mask & truth).sum() / (segment.mask | truth).sum()))
             areas.append(int(truth.sum()))

@@ -1,7 +1,7 @@
-"""What steering costs: `generate` plain, steered, with PAI as published and with VCD, on one random Qwen2.5-VL.
+"""Measure what steering costs: `generate` plain, steered, with PAI as published and with VCD, on a random Qwen2.5-VL.
 
-Speeds are wall-clock, in alternating runs of one process; each ratio is the median over rounds of a run's speed over
-that of the plain run in the same round. Memory is the peak resident size of one process per way of running.
+Speeds are wall-clock, from alternating runs in one process; a ratio is the median over rounds of a run's speed over
+that of the plain run of the same round. Memory is the peak resident size of one process per way of running.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from evals.bench.record import peak_bytes
+from evals.bench.child import peak_bytes, run_child
 from grounding.errors import GroundingError
 
 if TYPE_CHECKING:
@@ -33,17 +32,17 @@ _IMAGE_KEYS: ContextVar[Any] = ContextVar("grounding_bench_image_keys", default=
 
 @dataclass(frozen=True)
 class SteerBenchSize:
-    """What is run.
+    """Size of the random Qwen2.5-VL, of its picture and of the answer, and the steering method.
 
     Attributes:
         layers: decoder layers.
         hidden: width of the decoder; its feed-forward layers are twice as wide.
         heads: query heads.
         kv_heads: key and value heads.
-        image_tokens: of the one picture.
-        new_tokens: generated per run, at least 2.
-        steer: the steering file that is measured as `steered`; or `head-gains`, drawn gains for every head, since
-            fitted ones are for a model of their own.
+        image_tokens: tokens of the one picture.
+        new_tokens: tokens generated per run, at least 2.
+        steer: the steering file measured as `steered`; `head-gains` is random gains for every head, since fitted gains
+            belong to one model.
     """
 
     layers: int = 12
@@ -57,7 +56,7 @@ class SteerBenchSize:
 
 @dataclass(frozen=True)
 class SteerBench:
-    """Ratios to the plain run, and the numbers behind them. `pai` is eager attention and a text-only pass.
+    """Ratios to the plain run, and the raw numbers. `pai` is eager attention and a text-only pass.
 
     Attributes:
         steered_over_plain_speed: tokens per second of whole calls of `generate`; target at least 0.97.
@@ -91,24 +90,21 @@ def measure_steer(
     ways: Sequence[Way] = WAYS,
     progress: Callable[[str], None] | None = None,
 ) -> SteerBench:
-    """Speed and peak memory of `generate`, steered and not.
+    """Measure speed and peak memory of `generate`, steered and not.
 
     Args:
         size: the model, the picture and the steering method.
         rounds: alternating rounds of all ways.
-        ways: what is measured; `plain` and `steered` always are.
+        ways: ways to measure; `plain` and `steered` are always included.
         progress: called with a short sentence before each part.
 
-    Returns:
-        The ratios and their raw numbers.
-
     Raises:
-        GroundingError: no rounds, too few tokens, an unknown steering method, or a child process that ends badly.
+        GroundingError: no rounds, too few tokens, an unknown steering method, or a child process failed.
     """
     size = size or SteerBenchSize()
     if rounds < 1 or size.new_tokens < 2:
         raise GroundingError(f"rounds={rounds} and new_tokens={size.new_tokens} were given, expected at least 1 and 2")
-    _steering(size)  # a wrong name is told before minutes have passed
+    _steering(size)  # refuse a wrong name before minutes have passed
     say = progress or (lambda _: None)
     ways = [way for way in WAYS if way in ("plain", "steered", *ways)]
     say(f"time, {rounds} rounds")
@@ -140,24 +136,17 @@ def _over_plain(speeds: dict[Way, list[float]]) -> dict[str, float]:
 
 
 def _child(ways: Sequence[Way], size: SteerBenchSize, rounds: int) -> dict[str, Any]:
-    order = {"ways": ways, "size": asdict(size), "rounds": rounds}
-    done = subprocess.run(
-        [sys.executable, "-m", "evals.bench.steer", json.dumps(order)], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["no message; it may have been killed for want of memory"]
-        raise GroundingError(f"measuring {', '.join(ways)} ended with status {done.returncode}: {lines[-1]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return run_child("evals.bench.steer", {"ways": ways, "size": asdict(size), "rounds": rounds}, ", ".join(ways))
 
 
 def _serve(order: dict[str, Any]) -> dict[str, Any]:
-    """What a child process does: the peak of its first way, and the times of all."""
+    """Carry out an order in the child process: peak memory of the first way, times of all."""
     runner = _Runner(SteerBenchSize(**order["size"]))
     ways = order["ways"]
     runner.run(ways[0])
     peak = peak_bytes()
     for way in ways[1:] if order["rounds"] else ():
-        runner.run(way)  # the first run pays for loading kernels
+        runner.run(way)  # warm-up: the first run loads kernels
     runs: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for number in range(order["rounds"]):
         for way in ways if number % 2 == 0 else reversed(ways):
@@ -166,7 +155,7 @@ def _serve(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def _steering(size: SteerBenchSize) -> Steering:
-    """The method that is measured."""
+    """Load or draw the steering method to measure."""
     import numpy as np
 
     from grounding.steering.head_gains import HeadGains
@@ -180,7 +169,7 @@ def _steering(size: SteerBenchSize) -> Steering:
 
 
 class _Clock:
-    """A streamer that notes when tokens come; the first call is the prompt."""
+    """A streamer that records when tokens arrive; the first call is the prompt."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -231,7 +220,7 @@ class _Runner:
         self.image_keys = found
 
     def run(self, way: Way) -> tuple[float, float]:
-        """Seconds until the first token, and from it to the last."""
+        """Return the seconds until the first token, and from it to the last."""
         from grounding.steering.generate import generate
 
         clock = _Clock()
@@ -248,8 +237,8 @@ class _Runner:
 def _published_pai(vlm: Any, image_keys: Any) -> Iterator[None]:
     """Eager attention in the decoder with `S += alpha |S|` on the newest row's image keys, as PAI's code has it.
 
-    Its guidance is on, so the prompt's pass is not boosted; nor is the text-only branch, which runs in a context that
-    does not know the image keys.
+    The prompt's forward pass is not boosted, since PAI's guidance is on; nor is the text-only branch, in whose context
+    the image keys are not set.
     """
     import torch
     from transformers import AttentionInterface, AttentionMaskInterface

@@ -22,7 +22,7 @@ from evals.chair.score import CaptionScore, chair
 from evals.paired import difference_table, differences_json
 from evals.tasks.base import Scored
 from grounding.errors import UsageError
-from pipelines.provenance import versions
+from grounding.runs.provenance import versions
 
 TASK = "chair"
 VERSION = 1

@@ -1,13 +1,16 @@
-"""`grounding bench`: what recording and steering cost, and how good a segmenter is."""
+"""`grounding bench`: cost of recording and of steering, quality and speed of a segmenter."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grounding.console import emit, results, talk
+
+if TYPE_CHECKING:
+    from evals.bench.guard import ExpectedRatios
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,9 @@ class BenchRecordCommand:
         length: positions of the prompt.
         rows: rows recorded per layer and head.
         rounds: alternating rounds of plain and recorded runs.
-        eager_rounds: in how many of the rounds eager attention runs as well.
+        eager_rounds: number of rounds in which eager attention runs as well.
+        check: compare the ratios with committed ones, `record` or the path of a YAML file; exit with 1 where one is
+            worse by more than the file's margin.
         json: print one JSON object on stdout instead of the list.
     """
 
@@ -38,16 +43,18 @@ class BenchRecordCommand:
     rows: int = 10
     rounds: int = 5
     eager_rounds: int = 2
+    check: str | None = None
     json: bool = False
 
     def run(self) -> int:
-        """Measure and tell."""
+        """Measure, print, and compare where asked."""
         from evals.bench.record import BenchSize, measure_record
 
         size = BenchSize(self.layers, self.hidden, self.heads, self.kv_heads, self.intermediate, self.length, self.rows)
-        found = measure_record(size, rounds=self.rounds, eager_rounds=self.eager_rounds, progress=talk().print)
-        tell(asdict(found), self.json)
-        return 0
+        expected = expected_ratios(self.check, asdict(size))
+        found = asdict(measure_record(size, rounds=self.rounds, eager_rounds=self.eager_rounds, progress=talk().print))
+        print_measurement(found, self.json)
+        return exit_code(expected, found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +82,7 @@ class BenchSegmenterCommand:
     json: bool = False
 
     def run(self) -> int:
-        """Measure and tell."""
+        """Measure and print."""
         from evals.bench.segmenter import measure_segmenter
 
         found = measure_segmenter(
@@ -87,7 +94,7 @@ class BenchSegmenterCommand:
             min_area=self.min_area,
             cascade=self.cascade,
         )
-        tell(asdict(found), self.json)
+        print_measurement(asdict(found), self.json)
         return 0
 
 
@@ -105,6 +112,8 @@ class BenchSteerCommand:
         image_tokens: tokens of the one picture.
         new_tokens: tokens generated per run.
         rounds: alternating rounds of all ways.
+        check: compare the ratios with committed ones, `steer`, `steer-headwise` or the path of a YAML file; exit with 1
+            where one is worse by more than the file's margin.
         json: print one JSON object on stdout instead of the list.
     """
 
@@ -116,22 +125,45 @@ class BenchSteerCommand:
     image_tokens: int = 2000
     new_tokens: int = 64
     rounds: int = 3
+    check: str | None = None
     json: bool = False
 
     def run(self) -> int:
-        """Measure and tell."""
+        """Measure, print, and compare where asked."""
         from evals.bench.steer import SteerBenchSize, measure_steer
 
         size = SteerBenchSize(
             self.layers, self.hidden, self.heads, self.kv_heads, self.image_tokens, self.new_tokens, self.steer
         )
-        tell(asdict(measure_steer(size, rounds=self.rounds, progress=talk().print)), self.json)
+        expected = expected_ratios(self.check, asdict(size))
+        found = asdict(measure_steer(size, rounds=self.rounds, progress=talk().print))
+        print_measurement(found, self.json)
+        return exit_code(expected, found)
+
+
+def expected_ratios(name: str | None, size: dict[str, Any]) -> ExpectedRatios | None:
+    """Load the committed ratios that `--check` names, and refuse those of another size."""
+    if name is None:
+        return None
+    from evals.bench.guard import load_expected
+
+    expected = load_expected(name)
+    expected.check_size(size)
+    return expected
+
+
+def exit_code(expected: ExpectedRatios | None, found: dict[str, Any]) -> int:
+    """Return 1, with a sentence on stderr, where a ratio is worse than its committed one; else 0."""
+    regression = expected.regression(found) if expected is not None else None
+    if regression is None:
         return 0
+    talk().print(f"the benchmark has become worse: {regression}")
+    return 1
 
 
-def tell(found: dict[str, Any], as_json: bool) -> None:
-    """A measurement as one JSON object with its versions, or one number a line; what could not be measured is null."""
-    from pipelines.provenance import versions
+def print_measurement(found: dict[str, Any], as_json: bool) -> None:
+    """Print a measurement as one JSON object with its versions, or one number a line; numbers not finite are null."""
+    from grounding.runs.provenance import versions
 
     values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
     if as_json:

@@ -121,8 +121,8 @@ class EvalDiagnoseCommand:
         from evals.diagnostics.summary import Looked, summarise
         from evals.diagnostics.trace import Sinks, trace
         from grounding.models.load import load
+        from grounding.runs.provenance import short_hash, versions
         from grounding.steering.decoding import Decoding
-        from pipelines.provenance import short_hash, versions
 
         decoding, sinks = Decoding(max_new_tokens=self.max_new_tokens), Sinks(self.tau)
         vlm = load(model, self.device, self.dtype)

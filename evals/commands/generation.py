@@ -157,7 +157,7 @@ class GenerationOptions:
         )
 
     def _work(self, run: Run, todo: Sequence[Any], plan: Plan, me: Worker) -> None:
-        from pipelines.provenance import versions
+        from grounding.runs.provenance import versions
 
         before = run.manifest["versions"]
         changed = [name for name, value in versions().items() if before.get(name) != value]

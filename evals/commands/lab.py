@@ -51,7 +51,7 @@ class LabCommand:
         from evals.tasks.scenes import ScenesTask
         from grounding.files import write_bytes, write_json, write_text
         from grounding.models.load import load
-        from pipelines.provenance import short_hash, versions
+        from grounding.runs.provenance import short_hash, versions
 
         plan = load_plan(self.plan)
         if self.model:
@@ -90,11 +90,10 @@ class LabCommand:
     def _fitted(self, plan: LabPlan, candidate: Candidate, vlm: VLM, progress: Progress) -> Steering:
         """Fit a candidate's gains, or load them from the file of an earlier fit with the same settings."""
         from evals.lab.compare import calibration_sources
-        from grounding.files import write_text
+        from grounding.files import slug, write_text
+        from grounding.runs.provenance import short_hash
         from grounding.steering.fitting import fit_gains
         from grounding.steering.method import load_steering
-        from pipelines.provenance import short_hash
-        from pipelines.saving import slug
 
         assert candidate.fit is not None
         what = {"model": plan.model, "seed": plan.calibration_seed, "scenes": plan.calibration_scenes}
@@ -115,9 +114,9 @@ class LabCommand:
         from evals.plan import Plan, Worker, choose, config_of
         from evals.runner import Run
         from grounding.errors import EvalDataError
+        from grounding.files import slug
+        from grounding.runs.provenance import short_hash
         from grounding.steering.decoding import Decoding
-        from pipelines.provenance import short_hash
-        from pipelines.saving import slug
 
         decoding = Decoding(max_new_tokens=task.max_new_tokens, seed=plan.seed)
         how = Plan(plan.model, steering, decoding, self.batch_size, seed=plan.seed)

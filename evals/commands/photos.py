@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class EvalPhotosCommand(ModelOptions):
             task = progress.add_task("eval photos", total=None)
             plan = PhotoPlan(self.data, self.synonyms, self.parts, self.ablate, self.limit or None, self.seed)
             scores = measure(pipe, photos, plan, lambda count: progress.advance(task, count))
-        data: dict[str, Any] = {"config": asdict(config), "test_photos": len(photos.test), **scores}
+        data: dict[str, Any] = {"config": config.plain(), "test_photos": len(photos.test), **scores}
         text = report(data)
         write_json(self.out / "scores.json", data)
         write_text(self.out / "scores.md", text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grounding.console import emit, progress_bar, results, talk
@@ -62,7 +62,7 @@ class EvalScenesCommand(ModelOptions):
             )
         seconds = time.perf_counter() - started
         if self.json:
-            emit(self._object(answers, asdict(config), seconds))
+            emit(self._object(answers, config.plain(), seconds))
         else:
             self._print(answers, seconds)
         return 0
@@ -70,7 +70,7 @@ class EvalScenesCommand(ModelOptions):
     def _object(self, answers: Answers, config: dict[str, Any], seconds: float) -> dict[str, Any]:
         from evals.report import change, change_json, score, score_json
         from evals.scenes import CENTRE, FULL, OTHER, TRUTH
-        from pipelines.provenance import short_hash, versions
+        from grounding.runs.provenance import short_hash, versions
 
         controls = (CENTRE, OTHER, TRUTH)
         outcomes, scenes = answers.outcomes, answers.scenes

@@ -15,7 +15,7 @@ from grounding.models.maps import spell
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.text.align import Span
-from grounding.types import FloatArray, IntArray
+from grounding.types import FloatArray, IntArray, RecordSpec
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -103,8 +103,7 @@ def trace(
         queries=((prepared.length - 1,),),
         decode=True,
         decode_steps=1,
-        residual_sinks=True,
-        budget_bytes=budget_bytes,
+        spec=RecordSpec(residual_sinks=True, budget_bytes=budget_bytes),
     )
 
     def take(rows: list[Tensor]) -> None:

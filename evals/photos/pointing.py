@@ -62,7 +62,7 @@ def shuffled_hits(
         One hit per sample.
     """
     rng = np.random.default_rng(seed)
-    knobs = replace(pipe.knobs, reduce="none")
+    spec = replace(pipe.spec, reduce="none")
     asked: list[tuple[Sample, AttentionMaps]] = []
     donors: list[tuple[int, AttentionMaps]] = []
     hits: list[bool] = []
@@ -72,7 +72,7 @@ def shuffled_hits(
         return _hits(pipe, shuffle_heads(maps, others, rng), sample.truth) if others else False
 
     for sample in samples:
-        maps = pipe.look([(sample.image, sample.expression)], knobs)[0]
+        maps = pipe.look([(sample.image, sample.expression)], spec)[0]
         if len(donors) < _DONORS or sample.scene not in {photo for photo, _ in donors}:
             donors = [*donors[-_DONORS + 1 :], (sample.scene, maps)]
         asked.append((sample, maps))
@@ -87,11 +87,12 @@ def shuffled_hits(
 def shuffle_heads(maps: AttentionMaps, donors: Sequence[AttentionMaps], rng: np.random.Generator) -> AttentionMaps:
     """Replace every head of every layer by that of a random donor; rows are matched from the last one backwards."""
     values = maps.values.copy()
-    layers, heads, rows, _ = values.shape
+    _, layers, heads, rows, _ = values.shape
     for layer in range(layers):
         for head in range(heads):
-            donor = donors[int(rng.integers(len(donors)))].values[layer, head]
-            values[layer, head] = donor[[max(0, len(donor) - rows + row) for row in range(rows)]]
+            donor = donors[int(rng.integers(len(donors)))].values[:, layer, head]
+            count = donor.shape[1]
+            values[:, layer, head] = donor[:, [max(0, count - rows + row) for row in range(rows)]]
     return replace(maps, values=values)
 
 

@@ -9,13 +9,13 @@ from typing import Any
 from evals.answering import ImageStore, answer_batch
 from evals.chair.report import PLAIN
 from evals.photos.plan import PhotoPlan
-from evals.plan import batches
 from evals.tasks.base import Answer, Sample
 from evals.tasks.chair import ChairTask
 from evals.tasks.pope import PopeTask
 from grounding.errors import EvalDataError
 from grounding.models.base import VLM
 from grounding.photos import SPLITS, PhotoSet, coco_number
+from grounding.runs.attempts import cut
 from grounding.steering.decoding import Decoding
 
 PROMPT = "describe the image ."  # in the words of the photo starter's closed vocabulary
@@ -87,7 +87,7 @@ def _answers(
     """Greedy answers of the unsteered model, in order, without those that failed; and the number of these."""
     store = ImageStore.of(samples, Path()) if samples else None
     answers: list[Answer] = []
-    for batch in batches(samples, _BATCH):
+    for batch in cut(samples, _BATCH):
         assert store is not None
         answers += answer_batch(vlm, batch, store, None, Decoding(max_new_tokens=max_new_tokens))
         advance(len(batch))

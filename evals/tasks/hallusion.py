@@ -16,7 +16,7 @@ from evals.tasks.base import Answer, Sample, Scored
 from evals.yesno.hallusion import HallusionRow, read_row, refuse_double_rows
 from evals.yesno.parsers import PARSERS
 from grounding.errors import EvalDataError, UsageError
-from pipelines.provenance import versions
+from grounding.runs.provenance import versions
 
 LIMIT = 64  # our choice: the yes or no comes first
 PROTOCOLS: Mapping[str, str] = {"official": "", "vlmevalkit": "\nPlease answer yes or no."}

@@ -15,7 +15,7 @@ from evals.report import DIGITS, aligned, percent
 from evals.tasks.base import Answer, Sample, Scored
 from grounding.errors import UsageError
 from grounding.files import write_json
-from pipelines.provenance import short_hash, versions
+from grounding.runs.provenance import short_hash, versions
 
 VERSION = 1
 LIMIT = 512  # our choice; the authors' script rates answers and generates none

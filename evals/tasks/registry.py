@@ -1,29 +1,39 @@
-"""Which class is which task. Adding one is one line here."""
+"""Find the class of an evaluation task by its name.
+
+A task is one class and one line in the table below, or a class of another distribution under the entry-point group
+`grounding.tasks`.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 from grounding.errors import EvalDataError
+from grounding.registry import Registry
 
-TASKS: dict[str, str] = {
-    "amber": "evals.tasks.amber:AmberTask",
-    "chair": "evals.tasks.chair:ChairTask",
-    "hallusion": "evals.tasks.hallusion:HallusionTask",
-    "mmhal": "evals.tasks.mmhal:MMHalTask",
-    "pope": "evals.tasks.pope:PopeTask",
-    "scenes-hallucination": "evals.tasks.scenes:ScenesTask",
-}
+TASKS: Registry[Any] = Registry(
+    "task",
+    "grounding.tasks",
+    {
+        "amber": "evals.tasks.amber:AmberTask",
+        "chair": "evals.tasks.chair:ChairTask",
+        "hallusion": "evals.tasks.hallusion:HallusionTask",
+        "mmhal": "evals.tasks.mmhal:MMHalTask",
+        "pope": "evals.tasks.pope:PopeTask",
+        "scenes-hallucination": "evals.tasks.scenes:ScenesTask",
+    },
+    members=("name", "version", "prompt", "max_new_tokens", "samples", "score"),
+    error=EvalDataError,
+)
+"""Tasks by name; entry-point group `grounding.tasks`."""
 
 
 def task_class(name: str) -> type[Any]:
-    """The class of a task, a frozen dataclass that is a `evals.tasks.base.Task`.
+    """Return the class of a task, a frozen dataclass that is an `evals.tasks.base.Task`.
 
     Raises:
         EvalDataError: there is no task of this name.
     """
     if name not in TASKS:
-        raise EvalDataError(f"there is no task {name!r}: the tasks are {', '.join(TASKS)}")
-    module, _, attribute = TASKS[name].partition(":")
-    return getattr(import_module(module), attribute)
+        raise EvalDataError(f"there is no task {name!r}{TASKS.unknown(name)}")
+    return TASKS.get(name)

@@ -9,7 +9,7 @@ from evals.report import aligned, percent
 from evals.statistics import Interval
 from evals.tasks.base import Scored
 from evals.yesno.hallusion import HallusionRow, HallusionScore, score_rows
-from pipelines.provenance import versions
+from grounding.runs.provenance import versions
 
 VERSION = 1
 _NAMES = ("a_acc", "q_acc", "f_acc", "easy_q_acc", "hard_q_acc")

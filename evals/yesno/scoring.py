@@ -11,7 +11,7 @@ from evals.statistics import Interval
 from evals.tasks.base import Scored
 from evals.yesno.confusion import HIGHER_IS_BETTER, Answered, YesNoScore, score_answers, yes_no_json, yes_no_ratios
 from evals.yesno.parsers import Parser
-from pipelines.provenance import versions
+from grounding.runs.provenance import versions
 
 VERSION = 1
 

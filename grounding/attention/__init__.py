@@ -1,4 +1,4 @@
-"""Attention weights recorded while a model runs with its own fast kernel."""
+"""Record attention weights while a model runs with its own fast kernel."""
 
 from __future__ import annotations
 
@@ -13,13 +13,9 @@ __all__ = ["Recording", "RowRequest", "record"]
 
 
 def __getattr__(name: str) -> Any:
-    # Torch is imported only when somebody records, so that the command line's help stays fast.
-    if name == "record":
-        from grounding.attention.recorder import record
+    # Torch is imported when one of these is used, so that the command line's help stays fast.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from grounding.attention import recorder, request
 
-        return record
-    if name in ("Recording", "RowRequest"):
-        from grounding.attention import request
-
-        return getattr(request, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return recorder.record if name == "record" else getattr(request, name)

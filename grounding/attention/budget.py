@@ -1,13 +1,9 @@
-"""Bytes and seconds of a recording before the model runs, and the cheapest change where it is too large."""
+"""Estimate the bytes of a recording before the model runs, and suggest a change where they are too many."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
-
-import torch
 
 from grounding.attention.request import RowRequest
 from grounding.attention.rows import UPCAST_KEYS, rows_per_chunk
@@ -59,10 +55,6 @@ class Estimate:
         """Bytes that are checked against the budget."""
         return self.kept_bytes + self.working_bytes
 
-    def seconds(self, device: torch.device | str = "cpu") -> float:
-        """Rough extra time on `device`, from the rate of a small float32 matrix product measured once."""
-        return self.flops / matmul_rate(str(device))
-
 
 def estimate(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
     """Cost of a request.
@@ -75,8 +67,8 @@ def estimate(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
     Returns:
         Bytes and floating-point operations.
     """
-    layers = len(request.layers) if request.layers is not None else shape.layers
-    heads = len(request.heads) if request.heads is not None else shape.heads
+    layers = len(request.spec.layers) if request.spec.layers is not None else shape.layers
+    heads = len(request.spec.heads) if request.spec.heads is not None else shape.heads
     kept_layers = 1 if request.reduces_layers else layers
     kept_heads = 1 if request.reduces_heads else heads
     kept = flops = 0
@@ -87,9 +79,9 @@ def estimate(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
         steps = request.decode_steps if request.decode else 0
         decode_columns = columns if request.keys is not None else length + steps
         kept += steps * kept_layers * kept_heads * decode_columns * FLOAT
-        kept += len(request.head_statistics) * layers * heads * FLOAT
-        kept += layers * columns * FLOAT if request.residual_sinks else 0
-        rows = length if request.head_statistics else len(queries)
+        kept += len(request.spec.head_statistics) * layers * heads * FLOAT
+        kept += layers * columns * FLOAT if request.spec.residual_sinks else 0
+        rows = length if request.spec.head_statistics else len(queries)
         most_rows = max(most_rows, rows)
         flops += 2 * layers * shape.heads * shape.head_width * (rows * length + steps * (length + steps))
     chunk = min(most_rows, rows_per_chunk(shape.heads, length))
@@ -113,19 +105,19 @@ def check_budget(request: RowRequest, shape: DecoderShape, length: int) -> Estim
         BudgetError: naming the bytes and the change that gives up least.
     """
     cost = estimate(request, shape, length)
-    if cost.total_bytes > request.budget_bytes:
+    if cost.total_bytes > request.spec.budget_bytes:
         raise BudgetError(
             f"recording this request takes {readable(cost.total_bytes)} for a prompt of {length} positions but its "
-            f"budget is {readable(request.budget_bytes)}; {cheapest_change(request, shape, length)}"
+            f"budget is {readable(request.spec.budget_bytes)}; {cheapest_change(request, shape, length)}"
         )
     return cost
 
 
 def cheapest_change(request: RowRequest, shape: DecoderShape, length: int) -> str:
-    """The first change, in the order of what it gives up, that brings a request into its budget.
+    """Suggest the least lossy change that makes a request fit its budget.
 
-    The order is our choice: columns that no map uses, then up to half of the layers, then the head axis, then the
-    layer axis, then both, then fewer layers still, and last a larger budget.
+    Tried in order: columns that no map uses, then up to half of the layers, then the head axis, then the
+    layer axis, then both, then fewer layers still, and last a larger budget. The order is our choice.
 
     Args:
         request: a request over its budget.
@@ -135,7 +127,7 @@ def cheapest_change(request: RowRequest, shape: DecoderShape, length: int) -> st
     Returns:
         A clause for an error's sentence.
     """
-    layers = request.layers if request.layers is not None else tuple(range(shape.layers))
+    layers = request.spec.layers if request.spec.layers is not None else tuple(range(shape.layers))
     fitting = 0
     if not request.reduces_layers:
         fitting = max((n for n in range(1, len(layers)) if _fits(_last(request, layers, n), shape, length)), default=0)
@@ -156,13 +148,13 @@ def cheapest_change(request: RowRequest, shape: DecoderShape, length: int) -> st
     if not request.reduces_layers:
         name = "both" if request.reduces_heads else "layers"
         changes.append((f"average the layers with reduce={name!r}", _reduced(request, name)))
-    if request.reduce == "none":
+    if request.spec.reduce == "none":
         changes.append(("average heads and layers with reduce='both'", _reduced(request, "both")))
     if fitting:
         changes.append(fewer)
     for sentence, changed in changes:
         cost = estimate(changed, shape, length)
-        if cost.total_bytes <= request.budget_bytes:
+        if cost.total_bytes <= request.spec.budget_bytes:
             return f"the cheapest change that fits is to {sentence} ({readable(cost.total_bytes)})"
     needed = estimate(request, shape, length).total_bytes
     hint = "" if request.keys is not None else ", or name the columns you need in keys"
@@ -179,27 +171,13 @@ def readable(count: int) -> str:
     return f"{size:.1f} GiB"
 
 
-@lru_cache(maxsize=8)
-def matmul_rate(device: str) -> float:
-    """Floating-point operations per second of a small float32 matrix product on `device`, measured once per process."""
-    side = 512
-    a = torch.ones(side, side, device=device)
-    (a @ a).sum().item()  # the first product pays for loading the library
-    start = time.perf_counter()
-    repeats = 4
-    for _ in range(repeats):
-        b = a @ a
-    b.sum().item()
-    return repeats * 2 * side**3 / max(time.perf_counter() - start, 1e-9)
-
-
 def _reduced(request: RowRequest, name: str) -> RowRequest:
-    return replace(request, reduce=name)  # type: ignore[arg-type]
+    return replace(request, spec=replace(request.spec, reduce=name))  # type: ignore[arg-type]
 
 
 def _last(request: RowRequest, layers: tuple[int, ...], count: int) -> RowRequest:
-    return replace(request, layers=layers[-count:])
+    return replace(request, spec=replace(request.spec, layers=layers[-count:]))
 
 
 def _fits(request: RowRequest, shape: DecoderShape, length: int) -> bool:
-    return estimate(request, shape, length).total_bytes <= request.budget_bytes
+    return estimate(request, shape, length).total_bytes <= request.spec.budget_bytes

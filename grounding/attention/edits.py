@@ -1,95 +1,85 @@
-"""What steering does to an attention call: numbers added to logits, factors on weights, for its last queries.
+"""Run an edited attention call: the model's own kernel on plain rows, the same kernel with a bias on edited rows.
 
-A change names rows and not tensors, so that one description serves a decode step's single row, the few text rows of a
-prompt and, in chunks, all of it; and so that whoever records a steered call sees the weights that were really used.
-Shape letters as in `rows`.
+What is computed for an edited row r of one head, with the edit's `logit_bias` b and `weight_scale` g:
+
+    o[r] = (g * softmax(scale * q[r] @ k.T + mask[r] + b)) @ v
+
+Edited rows are computed a second time, in chunks of bounded memory, with b as an additive mask [B, H, r, K]. A decode
+step has one row, so it is computed once, in one call, and the mask is small. How heads are grouped does not matter, and
+plain rows keep their bits. (Widening queries and keys by one column would carry a bias of rank one without a mask, but
+copies every cached key at each step.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from grounding.attention.rows import AttentionCall
+from grounding.attention.call import AttentionCall, WeightScale
+from grounding.attention.rows import combined_edit, mask_rows, pick_rows, rows_per_chunk, weight_rows
 
-
-@dataclass(frozen=True)
-class AttentionEdit:
-    """What steering does to chosen rows; every axis but the last may be 1 and is then alike for all.
-
-    Attributes:
-        bias: [B, H, R, K] float32 added to the logits before the softmax, or None.
-        factor: [H'] int64 query heads and [B, H', R, K] float32 times their weights after the softmax, without
-            renormalising; or None.
-    """
-
-    bias: Tensor | None = None
-    factor: tuple[Tensor, Tensor] | None = None
-
-    def up_to(self, keys: int) -> AttentionEdit:
-        """The same for the first keys alone."""
-        bias = None if self.bias is None else self.bias[..., :keys]
-        return AttentionEdit(bias, None if self.factor is None else (self.factor[0], self.factor[1][..., :keys]))
+Kernel = Callable[..., Any]
 
 
-@dataclass(frozen=True)
-class RowEdit:
-    """A change of the weights of a call's last queries.
-
-    Attributes:
-        start: index of the first changed query; all after it are changed.
-        turned: from the call (with the changes made before this one) and [R] row indices to what happens to them; or
-            what happens to all of them alike.
-    """
-
-    start: int
-    turned: AttentionEdit | Callable[[AttentionCall, Tensor], AttentionEdit]
-
-
-Factor = tuple[Tensor, Tensor]
-"""[H'] int64 query heads, and [B or 1, H', R or 1, K] factors on their weights."""
-
-
-def combined_edit(call: AttentionCall, rows: Tensor) -> tuple[Tensor | None, Factor | None]:
-    """All changes of a call together, for chosen rows of every batch element.
-
-    A change sees the call as the ones before it left it; rows before a change's start stay as they are.
+def run_edited(
+    kernel: Kernel, module: nn.Module, call: AttentionCall, mask: Any, args: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[Tensor, None]:
+    """Run a call with its edits.
 
     Args:
-        call: the attention call.
-        rows: [R] int64, indices into this call's queries.
+        kernel: the model's kernel; it must take an additive mask per head.
+        module: the attention module.
+        call: the call, with at least one edit.
+        mask: the mask that the model passed.
+        args: the further positional arguments that the model passed.
+        options: the keyword arguments that the model passed.
 
     Returns:
-        ([B or 1, H or 1, R or 1, K] float32 to add to the logits or None, the factors on the weights or None).
+        (output [B, Q, H, Dv], None), as kernels return it.
     """
-    bias: Tensor | None = None
-    factor: Factor | None = None
-    for index, change in enumerate(call.changes):
-        turned = change.turned
-        if not isinstance(turned, AttentionEdit):
-            turned = turned(replace(call, changes=call.changes[:index]), rows)
-        early = (rows < change.start)[:, None] if change.start > 0 else None  # [R, 1]
-        if turned.bias is not None:
-            own = turned.bias if early is None else turned.bias.masked_fill(early, 0.0)
-            bias = own if bias is None else bias + own
-        if turned.factor is not None:
-            heads, own = turned.factor
-            own = own if early is None else own.masked_fill(early, 1.0)
-            factor = (heads, own) if factor is None else _product(factor, (heads, own))
-    return bias, factor
-
-
-def _product(one: Factor, other: Factor) -> Factor:
-    heads = torch.cat([one[0], other[0]]).unique()
+    start = min(edit.start for edit in call.edits)
     parts = []
-    for own, factor in (one, other):
-        batch, _, rows, keys = torch.broadcast_shapes(one[1][:, :1].shape, other[1][:, :1].shape)
-        whole = torch.ones(batch, len(heads), rows, keys, device=factor.device)
-        place = torch.searchsorted(heads, own)
-        parts.append(whole.index_copy(1, place, factor.expand(batch, len(own), rows, keys)))
-    return heads, parts[0] * parts[1]
+    if start > 0:
+        parts.append(kernel(module, call.query, call.key, call.value, mask, *args, **options)[0][:, :start])
+    # Both are in the additive mask built below, so the kernel must not apply them again.
+    options = {name: value for name, value in options.items() if name not in ("position_bias", "sliding_window")}
+    size = rows_per_chunk(call.query.shape[0] * call.head_count, call.key_count)
+    for first in range(start, call.query_count, size):
+        part = slice(first, min(first + size, call.query_count))
+        parts.append(_run_part(kernel, module, call, part, args, options))
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)), None
+
+
+def _run_part(
+    kernel: Kernel, module: nn.Module, call: AttentionCall, part: slice, args: tuple[Any, ...], options: dict[str, Any]
+) -> Tensor:
+    rows = torch.arange(part.start, part.stop, device=call.query.device)
+    edit = combined_edit(call, rows)
+    additive = mask_rows(call, rows)
+    position = None if call.bias is None else pick_rows(call.bias, None, rows, call.key_count).float()
+    for extra in (edit.logit_bias, position):
+        if extra is not None:
+            additive = extra if additive is None else additive + extra
+    if additive is not None:
+        full = (call.query.shape[0], call.head_count, len(rows), call.key_count)
+        # With -inf, a row of padding that sees no key at all would be NaN.
+        lowest = torch.finfo(call.query.dtype).min
+        additive = additive.clamp(min=lowest).to(call.query.dtype).expand(full)
+    output = kernel(module, call.query[:, :, part], call.key, call.value, additive, *args, **options)[0]
+    if edit.weight_scale is None:
+        return output
+    return _scaled(call, rows, edit.logit_bias, edit.weight_scale, output)
+
+
+def _scaled(call: AttentionCall, rows: Tensor, bias: Tensor | None, scale: WeightScale, output: Tensor) -> Tensor:
+    """Add what scaled weights bring to the kernel's output; only the heads concerned are computed."""
+    heads, factor = scale
+    few = call.heads(heads)
+    own = bias if bias is None or bias.shape[1] == 1 else bias.index_select(1, heads)
+    weights = weight_rows(few, rows, own)  # [B, H', R, K]
+    difference = torch.matmul((factor - 1.0) * weights, few.value.float()).transpose(1, 2)  # [B, R, H', Dv]
+    edited = output.index_select(2, heads).float() + difference
+    return output.index_copy(2, heads, edited.to(output.dtype))

@@ -1,61 +1,121 @@
-"""What is asked of a transformers model while its passes are followed: layers, configs, a call's length and cache."""
+"""Find the stack of layers to follow in a transformers model, and read a call's length and cache."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from grounding.compat import is_compiled
 from grounding.errors import RecordingError
 
 LAYER_NAMES = ("layers", "h", "blocks")
-"""What transformers' decoders call their list of layers, newest convention first."""
+"""Names of the list of layers in transformers' classes, newest convention first."""
+
+TOWER_NAMES = ("vision_tower", "visual", "vision_model")
+"""Names of the vision tower in transformers' classes."""
+
+ATTENTION_NAMES = ("self_attn", "attn", "attention")
+"""Names of a layer's attention module."""
+
+OUTPUT_NAMES = ("o_proj", "out_proj", "c_proj", "dense", "wo")
+"""Names of an attention module's output projection, which mixes the heads' outputs."""
 
 
-def find_decoder(model: nn.Module) -> nn.Module:
-    """The language model inside `model`.
+@dataclass(frozen=True)
+class LayerStack:
+    """A module with a list of layers; one run of the module is one pass.
+
+    Attributes:
+        module: the decoder, or the vision tower's encoder.
+        layers: its layers.
+    """
+
+    module: nn.Module
+    layers: nn.ModuleList
+
+
+def decoder_stack(model: nn.Module, decoder: nn.Module | None = None) -> LayerStack:
+    """The language model's layers.
 
     Args:
         model: a transformers model.
-
-    Returns:
-        The module that holds the decoder layers.
+        decoder: the module with the layers, where it is not the one that `model.get_decoder()` finds.
 
     Raises:
-        RecordingError: if there is none.
+        RecordingError: there is none.
     """
+    if decoder is not None:
+        layers = layers_of(decoder)
+        if layers is None:
+            raise RecordingError(
+                f"{type(decoder).__name__} has no list of layers; pass the module that has one as decoder="
+            )
+        return LayerStack(decoder, layers)
     found: Any = model
     if callable(getattr(model, "get_decoder", None)):
         found = model.get_decoder()  # type: ignore[operator]
     for candidate in (found, getattr(found, "model", None), getattr(found, "decoder", None)):
-        if candidate is not None and hasattr(candidate, "config") and layers_of(candidate) is not None:
-            return candidate
+        if candidate is not None and hasattr(candidate, "config"):
+            layers = layers_of(candidate)
+            if layers is not None:
+                return LayerStack(candidate, layers)
     raise RecordingError(
         f"{type(model).__name__} has no language model with a list of layers; expected a transformers decoder or a "
         "model that holds one. Pass the module that has them as decoder="
     )
 
 
-def layers_of(decoder: nn.Module) -> nn.ModuleList | None:
-    """The list of layers that `decoder` holds, None if it holds none."""
+def vision_tower(model: nn.Module) -> nn.Module:
+    """The vision tower of a vision-language model.
+
+    Raises:
+        RecordingError: there is none under a known name.
+    """
+    for holder in (getattr(model, "model", None), model):
+        for name in TOWER_NAMES:
+            found = getattr(holder, name, None)
+            if isinstance(found, nn.Module):
+                return found
+    raise RecordingError(f"{type(model).__name__} has no vision tower under a known name ({', '.join(TOWER_NAMES)})")
+
+
+def tower_stack(tower: nn.Module) -> LayerStack | None:
+    """The layers of a vision tower; None for a tower without a list of layers, such as a convolutional one."""
+    for module in tower.modules():
+        layers = layers_of(module)
+        if layers is not None:
+            return LayerStack(module, layers)
+    return None
+
+
+def layers_of(module: nn.Module) -> nn.ModuleList | None:
+    """The list of layers that a module holds itself; None if it holds none."""
     for name in LAYER_NAMES:
-        layers = getattr(decoder, name, None)
+        layers = getattr(module, name, None)
         if isinstance(layers, nn.ModuleList) and len(layers) > 0:
             return layers
     return None
 
 
-def configs_of(model: nn.Module, decoder: nn.Module, layers: nn.ModuleList) -> list[Any]:
-    """Every config that decides on the decoder's kernel and masks: modules' own, and the one generate() reads."""
-    own: Any = decoder.config
-    configs = [own, *(m.config for m in layers.modules() if hasattr(m, "config"))]
-    whole: Any = getattr(model, "config", None)
-    if hasattr(whole, "get_text_config"):
-        text = whole.get_text_config(decoder=True)
-        if getattr(text, "_attn_implementation", None) == own._attn_implementation:
-            configs.append(text)
-    return configs
+def output_projection(layer: nn.Module) -> nn.Module:
+    """The matrix that mixes the heads' outputs of a layer.
+
+    Raises:
+        RecordingError: it is not found under a known name.
+    """
+    attention = next((found for name in ATTENTION_NAMES if (found := getattr(layer, name, None)) is not None), None)
+    for name in OUTPUT_NAMES:
+        found = getattr(attention, name, None)
+        if isinstance(found, nn.Module):
+            return found
+    raise RecordingError(
+        f"{type(layer).__name__} has no attention output matrix under a known name ({', '.join(OUTPUT_NAMES)}), so its "
+        "heads cannot be gated"
+    )
 
 
 def refuse_compiled(model: nn.Module) -> None:
@@ -64,26 +124,22 @@ def refuse_compiled(model: nn.Module) -> None:
     Raises:
         RecordingError: some module of it is compiled.
     """
-    compiled = any(
-        module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
-        for module in model.modules()
-    )
-    if compiled:
+    if any(is_compiled(module) for module in model.modules()):
         raise RecordingError(
             "the model is compiled, so its attention calls cannot be followed; record the model as it was before "
             "torch.compile (for a wrapper, its `_orig_mod`)"
         )
 
 
-def argument(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
-    """A call's argument by its name, however it was passed; None if it was not."""
+def argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str) -> Any:
+    """A call's argument by its name, passed by position or by keyword; None if it was not passed."""
     if name in kwargs or not args:
         return kwargs.get(name)
     return inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments.get(name)
 
 
-def length_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """Positions the call reads, from its token ids or embeddings."""
+def length_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
+    """Positions that a call reads, from its token ids or embeddings; None if it has neither."""
     for name in ("inputs_embeds", "input_ids"):
         tensor = argument(module, args, kwargs, name)
         if isinstance(tensor, Tensor) and tensor.ndim >= 2:
@@ -91,8 +147,8 @@ def length_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return None
 
 
-def cache_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The key/value cache; transformers calls the argument `cache` from 5.24 on and `past_key_values` before."""
+def cache_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The key/value cache passed to a call, under its name of before or since transformers 5.24; None without one."""
     for name in ("cache", "past_key_values"):
         found = argument(module, args, kwargs, name)
         if found is not None:
@@ -100,7 +156,7 @@ def cache_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return None
 
 
-def cached(cache: Any) -> int:
+def cached_length(cache: Any) -> int:
     """Positions in a key/value cache, 0 without one.
 
     Raises:

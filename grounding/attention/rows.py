@@ -1,4 +1,11 @@
-"""Pure maths: chosen rows of softmax(q k^T) without the N x N matrix, and what is read off them.
+"""Compute chosen rows of the attention matrix without the N x N matrix.
+
+For query r of one head, with q [D], k [K, D]:
+
+    logits[r]  = softcap(scale * k @ q[r]) + position_bias[r]
+    weights[r] = softmax(logits[r] + logit_bias[r] + mask[r]) * weight_scale[r]
+
+The softmax is in float32 over all K keys; wanted columns are kept after it.
 
 Shape letters: B batch, H query heads, G query heads per key head, Q queries of this call, K keys of this call, R chosen
 rows, C kept columns, D head width, N sequence length.
@@ -7,12 +14,12 @@ rows, C kept columns, D head width, N sequence length.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from grounding.attention.edits import RowEdit, combined_edit
+from grounding.attention.call import AttentionCall, AttentionEdit, WeightScale
 
 WORKING_BYTES = 64 << 20
 """Upper bound in bytes of what one chunk of rows takes while it is computed (our choice)."""
@@ -31,72 +38,6 @@ OUTPUT_TOLERANCE: dict[torch.dtype, float] = {torch.float32: 2e-3, torch.bfloat1
 """Largest difference between rows @ values and the kernel's own output, as a share of the largest value."""
 
 
-@dataclass(frozen=True)
-class AttentionCall:
-    """One attention call as the kernel sees it, after rotary embedding and after the cache update.
-
-    Attributes:
-        query: [B, H, Q, D].
-        key: [B, H/G, K, D]; G query heads share a key head.
-        value: [B, H/G, K, Dv].
-        mask: what the model's mask builder made: bool [B, 1 or H, Q, K] (True attends), additive float of that shape,
-            2-D [B, <=K] padding as flash kernels take (True is a token), or None.
-        scale: factor on q k^T.
-        causal: whether a query sees only keys at or before its own position, on top of the mask.
-        window: how many keys back a query sees, itself included, where the kernel and not the mask cuts them off.
-        softcap: logits are squashed to softcap * tanh(logit / softcap) where set.
-        bias: additive [B or 1, H or 1, Q, K] position bias, on top of the mask.
-        query_offset: sequence position of query 0.
-        key_offset: sequence position of key 0; above 0 only where a sliding cache has dropped keys.
-        changes: what steering does to the weights, in order; empty for a call as the model makes it.
-    """
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    mask: Tensor | None
-    scale: float
-    causal: bool
-    window: int | None = None
-    softcap: float | None = None
-    bias: Tensor | None = None
-    query_offset: int = 0
-    key_offset: int = 0
-    changes: tuple[RowEdit, ...] = ()
-
-    @property
-    def query_count(self) -> int:
-        """Q."""
-        return self.query.shape[2]
-
-    @property
-    def key_count(self) -> int:
-        """K."""
-        return self.key.shape[2]
-
-    @property
-    def head_count(self) -> int:
-        """H."""
-        return self.query.shape[1]
-
-    def heads(self, chosen: Tensor) -> AttentionCall:
-        """The same call for some query heads alone, each with a key head of its own.
-
-        Args:
-            chosen: [H'] int64 query heads.
-        """
-        shared = chosen // (self.query.shape[1] // self.key.shape[1])
-        return replace(
-            self,
-            query=self.query.index_select(1, chosen),
-            key=self.key.index_select(1, shared),
-            value=self.value.index_select(1, shared),
-            mask=_some_heads(self.mask, chosen),
-            bias=_some_heads(self.bias, chosen),
-            changes=(),
-        )
-
-
 def rows_per_chunk(heads: int, keys: int) -> int:
     """How many rows of `heads` x `keys` weights fit into `WORKING_BYTES`, counting logits, weights and one copy."""
     return max(1, WORKING_BYTES // (heads * keys * 4 * 3))
@@ -111,23 +52,81 @@ def attention_rows(call: AttentionCall, element: int, rows: Tensor) -> Tensor:
         rows: [R] int64, indices into this call's queries, on the call's device.
 
     Returns:
-        [H, R, K] float32 weights, with the call's changes; every row sums to 1 over all K keys unless a change
-        multiplies weights without renormalising.
+        [H, R, K] float32 weights, edits included; every row sums to 1 over all K keys unless an edit scales weights.
     """
     logits = logit_rows(call, rows, element)[0]  # [H, R, K]
-    bias, factor = combined_edit(call, rows)
-    if bias is not None:
-        logits = logits + bias[min(element, bias.shape[0] - 1)]
+    edit = combined_edit(call, rows)
+    if edit.logit_bias is not None:
+        logits = logits + edit.logit_bias[min(element, edit.logit_bias.shape[0] - 1)]
     mask = mask_rows(call, rows, element)
     weights = torch.softmax(logits if mask is None else logits + mask[0], dim=-1)
-    if factor is None:
+    if edit.weight_scale is None:
         return weights
-    heads, times = factor
-    return weights.index_copy(0, heads, weights.index_select(0, heads) * times[min(element, times.shape[0] - 1)])
+    heads, scale = edit.weight_scale
+    return weights.index_copy(0, heads, weights.index_select(0, heads) * scale[min(element, scale.shape[0] - 1)])
+
+
+def combined_edit(call: AttentionCall, rows: Tensor) -> AttentionEdit:
+    """All edits of a call as one, for chosen rows of every batch element.
+
+    Each edit sees the call with the edits before it; rows before an edit's start stay as they are.
+
+    Args:
+        call: the attention call.
+        rows: [R] int64, indices into this call's queries.
+
+    Returns:
+        Biases summed, scales multiplied.
+    """
+    bias: Tensor | None = None
+    scale: WeightScale | None = None
+    for index, row_edit in enumerate(call.edits):
+        edit = row_edit.edit
+        if not isinstance(edit, AttentionEdit):
+            edit = edit(replace(call, edits=call.edits[:index]), rows)
+        before = (rows < row_edit.start)[:, None] if row_edit.start > 0 else None  # [R, 1]
+        if edit.logit_bias is not None:
+            own = edit.logit_bias if before is None else edit.logit_bias.masked_fill(before, 0.0)
+            bias = own if bias is None else bias + own
+        if edit.weight_scale is not None:
+            heads, own = edit.weight_scale
+            own = own if before is None else own.masked_fill(before, 1.0)
+            scale = (heads, own) if scale is None else _product(scale, (heads, own))
+    return AttentionEdit(bias, scale)
+
+
+def _product(one: WeightScale, other: WeightScale) -> WeightScale:
+    heads = torch.cat([one[0], other[0]]).unique()
+    parts = []
+    for own, scale in (one, other):
+        batch, _, rows, keys = torch.broadcast_shapes(one[1][:, :1].shape, other[1][:, :1].shape)
+        whole = torch.ones(batch, len(heads), rows, keys, device=scale.device)
+        at = torch.searchsorted(heads, own)
+        parts.append(whole.index_copy(1, at, scale.expand(batch, len(own), rows, keys)))
+    return heads, parts[0] * parts[1]
+
+
+def weight_rows(call: AttentionCall, rows: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Chosen rows of the attention matrix of every batch element, for all heads, without weight scales.
+
+    Args:
+        call: the attention call.
+        rows: [R] int64, indices into this call's queries.
+        bias: added to the logits; where None, the logit bias of the call's own edits.
+
+    Returns:
+        [B, H, R, K] float32; every row sums to 1.
+    """
+    logits = logit_rows(call, rows)
+    if bias is None and call.edits:
+        bias = combined_edit(call, rows).logit_bias
+    for part in (bias, mask_rows(call, rows)):
+        logits = logits if part is None else logits + part
+    return torch.softmax(logits, dim=-1)
 
 
 def logit_rows(call: AttentionCall, rows: Tensor, element: int | None = None) -> Tensor:
-    """Chosen rows of the logits, scaled, capped and biased as the model does it, without mask and without changes.
+    """Chosen rows of the logits, scaled, capped and biased by position as the model does, without mask and edits.
 
     Args:
         call: the attention call.
@@ -142,12 +141,12 @@ def logit_rows(call: AttentionCall, rows: Tensor, element: int | None = None) ->
     if call.softcap is not None:
         logits = call.softcap * torch.tanh(logits / call.softcap)
     if call.bias is not None:
-        logits = logits + _of_rows(call.bias, element, rows, call.key_count).float()
+        logits = logits + pick_rows(call.bias, element, rows, call.key_count).float()
     return logits
 
 
 def mask_rows(call: AttentionCall, rows: Tensor, element: int | None = None) -> Tensor | None:
-    """Chosen rows of everything that cuts keys off, as numbers to add to the logits.
+    """Chosen rows of mask, causality, padding and window as one additive mask.
 
     Args:
         call: the attention call.
@@ -155,12 +154,12 @@ def mask_rows(call: AttentionCall, rows: Tensor, element: int | None = None) -> 
         element: one batch element, or None for all.
 
     Returns:
-        [B or 1, H or 1, R or 1, K] float32, or None where every key is seen.
+        [B or 1, H or 1, R or 1, K] float32, or None where every key is visible.
     """
     lowest = torch.finfo(torch.float32).min
     allowed = _allowed(call, element, rows)
     additive = call.mask is not None and call.mask.ndim == 4 and call.mask.dtype != torch.bool
-    mask = _of_rows(call.mask, element, rows, call.key_count).float() if additive and call.mask is not None else None
+    mask = pick_rows(call.mask, element, rows, call.key_count).float() if additive and call.mask is not None else None
     if allowed is None:
         return mask
     cut = torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, lowest)
@@ -187,8 +186,8 @@ def iter_rows(call: AttentionCall, element: int, rows: Tensor) -> Iterator[tuple
 def real_queries(call: AttentionCall, element: int) -> Tensor | None:
     """Which queries of one batch element are tokens and not padding.
 
-    A token always sees itself, and padding is masked as a key for everybody, itself included, so the mask's own
-    diagonal tells them apart whatever its form.
+    A token always attends to itself and padding is masked as a key for every query, its own included, so the mask's
+    diagonal tells them apart, whatever form the mask has.
 
     Args:
         call: the attention call.
@@ -296,16 +295,22 @@ def _logits(query: Tensor, key: Tensor) -> Tensor:
     return logits.view(batch, heads, count, key.shape[2])
 
 
-def _of_rows(mask: Tensor, element: int | None, rows: Tensor, keys: int) -> Tensor:
-    """[B or 1, H or 1, Q or 1, >=K] → [B or 1, H or 1, R or 1, K], one element of it where one is named."""
+def pick_rows(mask: Tensor, element: int | None, rows: Tensor, keys: int) -> Tensor:
+    """Chosen rows of a mask or bias.
+
+    Args:
+        mask: [B or 1, H or 1, Q or 1, >= K].
+        element: one batch element, or None for all.
+        rows: [R] int64, indices into this call's queries.
+        keys: K.
+
+    Returns:
+        [B or 1, H or 1, R or 1, K]; B = 1 where an element is given.
+    """
     if element is not None:
         element = min(element, mask.shape[0] - 1)
         mask = mask[element : element + 1]
     return (mask if mask.shape[2] == 1 else mask.index_select(2, rows.to(mask.device)))[..., :keys]
-
-
-def _some_heads(mask: Tensor | None, chosen: Tensor) -> Tensor | None:
-    return mask if mask is None or mask.ndim != 4 or mask.shape[1] == 1 else mask.index_select(1, chosen)
 
 
 def _allowed(call: AttentionCall, element: int | None, rows: Tensor) -> Tensor | None:
@@ -326,6 +331,6 @@ def _allowed(call: AttentionCall, element: int | None, rows: Tensor) -> Tensor |
         padding = torch.nn.functional.pad(padding, (0, call.key_count - padding.shape[-1]))
         return padding if allowed is None else allowed & padding
     if call.mask.dtype == torch.bool:
-        chosen = _of_rows(call.mask, element, rows, call.key_count).to(rows.device)
+        chosen = pick_rows(call.mask, element, rows, call.key_count).to(rows.device)
         return chosen if allowed is None else allowed & chosen
     return allowed

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 TAU = 20.0
 """The paper's threshold on phi."""
 
+SKIP_LAYERS = 2
+"""The first layers, in which the paper looks for no sinks."""
+
 SINK_DIMENSIONS = 2
 """How many sink dimensions are looked for where the model's own are not known; the paper lists two per model."""
 
@@ -30,12 +33,10 @@ class SinkRule:
         tau: a key with phi >= tau is a sink.
         skip_layers: the first layers, in which no key counts as a sink.
 
-    Notes:
-        The paper states phi >= 20 and leaves the first two layers out of its analysis; both are parameters here.
     """
 
     tau: float = TAU
-    skip_layers: int = 2
+    skip_layers: int = SKIP_LAYERS
 
     def sinks(self, phi: T, layer: int) -> T:
         """Which keys are sinks.
@@ -48,6 +49,10 @@ class SinkRule:
             [..., K] bool.
         """
         return (phi >= self.tau) & (layer >= self.skip_layers)  # type: ignore[return-value]
+
+
+SINKS = SinkRule()
+"""The paper's rule."""
 
 
 def sink_dimensions(hidden: Tensor, first: int, count: int = SINK_DIMENSIONS) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where recorded rows pile up while the model runs: reduced at once, on the CPU at the end of each pass."""
+"""Store recorded rows: reduced as they arrive, on the CPU at the end of each pass."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RowStore:
         self._waiting: dict[tuple[int, int, bool, tuple[int, ...]], Tensor] = {}
 
     def add(self, layer: int, element: int, rows: tuple[int, ...], weights: Tensor, *, decode: bool) -> None:
-        """Take rows of one layer.
+        """Add rows of one layer.
 
         Args:
             layer: the decoder layer.
@@ -57,7 +57,7 @@ class RowStore:
             steps.append(torch.zeros(*self._size, 1, 0))
 
     def take_step(self) -> list[Tensor]:
-        """Give the newest decode step's rows away, per batch element [L, H, 1, C]."""
+        """Remove and return the newest decode step's rows, per batch element [L, H, 1, C]."""
         return [steps.pop() for steps in self._steps]
 
     def flush(self) -> None:

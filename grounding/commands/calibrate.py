@@ -19,7 +19,8 @@ def sources_of(manifest: Path | None, scenes: int | None, seed: int) -> list[Sou
     Raises:
         ManifestError: both or none were given, or they cannot be read.
     """
-    from grounding.steering.samples import manifest_samples, scene_samples
+    from grounding.starter.samples import scene_samples
+    from grounding.steering.samples import manifest_samples
 
     if manifest is not None and scenes is not None:
         raise ManifestError("samples were given twice, as --manifest and as --scenes: choose one")
@@ -79,6 +80,7 @@ class CalibrateSensitivityCommand:
     def run(self) -> int:
         """Measure and write."""
         check_out(self.out)
+        from grounding.attention.sinks import SinkRule
         from grounding.models.load import load
         from grounding.steering.measure import calibrate
 
@@ -95,7 +97,7 @@ class CalibrateSensitivityCommand:
                 sources,
                 self.kind,
                 seed=self.seed if self.manifest is None else None,
-                sink_tau=self.sink_tau,
+                sinks=SinkRule(self.sink_tau),
                 left_out=left_out,
                 advance=lambda: progress.advance(task),
             )

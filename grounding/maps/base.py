@@ -1,54 +1,103 @@
-"""What every stage shares: its shape, and where the image's cells lie among the recorded columns."""
+"""Define what a stage declares and does, and find the image's cells among the recorded columns."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from grounding.types import AttentionMaps, FloatArray, IntArray, StageReport, TokenGrid
+from grounding.errors import MethodError
+from grounding.types import AttentionMaps, Direction, FloatArray, IntArray, RecordSpec, StageReport, TokenGrid
 
 N = TypeVar("N", bound=np.generic)
+Part = Literal["steps", "layers", "heads", "words", "background"]
+"""What a stage can spend: an axis, which keeps length 1 once averaged, or the background, which is dropped."""
 
 LAST = "<last>"
 """Text of the special word that stands for the last token of the prompt."""
+
+BOTH: frozenset[Direction] = frozenset({"word-to-image", "image-to-word"})
+WORD_TO_IMAGE: frozenset[Direction] = frozenset({"word-to-image"})
 
 
 @dataclass(frozen=True)
 class Stage(ABC):
     """One step of a method: attention maps in, attention maps and a report out.
 
-    A stage is a frozen dataclass whose fields are the method's numbers, so a method file spells out exactly what ran.
-    It keeps the four axes [L, H, T, K]; an axis that it averages stays with length 1. A generic-prompt background that
-    travels with the maps goes through the same stage, until a contrast stage consumes it.
+    A stage is a frozen dataclass whose fields are the method's numbers. It keeps the five axes [S, L, H, T, K] of
+    `AttentionMaps.values`. The order of a method's stages and what must be recorded follow from the declarations below.
+    Another distribution adds a stage by an entry point in the group `grounding.stages`; see `grounding.registry`.
+
+    Attributes:
+        name: as in a method file and in the report.
+        spends: the parts that later stages do not have any more. Only one stage of a method may spend a part that both
+            spend and require.
+        requires: the parts that no earlier stage may have spent. The background is among them by default, because a
+            contrast compares maps and background that went through the same stages.
+        before: names of stages that may not come earlier, where `spends` and `requires` do not say so already.
+        directions: the directions of attention that the stage has a meaning for.
+        takes_signed: whether the stage has a meaning for weights that may be negative.
     """
 
     name: ClassVar[str]
+    spends: ClassVar[frozenset[Part]] = frozenset()
+    requires: ClassVar[frozenset[Part]] = frozenset({"background"})
+    before: ClassVar[frozenset[str]] = frozenset()
+    directions: ClassVar[frozenset[Direction]] = BOTH
+    takes_signed: ClassVar[bool] = False
+
+    def needs(self, layer_count: int | None) -> RecordSpec:
+        """What must be recorded for this stage.
+
+        A field of the spec at its default means that the stage works with whatever reaches it: with any layers, and
+        with single heads. `reduce="heads"` means that the mean over heads is enough.
+
+        Args:
+            layer_count: the model's decoder layers; None where the model is not known.
+
+        Raises:
+            MethodError: the stage names layers that the model does not have.
+        """
+        return RecordSpec()
 
     @abstractmethod
     def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
-        """Run the stage on one set of maps, whose background, if any, is left as it is."""
+        """Run the stage on one set of maps and leave their background as it is."""
+
+    def with_background(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
+        """Run the stage on the maps and on their background; override it where the two are treated differently."""
+        result, report = self.apply(maps)
+        if maps.background is not None:
+            result = replace(result, background=self.apply(maps.background)[0])
+        return result, report
 
     def __call__(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
-        """Run the stage on the maps and on their background.
+        """Check the maps, then run the stage on them and on their background.
 
         Args:
-            maps: values [L, H, T, K].
+            maps: values [S, L, H, T, K].
 
         Returns:
             The new maps, and what was removed from the maps themselves (the background is not reported).
 
         Raises:
-            MethodError: the maps lack what the stage needs.
+            MethodError: the maps lack what the stage needs, or the stage has no meaning for their direction or sign.
         """
-        result, report = self.apply(maps)
-        if maps.background is not None:
-            result = replace(result, background=self.apply(maps.background)[0])
-        return result, report
+        if maps.direction not in self.directions:
+            raise MethodError(
+                f"stage {self.name!r} has no meaning for {maps.direction} attention, only for "
+                f"{' and '.join(sorted(self.directions))}: leave the stage out"
+            )
+        if maps.signed and not self.takes_signed:
+            raise MethodError(
+                f"stage {self.name!r} needs weights >= 0, but these maps are signed: leave the stage out, or record "
+                "layers of softmax attention"
+            )
+        return self.with_background(maps)
 
 
 def grid_columns(maps: AttentionMaps) -> tuple[IntArray, ...]:
@@ -79,12 +128,25 @@ def lost_share(before: float, after: float) -> float:
     return float(np.clip(1 - after / before, 0, 1)) if before > 0 else 0.0
 
 
+def need_layers(maps: AttentionMaps, stage: str) -> None:
+    """Check that the layer axis has not been averaged.
+
+    Raises:
+        MethodError: it has.
+    """
+    if len(maps.layers) != maps.values.shape[1]:
+        raise MethodError(
+            f"stage {stage!r} needs single layers, but they have been averaged: place it before the stage that "
+            "averages them, and record without reduction"
+        )
+
+
 def keep_layers(maps: AttentionMaps, indices: Sequence[int]) -> AttentionMaps:
     """The maps with only the given entries of the layer axis, statistics and sinks included."""
     at = list(indices)
     return replace(
         maps,
-        values=maps.values[at],
+        values=maps.values[:, at],
         layers=tuple(maps.layers[i] for i in at),
         head_statistics={name: table[at] for name, table in maps.head_statistics.items()},
         residual_sinks=None if maps.residual_sinks is None else maps.residual_sinks[at],
@@ -92,5 +154,5 @@ def keep_layers(maps: AttentionMaps, indices: Sequence[int]) -> AttentionMaps:
 
 
 def average_layers(maps: AttentionMaps, values: FloatArray) -> AttentionMaps:
-    """The maps with `values` [1, H, T, K] once the layer axis has been spent; what was told per layer is dropped."""
+    """The maps with `values` [S, 1, H, T, K], without what was recorded per layer."""
     return replace(maps, values=values, layers=(), head_statistics={}, residual_sinks=None)

@@ -1,4 +1,4 @@
-"""From the cells of one or several grids to one map over the whole original image."""
+"""Compose one map over the whole original image from the cells of one or several grids."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Compose:
     divided by `upscale`, so one grid over the whole image with `upscale: 1` comes out cell for cell. A grid's weight
     stands at its cell's centre and is read bilinearly between centres; within half a cell of a grid's border the
     border cell counts. Where several grids lie, the mean is weighted by how much of the output cell each covers;
-    where none lies the map is 0. Layers, heads and rows that are still there are averaged.
+    where none lies the map is 0. Steps, layers, heads and rows that are still there are averaged with equal weights.
 
     Attributes:
         upscale: output cells per grid cell along each side.
@@ -50,7 +50,7 @@ class Compose:
         """
         if not maps.grids:
             raise MethodError("the maps hold no image cells to compose: record the image's keys and their grids")
-        row = maps.values.mean(axis=(0, 1, 2))  # [K]
+        row = maps.values.mean(axis=(0, 1, 2, 3))  # [K]
         height, width = self.shape(maps)
         total = np.zeros((height, width))
         covered = np.zeros((height, width))
@@ -64,7 +64,7 @@ class Compose:
         lowest = float(values[inside].min()) if self.floor == "min" and inside.any() else 0.0
         values = np.where(inside, values - lowest, 0)
         largest = float(values.max())
-        # Rounding leaves a flat map with differences of this size; they are no peak.
+        # Rounding leaves differences of this size on a flat map.
         flat = largest <= 1e-6 * (largest + lowest)
         values = np.zeros_like(values) if flat else values / largest
         return Heatmap(np.clip(values, 0, 1).astype(np.float32), maps.image_size)

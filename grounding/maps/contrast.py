@@ -1,4 +1,4 @@
-"""What the words add: the maps against those of a generic prompt on the same picture."""
+"""Contrast the maps with those of a generic prompt on the same image: keep what the words add."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from grounding.errors import MethodError
-from grounding.maps.base import Stage, grid_columns, image_mass, lost_share
-from grounding.types import AttentionMaps, FloatArray, IntArray, StageReport
+from grounding.maps.base import Part, Stage, grid_columns, image_mass, lost_share
+from grounding.types import AttentionMaps, FloatArray, IntArray, RecordSpec, StageReport
 
 
 @dataclass(frozen=True)
 class Ratio(Stage):
-    """Relative attention, A / A_generic (ViCrop, ICLR 2025, arXiv 2502.17422, section on relative attention).
-
-    ViCrop divides without an epsilon, at one layer of the model; the epsilon here is ours: a cell that the generic
-    prompt hardly looks at would otherwise win whatever the words are.
+    """Divide by the background, A / A_generic (ViCrop, ICLR 2025, arXiv 2502.17422, section on relative attention).
 
     Attributes:
         prompt: the generic prompt whose maps are the background.
         epsilon: added to the background, in units of its mean image cell.
+
+    Notes:
+        ViCrop divides at one layer and without an epsilon. The epsilon is our choice: without it a cell that the
+        generic prompt hardly attends to has the largest ratio whatever the words are.
     """
 
     name: ClassVar[str] = "contrast-ratio"
+    spends: ClassVar[frozenset[Part]] = frozenset({"background"})
     prompt: str
     epsilon: float = 0.001
 
@@ -32,7 +34,11 @@ class Ratio(Stage):
         if not self.prompt.strip() or self.epsilon < 0:
             raise MethodError("stage 'contrast-ratio' needs a prompt and epsilon >= 0")
 
-    def __call__(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
+    def needs(self, layer_count: int | None) -> RecordSpec:
+        """The generic prompt's maps."""
+        return RecordSpec(background_prompt=self.prompt)
+
+    def with_background(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
         """Divide by the background's mean row, cell by cell, and drop the background.
 
         Raises:
@@ -41,7 +47,7 @@ class Ratio(Stage):
         return self.apply(maps)
 
     def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
-        """The same as a call: this stage consumes the background."""
+        """Do the same as `with_background`."""
         values = maps.values.copy()
         lifted = cells = 0
         for columns, other in _paired(maps, self.name):
@@ -60,20 +66,22 @@ class Ratio(Stage):
 
 @dataclass(frozen=True)
 class Difference(Stage):
-    """Attention beyond the generic prompt's, max(0, A - strength * A_generic).
+    """Subtract the background, max(0, A - strength * A_generic) (DecAF, arXiv 2510.19592, read from its code).
 
-    DecAF (arXiv 2510.19592, read from its code) clamps the difference of unnormalised maps to [0, 1] with strength 1,
-    which is `match: none`. Scaling the background to the maps' own image attention first (`match: mass`) is ours:
-    rows of words and of a last token differ in how much they look at the image at all, and a plain difference then
-    keeps all or nothing.
+    DecAF clamps the difference of unnormalised maps to [0, 1] with strength 1, which is `match: none`.
 
     Attributes:
         prompt: the generic prompt whose maps are the background.
-        strength: how much of the background is taken off.
-        match: `mass` scales the background to the same image attention, `none` leaves it.
+        strength: factor on the background, > 0.
+        match: `mass` scales the background to the maps' image attention first, `none` leaves it.
+
+    Notes:
+        `match: mass` is our choice: rows of words and the row of a last token differ in their total attention on the
+        image, and a plain difference then keeps all of it or nothing.
     """
 
     name: ClassVar[str] = "contrast-difference"
+    spends: ClassVar[frozenset[Part]] = frozenset({"background"})
     prompt: str
     strength: float = 1.0
     match: Literal["mass", "none"] = "mass"
@@ -82,7 +90,11 @@ class Difference(Stage):
         if not self.prompt.strip() or self.strength <= 0:
             raise MethodError("stage 'contrast-difference' needs a prompt and strength > 0")
 
-    def __call__(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
+    def needs(self, layer_count: int | None) -> RecordSpec:
+        """The generic prompt's maps."""
+        return RecordSpec(background_prompt=self.prompt)
+
+    def with_background(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
         """Subtract the background's mean row, cell by cell, and drop the background.
 
         Raises:
@@ -91,7 +103,7 @@ class Difference(Stage):
         return self.apply(maps)
 
     def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
-        """The same as a call: this stage consumes the background."""
+        """Do the same as `with_background`."""
         pairs = _paired(maps, self.name)
         values = maps.values.copy()
         scale: FloatArray | float = 1.0
@@ -108,7 +120,7 @@ class Difference(Stage):
 
 
 def _paired(maps: AttentionMaps, stage: str) -> list[tuple[IntArray, FloatArray]]:
-    """Per grid the columns [h*w] in the maps, and the background's mean row [L, H, 1, h*w] of the same cells."""
+    """Per grid the columns [h*w] in the maps, and the background's mean row [S, L, H, 1, h*w] of the same cells."""
     other = maps.background
     if other is None:
         raise MethodError(
@@ -120,10 +132,10 @@ def _paired(maps: AttentionMaps, stage: str) -> list[tuple[IntArray, FloatArray]
             f"stage {stage!r} compares cell by cell, but the grids are {[g.shape for g in maps.grids]} and, in the "
             f"background, {[g.shape for g in other.grids]}: record both from the same image size"
         )
-    if maps.values.shape[:2] != other.values.shape[:2]:
+    if maps.values.shape[:3] != other.values.shape[:3]:
         raise MethodError(
-            f"stage {stage!r} compares {maps.values.shape[:2]} layers and heads with {other.values.shape[:2]} in the "
-            "background: record both with the same request"
+            f"stage {stage!r} compares {maps.values.shape[:3]} steps, layers and heads with {other.values.shape[:3]} "
+            "in the background: record both with the same request"
         )
-    mean = other.values.mean(axis=2, keepdims=True)
+    mean = other.values.mean(axis=3, keepdims=True)
     return [(mine, mean[..., theirs]) for mine, theirs in zip(grid_columns(maps), grid_columns(other), strict=True)]

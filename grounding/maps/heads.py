@@ -1,4 +1,4 @@
-"""Head weighting: one map out of a layer's heads."""
+"""Weigh the heads of a layer and average them into one map."""
 
 from __future__ import annotations
 
@@ -8,20 +8,27 @@ from typing import ClassVar
 import numpy as np
 
 from grounding.errors import MethodError
-from grounding.maps.base import Stage, image_mass, lost_share
-from grounding.types import AttentionMaps, FloatArray, StageReport
+from grounding.maps.base import WORD_TO_IMAGE, Part, Stage, image_mass, lost_share
+from grounding.types import AttentionMaps, Direction, FloatArray, RecordSpec, StageReport
 
 
 @dataclass(frozen=True)
 class HeadMean(Stage):
-    """The plain mean over heads, [L, H, T, K] -> [L, 1, T, K]."""
+    """Average the heads with equal weights, [S, L, H, T, K] -> [S, L, 1, T, K]."""
 
     name: ClassVar[str] = "heads-mean"
+    spends: ClassVar[frozenset[Part]] = frozenset({"heads"})
+    requires: ClassVar[frozenset[Part]] = frozenset({"heads", "background"})
+    takes_signed: ClassVar[bool] = True
+
+    def needs(self, layer_count: int | None) -> RecordSpec:
+        """The mean over heads, so that it can be taken while the model runs."""
+        return RecordSpec(reduce="heads")
 
     def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
-        """Average the heads, every one counting the same."""
-        heads = maps.values.shape[1]
-        values = maps.values.mean(axis=1, keepdims=True)
+        """Average the heads."""
+        heads = maps.values.shape[2]
+        values = maps.values.mean(axis=2, keepdims=True)
         # A single head here is the mean that was taken while the model ran.
         detail = f"mean of {heads} heads" if heads > 1 else "mean of all heads"
         return replace(maps, values=values, head_statistics={}), StageReport(self.name, 0.0, detail)
@@ -29,14 +36,21 @@ class HeadMean(Stage):
 
 @dataclass(frozen=True)
 class HeadMeanMax(Stage):
-    """VL-SAM's mean-max weight (Lin, Wang, Tang, NeurIPS 2024, section on attention generation).
+    """Weigh heads by VL-SAM's mean-max weight (Lin, Wang, Tang, NeurIPS 2024, section on attention generation).
 
     W[l,h] is the mean over all queries of the row's largest weight over *all* keys, and S'[l] = (1/H) sum_h W[l,h]
-    S[l,h]: a mean, neither a sum nor divided by the sum of W. Heads with one very large entry are favoured, sink
-    heads among them, so a sink stage belongs into the method too.
+    S[l,h]: a mean, neither a sum nor divided by the sum of W. Heads with one very large entry get large weights,
+    attention-sink heads among them; combine it with a sink stage.
     """
 
     name: ClassVar[str] = "heads-mean-max"
+    spends: ClassVar[frozenset[Part]] = frozenset({"heads"})
+    requires: ClassVar[frozenset[Part]] = frozenset({"layers", "heads", "background"})
+    directions: ClassVar[frozenset[Direction]] = WORD_TO_IMAGE
+
+    def needs(self, layer_count: int | None) -> RecordSpec:
+        """The statistic `max_all`."""
+        return RecordSpec(head_statistics=("max_all",))
 
     def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
         """Weigh the heads by their mean maximum over all keys; needs `head_statistics["max_all"]`."""
@@ -45,13 +59,20 @@ class HeadMeanMax(Stage):
 
 @dataclass(frozen=True)
 class HeadMaxImage(Stage):
-    """DecAF's weight (arXiv 2510.19592, read from its code): the mean maximum over *visual* keys, strongest head 1.
+    """Weigh heads by their mean maximum over *image* keys (DecAF, arXiv 2510.19592, read from its code).
 
     w[l,h] is the mean over all queries of the row's largest weight over image keys, divided by the largest w of its
     layer; the layer's map is the mean over heads of w S.
     """
 
     name: ClassVar[str] = "heads-max-image"
+    spends: ClassVar[frozenset[Part]] = frozenset({"heads"})
+    requires: ClassVar[frozenset[Part]] = frozenset({"layers", "heads", "background"})
+    directions: ClassVar[frozenset[Direction]] = WORD_TO_IMAGE
+
+    def needs(self, layer_count: int | None) -> RecordSpec:
+        """The statistic `max_image`."""
+        return RecordSpec(head_statistics=("max_image",))
 
     def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
         """Weigh the heads by their mean maximum over image keys; needs `head_statistics["max_image"]`."""
@@ -72,19 +93,20 @@ def head_statistic(maps: AttentionMaps, statistic: str, stage: str) -> FloatArra
         known = ", ".join(sorted(maps.head_statistics)) or "none"
         raise MethodError(
             f"stage {stage!r} needs the head statistic {statistic!r}, but the maps carry {known}: "
-            "record it (Method.request_knobs() names what a method needs)"
+            "record it (Method.record_spec() names what a method needs)"
         )
-    if table.shape != maps.values.shape[:2]:
+    if table.shape != maps.values.shape[1:3]:
         raise MethodError(
             f"stage {stage!r} weighs {table.shape[0]}x{table.shape[1]} layers and heads, but the maps hold "
-            f"{maps.values.shape[0]}x{maps.values.shape[1]}: record every head, without reduction"
+            f"{maps.values.shape[1]}x{maps.values.shape[2]}: record every head, without reduction"
         )
     return table
 
 
 def _weigh(maps: AttentionMaps, weights: FloatArray, stage: str) -> tuple[AttentionMaps, StageReport]:
-    heads = maps.values.shape[1]
-    values = np.einsum("lh,lhtk->ltk", weights, maps.values, optimize=True)[:, None] / np.float32(heads)
+    heads = maps.values.shape[2]
+    steps = [np.einsum("lh,lhtk->ltk", weights, step, optimize=True) for step in maps.values]
+    values = np.stack(steps)[:, :, None] / np.float32(heads)
     result = replace(maps, values=values.astype(np.float32), head_statistics={})
     removed = lost_share(image_mass(maps) / heads, image_mass(result))
     strong = int((weights >= 0.5 * weights.max(axis=1, keepdims=True)).sum())

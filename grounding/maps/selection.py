@@ -1,4 +1,4 @@
-"""Head selection: the few heads that point at things, named in the method or found per sample."""
+"""Select the few heads that localise objects: named in the method, or picked per sample."""
 
 from __future__ import annotations
 
@@ -11,34 +11,60 @@ import numpy as np
 from scipy import ndimage
 
 from grounding.errors import MethodError
-from grounding.maps.base import LAST, Stage, average_layers, grid_columns, image_columns, on_grid
-from grounding.types import AttentionMaps, FloatArray, StageReport
+from grounding.maps.base import (
+    LAST,
+    WORD_TO_IMAGE,
+    Part,
+    Stage,
+    average_layers,
+    grid_columns,
+    image_columns,
+    need_layers,
+    on_grid,
+)  # fmt: skip
+from grounding.types import AttentionMaps, Direction, FloatArray, RecordSpec, StageReport
 
-EIGHT = np.ones((3, 3), int)
+EIGHT = ndimage.generate_binary_structure(2, 2)
 _SMALLEST = np.finfo(np.float32).tiny  # a weight of 0 has no logarithm
 Head = tuple[int, int]
+Join = Literal["mean", "geometric"]
 
 
 @dataclass(frozen=True)
 class HeadsFixed(Stage):
-    """The mean of heads that the method file names, [L, H, T, K] -> [1, 1, T, K].
+    """Average the heads that the method file names, [S, L, H, T, K] -> [S, 1, 1, T, K].
 
     Fixed localisation heads (Kang et al., CVPR 2025) are a property of one model's weights, so a method with this stage
-    belongs to that model. The paper sums three heads; the mean differs by a constant only.
+    belongs to that model. The paper sums three heads; the mean differs by a constant factor.
 
     Attributes:
         pairs: (layer, head) of each, counted from 0.
-        join: `mean`, or `geometric` (ours): the geometric mean of the heads' weights, which is up to a row's factor the
-            attention of one wide head whose logit is the mean of theirs. A cell must then please all of them.
+        join: `mean`, or `geometric` for the geometric mean of the heads' weights.
+
+    Notes:
+        The geometric mean is our choice. Up to a factor per row it is the attention of one wide head whose logit is the
+        mean of theirs, so a cell is large only where all of the heads are.
     """
 
     name: ClassVar[str] = "heads-fixed"
+    spends: ClassVar[frozenset[Part]] = frozenset({"layers", "heads"})
+    requires: ClassVar[frozenset[Part]] = frozenset({"layers", "heads", "background"})
     pairs: tuple[Head, ...]
-    join: Literal["mean", "geometric"] = "mean"
+    join: Join = "mean"
 
     def __post_init__(self) -> None:
         if not self.pairs or min(min(pair) for pair in self.pairs) < 0 or len(set(self.pairs)) != len(self.pairs):
             raise MethodError(f"stage 'heads-fixed' needs different (layer, head) pairs from 0 up, got {self.pairs}")
+
+    def needs(self, layer_count: int | None) -> RecordSpec:
+        """The layers of the named heads."""
+        named = tuple(sorted({layer for layer, _ in self.pairs}))
+        if layer_count is not None and named[-1] >= layer_count:
+            raise MethodError(
+                f"stage 'heads-fixed' names heads in layer {named[-1]}, but the model has {layer_count} layers: the "
+                "method belongs to another model"
+            )
+        return RecordSpec(layers=named)
 
     def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
         """Average the named heads.
@@ -51,25 +77,29 @@ class HeadsFixed(Stage):
 
 @dataclass(frozen=True)
 class HeadsByEntropy(Stage):
-    """The `count` heads whose map holds together best, chosen for each sample, [L, H, T, K] -> [1, 1, T, K].
+    """Average the `count` heads of lowest spatial entropy, picked per sample, [S, L, H, T, K] -> [S, 1, 1, T, K].
 
-    In the manner of localisation heads (Kang et al., CVPR 2025, section on criteria): keep heads that look at the image
-    enough, then take those of lowest spatial entropy. A head's map is cut at its mean, its 8-connected pieces C_i have
-    H = -sum p_i log p_i with p_i = |C_i| / sum |C|. The paper then fixes three heads per model by how often they are
-    picked over 1,000 samples (`head_frequencies`) and loses 20 points of accuracy when it picks them per sample.
-
-    Ours: the threshold on the image share is found on the sample itself (the sorted shares' largest distance below the
-    chord between their ends) unless it is given; equal entropies are ordered by the larger image share; several grids
-    add up their entropies. The background uses the heads picked on the maps themselves.
+    In the manner of localisation heads (Kang et al., CVPR 2025, section on criteria): keep heads with enough image
+    attention, then take those of lowest spatial entropy. A head's map is cut at its mean, its 8-connected pieces C_i
+    have H = -sum p_i log p_i with p_i = |C_i| / sum |C|. The paper then fixes three heads per model by how often they
+    are picked over 1,000 samples (`head_frequencies`) and loses 20 points of accuracy when it picks them per sample.
 
     Attributes:
         count: how many heads are kept.
-        skip_layers: first layers left out; the paper leaves out two.
+        skip_layers: how many of the model's first layers are left out; the paper leaves out two.
         min_share: least image attention of a head in [0, 1]; None finds it on the sample.
-        row: the word whose row is judged: the prompt's last token as in the paper, or the mean of all rows.
+        row: the row that is judged: that of the prompt's last token as in the paper, or the mean of all rows.
+
+    Notes:
+        Our choices: unless `min_share` is given, it is the sorted shares' largest distance below the chord between
+        their ends, on the sample itself; equal entropies are ordered by the larger image share; entropies of several
+        grids are added; the mean over steps is judged; the background uses the heads picked on the maps themselves.
     """
 
     name: ClassVar[str] = "heads-entropy"
+    spends: ClassVar[frozenset[Part]] = frozenset({"layers", "heads"})
+    requires: ClassVar[frozenset[Part]] = frozenset({"layers", "heads", "background"})
+    directions: ClassVar[frozenset[Direction]] = WORD_TO_IMAGE
     count: int = 3
     skip_layers: int = 2
     min_share: float | None = None
@@ -81,7 +111,7 @@ class HeadsByEntropy(Stage):
         if self.min_share is not None and not 0 <= self.min_share <= 1:
             raise MethodError(f"stage 'heads-entropy' needs min_share in [0, 1], got {self.min_share}")
 
-    def __call__(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
+    def with_background(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
         """Pick the heads on the maps, then average the same heads of maps and background."""
         pairs = self.pick(maps)
         result, report = _average_pairs(maps, pairs, self.name)
@@ -99,9 +129,9 @@ class HeadsByEntropy(Stage):
         Raises:
             MethodError: the layers have been averaged already, or fewer layers were recorded than are skipped.
         """
-        _need_layers(maps, self.name)
+        need_layers(maps, self.name)
         rows = [i for i, word in enumerate(maps.words) if word.text == LAST] if self.row == "last" else []
-        values = maps.values[:, :, rows or slice(None)].mean(axis=2)  # [L, H, K]
+        values = maps.values[:, :, :, rows or slice(None)].mean(axis=(0, 3))  # [L, H, K]
         share = values[..., image_columns(maps)].sum(axis=-1)  # [L, H]
         allowed = np.broadcast_to(np.array(maps.layers)[:, None] >= self.skip_layers, share.shape)
         if not allowed.any():
@@ -134,33 +164,26 @@ def head_frequencies(samples: Iterable[AttentionMaps], rule: HeadsByEntropy) -> 
     return [(head, times / seen) for head, times in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
 
 
-def _need_layers(maps: AttentionMaps, stage: str) -> None:
-    if len(maps.layers) != maps.values.shape[0]:
-        raise MethodError(
-            f"stage {stage!r} needs single layers, but they have been averaged: move it before 'layers-mean'"
-        )
-
-
 def _average_pairs(
-    maps: AttentionMaps, pairs: tuple[Head, ...], stage: str, join: Literal["mean", "geometric"] = "mean"
+    maps: AttentionMaps, pairs: tuple[Head, ...], stage: str, join: Join = "mean"
 ) -> tuple[AttentionMaps, StageReport]:
-    _need_layers(maps, stage)
+    need_layers(maps, stage)
     at = {layer: index for index, layer in enumerate(maps.layers)}
-    heads = maps.values.shape[1]
+    layers, heads = maps.values.shape[1:3]
     for layer, head in pairs:
         if layer not in at or head >= heads:
             raise MethodError(
                 f"stage {stage!r} names layer {layer} head {head}, but the maps hold layers {maps.layers} with {heads} "
                 "heads each: name heads of this model and record their layers"
             )
-    picked = np.stack([maps.values[at[layer], head] for layer, head in pairs])  # [P, T, K]
+    picked = np.stack([maps.values[:, at[layer], head] for layer, head in pairs])  # [P, S, T, K]
     total = float(maps.values.sum(dtype=np.float64))
     removed = 1 - float(picked.sum(dtype=np.float64)) / total if total > 0 else 0.0
     named = ", ".join(f"{layer}.{head}" for layer, head in pairs)
-    detail = f"kept {len(pairs)} of {maps.values.shape[0] * heads} heads (layer.head {named})"
+    detail = f"kept {len(pairs)} of {layers * heads} heads (layer.head {named})"
     logarithms = np.log(np.maximum(picked, _SMALLEST))
     joined = np.exp(logarithms.mean(axis=0)) if join == "geometric" else picked.mean(axis=0)
-    result = average_layers(maps, joined[None, None])
+    result = average_layers(maps, joined[:, None, None])
     return result, StageReport(stage, float(np.clip(removed, 0, 1)), detail, {"heads": [list(pair) for pair in pairs]})
 
 
@@ -169,7 +192,7 @@ def _spatial_entropy(maps: AttentionMaps, row: FloatArray) -> float:
     for columns, grid in zip(grid_columns(maps), maps.grids, strict=True):
         cells = on_grid(row, columns, grid)
         labels, count = ndimage.label(cells > cells.mean(), structure=EIGHT)
-        if count == 0:  # a flat map holds together nowhere: as bad as every cell alone
+        if count == 0:  # a flat map has no piece at all and counts like one of single cells
             total += float(np.log(cells.size))
             continue
         shares = np.bincount(labels.ravel())[1:] / np.count_nonzero(labels)

@@ -1,4 +1,4 @@
-"""Gaussian smoothing on the cells of each grid."""
+"""Smooth the maps on the cells of each grid."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ import numpy as np
 from scipy import ndimage
 
 from grounding.errors import MethodError
-from grounding.maps.base import Stage, grid_columns, on_grid
+from grounding.maps.base import Part, Stage, grid_columns, on_grid
 from grounding.types import AttentionMaps, StageReport
 
 
 @dataclass(frozen=True)
 class Smooth(Stage):
-    """Blur each map over its neighbouring cells.
+    """Blur each map with a Gaussian over neighbouring cells.
 
-    DecAF (arXiv 2510.19592, read from its code) smooths with sigma 1 before its contrast; localisation heads smooth
-    too but their sigma could not be found. The border is mirrored and the kernel ends at three sigma: both ours.
+    DecAF (arXiv 2510.19592, read from its code) smooths with sigma 1 before its contrast.
 
     Attributes:
-        sigma: standard deviation in cells.
+        sigma: standard deviation in cells, > 0.
+
+    Notes:
+        The mirrored border and the end of the kernel at three sigma are our choices. It may come after a contrast.
     """
 
     name: ClassVar[str] = "smooth"
+    requires: ClassVar[frozenset[Part]] = frozenset()
+    takes_signed: ClassVar[bool] = True
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
@@ -32,11 +36,13 @@ class Smooth(Stage):
             raise MethodError(f"stage 'smooth' needs sigma > 0, got {self.sigma}")
 
     def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
-        """Blur every layer, head and row alike."""
+        """Blur every step, layer, head and row separately."""
         values = maps.values.copy()
         for columns, grid in zip(grid_columns(maps), maps.grids, strict=True):
             blurred = ndimage.gaussian_filter(
-                on_grid(maps.values, columns, grid), (0, 0, 0, self.sigma, self.sigma), mode="reflect", truncate=3.0
+                on_grid(maps.values, columns, grid), (0, 0, 0, 0, self.sigma, self.sigma), mode="reflect", truncate=3.0
             )
-            values[..., columns] = np.maximum(blurred, 0).reshape(*blurred.shape[:-2], -1)
+            if not maps.signed:
+                blurred = np.maximum(blurred, 0)
+            values[..., columns] = blurred.reshape(*blurred.shape[:-2], -1)
         return replace(maps, values=values), StageReport(self.name, 0.0, f"blurred with sigma {self.sigma:g} cells")

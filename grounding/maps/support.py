@@ -1,14 +1,17 @@
-"""How much a word of a finished text leans on the picture: ours throughout, after two observations of the field.
+"""Score the visual support of a generated noun: how much, and how sharply, it attends to the image.
 
-Words that are not in the picture look at it less (the attention share that PAI, ECCV 2024, and VAR, ICLR 2025, raise),
-and what they look at is spread out. Both differ from model to model, so each is held against the words of the same text
-that point at nothing. Nothing here reads what the words mean: a noun with no support may still be true, and a noun
-that looks at the wrong thing has support.
+Two observations motivate the score: words that are not in the picture attend to it less (the attention share that PAI,
+ECCV 2024, and VAR, ICLR 2025, raise), and what they attend to is spread out. Both measures differ between models, so
+each is compared with reference words of the same text that name no object. The score does not read what words mean: a
+true noun may have no support, and a noun that attends to the wrong object has support.
 
-How well it tells true nouns from false ones is a matter of the model. On captions of 60 drawn scenes read by their
-packaged model, a support below 0.55 marks 92 % of things added to a true caption, 67 % of shapes put in another's place
-and 2.5 % of the true ones. On what the small model of photos writes it has not been shown to work. With masks the
-0.55 finds fewer wrong shapes (15 % of those in 20 scenes): a mask fits whatever stands in the place.
+How well the score separates true nouns from false ones depends on the model. On captions of 60 drawn scenes read by
+their packaged model, a support below 0.55 marks 92 % of things added to a true caption, 67 % of shapes put in another's
+place and 2.5 % of the true ones. On texts of the small model of photos it has not been shown to work. With masks the
+threshold 0.55 finds fewer wrong shapes (15 % of those in 20 scenes), because a mask fits whatever object is there.
+
+Notes:
+    The score and its three parts are our own; no paper defines them.
 """
 
 from __future__ import annotations
@@ -25,17 +28,17 @@ from grounding.types import AttentionMaps, FloatArray
 
 @dataclass(frozen=True)
 class VisualSupport:
-    """What speaks for a noun, each part in [0, 1].
+    """The parts of a noun's support, each in [0, 1].
 
-    With a the noun's attention on image cells that are no sinks (mean over layers and heads; of the noun's own tokens
-    as queries), and a' the mean of the same over the witnesses:
+    With a the noun's attention on image cells that are no sinks (mean over steps, layers and heads; the noun's own
+    tokens are the queries), and a' the mean of the same over the reference words:
 
     Attributes:
-        gaze: a / (a + a'). 0.5 is a noun that looks at the picture as much as a stop word does.
-        sharpness: s / (s + s'), s = 1 - H / log n, with the entropy H of that attention over the n cells: 0 where all
-            cells draw alike, 1 where one draws everything; s' again of the witnesses.
-        agreement: how well the mask covers the map, negative values counting as 0 (`segmenters.choice.agreement`);
-            None where no mask was asked for.
+        image_mass_ratio: a / (a + a'). 0.5 is a noun that attends to the image as much as a stop word does.
+        sharpness: s / (s + s') with s = 1 - H / log n, H the entropy of that attention over the n cells: s is 0 for a
+            uniform map and 1 for a single cell; s' is the mean over the reference words.
+        agreement: how well the mask covers the map, negative values counting as 0
+            (`segmenters.mask_selection.agreement`); None where no mask was made.
     """
 
     image_mass_ratio: float
@@ -44,24 +47,24 @@ class VisualSupport:
 
     @property
     def value(self) -> float:
-        """The geometric mean of the parts that are there, so that none can make up for another that is 0."""
+        """The geometric mean of the parts that are there: 0 as soon as one of them is."""
         parts = [part for part in (self.image_mass_ratio, self.sharpness, self.agreement) if part is not None]
         return float(np.prod(parts) ** (1 / len(parts)))
 
 
 def supports(phrases: Sequence[AttentionMaps], reference_words: AttentionMaps) -> list[VisualSupport]:
-    """Support of every noun of one text, without masks.
+    """Measure the support of every noun of one text, without masks.
 
-    Sinks are told by their residual stream (`ResidualSinks`, Kang et al., ICLR 2025) and not by all rows agreeing on a
-    column: every noun of a caption may speak of the one large thing in the picture.
+    Sinks are found in the residual stream (`ResidualSinks`, Kang et al., ICLR 2025) and not by agreement of the rows on
+    a column, since all nouns of a caption may belong to one large object.
 
     Args:
-        phrases: per noun its maps as recorded with `residual_sinks`, with one word marked as head; see
+        phrases: per noun its maps, recorded with `residual_sinks`, with one word marked as head; see
             `grounding.models.teacher_forcing`.
-        reference_words: rows of words that point at nothing, of the same pass.
+        reference_words: rows of words that name no object, from the same pass.
 
     Raises:
-        MethodError: the maps were recorded without the residual stream's sink strength.
+        MethodError: the maps were recorded without `residual_sinks`.
     """
     others = [_look(reference_words, index) for index in range(len(reference_words.words))]
     mass, edge = (float(np.mean(part)) for part in zip(*others, strict=True))
@@ -73,10 +76,12 @@ def supports(phrases: Sequence[AttentionMaps], reference_words: AttentionMaps) -
 
 
 def _look(maps: AttentionMaps, index: int) -> tuple[float, float]:
-    """Attention of one word on the image cells and its sharpness, sinks taken out."""
-    word = replace(maps, values=maps.values[:, :, index : index + 1], words=maps.words[index : index + 1])
-    kept, _ = ResidualSinks(fill="zero").apply(word)
-    row = kept.values[:, :, 0, image_columns(kept)].mean(axis=(0, 1))
+    """One word's attention on image cells that are no sinks, and its sharpness."""
+    word = replace(
+        maps, values=maps.values[:, :, :, index : index + 1], words=maps.words[index : index + 1], background=None
+    )
+    kept, _ = ResidualSinks(fill="zero")(word)
+    row = kept.values[:, :, :, 0, image_columns(kept)].mean(axis=(0, 1, 2))
     return float(row.sum(dtype=np.float64)), _sharpness(row)
 
 

@@ -1,4 +1,4 @@
-"""Which words' rows make the map, and how they are mixed."""
+"""Select the words whose rows make the map, and mix their rows."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import ClassVar
 import numpy as np
 
 from grounding.errors import ExpressionError, MethodError
-from grounding.maps.base import LAST, Stage, image_columns, lost_share
+from grounding.maps.base import LAST, Part, Stage, image_columns, lost_share
 from grounding.types import AttentionMaps, StageReport, Word, WordKind
 
 
 @dataclass(frozen=True)
 class StopWords(Stage):
-    """Drop the rows of words that point at nothing.
+    """Drop the rows of words that name no object.
 
     Attributes:
         kinds: the kinds of words to drop.
     """
 
     name: ClassVar[str] = "stop-words"
+    requires: ClassVar[frozenset[Part]] = frozenset({"words", "background"})
+    takes_signed: ClassVar[bool] = True
     kinds: tuple[WordKind, ...] = (WordKind.STOP, WordKind.MAGNET)
 
     def __post_init__(self) -> None:
@@ -39,7 +41,7 @@ class StopWords(Stage):
                 f"the words {' '.join(word.text for word in maps.words)!r} hold nothing to look for: name an object"
             )
         dropped = [word.text for word in maps.words if word.kind in self.kinds]
-        result = replace(maps, values=maps.values[:, :, kept], words=tuple(maps.words[i] for i in kept))
+        result = replace(maps, values=maps.values[:, :, :, kept], words=tuple(maps.words[i] for i in kept))
         removed = lost_share(float(maps.values.sum(dtype=float)), float(result.values.sum(dtype=float)))
         detail = f"{len(dropped)} of {len(maps.words)} rows dropped" + (f": {', '.join(dropped)}" if dropped else "")
         return result, StageReport(self.name, removed, detail, {"dropped": dropped})
@@ -47,14 +49,10 @@ class StopWords(Stage):
 
 @dataclass(frozen=True)
 class Rows(Stage):
-    """Mix the words' rows into one, [L, H, T, K] -> [L, H, 1, K].
+    """Mix the words' rows into one, [S, L, H, T, K] -> [S, L, H, 1, K].
 
-    Each field is the weight of a group; a group's row is the mean of its words' rows, a word may be in several groups,
-    and weights are divided by the sum over the groups that are there. Ours throughout: VL-SAM reads the generated
-    object token, localisation heads, DecAF and ViCrop the prompt's last one (`last: 1` and everything else 0).
-
-    The words of a generic prompt ("describe", "image") ask for nothing, so the background is read from its last token
-    whatever the weights, as DecAF and ViCrop do; so is a prompt that has no words of its own.
+    Each field but the last is the weight of a group; a group's row is the mean of its words' rows, a word may be in
+    several groups, and weights are divided by the sum over the groups that are present.
 
     Attributes:
         words: weight of all words of the text that are left, whatever their kind.
@@ -63,11 +61,18 @@ class Rows(Stage):
         last: weight of the prompt's last token.
         spatial: weight of spatial words ("left"), which point at a side rather than at the object.
         stop: weight of stop words.
-        normalise: divide each word's row by its image attention first, so that a word that looks at the image more does
-            not drown the others. One divisor a word, the same for all layers and heads, keeps heads comparable.
+        normalise: divide each word's row by its image attention first, so that words with more attention on the image
+            do not dominate. One divisor per word, the same for all steps, layers and heads, keeps heads comparable.
+
+    Notes:
+        The weighted mix is our choice. VL-SAM reads the generated object token; localisation heads, DecAF and ViCrop
+        read the prompt's last token (`last: 1` alone). A background is always read at its last token, as DecAF and
+        ViCrop do, because the words of a generic prompt name no object; so is a prompt that has no words of its own.
     """
 
     name: ClassVar[str] = "rows"
+    spends: ClassVar[frozenset[Part]] = frozenset({"words"})
+    requires: ClassVar[frozenset[Part]] = frozenset({"words", "background"})
     words: float = 0.0
     content: float = 0.0
     head: float = 0.0
@@ -83,7 +88,7 @@ class Rows(Stage):
                 "stage 'rows' needs weights >= 0 and one above 0 among words, content, head, last, spatial, stop"
             )
 
-    def __call__(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
+    def with_background(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
         """Mix the maps' rows; of the background keep the last token's row, or the mean of all where it has none."""
         result, report = self.apply(maps)
         behind = maps.background
@@ -122,11 +127,11 @@ class Rows(Stage):
         for members, weight in present.values():
             share += weight * members / members.sum()
         share /= share.sum()
-        mass = maps.values[..., image_columns(maps)].sum(axis=-1, dtype=float).mean(axis=(0, 1))  # [T]
+        mass = maps.values[..., image_columns(maps)].sum(axis=-1, dtype=float).mean(axis=(0, 1, 2))  # [T]
         scale = np.ones(len(maps.words))
         if self.normalise:
             scale = np.divide(1.0, mass, out=np.zeros_like(mass), where=mass > 0)
-        values = np.einsum("t,lhtk->lhk", (share * scale).astype(np.float32), maps.values)[:, :, None]
+        values = np.einsum("t,slhtk->slhk", (share * scale).astype(np.float32), maps.values)[:, :, :, None]
         label = "+".join(present)
         positions = tuple(
             sorted({p for word, part in zip(maps.words, share, strict=True) if part for p in word.positions})

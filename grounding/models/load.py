@@ -1,4 +1,4 @@
-"""A family from a hub id, a folder, or the packaged starter; each thing that can go wrong is one sentence."""
+"""Load a VLM from a hub id, a folder, or a packaged starter model."""
 
 from __future__ import annotations
 
@@ -20,16 +20,21 @@ if TYPE_CHECKING:
     from grounding.text.parse import NounFinder
 
 STARTERS = {"starter": "grounding.starter", "starter-photo": "grounding.starter.photo"}
+# `vision_config.model_type` of the starters: the module that registers the class with transformers.
+_TOWERS = {
+    "grounding_starter_tower": "grounding.starter.tower",
+    "grounding_photo_tower": "grounding.starter.photo.tower",
+}
 _SMALLER = "choose a smaller model, --dtype bfloat16, another --device, or spread it with --device-map auto"
 
 
 def starter_folder(name: str = "starter") -> Path:
-    """The folder of a starter model's weights inside the installed package."""
+    """Return the folder of a starter model's weights inside the installed package."""
     return Path(str(files(STARTERS[name]))) / "weights"
 
 
 def source_of(name: str) -> str:
-    """What to hand to transformers for a model's name.
+    """Resolve a model's name to what transformers' `from_pretrained` takes.
 
     Args:
         name: `starter`, `starter-photo`, a folder, or a hub id such as `llava-hf/llava-1.5-7b-hf`.
@@ -66,18 +71,22 @@ def source_of(name: str) -> str:
 
 
 def load_config(name: str) -> Any:
-    """The transformers config of a model, without its weights.
+    """Load the transformers config of a model, without its weights.
+
+    A starter's vision tower is registered with transformers' auto classes only if the config names it.
 
     Raises:
         ModelError: the model cannot be found or its config cannot be read.
     """
     source = source_of(name)
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PretrainedConfig
 
-    # Registers the starters' vision towers, so that the packaged weights and those of a fresh training run are known.
-    for package in STARTERS.values():
-        import_module(f"{package}.tower")
     with _explained(name, "its config"):
+        stored, _ = PretrainedConfig.get_config_dict(source)
+        vision = stored.get("vision_config")
+        tower = _TOWERS.get(vision.get("model_type", "")) if isinstance(vision, dict) else None
+        if tower is not None:
+            import_module(tower)
         return AutoConfig.from_pretrained(source)
 
 
@@ -88,17 +97,17 @@ def load(
     device_map: str | dict[str, Any] | None = None,
     finder: NounFinder | None = None,
 ) -> VLM:
-    """Load a model and its processor as a family.
+    """Load a model and its processor.
 
     Args:
-        name_or_folder: `starter` or `starter-photo` (need no hub), a folder written by `save_pretrained`, or a hub id.
+        name_or_folder: `starter` or `starter-photo` (packaged), a folder written by `save_pretrained`, or a hub id.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; not used where `device_map` is given.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
-        device_map: spreads the model over devices through accelerate, `auto` for instance; None puts it on one device.
-        finder: who finds head nouns; the rules where None.
+        device_map: accelerate's placement over several devices, for example `auto`; None uses `device` alone.
+        finder: finds the head noun of an expression; None uses the built-in rules.
 
     Returns:
-        The family, its model in eval mode with the sdpa kernel.
+        The VLM, its model in eval mode with the sdpa kernel.
 
     Raises:
         ModelError: unknown model type, no hub, no such model, a folder with missing or broken files, an unknown device
@@ -128,7 +137,7 @@ def load(
                 output_loading_info=True,
             )
         if missing := sorted(report["missing_keys"]):
-            # transformers would fill them with random numbers and go on.
+            # transformers would initialise them randomly and only warn.
             raise ModelError(
                 f"the weights of {name_or_folder} lack {len(missing)} tensors, {missing[0]} among them: expected "
                 f"every tensor of {type(model).__name__}; get the complete model"

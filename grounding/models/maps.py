@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from grounding.attention.recorder import record
-from grounding.attention.request import Reduce, RowRequest
+from grounding.attention.request import RowRequest
 from grounding.models.base import VLM, Prepared
 from grounding.models.memory import explain_out_of_memory
 from grounding.text.align import Span, align
 from grounding.text.words import split_words
-from grounding.types import AttentionMaps, Word
+from grounding.types import AttentionMaps, RecordSpec, Reduce, Word
 
 if TYPE_CHECKING:
     from grounding.attention.request import Recording
@@ -195,16 +195,17 @@ def _request(
     image = tuple(tuple(int(p) for p in positions) for positions in prepared.image_positions)
     every = tuple(tuple(range(start, prepared.length)) for start in prepared.padding)
     return RowRequest(
-        # A prompt may end with the expression; then its last word and `<last>` share a position.
         queries=tuple(tuple(dict.fromkeys(p for word in words for p in word.positions)) for words in prepared.words),
         keys=image if keys == "image" else every,
-        layers=None if layers is None else tuple(layers),
-        heads=None if heads is None else tuple(heads),
-        reduce=reduce,
-        head_statistics=tuple(head_statistics),
         image_keys=image,
-        residual_sinks=residual_sinks,
-        budget_bytes=budget_bytes,
+        spec=RecordSpec(
+            layers=None if layers is None else tuple(layers),
+            heads=None if heads is None else tuple(heads),
+            reduce=reduce,
+            head_statistics=tuple(head_statistics),
+            residual_sinks=residual_sinks,
+            budget_bytes=budget_bytes,
+        ),
     )
 
 
@@ -216,7 +217,7 @@ def _prompt_maps(
     row_of = {position: row for row, position in enumerate(request.queries[index])}
     sinks = recording.residual_sinks
     return AttentionMaps(
-        values=mean_rows(recording.prefill[index], [[row_of[p] for p in word.positions] for word in words]),
+        values=mean_rows(recording.prefill[index], [[row_of[p] for p in word.positions] for word in words])[None],
         layers=() if request.reduces_layers else recording.layers,
         words=words,
         keys=np.asarray(request.keys[index], dtype=np.int64),
@@ -224,7 +225,7 @@ def _prompt_maps(
         image_size=prepared.image_sizes[index],
         layer_count=layer_count,
         head_statistics={k: v.numpy() for k, v in recording.head_statistics[index].items()}
-        if request.head_statistics
+        if request.spec.head_statistics
         else {},
         residual_sinks=None if sinks is None else sinks[index].numpy(),
     )
@@ -243,7 +244,7 @@ def _generated_maps(
     if not placed:
         return None
     steps = recording.decode[index].squeeze(3).permute(1, 2, 0, 3)  # [steps, L, H, 1, C] -> [L, H, steps, C]
-    return replace(prompt, values=mean_rows(steps, rows), words=tuple(placed))
+    return replace(prompt, values=mean_rows(steps, rows)[None], words=tuple(placed))
 
 
 def mean_rows(rows: torch.Tensor, groups: Sequence[Sequence[int]]) -> np.ndarray:

@@ -1,39 +1,46 @@
-"""Model families by `config.model_type`: one line per family, imported when it is used.
+"""Find the class of a model family by `config.model_type`; it is imported when it is used.
 
-To add a family, write one file with a `VLM` subclass and add its model types here.
+A family is one file with a `VLM` subclass and one line in the table below, or a class of another distribution under the
+entry-point group `grounding.families`, named by its model type.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from grounding.errors import ModelError
+from grounding.registry import Registry
 
 if TYPE_CHECKING:
     from grounding.models.base import VLM
 
-FAMILIES: dict[str, str] = {
-    "llava": "grounding.models.llava:Llava",
-    "qwen2_5_vl": "grounding.models.qwen2_5_vl:Qwen25VL",
-}
+FAMILIES: Registry[VLM] = Registry(
+    "model type",
+    "grounding.families",
+    {
+        "llava": "grounding.models.llava:Llava",
+        "qwen2_5_vl": "grounding.models.qwen2_5_vl:Qwen25VL",
+    },
+    base="grounding.models.base:VLM",
+    error=ModelError,
+)
+"""Model families by model type; entry-point group `grounding.families`."""
 
 
 def family_class(model_type: str, name: str = "") -> type[VLM]:
-    """The class that knows a model type.
+    """Return the class for a model type.
 
     Args:
         model_type: `config.model_type` of a transformers model.
-        name: what the user asked for, for the error's sentence.
+        name: the model that was asked for, for the error message.
 
     Returns:
         The family's class; its module is imported now.
 
     Raises:
-        ModelError: no family knows this model type.
+        ModelError: no family supports this model type.
     """
     if model_type not in FAMILIES:
         subject = f"{name} is of model type {model_type!r}" if name else f"the model type is {model_type!r}"
-        raise ModelError(f"{subject}, which no family here knows: known types are {', '.join(sorted(FAMILIES))}")
-    module, _, attribute = FAMILIES[model_type].partition(":")
-    return getattr(import_module(module), attribute)
+        raise ModelError(f"{subject}, which no family here supports: known types are {', '.join(sorted(FAMILIES))}")
+    return FAMILIES.get(model_type)

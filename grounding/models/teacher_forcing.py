@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from grounding.attention.recorder import record
-from grounding.attention.request import Reduce, RowRequest
+from grounding.attention.request import RowRequest
 from grounding.errors import ExpressionError
 from grounding.models.base import LAST_WORD, VLM, Prepared
 from grounding.models.maps import mean_rows, spell, until_end
@@ -17,7 +17,7 @@ from grounding.models.memory import explain_out_of_memory
 from grounding.text.align import align
 from grounding.text.nouns import NounPhrase, noun_phrases
 from grounding.text.words import split_words
-from grounding.types import AttentionMaps, Word, WordKind
+from grounding.types import AttentionMaps, RecordSpec, Reduce, Word, WordKind
 
 REFERENCE_WORDS = (
     32  # stop words whose rows are kept at most, evenly over the text; enough for a mean and for finding sinks
@@ -87,11 +87,10 @@ def teacher_forced_maps(
     request = RowRequest(
         queries=tuple(one.positions for one in told),
         keys=image,
-        reduce=reduce,
-        head_statistics=tuple(head_statistics),
         image_keys=image,
-        residual_sinks=True,
-        budget_bytes=budget_bytes,
+        spec=RecordSpec(
+            reduce=reduce, head_statistics=tuple(head_statistics), residual_sinks=True, budget_bytes=budget_bytes
+        ),
     )
     with (
         torch.inference_mode(),
@@ -105,7 +104,7 @@ def teacher_forced_maps(
         sinks = recording.residual_sinks
         assert sinks is not None
         return AttentionMaps(
-            values=mean_rows(recording.prefill[index], [[row_of[p] for p in word.positions] for word in words]),
+            values=mean_rows(recording.prefill[index], [[row_of[p] for p in word.positions] for word in words])[None],
             layers=() if request.reduces_layers else recording.layers,
             words=words,
             keys=prepared.image_positions[index],
@@ -113,7 +112,7 @@ def teacher_forced_maps(
             image_size=prepared.image_sizes[index],
             layer_count=vlm.layer_count,
             head_statistics={name: table.numpy() for name, table in recording.head_statistics[index].items()}
-            if request.head_statistics
+            if request.spec.head_statistics
             else {},
             residual_sinks=sinks[index].numpy(),
         )

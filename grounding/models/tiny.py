@@ -164,6 +164,7 @@ def tiny_qwen2_5_vl(
     heads: int = 4,
     kv_heads: int = 2,
     hidden: int = 32,
+    intermediate: int | None = None,
     seed: int = 0,
     max_pixels: int = 28 * 28 * 24,
 ) -> TinyModel:
@@ -174,6 +175,7 @@ def tiny_qwen2_5_vl(
         heads: query heads per layer.
         kv_heads: key and value heads per layer.
         hidden: width of the decoder, a multiple of 8 per head.
+        intermediate: width of the feed-forward layers; twice `hidden` where None.
         seed: the weights' seed. torch's global random state is left as it was.
         max_pixels: largest resized picture in pixels; each 28x28 of them is one image token.
 
@@ -202,7 +204,7 @@ def tiny_qwen2_5_vl(
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": hidden,
-        "intermediate_size": 2 * hidden,
+        "intermediate_size": intermediate or 2 * hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,

@@ -1,50 +1,56 @@
-"""Which of a segmenter's masks is meant, and asking again with the answer in hand.
+"""Choose one of a segmenter's candidate masks, and refine it by asking again.
 
-A single point is ambiguous: SAM answers with a part, a larger part and the whole. Two witnesses can decide: the
-segmenter's own estimate of each mask's IoU, and how well the mask agrees with the heat map the point came from. The
-cascade is PerSAM's.
+A single point is ambiguous: SAM answers with a part, a larger part and the whole. Two measures can decide: the
+segmenter's own estimate of each mask's IoU, and how well the mask agrees with the heat map that the point came from.
+The cascade is PerSAM's. This module does not import torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from grounding.errors import SegmenterError
-from grounding.segmenters.base import MaskCandidates, Segmenter
 from grounding.types import BoolArray, FloatArray, Heatmap, PointPrompts, Segment
 
-Rule = Literal["iou", "agreement", "both"]
+if TYPE_CHECKING:
+    from grounding.segmenters.base import MaskCandidates, Segmenter
+
+Choice = Literal["iou", "agreement", "both"]
 Measure = Literal["pearson", "soft_iou", "consistency"]
 
 
 @dataclass(frozen=True)
 class MaskRule:
-    """How one mask is chosen out of several.
+    """Choose one mask among several candidates; a method file's `mask` sets the fields.
 
     Attributes:
-        rule: `iou`: the segmenter's estimate; `agreement`: agreement with the heat map; `both`: their product, each
-            held to [0, 1] (the product is ours; DecAF, arXiv 2510.19592, averages three such scores instead).
+        choice: `iou`: the segmenter's estimate; `agreement`: agreement with the heat map; `both`: their product, each
+            clipped to [0, 1].
         measure: how agreement is measured, see `agreement`.
-        whole_share: a mask that covers more than this share of the image counts as "the whole image".
-        whole_penalty: what such a mask's score, counted from -1, loses of itself; 0 switches the penalty off. Share
-            and penalty are ours, against the mask of everything; with a point deep inside each of 40 COCO objects
-            MobileSAM's mean IoU was the same with and without.
-        multimask: ask for three masks; False asks for the single one.
+        cascade: refine in three calls, see `refine`, instead of asking once.
+        whole_share: a mask that covers more than this share of the image counts as the whole image.
+        whole_penalty: what such a mask's score, counted from -1, loses of itself; 0 switches the penalty off.
+        multimask: ask for three masks; False asks for a single one. The cascade has its own calls.
+
+    Notes:
+        The product, the share and the penalty are our choices. DecAF (arXiv 2510.19592) averages three such scores.
+        With a point deep inside each of 40 COCO objects MobileSAM's mean IoU was the same with and without penalty.
     """
 
-    rule: Rule = "iou"
+    choice: Choice = "both"
     measure: Measure = "pearson"
+    cascade: bool = False
     whole_share: float = 0.9
     whole_penalty: float = 0.5
     multimask: bool = True
 
     def __post_init__(self) -> None:
-        if self.rule not in ("iou", "agreement", "both"):
-            raise SegmenterError(f"mask rule {self.rule!r} is not known: choose iou, agreement or both")
+        if self.choice not in ("iou", "agreement", "both"):
+            raise SegmenterError(f"mask choice {self.choice!r} is not known: choose iou, agreement or both")
         if self.measure not in MEASURES:
             raise SegmenterError(f"agreement measure {self.measure!r} is not known: choose {', '.join(MEASURES)}")
         if not (0 <= self.whole_share <= 1 and 0 <= self.whole_penalty <= 1):
@@ -57,32 +63,32 @@ class MaskRule:
 
         Args:
             candidates: M masks of one prompt.
-            heatmap: the map the prompt came from; rules other than `iou` need it.
+            heatmap: the map the prompt came from; choices other than `iou` need it.
 
         Raises:
-            SegmenterError: the rule needs a heat map and there is none.
+            SegmenterError: the choice needs a heat map and there is none.
         """
         values = np.array(candidates.scores, dtype=np.float32)
-        if self.rule != "iou":
+        if self.choice != "iou":
             if heatmap is None:
                 raise SegmenterError(
-                    f"mask rule {self.rule!r} compares masks with a heat map: give one, or use rule iou"
+                    f"mask choice {self.choice!r} compares masks with a heat map: give one, or choose by iou"
                 )
             agreements = np.array([agreement(m, heatmap, self.measure) for m in candidates.masks], dtype=np.float32)
-            values = agreements if self.rule == "agreement" else np.clip(values, 0, 1) * np.clip(agreements, 0, 1)
+            values = agreements if self.choice == "agreement" else np.clip(values, 0, 1) * np.clip(agreements, 0, 1)
         share = candidates.masks.mean(axis=(1, 2))
         # Counted from the lowest score, -1: multiplied as it is, a negative score would rise.
         values = np.where(share > self.whole_share, (values + 1) * (1 - self.whole_penalty) - 1, values)
         return np.where(share == 0, -1.0, values).astype(np.float32)
 
 
-def choose(candidates: MaskCandidates, heatmap: Heatmap | None = None, rule: Rule | MaskRule = "iou") -> int:
+def choose(candidates: MaskCandidates, heatmap: Heatmap | None = None, rule: Choice | MaskRule = "iou") -> int:
     """Index of the best mask; between equal ones the segmenter's estimate decides.
 
     Args:
         candidates: M masks of one prompt.
-        heatmap: the map the prompt came from; rules other than `iou` need it.
-        rule: a rule's name, or a rule with its numbers.
+        heatmap: the map the prompt came from; choices other than `iou` need it.
+        rule: a choice, or a rule with its numbers.
 
     Raises:
         SegmenterError: an unknown rule, or one that needs a heat map where there is none.
@@ -163,7 +169,7 @@ MEASURES: dict[str, Callable[[FloatArray, FloatArray], float]] = {
 
 
 def refine(
-    segmenter: Segmenter, prompts: PointPrompts, heatmap: Heatmap | None = None, rule: Rule | MaskRule = "iou"
+    segmenter: Segmenter, prompts: PointPrompts, heatmap: Heatmap | None = None, rule: Choice | MaskRule = "iou"
 ) -> MaskCandidates:
     """Three calls, each with the last answer as a further hint.
 
@@ -175,7 +181,7 @@ def refine(
     Args:
         segmenter: with an image set.
         prompts: points, perhaps a box.
-        heatmap: the map the prompt came from; rules other than `iou` need it.
+        heatmap: the map the prompt came from; choices other than `iou` need it.
         rule: how the mask of (1) is chosen.
 
     Returns:
@@ -195,8 +201,7 @@ def ask(
     segmenter: Segmenter,
     prompts: PointPrompts,
     heatmap: Heatmap | None = None,
-    rule: Rule | MaskRule = "iou",
-    cascade: bool = False,
+    rule: Choice | MaskRule = "iou",
     label: str = "",
 ) -> Segment:
     """One mask for one prompt.
@@ -204,19 +209,18 @@ def ask(
     Args:
         segmenter: with an image set.
         prompts: points and perhaps a box, in pixels of that image.
-        heatmap: the map the prompt came from; rules other than `iou` need it.
-        rule: how the mask is chosen.
-        cascade: refine in three calls instead of asking once.
+        heatmap: the map the prompt came from; choices other than `iou` need it.
+        rule: how the mask is chosen, and whether it is refined.
         label: the words the mask stands for.
 
     Returns:
-        The segment; its `agreement` is filled in wherever there is a heat map, whatever the rule.
+        The segment; its `agreement` is set wherever there is a heat map, whatever the rule.
 
     Raises:
         SegmenterError: no image set, an unknown rule, a rule without its heat map, or out of memory.
     """
     chosen = _as_rule(rule)
-    if cascade:
+    if chosen.cascade:
         candidates = refine(segmenter, prompts, heatmap, chosen)
     else:
         candidates = segmenter.segment(prompts, multimask=chosen.multimask)
@@ -231,5 +235,5 @@ def ask(
     )
 
 
-def _as_rule(rule: Rule | MaskRule) -> MaskRule:
+def _as_rule(rule: Choice | MaskRule) -> MaskRule:
     return rule if isinstance(rule, MaskRule) else MaskRule(rule)

@@ -1,1 +1,1 @@
-"""The world of drawn scenes, and the small vision-language model trained on it."""
+"""Drawn scenes, and a small vision-language model trained on them."""

@@ -1,7 +1,7 @@
-"""Training scenes rendered ahead: pixels, per-cell labels and object lists in memory-mapped arrays.
+"""Render training scenes ahead of training: pixels, per-cell labels and object lists in memory-mapped arrays.
 
-Rendering costs more than a training step of so small a model, so it is done once, by all cores, into files that any
-later stage maps. A finished block of scenes is marked, so an interrupted rendering goes on where it stopped.
+Rendering a scene costs more than a training step, so it is done once, in parallel, into files that later stages map.
+Finished blocks of scenes are marked, so an interrupted rendering resumes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from grounding.starter.language import CELLS
 from grounding.starter.model import IMAGE_SIZE
 from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES, Kind, Prior, SceneConfig, SceneObject, draw_scene
 
-# Every second training scene follows these habits, so the model learns a language prior that evaluations can provoke.
+# Every second training scene follows these co-occurrences, so that the model learns a language prior to evaluate.
 PLANTED_PRIORS = (Prior("star", "heart", 0.9), Prior("square", "circle", 0.9))
 MAX_OBJECTS = 6
-SUBCELLS = 4  # parts of a cell along each side, for its outline
+SUBCELLS = 4  # parts of a cell along each side, the resolution of its outline
 MIN_COVERAGE = 0.2  # a cell belongs to the object that covers most of it, if that is at least this share
 NOTHING = 255
 _VALUES = (SHAPES, tuple(COLOURS), tuple(SIZES), PATTERNS)
@@ -35,9 +35,9 @@ class SceneArrays:
 
     Attributes:
         pixels: uint8 [N, S, S, 3].
-        owner: uint8 [N, CELLS * CELLS], the object a cell shows, `NOTHING` for background.
-        outline: uint8 [N, CELLS * CELLS, SUBCELLS * SUBCELLS], how much of each part of a cell its object covers,
-            0 to 255; for a cell of the background, how much any object covers.
+        owner: uint8 [N, CELLS * CELLS], index of the object that a cell shows, `NOTHING` for background.
+        outline: uint8 [N, CELLS * CELLS, SUBCELLS * SUBCELLS], coverage of each part of a cell by the cell's object,
+            0 to 255; for a background cell, coverage by any object.
         kinds: uint8 [N, 6, 4], indices of shape, colour, size and pattern; `NOTHING` beyond the last object.
         centres: float32 [N, 6, 2], (x, y) as fractions of the side.
     """
@@ -49,7 +49,7 @@ class SceneArrays:
     centres: np.ndarray
 
     def objects(self, index: int) -> list[SceneObject]:
-        """The scene's objects, without masks: enough for words."""
+        """Return the scene's objects with empty masks; texts need no masks."""
         empty = np.zeros((0, 0), dtype=bool)
         present = self.kinds[index, :, 0] != NOTHING
         return [
@@ -59,7 +59,7 @@ class SceneArrays:
 
 
 def render(folder: Path, count: int, first_seed: int, workers: int = 2) -> SceneArrays:
-    """Renders scenes `first_seed ... first_seed + count - 1` into `folder`, or finishes and maps what is there."""
+    """Render scenes `first_seed` to `first_seed + count - 1` into `folder`, resume if needed, and map the arrays."""
     shapes: dict[str, tuple[tuple[int, ...], type]] = {
         "pixels": ((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
         "owner": ((count, CELLS * CELLS), np.uint8),
@@ -106,7 +106,7 @@ def _draw_block(first_seed: int, count: int, start: int) -> dict[str, np.ndarray
 
 
 def cell_contents(objects: tuple[SceneObject, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Which object each cell shows most of, and its outline there; see `SceneArrays` for both."""
+    """Return the object that covers most of each cell, and its outline there; see `SceneArrays`."""
     masks = np.stack([thing.mask for thing in objects])
     count, part = masks.shape[0], masks.shape[1] // (CELLS * SUBCELLS)
     parts = masks.reshape(count, CELLS, SUBCELLS, part, CELLS, SUBCELLS, part).mean(axis=(3, 6))
@@ -120,7 +120,7 @@ def cell_contents(objects: tuple[SceneObject, ...]) -> tuple[np.ndarray, np.ndar
 
 
 def batches(count: int, size: int, seed: int, start: int = 0) -> Iterator[np.ndarray]:
-    """Endless shuffled batches of indices, one permutation after another; `start` batches are skipped on resume."""
+    """Yield shuffled batches of indices without end, a permutation per epoch; the first `start` batches are skipped."""
     per_epoch = count // size
     step = start
     while True:

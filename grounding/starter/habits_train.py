@@ -1,8 +1,8 @@
-"""Gives the packaged starter habits: `python -m grounding.starter.habits_train --out runs/habits`.
+"""Fine-tune the packaged starter to hallucinate: `python -m grounding.starter.habits_train --out runs/habits`.
 
-Goes on training its projector and language model, the tower frozen, on scenes that have the habits in pictures out of
-focus, and on the same captions without any picture: so that what brings what is learnt as a language model learns it,
-from text. A few minutes on one core; the same command goes on after an interruption.
+Trains projector and language model, with the tower frozen, on blurred scenes with co-occurrences (see
+`grounding.starter.habits`) and on the same captions without a picture, so that the co-occurrences are learnt from text
+too. It takes a few minutes on one core; the same command resumes after an interruption.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from grounding.starter.scenes import SceneObject
 from grounding.starter.training import Schedule, train_stage
 from grounding.starter.vision_stage import normalise
 
-_FIRST_SEED = 2_000_000  # the starter's own scenes end far below
+_FIRST_SEED = 2_000_000  # above the seeds of the starter's own training scenes
 _CHUNK = 100
-_LENGTH, _TEXT_LENGTH = 256, 64  # positions of a packed row with and without a picture
+_LENGTH, _TEXT_LENGTH = 256, 64  # positions of a packed row, with and without a picture
 
 Batch = tuple[Tensor, Packed, Packed]
 
@@ -37,12 +37,12 @@ class HabitsConfig:
 
     Attributes:
         out: folder for checkpoint, curve and, at the end, `model/`.
-        scenes: how many training scenes.
-        seed: of batches and questions.
-        schedule: of projector and language model.
+        scenes: number of training scenes.
+        seed: seed of batches and questions.
+        schedule: schedule of projector and language model.
         batch: pictures, with their caption and questions, per step.
         text_batch: captions without a picture per step.
-        text_weight: of their loss.
+        text_weight: weight of the loss of the captions without a picture.
         threads: CPU threads.
     """
 
@@ -57,7 +57,7 @@ class HabitsConfig:
 
 
 def train(config: HabitsConfig) -> Path:
-    """Runs what is left to do of a training run and returns the model folder."""
+    """Run or resume a training run and return the model folder."""
     torch.set_num_threads(config.threads)
     config.out.mkdir(parents=True, exist_ok=True)
     vlm = load("starter", "cpu", "float32")
@@ -93,7 +93,7 @@ def train(config: HabitsConfig) -> Path:
 
 
 def _read(tower: nn.Module, count: int) -> tuple[Tensor, list[tuple[SceneObject, ...]]]:
-    """float16 [N, cells, width], what the tower says about every training scene, and what is in it."""
+    """Return the tower's features of every training scene, float16 [N, cells, width], and the scenes' objects."""
     features, scenes = [], []
     for start in range(0, count, _CHUNK):
         drawn = [training_scene(_FIRST_SEED + index) for index in range(start, min(count, start + _CHUNK))]
@@ -133,14 +133,14 @@ def _existence(objects: tuple[SceneObject, ...], rng: np.random.Generator) -> li
 
 
 def _trimmed(packed: Packed) -> Packed:
-    """Without the positions that no row uses."""
+    """Cut off the positions that no row uses."""
     end = int((packed.block >= 0).any(dim=0).nonzero().max()) + 1
     parts = {name: getattr(packed, name)[:, :end] for name in ("tokens", "positions", "block", "labels")}
     return replace(packed, **parts)
 
 
 def main() -> None:
-    """Command line of the training script."""
+    """Run the training from the command line."""
     train(tyro.cli(HabitsConfig, description=__doc__))
 
 

@@ -1,18 +1,19 @@
-"""Words that are true of a drawn scene: captions, questions with answers, and referring expressions.
+"""Generate true texts about drawn scenes: captions, questions with answers, and referring expressions.
 
-The grammar is closed: every sentence here is made of the words in `VOCABULARY`, and the starter model knows no others.
-Positions in answers are cells of a `CELLS` x `CELLS` grid, column first, counted from 0 at the top left.
+All texts use the words of `VOCABULARY` only, which is the starter's vocabulary. Positions in answers are cells of a
+`CELLS` x `CELLS` grid, column first, counted from 0 at the top left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
-from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES, Kind, SceneObject
+from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES, Kind, Scene, SceneObject
 
 CELLS = 12
 ATTRIBUTES = ("size", "pattern", "colour")  # in the order English puts them before the noun
@@ -29,7 +30,7 @@ SIDES: dict[str, tuple[int, int]] = {
     "at the top": (1, -1),
     "at the bottom": (1, 1),
 }
-MARGIN = 0.06  # two objects closer than this along an axis have no order along it
+MARGIN = 0.06  # smallest difference along an axis for two objects to be ordered along it
 
 _FUNCTION_WORDS = (
     "user assistant : . , ? a an the is are there in of on at to and what where which how many describe image object it"
@@ -69,46 +70,71 @@ class Expression:
 
 @dataclass(frozen=True)
 class Question:
-    """A question and its one right answer."""
+    """A question and its only correct answer."""
 
     text: str
     answer: str
     kind: QuestionKind
 
 
+@dataclass(frozen=True)
+class SceneTexts:
+    """Sentences about a scene that are true by construction, drawn from the scene's own seed."""
+
+    scene: Scene
+
+    def _rng(self, purpose: int) -> np.random.Generator:
+        return np.random.default_rng((self.scene.seed, purpose))  # the pixels are purpose 0
+
+    @cached_property
+    def expressions(self) -> tuple[Expression, ...]:
+        """Referring expressions, each true of exactly one object; at most one of each kind per object."""
+        return referring_expressions(self.scene.objects, self._rng(1))
+
+    @cached_property
+    def captions(self) -> tuple[str, str]:
+        """A long caption that names every object with its attributes, and a short one that names shapes only."""
+        return caption(self.scene.objects, attributes=True), caption(self.scene.objects, attributes=False)
+
+    @cached_property
+    def questions(self) -> tuple[Question, ...]:
+        """Existence, attribute, count and position questions with their answers."""
+        return questions(self.scene.objects, self._rng(2))
+
+
 def cell_of(thing: SceneObject) -> tuple[int, int]:
-    """The (column, row) of the grid cell that holds the object's centre."""
+    """Return (column, row) of the grid cell that contains the object's centre."""
     x, y = thing.centre
     return min(int(x * CELLS), CELLS - 1), min(int(y * CELLS), CELLS - 1)
 
 
 def locate_answer(thing: SceneObject) -> str:
-    """The answer to `LOCATE`: column and row."""
+    """Return the answer to `LOCATE`: column and row."""
     column, row = cell_of(thing)
     return f"{column} {row}"
 
 
 def name(kind: Kind, attributes: Sequence[str]) -> str:
-    """The noun with the chosen attributes before it, "small striped red star"."""
+    """Return the noun with the chosen attributes before it, "small striped red star"."""
     return " ".join([*(getattr(kind, a) for a in ATTRIBUTES if a in attributes), kind.shape])
 
 
 def matching(objects: Sequence[SceneObject], kind: Kind, attributes: Sequence[str]) -> list[int]:
-    """Indices of the objects that `name(kind, attributes)` is true of."""
+    """Return the indices of the objects that `name(kind, attributes)` describes."""
     keys = (*attributes, "shape")
     return [i for i, thing in enumerate(objects) if all(getattr(thing.kind, k) == getattr(kind, k) for k in keys)]
 
 
 def caption(objects: Sequence[SceneObject], *, attributes: bool) -> str:
-    """Every object from left to right; with its size, colour and, where striped, pattern, or with its shape alone."""
+    """List every object from left to right, with its attributes (a plain pattern is left out) or by its shape alone."""
     ordered = sorted(objects, key=lambda thing: thing.centre[0])
     return _listed([_described(thing) if attributes else thing.kind.shape for thing in ordered])
 
 
 def placed_caption(objects: Sequence[SceneObject], rng: np.random.Generator) -> str:
-    """Every object with its attributes and its column and row, as grounded captioners write boxes, in random order.
+    """List every object with its attributes, column and row, in random order.
 
-    The order is what teaches: from left to right the next place follows from the last, at random only the words tell.
+    In left-to-right order the next position could be guessed from the last one without using the words.
     """
     shuffled = [objects[i] for i in rng.permutation(len(objects))]
     return _listed([f"{_described(thing)} {locate_answer(thing)}" for thing in shuffled])
@@ -126,7 +152,7 @@ def _listed(nouns: Sequence[str]) -> str:
 
 
 def unique_attributes(objects: Sequence[SceneObject], index: int, rng: np.random.Generator) -> list[str] | None:
-    """Attributes, added in random order until only this object fits; None where its twin is in the scene."""
+    """Add attributes in random order until only this object fits; None if an identical object is in the scene."""
     order = [ATTRIBUTES[i] for i in rng.permutation(len(ATTRIBUTES))]
     for count in range(len(order) + 1):
         if matching(objects, objects[index].kind, order[:count]) == [index]:
@@ -135,7 +161,7 @@ def unique_attributes(objects: Sequence[SceneObject], index: int, rng: np.random
 
 
 def referring_expressions(objects: Sequence[SceneObject], rng: np.random.Generator) -> tuple[Expression, ...]:
-    """For each object at most one expression of each kind, every one true of that object alone."""
+    """Draw at most one expression of each kind per object, each true of that object alone."""
     found: list[Expression] = []
     for index in range(len(objects)):
         for text, kind in (
@@ -199,7 +225,7 @@ def _ordered(one: SceneObject, other: SceneObject, axis: int, sign: int) -> bool
 
 
 def questions(objects: Sequence[SceneObject], rng: np.random.Generator) -> tuple[Question, ...]:
-    """Two existence questions (one yes, one no) and, where the scene allows, one of every other kind."""
+    """Draw two existence questions (one yes, one no) and, where possible, one of every other kind."""
     found = [_exists(objects, rng, present=True), _exists(objects, rng, present=False)]
     index = int(rng.integers(len(objects)))
     found += [q for q in (_attribute(objects, index, rng), _order(objects, rng)) if q]
@@ -214,7 +240,7 @@ def _exists(objects: Sequence[SceneObject], rng: np.random.Generator, *, present
     for _ in range(32):
         kind = objects[int(rng.integers(len(objects)))].kind
         if not present:
-            # Half of the absent things differ from a present one in a single word: the hard negatives.
+            # Hard negatives: half of the absent objects differ from a present one in a single word.
             kind = _changed(kind, attributes, rng) if rng.random() < 0.5 else _random_kind(rng)
         if bool(matching(objects, kind, attributes)) == present:
             break

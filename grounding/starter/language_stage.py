@@ -1,9 +1,12 @@
-"""Second stage of training: projector and language model learn to talk about pictures the tower already reads.
+"""Train projector and language model, the second stage, on questions about pictures.
 
-The tower is frozen and its features are computed once. As in LLaVA, the projector is aligned with the words: what it
-makes of a cell should resemble the words for what the cell shows. Here that goes on beside the questions, because a
-model this small hardly finds out by itself that the word "red" and a red cell belong together. No mask and no attention
-map is a target: the language model is only ever asked for words, so where it looks is its own doing.
+The tower is frozen and its features are computed once. As in LLaVA, the projector is aligned with the word embeddings:
+a projected cell should resemble the words for what the cell shows. No mask and no attention map is a target; the
+language model is trained on words only.
+
+Notes:
+    Our own choice: alignment is trained jointly with the questions, because a model of this size hardly learns by
+    itself to match the word "red" with a red cell.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ _NAMES = (SHAPES, tuple(COLOURS), tuple(SIZES), PATTERNS)  # in the order of the
 
 
 def cached_features(model: LlavaForConditionalGeneration, scenes: SceneArrays, path: Path) -> np.ndarray:
-    """float16 [N, CELLS * CELLS, width]: what the frozen tower says about every scene, computed once into `path`."""
+    """Compute the frozen tower's features of every scene once, into `path`: float16 [N, CELLS * CELLS, width]."""
     if path.exists():
         return np.load(path, mmap_mode="r")
     tower = model.model.vision_tower.eval()
@@ -49,9 +52,9 @@ def cached_features(model: LlavaForConditionalGeneration, scenes: SceneArrays, p
 def conversations(
     scenes: SceneArrays, features: np.ndarray, tokenizer: PreTrainedTokenizerFast, size: int, seed: int, start: int
 ) -> Iterator[tuple[Tensor, Packed, CellLabels]]:
-    """Endless batches of float32 features [B, CELLS * CELLS, width], packed questions, and what the cells show.
+    """Yield batches without end: float32 features [B, CELLS * CELLS, width], packed questions, targets of the cells.
 
-    The questions are new every time.
+    The questions are drawn anew for every batch.
     """
     ids = tokenizer.get_vocab()
 
@@ -65,7 +68,7 @@ def conversations(
 
 
 class Reader(nn.Module):
-    """Projector and language model over cached features, sharing their weights with the model."""
+    """Projector and language model over cached features; the weights are those of the model."""
 
     def __init__(self, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
@@ -73,17 +76,17 @@ class Reader(nn.Module):
         self.language_model = model.model.language_model
         ids = tokenizer.get_vocab()
         self.names = [torch.tensor([ids[word] for word in words]) for words in _NAMES]
-        self.threshold = nn.Parameter(torch.zeros(()))  # of resemblance; training only
+        self.threshold = nn.Parameter(torch.zeros(()))  # of the similarity; used in training only
 
     def forward(self, features: Tensor, packed: Packed, labels: CellLabels) -> tuple[Tensor, dict[str, float]]:
-        """Returns the loss, the share of answer tokens predicted right, and the part of the loss that is alignment."""
+        """Return the loss, the accuracy on answer tokens, and the alignment loss."""
         projected = self.projector(features)
         loss, right = answer_loss(self.language_model, projected, packed)
         alignment = self._alignment(projected, labels)
         return loss + _ALIGNMENT_WEIGHT * alignment, {"right": right, "alignment": alignment.item()}
 
     def _alignment(self, projected: Tensor, labels: CellLabels) -> Tensor:
-        """Each projected cell should resemble the words for what it shows, and no other attribute's."""
+        """Binary cross-entropy between cell-word similarity and the attributes that the cell shows."""
         loss = projected.new_zeros(())
         for part, words in enumerate(self.names):
             resemblance = projected @ self.language_model.embed_tokens.weight[words].T - self.threshold

@@ -42,12 +42,12 @@ def measure(vlm: VLM, seeds: Iterable[int]) -> dict[str, KindScore]:
     scenes = [draw_scene(seed) for seed in seeds]
     hits: dict[str, list[float]] = {}
 
-    places = [(scene, expression) for scene in scenes for expression in scene.expressions]
+    places = [(scene, expression) for scene in scenes for expression in language.SceneTexts(scene).expressions]
     prompts = [(scene.image, language.LOCATE.format(expression=expression.text)) for scene, expression in places]
     for (scene, expression), answer in zip(places, _answers(vlm, prompts, 3), strict=True):
         hits.setdefault(f"locate {expression.kind}", []).append(_touches(scene, expression.target_index, answer))
 
-    asked = [(scene, question) for scene in scenes for question in scene.questions]
+    asked = [(scene, question) for scene in scenes for question in language.SceneTexts(scene).questions]
     prompts = [(scene.image, question.text) for scene, question in asked]
     for (_, question), answer in zip(asked, _answers(vlm, prompts, 2), strict=True):
         hits.setdefault(question.kind, []).append(float(answer == question.answer))

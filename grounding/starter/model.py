@@ -1,7 +1,7 @@
-"""The starter's architecture: the real LLaVA classes at a size that trains on a laptop.
+"""Build the starter: transformers' LLaVA classes at a size that trains on a laptop.
 
-The vision tower reads 192 px pictures as 12 x 12 cells, a two-layer projector joins it to a small Llama. Everything
-is built from code with a seed; nothing is downloaded.
+The vision tower reads 192 px pictures as 12 x 12 cells; a two-layer projector connects it to a small Llama. Everything
+is built from code and a seed; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(vocabulary: Sequence[str] = VOCABULARY) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of a closed vocabulary; letters are lowered and punctuation stands alone."""
+    """Build a word-level tokenizer with a closed vocabulary; text is lowercased and split at punctuation."""
     from tokenizers import Tokenizer, normalizers, pre_tokenizers
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
@@ -62,7 +62,7 @@ def build_tokenizer(vocabulary: Sequence[str] = VOCABULARY) -> PreTrainedTokeniz
 
 
 def build_processor() -> LlavaProcessor:
-    """LLaVA's own processor; pictures are resized to the square the tower reads, without a crop."""
+    """Build a LLaVA processor; pictures are resized to the tower's square input, without a crop."""
     from transformers import CLIPImageProcessor, LlavaProcessor
 
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
@@ -77,7 +77,7 @@ def build_processor() -> LlavaProcessor:
 
 
 def build_model(seed: int, *, attention: str = "sdpa") -> LlavaForConditionalGeneration:
-    """The model with fresh random weights."""
+    """Build the model with random weights."""
     from grounding.starter.tower import StarterTowerConfig
 
     vision = StarterTowerConfig(image_size=IMAGE_SIZE, patch_size=PATCH)
@@ -100,17 +100,17 @@ def build_model(seed: int, *, attention: str = "sdpa") -> LlavaForConditionalGen
 def text_config(
     words: int, *, width: int, hidden: int, layers: int, heads: int, positions: int, rope_theta: float
 ) -> LlamaConfig:
-    """A small Llama over the special tokens and `words` more, its embeddings tied.
+    """Build the config of a small Llama with tied embeddings.
 
     Args:
         words: size of the vocabulary without special tokens.
-        width: of the tokens.
-        hidden: width of each layer's perceptron.
+        width: width of the hidden states.
+        hidden: width of the feed-forward layers.
         layers: decoder layers.
-        heads: attention heads of each.
-        positions: the longest sequence.
-        rope_theta: base of the rotary positions. Words must find cells by what they show, hundreds of positions away:
-            with the usual base most of so narrow a head turns too fast for that.
+        heads: attention heads per layer.
+        positions: longest sequence.
+        rope_theta: base of the rotary position embedding. It is larger than usual because words attend by content to
+            cells hundreds of positions away, and in narrow heads most dimensions rotate too fast for that.
     """
     from transformers import LlamaConfig
 
@@ -142,18 +142,18 @@ def assemble(
     seed: int,
     attention: str = "sdpa",
 ) -> LlavaForConditionalGeneration:
-    """A starter of fresh random weights around a tower; half of its heads attend to likeness.
+    """Build a LLaVA with random weights; half of its heads start with equal query and key matrices.
 
     Args:
         vision: the tower's config.
         text: the language model's config.
-        cells: tokens that stand for one picture.
-        features: LLaVA's way to take the tower's tokens: `default` drops a class token, `full` keeps all.
-        notice: what every run with the model prints.
-        prompt: the question that it was taught to ground words with.
-        describe: the question that it was taught to describe a picture by.
-        seed: of the weights.
-        attention: transformers' name of the kernel.
+        cells: image tokens per picture.
+        features: LLaVA's feature selection: `default` drops a class token, `full` keeps all tokens.
+        notice: the notice that every run with the model prints.
+        prompt: the grounding prompt of its training.
+        describe: the description prompt of its training.
+        seed: seed of the weights.
+        attention: transformers' name of the attention kernel.
     """
     import torch
     from transformers import LlavaConfig, LlavaForConditionalGeneration
@@ -179,10 +179,10 @@ def assemble(
 
 
 def attend_to_likeness(attention: LlamaAttention) -> None:
-    """Half of the heads start with equal query and key matrices, so that like looks at like.
+    """Initialise half of the heads with equal query and key matrices, so that tokens attend to similar tokens.
 
-    A word then finds the cells that resemble it from the first step on (mimetic initialisation, Trockman & Kolter,
-    2023, of queries and keys only).
+    Words then attend to similar cells from the first step on (mimetic initialisation, Trockman & Kolter, 2023, of
+    queries and keys only).
     """
     import torch
 
@@ -193,7 +193,7 @@ def attend_to_likeness(attention: LlamaAttention) -> None:
 
 
 def plane_waves(cells: int, width: int) -> Tensor:
-    """[cells * cells, width] sines and cosines of column and row, so that near cells start out alike."""
+    """Return sines and cosines of column and row, [cells * cells, width], so that neighbouring cells are similar."""
     import torch
 
     frequencies = torch.pi / 2 ** torch.linspace(0, math.log2(2 * cells), width // 4)

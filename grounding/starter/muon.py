@@ -1,7 +1,8 @@
-"""Muon (Jordan et al., 2024): momentum whose every direction weighs the same, for the inner matrices of a network.
+"""Muon (Jordan et al., 2024): orthogonalised momentum for the inner matrices of a network, in float32.
 
-torch carries a Muon too, which orthogonalises in bfloat16. On a processor without bfloat16 arithmetic that more than
-tripled the starter's training step, so this one stays in float32.
+Notes:
+    `torch.optim.Muon` orthogonalises in bfloat16, which more than triples the starter's training step on a processor
+    without bfloat16 arithmetic.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ _ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps along the nearest half-orthogonal matrix to the Nesterov momentum.
+    """Step along the semi-orthogonal matrix nearest to the Nesterov momentum.
 
-    The step is scaled so that its entries are about as large as AdamW's at the same learning rate (Liu et al., 2025,
-    "Muon is Scalable for LLM Training", section 2.2).
+    The step is scaled so that its entries are about as large as those of AdamW at the same learning rate (Liu et al.,
+    2025, "Muon is Scalable for LLM Training", section 2.2).
 
     Args:
         params: matrices [rows, columns].
         lr: learning rate.
-        momentum: share of the running mean kept each step.
-        weight_decay: decoupled, as in AdamW.
+        momentum: decay of the running mean per step.
+        weight_decay: decoupled weight decay, as in AdamW.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.05) -> None:
@@ -33,7 +34,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step from the gradients at hand."""
+        """Update the parameters from their gradients."""
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is None:
@@ -48,7 +49,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def half_orthogonal(matrix: Tensor) -> Tensor:
-    """A matrix of the same singular vectors with all singular values near one (between about 0.7 and 1.2)."""
+    """Return a matrix with the same singular vectors and all singular values between about 0.7 and 1.2."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)

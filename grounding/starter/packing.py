@@ -1,8 +1,7 @@
-"""Several questions about one picture in one sequence, none of which sees the others.
+"""Pack several questions about one picture into one sequence, masked from each other.
 
-The picture and its opening tokens are read once; every question attends to them and to itself, at the positions it
-would have if it were asked alone. One packed sequence therefore trains exactly what as many single conversations
-would, for a fraction of the work.
+The picture and the opening tokens are the shared prefix. Every question attends to the prefix and to itself, at the
+positions that it has in a single conversation, so a packed sequence has the same loss as the single conversations.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from grounding.starter.language import CELLS
 from grounding.starter.model import SPECIAL_TOKENS
 from grounding.starter.scenes import SceneObject
 
-OPENING = "user :"  # what the chat template writes before the image
-CLOSING = "assistant :"  # and between the question and the answer
+OPENING = "user :"  # the chat template's text before the image
+CLOSING = "assistant :"  # its text between the question and the answer
 PREFIX = 2 + CELLS * CELLS
 LENGTH = 400
 NO_LABEL = -100
@@ -32,13 +31,13 @@ _CAPTION_SHARE, _LIST_SHARE, _LOCATED = 0.2, 0.1, 10
 
 @dataclass(frozen=True)
 class Packed:
-    """B packed sequences of N positions, which begin with the opening and the picture: the prefix.
+    """B packed sequences of N positions; each begins with the prefix, which is the opening and the picture.
 
     Attributes:
-        tokens: int64 [B, N], padding under the picture.
-        positions: int64 [B, N], each question counted from the end of the prefix.
+        tokens: int64 [B, N], padding at the picture's positions.
+        positions: int64 [B, N], the position ids; each question is counted from the end of the prefix.
         block: int64 [B, N], 0 for the prefix, 1, 2, ... for the questions, -1 for padding.
-        labels: int64 [B, N], the next token where it belongs to an answer and is known, else `NO_LABEL`.
+        labels: int64 [B, N], the next token if it belongs to an answer and is in the vocabulary, else `NO_LABEL`.
     """
 
     tokens: Tensor
@@ -48,7 +47,7 @@ class Packed:
 
     @property
     def mask(self) -> Tensor:
-        """float [B, 1, N, N] added to the attention logits: causal, and blind to other questions."""
+        """Additive attention mask, float [B, 1, N, N]: causal, and each question is masked from the others."""
         length = self.tokens.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool).tril()
         same = self.block[:, :, None] == self.block[:, None, :]
@@ -57,7 +56,7 @@ class Packed:
 
 
 def dialogue(objects: Sequence[SceneObject], rng: np.random.Generator) -> list[tuple[str, str]]:
-    """(question, answer) pairs about one scene: all objects with their places, sometimes a caption, then a mix."""
+    """Draw (question, answer) pairs about one scene: all objects with their cells, sometimes a caption, then a mix."""
     located = language.referring_expressions(objects, rng)
     chosen = rng.permutation(len(located))[:_LOCATED]
     pairs = [
@@ -80,12 +79,12 @@ def pack(
     cells: int = CELLS * CELLS,
     length: int = LENGTH,
 ) -> Packed:
-    """Packs one dialogue per row; pairs that no longer fit are left out.
+    """Pack one dialogue per row; pairs that do not fit are left out.
 
     Args:
         dialogues: per row (question, answer) pairs.
         encode: text to token ids, without special tokens.
-        cells: tokens that stand for the picture.
+        cells: number of image tokens.
         length: N, positions of a row.
     """
     shape = (len(dialogues), length)
@@ -115,16 +114,16 @@ def pack(
 def answer_loss(
     language_model: Any, projected: Tensor, packed: Packed, weight: Tensor | None = None
 ) -> tuple[Tensor, float]:
-    """Reads packed questions about pictures and scores the answers.
+    """Run the language model on packed questions and score the answers.
 
     Args:
         language_model: with tied embeddings.
-        projected: [B, cells, width], the pictures as the language model reads them.
-        packed: the questions, packed for as many cells.
-        weight: [V], how much each word counts where it is the answer; all the same where None.
+        projected: [B, cells, width], the projected image tokens.
+        packed: questions, packed for the same number of cells.
+        weight: [V], weight of each token in the loss; None is uniform.
 
     Returns:
-        The weighted mean cross-entropy of the answers' tokens, and the share of them that is predicted right.
+        The weighted mean cross-entropy of the answers' tokens, and the accuracy on them.
     """
     opening = len(OPENING.split())
     embeddings = language_model.embed_tokens(packed.tokens)

@@ -1,4 +1,4 @@
-"""Drawn scenes as a data set on the disk: PNG images, masks in COCO's format, referring expressions as a manifest."""
+"""Write drawn scenes as a data set: PNG images, masks in COCO format, referring expressions as a manifest."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from grounding.io import encode_mask, to_json, write_bytes, write_json, write_text
+from grounding.files import to_json, write_bytes, write_json, write_text
+from grounding.io import encode_mask
+from grounding.starter.language import SceneTexts
 from grounding.starter.scenes import SHAPES, Scene, draw_scene
 
 IMAGES = "images"
 INSTANCES = "instances.json"
 EXPRESSIONS = "expressions.jsonl"
 
-_FIRST_SEED = 1 << 40  # far above every seed that the starter model is trained on
+_FIRST_SEED = 1 << 40  # above every training seed of the starter
 _SCENES_PER_SEED = 1 << 24
 
 
 @dataclass(frozen=True)
 class SceneSet:
-    """What was written.
+    """A written data set.
 
     Attributes:
-        folder: holds `images/`, `instances.json` and `expressions.jsonl`.
-        scenes: how many images.
-        objects: how many annotated objects.
-        expressions: how many expressions.
+        folder: folder with `images/`, `instances.json` and `expressions.jsonl`.
+        scenes: number of images.
+        objects: number of annotated objects.
+        expressions: number of expressions.
     """
 
     folder: Path
@@ -37,11 +39,11 @@ class SceneSet:
 
 
 def scene_seed(seed: int, index: int) -> int:
-    """The seed of a measuring scene; no model of this project was trained on it.
+    """Return the seed of a measuring scene, which is never a training scene of a packaged model.
 
     Args:
-        seed: of the whole set, from 0.
-        index: the scene's number in the set, from 0 to 16,777,215.
+        seed: seed of the set, from 0.
+        index: index of the scene in the set, from 0 to 16,777,215.
     """
     if seed < 0 or not 0 <= index < _SCENES_PER_SEED:
         raise ValueError(f"seed must be 0 or more and index below {_SCENES_PER_SEED}, got {seed} and {index}")
@@ -51,12 +53,12 @@ def scene_seed(seed: int, index: int) -> int:
 def write_scenes(folder: Path, seed: int, count: int, advance: Callable[[], None] = lambda: None) -> SceneSet:
     """Draw scenes and write them.
 
-    `expressions.jsonl` has one line an expression with `image` (relative to the folder), `expression`, `image_id`,
+    `expressions.jsonl` has one line per expression, with `image` (relative to the folder), `expression`, `image_id`,
     `annotation_id` (in `instances.json`) and `kind`, so it is a manifest for `grounding segment`.
 
     Args:
-        folder: where to; made where it is missing.
-        seed: of the set; the same seed gives the same bytes, and a larger count the same first scenes.
+        folder: output folder; created if missing.
+        seed: seed of the set; the same seed gives the same bytes, and a larger count the same first scenes.
         count: number of scenes.
         advance: called after each scene.
 
@@ -114,7 +116,7 @@ def _lines(scene: Scene, image: str, image_id: int, first: int) -> list[dict[str
             "annotation_id": first + expression.target_index,
             "kind": expression.kind,
         }
-        for expression in scene.expressions
+        for expression in SceneTexts(scene).expressions
     ]
 
 

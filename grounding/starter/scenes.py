@@ -1,23 +1,18 @@
-"""Drawn scenes with exact truth: a seeded world of shapes for training, demonstrations and measurement.
+"""Draw scenes of shapes with exact masks, for training, demonstrations and measurement.
 
-A scene is one to six objects, each a shape with a colour, a size and a pattern, drawn over a textured background with
-some overlap and noise. The same seed and configuration give the same pixels, masks and words. Needs NumPy and Pillow
-only. Sizes and positions inside this file are fractions of the image's side; what leaves it is in pixels.
+A scene has one to six objects, each a shape with a colour, a size and a pattern, over a textured background with some
+overlap and noise. The same seed and configuration give the same pixels and masks. Needs NumPy and Pillow only. Sizes
+and positions are fractions of the image's side, except for masks and boxes, which are in pixels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from grounding.types import BoolArray, Box
-
-if TYPE_CHECKING:
-    from grounding.starter.language import Expression, Question
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -33,13 +28,13 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 SIZES: dict[str, tuple[float, float]] = {"small": (0.070, 0.088), "large": (0.125, 0.160)}
 PATTERNS = ("plain", "striped")
 
-_SUPERSAMPLING = 4  # edges are drawn this much larger and averaged down
-_STRIPE_SHADE = 0.62  # a stripe is the object's own colour, this much darker
+_SUPERSAMPLING = 4  # shapes are drawn this much larger and averaged down
+_STRIPE_SHADE = 0.62  # factor on the object's colour
 
 
 @dataclass(frozen=True)
 class Prior:
-    """A planted habit of the world: where `given` appears, `then` appears too with this probability."""
+    """A planted co-occurrence: if `given` is present, `then` is added with this probability."""
 
     given: str
     then: str
@@ -48,16 +43,16 @@ class Prior:
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """How scenes are drawn.
+    """Settings of the drawing.
 
     Attributes:
         size: side of the square image in pixels.
-        objects: fewest and most objects.
-        min_visible: share of every object that stays uncovered by later ones.
+        objects: smallest and largest number of objects.
+        min_visible: smallest visible share of an object.
         noise: largest amplitude of the per-pixel noise, in grey levels.
-        priors: planted co-occurrences; a model trained with them learns to expect what is not there.
-        in_order: the objects stand from left to right in the order of their drawing, and a prior is about the next one
-            on the right, as habits of language are about what is said next.
+        priors: planted co-occurrences.
+        in_order: place the objects from left to right in the order of their drawing; a prior then applies to the next
+            object on the right.
     """
 
     size: int = 384
@@ -70,7 +65,7 @@ class SceneConfig:
 
 @dataclass(frozen=True)
 class Kind:
-    """What an object looks like, in the words of the closed vocabulary."""
+    """Appearance of an object, in words of the closed vocabulary."""
 
     shape: str
     colour: str
@@ -85,7 +80,7 @@ class SceneObject:
     Attributes:
         kind: its shape, colour, size and pattern.
         centre: (x, y) of the drawn shape as fractions of the side.
-        mask: bool [H, W], the pixels of it that can be seen.
+        mask: bool [H, W], its visible pixels.
     """
 
     kind: Kind
@@ -94,46 +89,22 @@ class SceneObject:
 
     @property
     def box_xyxy(self) -> Box:
-        """The tightest box around the visible pixels."""
+        """Tight box around the visible pixels, in pixels, x1 and y1 exclusive."""
         rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
         return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image, what is in it, and words about it that are true by construction."""
+    """An image and what is in it; `grounding.starter.language.SceneTexts` has the true sentences about it."""
 
     seed: int
     image: Image.Image = field(repr=False)
     objects: tuple[SceneObject, ...]
 
-    def _rng(self, purpose: int) -> np.random.Generator:
-        return np.random.default_rng((self.seed, purpose))
-
-    @cached_property
-    def expressions(self) -> tuple[Expression, ...]:
-        """Referring expressions, each true of exactly one object; at most one of each kind per object."""
-        from grounding.starter.language import referring_expressions
-
-        return referring_expressions(self.objects, self._rng(1))
-
-    @cached_property
-    def captions(self) -> tuple[str, ...]:
-        """A long caption naming every object with its attributes, and a short one naming shapes only."""
-        from grounding.starter.language import caption
-
-        return caption(self.objects, attributes=True), caption(self.objects, attributes=False)
-
-    @cached_property
-    def questions(self) -> tuple[Question, ...]:
-        """Existence, attribute and position questions with their answers."""
-        from grounding.starter.language import questions
-
-        return questions(self.objects, self._rng(2))
-
 
 def draw_scene(seed: int, config: SceneConfig | None = None) -> Scene:
-    """Draws the scene of a seed: same seed and configuration, same scene."""
+    """Draw the scene of a seed; the same seed and configuration give the same scene."""
     config = config or SceneConfig()
     rng = np.random.default_rng((seed, 0))
     kinds = _choose_kinds(rng, config)
@@ -155,7 +126,7 @@ def draw_scene(seed: int, config: SceneConfig | None = None) -> Scene:
             stamp[top : top + alpha.shape[0], left : left + alpha.shape[1]] = alpha >= 0.5
             remaining = [mask & ~stamp for mask in masks]
             visible = all(m.sum() >= config.min_visible * area for m, area in zip(remaining, full_areas, strict=True))
-            # Two touching objects of one colour have no edge between them, so no mask of either would be right.
+            # Overlapping objects of one colour have no visible edge between them, so their masks would be ambiguous.
             merged = any(
                 other.colour == kind.colour and (m & stamp).any() for (other, _), m in zip(placed, masks, strict=True)
             )
@@ -187,8 +158,8 @@ def _choose_kinds(rng: np.random.Generator, config: SceneConfig) -> list[Kind]:
             elif len(shapes) < config.objects[1]:
                 shapes.append(prior.then)
     kinds = [_random_kind(rng, shape) for shape in shapes]
-    # Half of the crowded scenes hold a near twin of the first object, so that a shape and a colour alone do not
-    # single it out and attributes, positions and relations carry meaning.
+    # Half of the scenes with several objects have a near twin of the first one, so that shape and colour alone do not
+    # identify it and expressions need attributes, positions and relations.
     if len(kinds) > 1 and rng.random() < 0.5:
         first, other = kinds[0], kinds[1]
         twin = Kind(first.shape, first.colour if rng.random() < 0.5 else other.colour, other.size, other.pattern)
@@ -205,7 +176,7 @@ def _random_kind(rng: np.random.Generator, shape: str) -> Kind:
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """int16 [H, W, 3]: a muted colour, slow light changes and one of four faint textures."""
+    """Draw a background, int16 [H, W, 3]: a muted colour, slow changes of light and one of four faint textures."""
     base = rng.integers(60, 225) + rng.integers(-14, 15, size=3)
     slow = Image.fromarray(rng.integers(0, 256, size=(5, 5, 3), dtype=np.uint8)).resize(
         (size, size), Image.Resampling.BICUBIC
@@ -232,7 +203,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _outline(shape: str) -> np.ndarray:
-    """[N, 2] corners of a shape inside the unit circle, y down."""
+    """Return the corners of a shape inside the unit circle, [N, 2], y down."""
     turn = 2 * np.pi
     if shape == "circle":
         angles = np.linspace(0, turn, 72, endpoint=False)
@@ -260,7 +231,7 @@ def _outline(shape: str) -> np.ndarray:
 def _draw_shape(
     shape: str, radius: float, centre: tuple[float, float], degrees: float, size: int
 ) -> tuple[np.ndarray, int, int]:
-    """Returns (alpha [h, w] in [0, 1], left, top) of a shape that lies inside the image."""
+    """Draw a shape that lies inside the image: (alpha [h, w] in [0, 1], left, top)."""
     angle = np.deg2rad(degrees)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     corners_px = (_outline(shape) @ rotation.T * radius + centre) * size

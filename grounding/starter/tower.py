@@ -1,8 +1,8 @@
 """The starter's vision tower: a convolutional stem, then a few transformer blocks with a class token.
 
-A transformer over raw patches needs far more pictures than a laptop can show it before it tells a star from a cross;
-with convolutions in front it needs a fraction (Xiao et al. 2021, "Early convolutions help transformers see better").
-The class is registered with transformers' auto classes, so that a LLaVA config can name it as its vision model.
+A convolutional stem needs far fewer training pictures than raw patches (Xiao et al., 2021, "Early convolutions help
+transformers see better"). Importing this module registers the class with transformers' auto classes, so that a LLaVA
+config can name it as its vision model.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class StarterTowerConfig(PretrainedConfig):
     """Shape of the tower.
 
     Args:
-        hidden_size: width of the tokens.
-        intermediate_size: width of each block's hidden layer.
+        hidden_size: width of the hidden states.
+        intermediate_size: width of the feed-forward layers.
         num_hidden_layers: transformer blocks.
-        num_attention_heads: heads of each block.
+        num_attention_heads: attention heads per block.
         image_size: side of the square picture in pixels.
-        patch_size: side in pixels of the cell that one token stands for; the stem halves the picture four times.
-        stem_sizes: channels after the first three halvings.
-        initializer_range: standard deviation of fresh weights.
+        patch_size: side in pixels of the cell of one token, 2 to the number of the stem's stride-2 convolutions.
+        stem_sizes: channels after all but the last stride-2 convolution.
+        initializer_range: standard deviation of the initial weights.
     """
 
     model_type = "grounding_starter_tower"
@@ -62,7 +62,7 @@ class StarterTowerConfig(PretrainedConfig):
 
 
 class StarterTower(PreTrainedModel):
-    """Pictures to one class token and one token per cell."""
+    """Encode a picture into one class token and one token per cell."""
 
     config_class = StarterTowerConfig
     main_input_name = "pixel_values"
@@ -74,7 +74,7 @@ class StarterTower(PreTrainedModel):
         super().__init__(config)
         sizes = (3, *config.stem_sizes, config.hidden_size)
         halvings = [_convolution(before, after, stride=2) for before, after in itertools.pairwise(sizes)]
-        # The extra layers widen what a cell sees from a third to more than half of the picture's side.
+        # The stride-1 layers widen the receptive field from a third to more than half of the picture's side.
         last, width = config.stem_sizes[-1], config.hidden_size
         self.stem = nn.Sequential(
             *halvings[:-1],
@@ -90,11 +90,11 @@ class StarterTower(PreTrainedModel):
         self.post_init()
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """Read pictures.
+        """Encode pictures.
 
         Args:
-            pixel_values: [B, 3, image_size, image_size], normalised as CLIP's.
-            kwargs: what callers of other towers pass; every layer's output is always returned.
+            pixel_values: [B, 3, image_size, image_size], with CLIP's normalisation.
+            kwargs: arguments of other towers, ignored; every layer's output is always returned.
 
         Returns:
             `last_hidden_state` [B, 1 + cells, hidden_size], the class token first and the cells row by row;
@@ -111,7 +111,7 @@ class StarterTower(PreTrainedModel):
 
 
 class Block(nn.Module):
-    """Self-attention and a two-layer perceptron, each normalised before and added after."""
+    """Pre-norm transformer block: self-attention and a feed-forward layer, with residual connections."""
 
     def __init__(self, config: StarterTowerConfig) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Block(nn.Module):
         )
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B, N, width] to [B, N, width]."""
+        """Map [B, N, width] to [B, N, width]."""
         joint = self.query_key_value(self.attention_norm(hidden)).unflatten(-1, (3, self.heads, -1))
         query, key, value = joint.permute(2, 0, 3, 1, 4)  # each [B, H, N, D]
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)

@@ -1,8 +1,8 @@
-"""Trains the starter from nothing: `python -m grounding.starter.train --out runs/starter`.
+"""Train the starter from random weights: `python -m grounding.starter.train --out runs/starter`.
 
-Renders scenes, trains the vision tower, caches its features, trains projector and language model, measures on scenes
-never seen, and writes the model folder with its card. Every step is kept in the output folder, so the same command
-goes on after an interruption. Two cores need about an hour and a half; nothing is downloaded.
+Renders scenes, trains the vision tower, caches its features, trains projector and language model, measures on held-out
+scenes, and writes the model folder with its model card. Every step is kept in the output folder, so the same command
+resumes after an interruption. It takes about an hour and a half on two cores; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class TrainConfig:
 
     Attributes:
         out: folder for scenes, checkpoints, curves and, at the end, `model/`.
-        scenes: how many training scenes to render.
-        seed: of weights, batches and questions; scene seeds start at a million.
-        vision: schedule of the tower.
+        scenes: number of training scenes.
+        seed: seed of weights, batches and questions; scene seeds start at one million.
+        vision: schedule of the vision tower.
         vision_batch: pictures per step.
         language: schedule of projector and language model.
         language_batch: pictures, with all their questions, per step.
@@ -50,7 +50,7 @@ class TrainConfig:
 
 
 def train(config: TrainConfig) -> Path:
-    """Runs what is left to do of a training run and returns the model folder."""
+    """Run or resume a training run and return the model folder."""
     torch.set_num_threads(config.threads)
     scenes = render(config.out / "scenes", config.scenes, first_seed=1_000_000, workers=config.threads)
     model = build_model(config.seed)
@@ -85,7 +85,7 @@ def train(config: TrainConfig) -> Path:
 
 
 def main() -> None:
-    """Command line of the training script."""
+    """Run the training from the command line."""
     train(tyro.cli(TrainConfig, description=__doc__))
 
 

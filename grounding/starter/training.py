@@ -1,4 +1,4 @@
-"""The loop both training stages share: schedule, checkpoints, resume and the loss curve."""
+"""Train one stage: learning-rate schedule, checkpoints, resume, loss curve."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _console = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train one stage.
+    """Length and learning rates of one training stage.
 
     Attributes:
         steps: optimiser steps.
-        peak_lr: learning rate after the warm-up; it then falls along a cosine to a hundredth.
+        peak_lr: learning rate after the warm-up; cosine decay to one hundredth of it follows.
         warmup: steps of linear warm-up.
-        matrix_lr: where given, the inner matrices are trained by Muon at this peak rate, and AdamW keeps embeddings,
-            filters and vectors.
-        weight_decay: on matrices only.
+        matrix_lr: peak learning rate of Muon for the inner matrices; embeddings, filters and vectors stay with AdamW.
+            None trains everything with AdamW.
+        weight_decay: weight decay, applied to matrices only.
         save_every: steps between checkpoints.
     """
 
@@ -40,7 +40,7 @@ class Schedule:
     save_every: int = 250
 
     def share(self, step: int) -> float:
-        """The learning rate of a step as a share of its peak, in (0, 1]."""
+        """Return the learning rate of a step divided by its peak, in (0, 1]."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         progress = (step - self.warmup) / max(1, self.steps - self.warmup)
@@ -55,15 +55,15 @@ def train_stage(
     loss_of: Callable[..., tuple[Tensor, dict[str, float]]],
     folder: Path,
 ) -> list[dict[str, float]]:
-    """Trains `modules` in place and returns the loss curve; goes on from `folder/NAME.pt` where that exists.
+    """Train `modules` in place and return the loss curve; resume from `folder/NAME.pt` if it exists.
 
     Args:
-        name: the stage, used for its files and in the progress line.
-        modules: everything with parameters to train.
+        name: the stage's name, for its files and the progress line.
+        modules: modules with parameters to train.
         schedule: length and learning rate.
-        batches_from: called with the first step to do; yields batches for `loss_of`.
-        loss_of: batch to (loss, figures for the curve).
-        folder: where checkpoints and the curve are kept.
+        batches_from: called with the first step; yields batches for `loss_of`.
+        loss_of: maps a batch to (loss, figures for the curve).
+        folder: folder of checkpoints and curve.
     """
     optimizers = _optimizers(modules, schedule)
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]

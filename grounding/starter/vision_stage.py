@@ -1,8 +1,8 @@
-"""First stage of training: the vision tower learns what each cell of the picture shows.
+"""Train the vision tower, the first stage, by linear read-outs on every cell.
 
-Every cell is asked for the shape, colour, size and pattern of the object it shows, for that object's outline inside
-the cell, for the cell that holds its centre, and for its own place; the class token is asked which coloured shapes are
-in the picture at all. The heads that answer are thrown away afterwards; the language model reads the features.
+The targets of a cell are the shape, colour, size and pattern of its object, the object's outline inside the cell, the
+cell of the object's centre, and the cell's own position; the target of the class token is which coloured shapes are
+present. The read-outs are discarded after training; the language model reads the features.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES
 _MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's normalisation, as in the processor
 _STD = (0.26862954, 0.26130258, 0.27577711)
 _CLASSES = {"shape": len(SHAPES), "colour": len(COLOURS), "size": len(SIZES), "pattern": len(PATTERNS)}
-_BACKGROUND_WEIGHT, _OUTLINE_WEIGHT = 0.3, 4.0  # outlines teach edges whatever the colour; shapes need them
+_BACKGROUND_WEIGHT, _OUTLINE_WEIGHT = 0.3, 4.0  # outlines supervise edges independently of colour
 _CENTRE_WEIGHT, _PLACE_WEIGHT, _PRESENCE_WEIGHT = 0.5, 0.1, 0.5
 
 
 @dataclass(frozen=True)
 class CellLabels:
-    """What the cells of B pictures show.
+    """Targets of the cells of B pictures.
 
     Attributes:
         attributes: int64 [B, CELLS * CELLS, 4], shape, colour, size and pattern counted from 1; 0 for background.
@@ -43,13 +43,13 @@ class CellLabels:
 
 
 def normalise(pixels: np.ndarray) -> Tensor:
-    """uint8 [B, S, S, 3] to the float [B, 3, S, S] that the tower reads."""
+    """Convert uint8 [B, S, S, 3] to the normalised float [B, 3, S, S] that the tower reads."""
     scaled = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 255
     return (scaled - torch.tensor(_MEAN).view(1, 3, 1, 1)) / torch.tensor(_STD).view(1, 3, 1, 1)
 
 
 def labels_of(scenes: SceneArrays, rows: np.ndarray) -> CellLabels:
-    """The labels of the scenes in `rows`."""
+    """Return the targets of the scenes in `rows`."""
     owner = torch.from_numpy(scenes.owner[rows]).long()  # [B, CELLS * CELLS]
     kinds = torch.from_numpy(scenes.kinds[rows]).long()  # [B, 6, 4]
     centres = torch.from_numpy((scenes.centres[rows] * CELLS).astype(np.int64))  # [B, 6, 2]
@@ -66,7 +66,7 @@ def labels_of(scenes: SceneArrays, rows: np.ndarray) -> CellLabels:
 
 
 class CellReader(nn.Module):
-    """Linear read-outs over the tower's features; they exist during training only."""
+    """Linear read-outs over the tower's features, used in training only."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -77,11 +77,11 @@ class CellReader(nn.Module):
         self.presence = nn.Linear(width, len(SHAPES) * len(COLOURS))
 
     def forward(self, hidden: Tensor, labels: CellLabels) -> tuple[Tensor, dict[str, float]]:
-        """Returns the loss and the share of object cells whose attributes are read right.
+        """Return the loss, and per attribute the accuracy on object cells.
 
         Args:
             hidden: [B, 1 + CELLS * CELLS, width], the class token first.
-            labels: the truth.
+            labels: the targets.
         """
         cells = hidden[:, 1:]
         loss = hidden.new_zeros(())

@@ -17,23 +17,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grounding.attention.edits import AttentionEdit, RowEdit
-from grounding.attention.rows import AttentionCall
+from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
 from grounding.errors import GroundingError, MethodError
 from grounding.models.base import VLM
 from grounding.models.maps import spell
 from grounding.models.memory import explain_out_of_memory
+from grounding.steering.apply import apply
 from grounding.steering.fit_settings import FitSettings
 from grounding.steering.head_gains import HeadGains, Table
 from grounding.steering.method import Steering
 from grounding.steering.samples import Source
-from grounding.steering.seam import steered
 from grounding.steering.teacher_forcing import AnswerEditor, AnswerForward, TeacherForcedSample
 from grounding.text.align import align
 from grounding.text.nouns import noun_phrases
 
 _REMEDY = "use smaller pictures, shorter answers, --dtype bfloat16, or a smaller model"
-_LARGEST = 30.0  # of a gain and of its inverse, so that no number of a file is out of all proportion
+MAX_GAIN = 30.0  # gains are clamped to [1/30, 30]
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def fit_gains(
     settings = settings or FitSettings()
     shape = (2, 1, 1) if settings.shared else (2, vlm.layer_count, vlm.head_count)
     logs = torch.zeros(shape, device=vlm.device, requires_grad=True)
-    desk = _Desk(vlm, sources, settings.emphasis, kept_bytes)
+    samples = _SampleCache(vlm, sources, settings.emphasis, kept_bytes)
     rng = np.random.default_rng(settings.seed)
     steps = settings.passes * -(-len(sources) // settings.batch)
     optimiser = torch.optim.Adam([logs], lr=settings.learning_rate)
@@ -111,7 +110,7 @@ def fit_gains(
             slopes = []
             for row in rows:
                 try:
-                    value, slope = desk.likelihood(row, logs)
+                    value, slope = samples.likelihood(row, logs)
                 except GroundingError as why:
                     failed[row] = str(why)
                     left_out(row, why)
@@ -123,17 +122,17 @@ def fit_gains(
                 logs.grad = 2 * settings.penalty * logs.detach() / logs.numel() - torch.stack(slopes).mean(0)
                 optimiser.step()
                 with torch.no_grad():
-                    logs.clamp_(-math.log(_LARGEST), math.log(_LARGEST))
+                    logs.clamp_(-math.log(MAX_GAIN), math.log(MAX_GAIN))
                 falling.step()
         if not said:
             raise MethodError(f"none of {len(sources)} samples could be read; of the first one: {failed[min(failed)]}")
         curve.append(float(np.mean(said)))
     gains = logs.detach().exp().expand(2, vlm.layer_count, vlm.head_count).tolist()
-    return Fit(HeadGains(image=_table(gains[0]), text=_table(gains[1])), *desk.digest(), tuple(curve))
+    return Fit(HeadGains(image=_table(gains[0]), text=_table(gains[1])), *samples.digest(), tuple(curve))
 
 
-class _Desk:
-    """The samples as they are read again and again; keys and values of prompts are kept as far as memory is given."""
+class _SampleCache:
+    """The samples, read once per pass; keys and values of prompts are kept within a byte budget."""
 
     def __init__(self, vlm: VLM, sources: Sequence[Source], emphasis: float, kept_bytes: int) -> None:
         self._family, self._sources, self._emphasis, self._free = vlm, sources, emphasis, kept_bytes
@@ -145,8 +144,8 @@ class _Desk:
         vlm = self._family
         with explain_out_of_memory(f"fitting gains of {vlm.name}", _REMEDY), torch.enable_grad():
             reading, tail, weights = self._kept.get(row) or self._read(row)
-            with steered(vlm.model, _Gained(reading, logs), reading.prepared.length, 1) as seam:
-                seam.begin_pass(0, reading.start)  # read before, as the model itself reads it
+            with apply(vlm.model, _GainEditor(reading, logs), reading.prepared.length, 1) as hooks:
+                hooks.place(0, reading.start)  # the prompt was read before, unedited
                 value = tail.log_probability(weights=weights)[0]
             (slope,) = torch.autograd.grad(value, logs)
         return value.item(), slope
@@ -176,7 +175,7 @@ def _weights(reading: TeacherForcedSample, emphasis: float) -> Tensor:
     return weights
 
 
-class _Gained(AnswerEditor):
+class _GainEditor(AnswerEditor):
     """Gains that gradients are taken of, on the answer's rows: what `HeadGains` does with numbers."""
 
     def __init__(self, reading: TeacherForcedSample, logs: Tensor) -> None:
@@ -190,7 +189,7 @@ class _Gained(AnswerEditor):
         kinds[1, :, max(self.image) + 1 :] = 1.0
         own = self._logs[:, min(layer, self._logs.shape[1] - 1)].to(call.query.device)  # [2, H or 1]
         bias = (own[:, :, None, None] * kinds[:, None]).sum(0)[None]  # [1, H or 1, 1, K]
-        return RowEdit(0, AttentionEdit(bias=bias))
+        return RowEdit(0, AttentionEdit(logit_bias=bias))
 
 
 def _table(gains: list[list[float]]) -> Table:

@@ -13,6 +13,7 @@ from grounding.models.base import VLM
 from grounding.models.memory import explain_out_of_memory
 from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding, Generated
+from grounding.steering.editor import applied
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -58,7 +59,7 @@ def generate(
         torch.inference_mode(),
     ):
         torch.manual_seed(decoding.seed)
-        changes = [stack.enter_context(step.applied(context)) for step in (steering.steps if steering else ())]
+        changes = [stack.enter_context(applied(step, context)) for step in (steering.steps if steering else ())]
         processors = [processor for change in changes for processor in change.processors]
         options: dict[str, Any] = {
             "max_new_tokens": decoding.max_new_tokens,

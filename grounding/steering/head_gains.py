@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from grounding.attention.edits import AttentionEdit
-from grounding.attention.rows import AttentionCall
+from grounding.attention.call import AttentionCall, AttentionEdit
 from grounding.errors import MethodError
 from grounding.models.base import VLM
-from grounding.steering.base import GenerateOverrides, GenerationContext
-from grounding.steering.modulation import OnImage
-from grounding.steering.plan import KeyMasks
+from grounding.steering.modulation import KeyMasks, OnImage
 
 Table = tuple[tuple[float, ...], ...]
 
@@ -56,25 +52,21 @@ class HeadGains(OnImage):
         """Always."""
         return True
 
-    def applied(self, context: GenerationContext) -> AbstractContextManager[GenerateOverrides]:
-        """See `Intervention`.
+    def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
+        """A bias of the gains' logarithms, times the strength, on image keys and on text."""
+        bias = torch.zeros(1, call.head_count, 1, 1, device=masks.keys.device)
+        for table, keys in ((self.image, masks.keys), (self.text, masks.text)):
+            if table:
+                logs = torch.tensor(table[masks.layer], device=keys.device).log()[:, None, None]  # [H, 1, 1]
+                bias = bias + torch.where(keys, self.strength * masks.strength * logs, 0.0)
+        return AttentionEdit(logit_bias=bias)
+
+    def check(self, vlm: VLM) -> None:
+        """Refuse a model of another size.
 
         Raises:
-            MethodError: the gains are for a model of another size.
+            MethodError: naming both sizes.
         """
-        self._check(context.vlm)
-        return super().applied(context)
-
-    def turned(self, place: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
-        """A bias of the gains' logarithms, times the strength, on image keys and on text."""
-        bias = torch.zeros(1, call.head_count, 1, 1, device=place.keys.device)
-        for table, keys in ((self.image, place.keys), (self.text, place.text)):
-            if table:
-                logs = torch.tensor(table[place.layer], device=keys.device).log()[:, None, None]  # [H, 1, 1]
-                bias = bias + torch.where(keys, self.strength * place.strength * logs, 0.0)
-        return AttentionEdit(bias=bias)
-
-    def _check(self, vlm: VLM) -> None:
         wanted = (vlm.layer_count, vlm.head_count)
         for table in (self.image, self.text):
             if table and (len(table), len(table[0])) != wanted:

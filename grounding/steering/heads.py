@@ -9,7 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from grounding.attention.sinks import SKIP_LAYERS, TAU, SinkRule
 from grounding.errors import MethodError
+from grounding.layers import share_of
 
 ON_THE_FLY = "prefill"
 """Instead of a file's name: the sensitivity is measured while the prompt is read."""
@@ -25,30 +27,46 @@ class HeadChoice:
             last prompt row of the very picture, and ranked within the layer since later ones have not run yet.
         measure: what `prefill` measures: the row's attention on image keys that are no sinks (phi < `sink_tau`), or on
             the keys after the image.
-        rule: `top`, 1 for the `top` highest; `threshold`, 1 from `threshold` on; `proportional`, from `least` at the
-            lowest value to 1 at the highest.
-        top: a share of the heads below 1, or a number of heads.
+        rule: `top`, 1 for the highest, as many as `top` or `count` says; `threshold`, 1 from `threshold` on;
+            `proportional`, from `least` at the lowest value to 1 at the highest.
+        top: of the rule `top`, the share of the heads in (0, 1], rounded by `grounding.layers.share_of`, at least one.
+        count: of the rule `top`, a number of heads in place of the share.
         threshold: of the rule `threshold`.
         least: of the rule `proportional`.
         lowest: the heads of lowest sensitivity are meant.
-        sink_tau: from which phi on a key is a sink (Kang et al., ICLR 2025).
+        sink_tau: least phi of a sink (Kang et al., ICLR 2025).
+        sink_skip_layers: first layers without sinks.
     """
 
     listed: tuple[tuple[int, int], ...] = ()
     sensitivity: str = ""
     measure: Literal["image", "text"] = "image"
     rule: Literal["top", "threshold", "proportional"] = "proportional"
-    top: int | float = 0.25
+    top: float = 0.25
+    count: int | None = None
     threshold: float = 0.2
     least: float = 0.0
     lowest: bool = False
-    sink_tau: float = 20.0
+    sink_tau: float = TAU
+    sink_skip_layers: int = SKIP_LAYERS
 
     def __post_init__(self) -> None:
         if self.listed and self.sensitivity:
             raise MethodError("heads are given as a list and by a sensitivity; expected one of both")
-        if not 0 <= self.least <= 1 or self.top <= 0 or self.sink_tau <= 0:
-            raise MethodError("heads need least in [0, 1], top above 0 and sink_tau above 0")
+        if not 0 < self.top <= 1:
+            raise MethodError(
+                f"top {self.top:g} is not a share of the heads in (0, 1]: give a number of heads as 'count: "
+                f"{max(1, round(self.top))}'"
+            )
+        if self.count is not None and self.count < 1:
+            raise MethodError(f"heads need count >= 1, got {self.count}")
+        if not 0 <= self.least <= 1 or self.sink_tau <= 0 or self.sink_skip_layers < 0:
+            raise MethodError("heads need least in [0, 1], sink_tau above 0 and sink_skip_layers of at least 0")
+
+    @property
+    def sink_rule(self) -> SinkRule:
+        """Which keys count as sinks where heads are measured."""
+        return SinkRule(self.sink_tau, self.sink_skip_layers)
 
     @property
     def on_the_fly(self) -> bool:
@@ -102,7 +120,7 @@ class HeadChoice:
             return (values <= self.threshold if self.lowest else values >= self.threshold).float()
         values = -values if self.lowest else values
         if self.rule == "top":
-            wanted = round(self.top * values.shape[-1]) if self.top < 1 else int(self.top)
+            wanted = share_of(self.top, values.shape[-1]) if self.count is None else self.count
             best = values.topk(min(max(wanted, 1), values.shape[-1]), dim=-1).indices
             return torch.zeros_like(values, dtype=torch.float32).scatter(-1, best, 1.0)
         low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)

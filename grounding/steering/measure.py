@@ -3,7 +3,7 @@
 All of them look at the rows that the word's tokens are predicted from, or, where a head is taken away, at all rows from
 the prompt's last one up to there, as a modulation of the last prompt row and of generated tokens would change them.
 
-- `mass`: the row's attention on image keys that are no sinks, phi < `sink_tau` (Kang et al., ICLR 2025).
+- `mass`: the row's attention on image keys that are no sinks (Kang et al., ICLR 2025).
 - `ablation`: how far the mean log-probability of the word's tokens falls when the head loses what image keys bring to
   its output, weights not renormalised. Exact; one pass over the answer per layer and head.
 - `gradient`: the same to first order, <G, O_vis>, with G the gradient of that log-probability by the head's output and
@@ -24,17 +24,19 @@ from PIL import Image
 from torch import Tensor
 
 from grounding.attention import RowRequest, record
-from grounding.attention.edits import AttentionEdit, RowEdit
-from grounding.attention.introspect import find_decoder, layers_of
-from grounding.attention.rows import AttentionCall, as_index, attention_rows
+from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
+from grounding.attention.events import Scope, Subscriber
+from grounding.attention.intercept import intercept
+from grounding.attention.rows import as_index, attention_rows
+from grounding.attention.sinks import SINKS, SinkRule
 from grounding.errors import GroundingError, ImageError, MethodError
 from grounding.models.base import VLM
 from grounding.models.memory import explain_out_of_memory
+from grounding.steering.apply import apply
 from grounding.steering.samples import Sample, Source
-from grounding.steering.seam import output_projection, steered
 from grounding.steering.sensitivity import Kind, Sensitivity
 from grounding.steering.teacher_forcing import AnswerEditor, AnswerForward, TeacherForcedSample
-from grounding.types import BoolArray, FloatArray, TokenGrid
+from grounding.types import BoolArray, FloatArray, RecordSpec, TokenGrid
 
 _REMEDY = "use a smaller picture, a shorter answer, --dtype bfloat16, or a smaller model"
 
@@ -45,7 +47,7 @@ def calibrate(
     kind: Kind,
     *,
     seed: int | None = None,
-    sink_tau: float = 20.0,
+    sinks: SinkRule = SINKS,
     left_out: Callable[[int, GroundingError], None] = lambda index, why: None,
     advance: Callable[[], None] = lambda: None,
 ) -> Sensitivity:
@@ -56,7 +58,7 @@ def calibrate(
         sources: the samples, opened one after the other.
         kind: the measure.
         seed: of drawn samples, for the record.
-        sink_tau: from which phi on a key is a sink.
+        sinks: which keys are sinks.
         left_out: told the index of a sample that cannot be measured, and why; the others go on.
         advance: called after every sample.
 
@@ -71,7 +73,7 @@ def calibrate(
     for index, source in enumerate(sources):
         try:
             sample = source()
-            total += head_values(vlm, sample, kind, sink_tau=sink_tau)
+            total += head_values(vlm, sample, kind, sinks=sinks)
         except GroundingError as why:
             reason = reason or str(why)
             left_out(index, why)
@@ -85,14 +87,14 @@ def calibrate(
     return Sensitivity(vlm.name, kind, measured, data.hexdigest(), values, seed)
 
 
-def head_values(vlm: VLM, sample: Sample, kind: Kind, *, sink_tau: float = 20.0) -> FloatArray:
+def head_values(vlm: VLM, sample: Sample, kind: Kind, *, sinks: SinkRule = SINKS) -> FloatArray:
     """One measure on one sample.
 
     Args:
         vlm: the model.
         sample: what is read.
         kind: the measure.
-        sink_tau: from which phi on a key is a sink, for `mass` and `agreement`.
+        sinks: which keys are sinks, for `mass` and `agreement`.
 
     Returns:
         [L, H] float32.
@@ -111,22 +113,22 @@ def head_values(vlm: VLM, sample: Sample, kind: Kind, *, sink_tau: float = 20.0)
         elif kind == "gradient":
             values = _gradient(reading)
         elif kind == "mass":
-            values = _image_rows(reading, sink_tau).sum(-1).mean(-1)
+            values = _image_rows(reading, sinks).sum(-1).mean(-1)
         else:
-            values = _agreement(_image_rows(reading, sink_tau), _covered(reading, sample.mask))
+            values = _agreement(_image_rows(reading, sinks), _covered(reading, sample.mask))
     return values.float().cpu().numpy()
 
 
-def _image_rows(reading: TeacherForcedSample, sink_tau: float) -> Tensor:
+def _image_rows(reading: TeacherForcedSample, sinks: SinkRule) -> Tensor:
     """[L, H, R, C] attention on image keys, 0 on sinks."""
     image = (tuple(int(p) for p in reading.prepared.image_positions[0]),)
-    request = RowRequest((reading.rows,), keys=image, residual_sinks=True)
+    request = RowRequest((reading.rows,), keys=image, spec=RecordSpec(residual_sinks=True))
     model = reading.vlm.model
     with torch.inference_mode(), record(model, request) as recording:
         model(**reading.inputs, use_cache=False, logits_to_keep=1)
     assert recording.residual_sinks is not None
-    seeing = recording.residual_sinks[0] < sink_tau  # [L, C]
-    return recording.prefill[0] * seeing[:, None, None]
+    marked = torch.stack([sinks.sinks(phi, layer) for layer, phi in enumerate(recording.residual_sinks[0])])  # [L, C]
+    return recording.prefill[0] * ~marked[:, None, None]
 
 
 def _agreement(rows: Tensor, covered: Tensor) -> Tensor:
@@ -168,7 +170,7 @@ class _WithoutImage(AnswerEditor):
         for copy_, _ in enumerate(self.heads):
             factor[copy_, copy_, :, self.image] = 0.0
         heads = as_index(self.heads, call.query.device)
-        return RowEdit(0, AttentionEdit(factor=(heads, factor)))
+        return RowEdit(0, AttentionEdit(weight_scale=(heads, factor)))
 
 
 class _ImageParts(AnswerEditor):
@@ -188,11 +190,21 @@ class _ImageParts(AnswerEditor):
         self.parts[layer] = torch.matmul(weights, value).transpose(0, 1).detach()
 
 
+class _HeadOutputs(Subscriber):
+    """Collects the heads' outputs of every layer, in order."""
+
+    def __init__(self, outputs: list[Tensor]) -> None:
+        self._outputs = outputs
+
+    def gate(self, layer: int, outputs: Tensor) -> None:
+        self._outputs.append(outputs)
+
+
 def _ablation(reading: TeacherForcedSample, at_once: int = 16) -> Tensor:
     """[L, H]; `at_once` heads are taken away in one batch, each from its own copy."""
     plan, vlm = _WithoutImage(reading), reading.vlm
     values = torch.zeros(vlm.layer_count, vlm.head_count)
-    with torch.no_grad(), steered(vlm.model, plan, reading.prepared.length, 1):
+    with torch.no_grad(), apply(vlm.model, plan, reading.prepared.length, 1):
         tail = AnswerForward(reading)
         whole = tail.log_probability()
         for layer in range(vlm.layer_count):
@@ -205,16 +217,12 @@ def _ablation(reading: TeacherForcedSample, at_once: int = 16) -> Tensor:
 def _gradient(reading: TeacherForcedSample) -> Tensor:
     """[L, H]; the gradient is of the model as it is, since the plan only looks."""
     plan, vlm = _ImageParts(reading), reading.vlm
-    layers = layers_of(find_decoder(vlm.model))
-    assert layers is not None
     outputs: list[Tensor] = []
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(steered(vlm.model, plan, reading.prepared.length, 1))
+        stack.enter_context(apply(vlm.model, plan, reading.prepared.length, 1))
         tail = AnswerForward(reading, differentiable=True)
-        for layer in layers:
-            hook = output_projection(layer).register_forward_pre_hook(lambda _, args: outputs.append(args[0]))
-            stack.callback(hook.remove)
+        stack.enter_context(intercept(vlm.model, _HeadOutputs(outputs), Scope(gates=range(vlm.layer_count))))
         gradients = torch.autograd.grad(tail.log_probability()[0], outputs)
     values = []
     for number, gradient in enumerate(gradients):

@@ -4,31 +4,41 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from grounding import schema
 from grounding.errors import MethodError
 from grounding.presets import read_shipped, shipped_names
+from grounding.registry import Registry
 from grounding.steering.base import Intervention
+
+if TYPE_CHECKING:
+    from grounding.steering.modulation import Modulation
 
 FOLDER = ("methods", "steering")
 
 
-def interventions() -> dict[str, type[Any]]:
-    """Every intervention by its name in a steering file."""
-    from grounding.steering.baselines.opera import OverTrust
-    from grounding.steering.baselines.pai import TextGuidance
-    from grounding.steering.baselines.truncation import Truncation
-    from grounding.steering.baselines.vcd import VisualContrast
-    from grounding.steering.head_gains import HeadGains
-    from grounding.steering.modulation import Pai, Renormalise, Values
-    from grounding.steering.redistribution import Redistribute
-    from grounding.steering.text_route import Gate, TextRoute
-
-    modulations = (Renormalise, Values, Pai, Redistribute, TextRoute, HeadGains, Gate)
-    return {step.name: step for step in (*modulations, TextGuidance, VisualContrast, OverTrust, Truncation)}
+STEPS: Registry[Intervention] = Registry(
+    "step",
+    "grounding.steering_steps",
+    {
+        "renormalise": "grounding.steering.modulation:Renormalise",
+        "values": "grounding.steering.modulation:Values",
+        "pai": "grounding.steering.modulation:Pai",
+        "redistribute": "grounding.steering.redistribution:Redistribute",
+        "text-route": "grounding.steering.text_route:TextRoute",
+        "head-gains": "grounding.steering.head_gains:HeadGains",
+        "gate": "grounding.steering.text_route:Gate",
+        "text_guidance": "grounding.steering.baselines.pai:TextGuidance",
+        "visual_contrast": "grounding.steering.baselines.vcd:VisualContrast",
+        "over_trust": "grounding.steering.baselines.opera:OverTrust",
+        "truncation": "grounding.steering.baselines.truncation:Truncation",
+    },
+    members=("name", "applied"),
+)
+"""Steering steps by their name in a steering file; entry-point group `grounding.steering_steps`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Steering:
     name: str
     description: str
     source: str
-    steps: tuple[Intervention, ...]
+    steps: tuple[Modulation | Intervention, ...]
 
     def to_yaml(self) -> str:
         """The method as the text of a steering file; `parse_steering` reads it back to an equal one."""
@@ -95,12 +105,5 @@ def parse_steering(text: str, name: str, where: str) -> Steering:
         raise MethodError(f"{where}: description and source must be given as text")
     if not isinstance(data.get("steps"), list) or not data["steps"]:
         raise MethodError(f"{where}: steps must be a list of at least one entry, each starting with 'step: name'")
-    known = interventions()
-    steps = []
-    for entry in data["steps"]:
-        mapping = dict(schema.as_mapping(entry, f"{where}: step"))
-        step = mapping.pop("step", None)
-        if step not in known:
-            raise MethodError(f"{where}: step {step!r} is unknown: the known ones are {', '.join(known)}")
-        steps.append(schema.build(known[step], mapping, f"{where}: step {step!r}"))
-    return Steering(name, data["description"].strip(), data["source"].strip(), tuple(steps))
+    steps = tuple(STEPS.build(entry, "step", where) for entry in data["steps"])
+    return Steering(name, data["description"].strip(), data["source"].strip(), steps)

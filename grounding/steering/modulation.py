@@ -6,25 +6,47 @@ S are a head's scaled and masked logits, A = softmax(S) its weights, as in `grou
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from grounding.attention.edits import AttentionEdit, combined_edit
-from grounding.attention.rows import AttentionCall, logit_rows
+from grounding.attention.call import AttentionCall, AttentionEdit
+from grounding.attention.rows import combined_edit, logit_rows
 from grounding.errors import MethodError
-from grounding.steering.base import GenerateOverrides, GenerationContext, PromptSpans
+from grounding.layers import LayerRange
+from grounding.models.base import VLM
+from grounding.steering.base import GenerationContext, PromptSpans
 from grounding.steering.heads import HeadChoice
-from grounding.steering.plan import KeyMasks, ModulationEditor
-from grounding.steering.schedule import LayerRange, StrengthSchedule
-from grounding.steering.seam import steered
+from grounding.steering.schedule import StrengthSchedule
 from grounding.steering.sinks import SinkMemory
 from grounding.steering.tokens import TokenChoice
 from grounding.types import IntArray
+
+
+@dataclass(frozen=True)
+class KeyMasks:
+    """Which keys and heads an edit is for; B = elements times beams.
+
+    Attributes:
+        layer: the decoder layer.
+        strength: [B or 1, H, 1, 1] float32, head strengths in [0, 1] times the schedule's.
+        heads: [H'] int64, heads whose strength is above 0 in any sequence.
+        keys: [B, 1, 1, K] bool, the chosen image keys.
+        image: [B, 1, 1, K] bool, all image keys.
+        text: [B, 1, 1, K] bool, keys after the image: instruction and generated tokens.
+        sinks: [B, 1, 1, K] bool, sinks of the prompt, where the modulation looks for them.
+    """
+
+    layer: int
+    strength: Tensor
+    heads: Tensor
+    keys: Tensor
+    image: Tensor
+    text: Tensor
+    sinks: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -57,8 +79,14 @@ class Modulation(ABC):
         """Whether head strengths and kinds of keys alone say what happens to a row, whatever the call holds."""
         return False
 
-    def turned(self, place: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
-        """What happens to rows of a call, before any row is left out; nothing for forms that gate outputs."""
+    def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
+        """The edit of chosen rows; empty for modulations that gate outputs.
+
+        Args:
+            masks: the keys and heads concerned.
+            call: the call with the edits made before.
+            rows: [R] int64, indices into its queries.
+        """
         return AttentionEdit()
 
     def gates(self, strength: Tensor) -> Tensor:
@@ -73,19 +101,12 @@ class Modulation(ABC):
         """Who looks for sinks, for forms that need them."""
         return None
 
-    def applied(self, context: GenerationContext) -> AbstractContextManager[GenerateOverrides]:
-        """Steer one generation inside the block; see `Intervention`."""
-        return self._applied(context)
+    def check(self, vlm: VLM) -> None:  # noqa: B027 - most modulations fit every model
+        """Refuse a model that the modulation does not fit.
 
-    @contextmanager
-    def _applied(self, context: GenerationContext) -> Iterator[GenerateOverrides]:
-        plan = ModulationEditor(self, context)
-        if not plan.layers and not plan.gate_layers:
-            yield GenerateOverrides()
-            return
-        with steered(context.vlm.model, plan, context.prepared.length, len(context.prepared)):
-            # A static cache would have generate compile the model, and compiled calls cannot be changed.
-            yield GenerateOverrides(options={"disable_compile": True})
+        Raises:
+            MethodError: it does not.
+        """
 
 
 @dataclass(frozen=True)
@@ -130,10 +151,10 @@ class Renormalise(_Gained):
 
     name: ClassVar[str] = "renormalise"
 
-    def turned(self, place: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
+    def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
         """A bias of log g on the chosen keys."""
-        gain = 1.0 + (self.gain - 1.0) * place.strength
-        return AttentionEdit(bias=torch.where(place.keys, torch.log(gain), 0.0))
+        gain = 1.0 + (self.gain - 1.0) * masks.strength
+        return AttentionEdit(logit_bias=torch.where(masks.keys, torch.log(gain), 0.0))
 
 
 @dataclass(frozen=True)
@@ -146,10 +167,10 @@ class Values(_Gained):
 
     name: ClassVar[str] = "values"
 
-    def turned(self, place: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
+    def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
         """Factors on the chosen keys of the heads concerned."""
-        gain = 1.0 + (self.gain - 1.0) * place.strength[:, place.heads]
-        return AttentionEdit(factor=(place.heads, torch.where(place.keys, gain, 1.0)))
+        gain = 1.0 + (self.gain - 1.0) * masks.strength[:, masks.heads]
+        return AttentionEdit(weight_scale=(masks.heads, torch.where(masks.keys, gain, 1.0)))
 
 
 @dataclass(frozen=True)
@@ -175,10 +196,10 @@ class Pai(OnImage):
         """Whether a = 0."""
         return self.strength == 0.0
 
-    def turned(self, place: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
+    def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
         """A bias of a |S| on the chosen keys."""
         logits = logit_rows(call, rows)  # [B, H, R, K]
-        before, _ = combined_edit(call, rows)
+        before = combined_edit(call, rows).logit_bias
         if before is not None:
             logits = logits + before
-        return AttentionEdit(bias=torch.where(place.keys, self.strength * place.strength * logits.abs(), 0.0))
+        return AttentionEdit(logit_bias=torch.where(masks.keys, self.strength * masks.strength * logits.abs(), 0.0))

@@ -9,13 +9,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from grounding.attention.edits import AttentionEdit
-from grounding.attention.rows import AttentionCall
-from grounding.attention.turn import weight_rows
+from grounding.attention.call import AttentionCall, AttentionEdit
+from grounding.attention.rows import weight_rows
+from grounding.attention.sinks import SKIP_LAYERS, TAU, SinkRule
 from grounding.errors import MethodError
 from grounding.steering.base import PromptSpans
-from grounding.steering.modulation import OnImage
-from grounding.steering.plan import KeyMasks
+from grounding.steering.modulation import KeyMasks, OnImage
 from grounding.steering.sinks import SinkMemory
 
 
@@ -39,7 +38,8 @@ class Redistribute(OnImage):
         rho: threshold of the head rule.
         head_rule: `non-sink` as in the paper, `sink` as in the code.
         visual_mass: least weight on image keys, sinks included, of a row that is changed.
-        tau: least phi of a sink; the paper's 20.
+        tau: least phi of a sink; 20 in the paper.
+        skip_layers: first layers without sinks; 2 in the paper.
         dims: the sink dimensions, (1415, 2533) for LLaVA-1.5-7B; empty: found from each prompt's first token.
     """
 
@@ -49,12 +49,13 @@ class Redistribute(OnImage):
     rho: float = 0.5
     head_rule: Literal["non-sink", "sink"] = "non-sink"
     visual_mass: float = 0.2
-    tau: float = 20.0
+    tau: float = TAU
+    skip_layers: int = SKIP_LAYERS
     dims: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not (0 <= self.p <= 1 and 0 <= self.rho <= 1 and self.tau > 0):
-            raise MethodError("redistribute needs p and rho in [0, 1] and tau above 0")
+        if not (0 <= self.p <= 1 and 0 <= self.rho <= 1 and self.tau > 0 and self.skip_layers >= 0):
+            raise MethodError("redistribute needs p and rho in [0, 1], tau above 0 and skip_layers of at least 0")
 
     @property
     def kept(self) -> float:
@@ -68,19 +69,19 @@ class Redistribute(OnImage):
 
     def sink_memory(self, segments: Sequence[PromptSpans]) -> SinkMemory:
         """Who looks for the sinks."""
-        return SinkMemory(segments, self.tau, self.dims or None)
+        return SinkMemory(segments, SinkRule(self.tau, self.skip_layers), self.dims or None)
 
-    def turned(self, place: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
+    def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
         """A bias of log c on sinks and on the keys that gain."""
-        assert place.sinks is not None
+        assert masks.sinks is not None
         weights = weight_rows(call, rows)  # [B, H, R, K]
-        visual = (weights * place.image).sum(-1, keepdim=True)  # [B, H, R, 1]
-        share = (weights * (place.image & place.sinks)).sum(-1, keepdim=True) / visual.clamp(min=1e-12)
+        visual = (weights * masks.image).sum(-1, keepdim=True)  # [B, H, R, 1]
+        share = (weights * (masks.image & masks.sinks)).sum(-1, keepdim=True) / visual.clamp(min=1e-12)
         fits = share <= (1.0 - self.rho if self.head_rule == "non-sink" else self.rho)
-        gaining = place.keys & ~place.sinks
+        gaining = masks.keys & ~masks.sinks
         room = (weights * gaining).sum(-1, keepdim=True)
         on = fits & (visual >= self.visual_mass) & (room > 0)
-        kept = 1.0 - (1.0 - self.kept) * place.strength
-        freed = (weights * place.sinks).sum(-1, keepdim=True) * (1.0 - kept)
-        times = torch.where(place.sinks, kept, torch.where(gaining, 1.0 + freed / room.clamp(min=1e-12), 1.0))
-        return AttentionEdit(bias=torch.where(on, torch.log(times), 0.0))
+        kept = 1.0 - (1.0 - self.kept) * masks.strength
+        freed = (weights * masks.sinks).sum(-1, keepdim=True) * (1.0 - kept)
+        times = torch.where(masks.sinks, kept, torch.where(gaining, 1.0 + freed / room.clamp(min=1e-12), 1.0))
+        return AttentionEdit(logit_bias=torch.where(on, torch.log(times), 0.0))

@@ -14,6 +14,7 @@ import numpy as np
 
 from grounding import schema
 from grounding.errors import ManifestError
+from grounding.manifest import read_manifest
 from grounding.types import BoolArray
 
 if TYPE_CHECKING:
@@ -51,28 +52,6 @@ Source = Callable[[], Sample]
 """Opens or draws one sample when it is its turn, so that a set needs the memory of one picture."""
 
 
-def scene_samples(count: int, seed: int) -> list[Source]:
-    """Drawn scenes that no model of this project was trained on.
-
-    The question is the starter's `DESCRIBE`, the answer the scene's own long caption, the mask all of its objects.
-
-    Args:
-        count: how many.
-        seed: of the set.
-    """
-    return [partial(_scene, seed, index) for index in range(count)]
-
-
-def _scene(seed: int, index: int) -> Sample:
-    from grounding.starter.language import DESCRIBE
-    from grounding.starter.scene_files import scene_seed
-    from grounding.starter.scenes import draw_scene
-
-    scene = draw_scene(scene_seed(seed, index))
-    objects = np.logical_or.reduce([thing.mask for thing in scene.objects])
-    return Sample(scene.image, DESCRIBE, scene.captions[0], mask=objects)
-
-
 @dataclass(frozen=True)
 class _Line:
     """A manifest's line; the paths are relative to the manifest."""
@@ -94,31 +73,10 @@ def manifest_samples(file: Path) -> list[Source]:
         ManifestError: the file cannot be read, is empty, or a line is wrong; the message names the line. A picture
             that is missing is found out when its sample is opened.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except OSError as wrong:
-        raise ManifestError(
-            f"the manifest {file} cannot be read ({wrong.strerror}): give a file of JSON lines with image, question "
-            "and answer"
-        ) from wrong
-    except UnicodeDecodeError as wrong:
-        raise ManifestError(f"the manifest {file} is not UTF-8 text: save it as UTF-8") from wrong
-    sources: list[Source] = []
-    for number, text in enumerate(lines, start=1):
-        if text.strip():
-            where = f"line {number} of the manifest {file}"
-            try:
-                data = json.loads(text)
-            except json.JSONDecodeError as wrong:
-                raise ManifestError(
-                    f"{where} is not JSON ({wrong.msg}): expected an object with image, question and answer"
-                ) from wrong
-            sources.append(partial(_opened, schema.build(_Line, data, where, ManifestError), file.parent))
-    if not sources:
-        raise ManifestError(
-            f"the manifest {file} is empty: expected one JSON object a line with image, question and answer"
-        )
-    return sources
+    return [
+        partial(_opened, schema.build(_Line, data, where, ManifestError), file.parent)
+        for where, data in read_manifest(file, "image, question and answer")
+    ]
 
 
 def _opened(line: _Line, folder: Path) -> Sample:

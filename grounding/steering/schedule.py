@@ -1,4 +1,4 @@
-"""Where and when a modulation acts: decoder layers, and its strength over the generated text."""
+"""When a modulation acts: its strength over the generated text."""
 
 from __future__ import annotations
 
@@ -6,38 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from grounding.errors import MethodError
-
-
-@dataclass(frozen=True)
-class LayerRange:
-    """A stretch of decoder layers. A whole number is a layer, a fraction in [0, 1] a share of the depth.
-
-    Attributes:
-        start: the first layer.
-        stop: the first layer after the stretch; 1.0 is behind the last one.
-    """
-
-    start: int | float = 0
-    stop: int | float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, bound in (("start", self.start), ("stop", self.stop)):
-            if bound < 0 or (isinstance(bound, float) and bound > 1):
-                raise MethodError(
-                    f"layers {name} {bound} was given, expected a layer's whole number or a share of the depth in "
-                    "[0, 1] (1.0 and not 1 is the whole depth)"
-                )
-
-    def chosen(self, count: int) -> tuple[int, ...]:
-        """The layers of a decoder with `count` of them; a share is rounded to the nearest layer.
-
-        Raises:
-            MethodError: there is none.
-        """
-        ends = [round(b * count) if isinstance(b, float) else min(b, count) for b in (self.start, self.stop)]
-        if ends[0] >= ends[1]:
-            raise MethodError(f"layers from {self.start} to {self.stop} are none of the model's {count}")
-        return tuple(range(*ends))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Attention sinks of a prompt, found in the residual stream while it is read (Kang et al., ICLR 2025)."""
+"""Find the attention sinks of a prompt in the residual stream while it is read (Kang et al., ICLR 2025)."""
 
 from __future__ import annotations
 
@@ -8,33 +8,32 @@ import torch
 from torch import Tensor
 
 from grounding.attention.rows import as_index
-from grounding.attention.sinks import sink_dimensions, sink_strength
+from grounding.attention.sinks import SinkRule, sink_dimensions, sink_strength
+from grounding.steering.apply import GenerationPass, beams_of
 from grounding.steering.base import PromptSpans
-from grounding.steering.seam import Pass, beams_of
 
 
 class SinkMemory:
-    """Per layer which prompt positions are sinks: phi >= tau in the stream that enters the layer.
+    """Remember per layer which prompt positions are sinks.
 
-    Beams of one element have one prompt, so a sink is kept per element. Generated tokens are never sinks, as the
-    paper looks for them at prefill only.
+    Beams of one element share a prompt, so sinks are kept per element. Generated tokens are never sinks, since the
+    paper looks for sinks at prefill only.
 
     Args:
-        segments: of every element.
-        tau: least phi of a sink.
-        dims: the sink dimensions; None: the two in which the element's first token is largest, which is ours (the paper
-            lists them per model).
+        segments: the prompt of every element.
+        rule: which positions are sinks.
+        dims: the model's sink dimensions; those of the element's first token where None (see `sink_dimensions`).
     """
 
-    def __init__(self, segments: Sequence[PromptSpans], tau: float, dims: Sequence[int] | None = None) -> None:
+    def __init__(self, segments: Sequence[PromptSpans], rule: SinkRule, dims: Sequence[int] | None = None) -> None:
         self._segments = segments
-        self._tau = tau
+        self._rule = rule
         self._dims = dims
         self._own_dims: dict[tuple[int, int], Tensor] = {}
         self._sinks: dict[int, Tensor] = {}
 
-    def look(self, layer: int, hidden: Tensor, running: Pass) -> None:
-        """Take in a layer's input [rows, Q, E] of a pass that reads the prompt."""
+    def find(self, layer: int, hidden: Tensor, running: GenerationPass) -> None:
+        """Find the sinks in a layer's input [rows, Q, E], in a pass that reads the prompt."""
         if running.past == 0:
             self._sinks[layer] = torch.zeros(
                 len(self._segments), running.prompt, dtype=torch.bool, device=hidden.device
@@ -45,7 +44,7 @@ class SinkMemory:
             own = hidden[element * beams]  # [Q, E]
             if running.past <= segment.padding < stop:
                 found = (
-                    sink_dimensions(own, segment.padding - running.past, 2)
+                    sink_dimensions(own, segment.padding - running.past)
                     if self._dims is None
                     else as_index(self._dims, hidden.device)
                 )
@@ -53,10 +52,10 @@ class SinkMemory:
             if (layer, element) in self._own_dims:
                 phi = sink_strength(own, self._own_dims[layer, element])
                 real = torch.arange(running.past, stop, device=phi.device) >= segment.padding
-                self._sinks[layer][element, running.past : stop] = (phi >= self._tau) & real
+                self._sinks[layer][element, running.past : stop] = self._rule.sinks(phi, layer) & real
 
     def of(self, layer: int, rows: int, keys: int) -> Tensor:
-        """[rows, 1, 1, K] bool for rows = elements times beams."""
+        """Which keys are sinks, [rows, 1, 1, K] bool with rows = elements times beams."""
         sinks = self._sinks[layer]
         sinks = sinks.repeat_interleave(beams_of(rows, sinks.shape[0]), dim=0)
         return torch.nn.functional.pad(sinks, (0, keys - sinks.shape[1]))[:, None, None]

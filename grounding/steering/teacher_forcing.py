@@ -8,7 +8,6 @@ and values are kept; trying a head out costs a pass over the answer alone.
 from __future__ import annotations
 
 import copy
-import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -18,14 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grounding.attention.edits import RowEdit
-from grounding.attention.rows import AttentionCall
+from grounding.attention.call import AttentionCall, RowEdit
+from grounding.attention.events import Pass, Scope, Subscriber
+from grounding.attention.intercept import intercept
+from grounding.attention.introspect import decoder_stack
+from grounding.compat import cache_argument
 from grounding.errors import ExpressionError
 from grounding.models.base import VLM, Prepared
 from grounding.models.maps import spell
 from grounding.models.teacher_forcing import continued, tokens_of
+from grounding.steering.apply import GenerationPass
 from grounding.steering.samples import Sample
-from grounding.steering.seam import Pass
 from grounding.text.align import align
 
 
@@ -83,6 +85,16 @@ class TeacherForcedSample:
         return tuple(target - 1 for target in self.targets)
 
 
+class _DecoderInputs(Subscriber):
+    """Keeps the keyword arguments that the whole model gave its decoder."""
+
+    of_last_pass: Mapping[str, Any]
+
+    def begin_pass(self, running: Pass) -> None:
+        assert running.inputs is not None
+        self.of_last_pass = running.inputs
+
+
 class AnswerForward:
     """The rows from a reading's `start` to the last that a target is predicted from, on the keys of what is before.
 
@@ -99,19 +111,11 @@ class AnswerForward:
         model, self._decoder = reading.vlm.model, reading.vlm.decoder
         self._head = model.get_output_embeddings()
         self._start = reading.start
-        seen: dict[str, Any] = {}
-
-        def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            seen.update(kwargs)
-
-        handle = self._decoder.register_forward_pre_hook(before, with_kwargs=True)
-        named = inspect.signature(self._decoder.forward).parameters
-        self._argument = "cache" if "cache" in named else "past_key_values"  # the name of before transformers 5.24
-        try:
-            with torch.no_grad():
-                model(**reading.inputs, use_cache=False, logits_to_keep=1)
-        finally:
-            handle.remove()
+        inputs = _DecoderInputs()
+        with torch.no_grad(), intercept(model, inputs, Scope(), stack=decoder_stack(model, self._decoder)):
+            model(**reading.inputs, use_cache=False, logits_to_keep=1)
+        seen = inputs.of_last_pass
+        self._argument = cache_argument(self._decoder)
         stop = reading.rows[-1] + 1
         self._embeddings: Tensor = seen["inputs_embeds"]
         self._positions: Tensor | None = seen.get("position_ids")
@@ -160,7 +164,7 @@ class AnswerForward:
 
 
 class AnswerEditor(ABC):
-    """A plan of the seam for the answer's rows alone; the prompt is left as it is.
+    """Edit the answer's rows alone; the prompt is left as it is.
 
     Args:
         reading: what is read.
@@ -173,23 +177,23 @@ class AnswerEditor(ABC):
         self.layers: Collection[int] = range(reading.vlm.layer_count)
         self.image = reading.prepared.image_positions[0].tolist()
 
-    def change(self, layer: int, call: AttentionCall, running: Pass) -> RowEdit | None:
-        """What is done to the answer's rows."""
+    def edit(self, layer: int, call: AttentionCall, running: GenerationPass) -> RowEdit | None:
+        """The edit of the answer's rows."""
         return self.answer(layer, call) if running.past > 0 else None
 
     @abstractmethod
     def answer(self, layer: int, call: AttentionCall) -> RowEdit | None:
-        """See `change`; all queries of the call are rows of the answer."""
+        """See `edit`; all queries of the call are rows of the answer."""
 
-    def residual(self, layer: int, hidden: Tensor, running: Pass) -> None:  # noqa: B027 - a plan may look away
-        """Nothing is asked for."""
+    def residual(self, layer: int, hidden: Tensor, running: GenerationPass) -> None:  # noqa: B027 - a plan may look away
+        """No residuals needed."""
 
-    def gates(self, layer: int, running: Pass) -> Tensor | None:
-        """None are multiplied."""
+    def gates(self, layer: int, running: GenerationPass) -> Tensor | None:
+        """No gates."""
         return None
 
-    def gated_from(self, running: Pass) -> Tensor:
-        """Behind everything."""
+    def gated_from(self, running: GenerationPass) -> Tensor:
+        """No position is gated."""
         return torch.tensor([running.prompt])
 
 

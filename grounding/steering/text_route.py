@@ -8,12 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from grounding.attention.edits import AttentionEdit, combined_edit
-from grounding.attention.rows import AttentionCall
-from grounding.attention.turn import weight_rows
+from grounding.attention.call import AttentionCall, AttentionEdit
+from grounding.attention.rows import combined_edit, weight_rows
 from grounding.errors import MethodError
-from grounding.steering.modulation import Modulation
-from grounding.steering.plan import KeyMasks
+from grounding.steering.modulation import KeyMasks, Modulation
 
 
 @dataclass(frozen=True)
@@ -49,21 +47,21 @@ class TextRoute(Modulation):
         """Unless a row's own weight on text decides."""
         return self.mass == 0
 
-    def turned(self, place: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
+    def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
         """Factors, or a bias, on the keys after the image."""
-        gain = 1.0 + (self.gain - 1.0) * place.strength[:, place.heads]  # [B or 1, H', 1, 1]
-        on = place.text
+        gain = 1.0 + (self.gain - 1.0) * masks.strength[:, masks.heads]  # [B or 1, H', 1, 1]
+        on = masks.text
         if self.mass > 0:
-            before, _ = combined_edit(call, rows)
+            before = combined_edit(call, rows).logit_bias
             if before is not None and before.shape[1] > 1:
-                before = before.index_select(1, place.heads)
-            weights = weight_rows(call.heads(place.heads), rows, before)
-            on = on & ((weights * place.text).sum(-1, keepdim=True) >= self.mass)
+                before = before.index_select(1, masks.heads)
+            weights = weight_rows(call.heads(masks.heads), rows, before)
+            on = on & ((weights * masks.text).sum(-1, keepdim=True) >= self.mass)
         if not self.renormalise:
-            return AttentionEdit(factor=(place.heads, torch.where(on, gain, 1.0)))
+            return AttentionEdit(weight_scale=(masks.heads, torch.where(on, gain, 1.0)))
         few = torch.where(on, torch.log(gain), 0.0)
         bias = torch.zeros(few.shape[0], call.head_count, *few.shape[2:], device=few.device)
-        return AttentionEdit(bias=bias.index_copy(1, place.heads, few))
+        return AttentionEdit(logit_bias=bias.index_copy(1, masks.heads, few))
 
 
 @dataclass(frozen=True)

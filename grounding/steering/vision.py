@@ -7,25 +7,23 @@ convolutions, is replaced by the language model: what image keys receive from th
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from grounding.attention.introspect import layers_of
+from grounding.attention.call import AttentionCall
+from grounding.attention.events import Scope, Subscriber, without_edits
+from grounding.attention.intercept import intercept
+from grounding.attention.introspect import LayerStack, tower_stack, vision_tower
 from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
-from grounding.attention.rows import AttentionCall, attention_rows, iter_rows
-from grounding.attention.switch import unsteered
-from grounding.attention.tap import SdpaTap
+from grounding.attention.rows import attention_rows, iter_rows
 from grounding.errors import MethodError
 from grounding.steering.base import GenerationContext
-from grounding.types import FloatArray
-
-TOWER_NAMES = ("vision_tower", "visual", "vision_model")
+from grounding.types import FloatArray, RecordSpec
 
 
 @dataclass(frozen=True)
@@ -60,14 +58,15 @@ def cell_attention(context: GenerationContext, layer: int) -> list[CellAttention
     Raises:
         MethodError: the tower has no such layer, or its attention cannot be listened to.
     """
-    tower = _tower(context.vlm.model)
-    blocks = next((found for module in tower.modules() if (found := layers_of(module)) is not None), None)
-    if blocks is None:
+    tower = vision_tower(context.vlm.model)
+    stack = tower_stack(tower)
+    if stack is None:
         return _in_decoder(context, layer)
-    index = layer + len(blocks) if layer < 0 else layer
-    if not 0 <= index < len(blocks):
-        raise MethodError(f"layer {layer} of the vision tower does not exist: it has {len(blocks)}")
-    calls = _calls_of(context, blocks[index])
+    count = len(stack.layers)
+    index = layer + count if layer < 0 else layer
+    if not 0 <= index < count:
+        raise MethodError(f"layer {layer} of the vision tower does not exist: it has {count}")
+    calls = _calls_of(context, stack, index)
     if not calls:
         raise MethodError(
             f"{type(tower).__name__} makes no attention call that can be listened to: load the model with "
@@ -80,28 +79,24 @@ def cell_attention(context: GenerationContext, layer: int) -> list[CellAttention
         return _of_windows(context, tower, calls, cells)
 
 
-def _tower(model: Any) -> nn.Module:
-    for holder in (getattr(model, "model", None), model):
-        for name in TOWER_NAMES:
-            found = getattr(holder, name, None)
-            if isinstance(found, nn.Module):
-                return found
-    raise MethodError(f"{type(model).__name__} has no vision tower under a known name ({', '.join(TOWER_NAMES)})")
+class _Calls(Subscriber):
+    """Keeps every call it is shown."""
+
+    def __init__(self) -> None:
+        self.calls: list[AttentionCall] = []
+
+    def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
+        self.calls.append(call)
 
 
-def _calls_of(context: GenerationContext, block: nn.Module) -> list[AttentionCall]:
-    """The attention calls that a block of the tower makes while the pictures are read."""
-    calls: list[AttentionCall] = []
-    tap = SdpaTap(lambda call, output: calls.append(call))
+def _calls_of(context: GenerationContext, stack: LayerStack, index: int) -> list[AttentionCall]:
+    """The attention calls of a layer of the tower while the pictures are read."""
+    kept = _Calls()
     inputs = context.prepared.inputs
     options = {name: inputs[name] for name in ("image_grid_thw", "image_sizes") if name in inputs}
-    with ExitStack() as stack:
-        stack.callback(block.register_forward_pre_hook(lambda *_: tap.__enter__() and None).remove)
-        leave = block.register_forward_hook(lambda *_: tap.__exit__(None, None, None), always_call=True)
-        stack.callback(leave.remove)
-        with torch.no_grad():
-            context.vlm.model.get_image_features(pixel_values=inputs["pixel_values"], **options)
-    return calls
+    with torch.no_grad(), intercept(context.vlm.model, kept, Scope(calls=(index,)), stack=stack):
+        context.vlm.model.get_image_features(pixel_values=inputs["pixel_values"], **options)
+    return kept.calls
 
 
 def _of_picture(call: AttentionCall, element: int, cells: int) -> CellAttention:
@@ -152,7 +147,7 @@ def _in_decoder(context: GenerationContext, layer: int) -> list[CellAttention]:
         )
     queries = tuple(tuple(segment.instruction.tolist()) for segment in context.segments())
     keys = tuple(tuple(int(p) for grid in grids for p in grid.positions) for grids in context.prepared.grids)
-    request = RowRequest(queries, keys=keys, layers=(index,), reduce="heads")
-    with unsteered(), torch.no_grad(), record(context.vlm.model, request) as recording:
+    request = RowRequest(queries, keys=keys, spec=RecordSpec(layers=(index,), reduce="heads"))
+    with without_edits(), torch.no_grad(), record(context.vlm.model, request) as recording:
         context.vlm.model(**context.prepared.inputs, logits_to_keep=1)
     return [CellAttention(None, np.asarray(rows[0, 0].sum(0).numpy())) for rows in recording.prefill]

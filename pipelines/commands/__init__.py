@@ -1,4 +1,4 @@
-"""What the pipelines add to the command line."""
+"""The pipelines' commands, for the entry-point group `grounding.commands`."""
 
 from __future__ import annotations
 

@@ -1,24 +1,29 @@
-"""`grounding describe`: what a model says about images, and what in them speaks for it."""
+"""`grounding describe`: what a model says about images, and which nouns the image supports."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from grounding.console import emit, results, talk
-from grounding.errors import FATAL, GroundingError, ManifestError
-from grounding.io import open_image
+from grounding.errors import GroundingError, UsageError
+from grounding.files import slug
+from grounding.images import open_image
+from grounding.runs.attempts import attempt_one
+from grounding.runs.folder import RESULTS
+from grounding.runs.provenance import short_hash
 from pipelines.commands.render import token_streamer, write_description
-from pipelines.describe import UNSTEERED, Description, FaithfulDescription
-from pipelines.describe_files import caption_record, file_name, speed_record
+from pipelines.describe import FaithfulDescription
 from pipelines.options import LoadOptions
-from pipelines.provenance import DescribeConfig, describe_config, run_config, short_hash
-from pipelines.runs import RESULTS, Record, ResultLog, write_run
-from pipelines.saving import slug
+from pipelines.provenance import DescribeConfig, describe_config
+from pipelines.records import Record, caption_record, error_json, speed_record
+from pipelines.results import UNSTEERED, Description
+from pipelines.runs import open_results, write_run
 
 if TYPE_CHECKING:
     from grounding.steering.decoding import Decoding
@@ -29,21 +34,21 @@ Images = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar=
 
 @dataclass(frozen=True, kw_only=True)
 class DescribeCommand(LoadOptions):
-    """Describe images, and flag the nouns that nothing in the image speaks for.
+    """Describe images, and flag the nouns that the image does not support.
 
-    The text appears as it is written. With --steer the image is described twice from one seed, unsteered and steered,
-    and both texts are judged alike: by where the plain model looks when it reads their nouns. A noun's support is the
-    geometric mean of its parts: gaze (how much it looks at the image), sharpness (at how few places) and, with --masks,
-    agreement (how well the mask covers the map).
+    The text is printed as it is generated. With --steer the image is described twice from one seed, unsteered and
+    steered. The nouns of both texts are scored in the same way: by where the unsteered model attends under teacher
+    forcing. A noun's support is the geometric mean of its parts: gaze (attention mass on the image), sharpness (how few
+    places it falls on) and, with --masks, agreement (how well the mask covers the map).
 
     Exit codes: 0 everything is done; 1 some images of several failed, each with its sentence; 2 refused (that is also
     how a single image fails); 130 interrupted.
 
     Attributes:
         images: one image or more.
-        question: what to ask; left out, the model's own request for a description.
+        question: the prompt; left out, the model's own request for a description.
         steer: a steering method's name, or a YAML file.
-        masks: cut every noun out with the segmenter.
+        masks: segment every noun.
         threshold: support below which a noun is flagged, in [0, 1]; left out, the model's own where one was measured.
         max_new_tokens: the longest text in tokens.
         num_beams: beams; more than 1 cannot be streamed.
@@ -51,7 +56,7 @@ class DescribeCommand(LoadOptions):
         temperature: of the draws.
         top_p: share of the probability mass that is drawn from.
         out: folder for pictures of the texts, results.jsonl and run.json; nothing is written without it.
-        json: print one JSON object an image on stdout, and no text as it comes.
+        json: print one JSON object per image on stdout, and no text while it is generated.
     """
 
     images: Images = ()
@@ -68,12 +73,14 @@ class DescribeCommand(LoadOptions):
     json: bool = False
 
     def run(self) -> int:
-        """Do it; see the class for the exit codes."""
+        """Describe the images; see the class for the exit codes."""
         from grounding.steering.decoding import Decoding
         from grounding.steering.method import load_steering
 
         if not self.images:
-            raise ManifestError("no image was given, expected one or more: grounding describe photo.jpg")
+            raise UsageError("no image was given, expected one or more: grounding describe photo.jpg")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UsageError(f"a threshold of {self.threshold} was given, expected a support in [0, 1]")
         images = tuple(dict.fromkeys(self.images))
         steering = None if self.steer is None else load_steering(self.steer)
         decoding = Decoding(
@@ -85,9 +92,9 @@ class DescribeCommand(LoadOptions):
             seed=self.seed,
         )
         config = self._config(steering, decoding)
-        log = None if self.out is None else ResultLog(self.out)
+        log = None if self.out is None else open_results(self.out)
         if len(images) == 1:
-            open_image(images[0])  # a bad image is refused before a model is loaded for it
+            open_image(images[0])  # a bad image is refused before the model is loaded
         pipe = self._load(steering, decoding)
         failed = 0
         for image, outcome in self._work(pipe, images):
@@ -95,7 +102,7 @@ class DescribeCommand(LoadOptions):
             if isinstance(outcome, GroundingError):
                 failed += 1
                 talk().print(f"failed: {image}: {outcome}")
-                record |= {"error": {"kind": type(outcome).__name__, "sentence": str(outcome)}}
+                record |= {"error": error_json(outcome)}
             else:
                 record |= self._record(outcome, image, record["key"])
             if log is not None and self.out is not None:
@@ -104,27 +111,18 @@ class DescribeCommand(LoadOptions):
             if self.json:
                 emit(record if isinstance(outcome, GroundingError) else record | {"speed": _speed(outcome)})
         if failed:
-            where = f", see their lines in {self.out / RESULTS}" if self.out is not None else ""
+            where = f", see their lines in {self.out / RESULTS.records}" if self.out is not None else ""
             talk().print(f"{failed} of {len(images)} images failed{where}")
         return 1 if failed else 0
 
     def _config(self, steering: Steering | None, decoding: Decoding) -> DescribeConfig:
-        segmenter = self.segmenter if self.masks else ""
-        base = run_config(self.model, segmenter, self.chosen_method(), self.device, self.dtype, self.seed)
+        base = self.config_for(self.segmenter if self.masks else "")
         return describe_config(base, self.question, steering, decoding, self.threshold)
 
     def _load(self, steering: Steering | None, decoding: Decoding) -> FaithfulDescription:
-        from transformers.utils.logging import disable_progress_bar
-
-        from grounding.models.load import load
-        from grounding.segmenters.load import load_segmenter
-
-        disable_progress_bar()  # a bar over a model's tensors says nothing; downloads have their own
-        vlm = load(self.model, self.device, self.dtype, self.device_map)
-        segmenter = load_segmenter(self.segmenter, self.device, self.dtype) if self.masks else None
-        if vlm.notice:
-            talk().print(f"note: {vlm.notice}")
-        pipe = FaithfulDescription(vlm, self.chosen_method(), segmenter, steering, decoding, self.threshold)
+        method, vlm = self.chosen_method(), self.load_vlm()
+        segmenter = self.load_segmenter() if self.masks else None
+        pipe = FaithfulDescription(vlm, method, segmenter, steering, decoding, self.threshold)
         if pipe.threshold is None:
             talk().print(
                 f"note: no threshold of support was measured for {self.model}, so no noun is flagged for a low one: "
@@ -135,43 +133,41 @@ class DescribeCommand(LoadOptions):
     def _work(
         self, pipe: FaithfulDescription, images: tuple[str, ...]
     ) -> Iterator[tuple[str, Description | GroundingError]]:
-        """Every image with its description or its error; an error of a single image is raised."""
+        """Yield every image with its description or its error; the error of a single image is raised."""
         streams = self.num_beams == 1 and not self.json
 
         def stream(label: str) -> Any:
             results().print(f"{label}:" if label == UNSTEERED else f"{label} by {self.steer}:")
             return token_streamer(pipe.vlm.tokenizer)
 
+        def describe(image: str) -> Description:
+            return pipe(image, self.question, stream=stream if streams else None)
+
         for image in images:
             if not self.json:
                 results().print(image, style="bold")
-            try:
-                description = pipe(image, self.question, stream=stream if streams else None)
-            except FATAL:
-                raise
-            except GroundingError as error:
+            outcome = attempt_one(partial(describe, image))
+            if isinstance(outcome, GroundingError):
                 if len(images) == 1:
-                    raise
-                yield image, error
-                continue
-            if not self.json:
-                write_description(description, results(), streamed=streams)
-            yield image, description
+                    raise outcome
+            elif not self.json:
+                write_description(outcome, results(), streamed=streams)
+            yield image, outcome
 
     def _record(self, description: Description, image: str, key: str) -> Record:
-        """An image's line, once its pictures are on the disk."""
-        files: list[str] = []
+        """Write an image's pictures, and make its line."""
+        files: tuple[str, ...] = ()
         if self.out is not None:
             stem = f"{slug(Path(image).stem)}-{key[:8]}"
             description.save(self.out, stem)
-            files = [file_name(stem, label) for label in description.captions]
+            files = description.file_names(stem)
         return {
             "question": description.question,
             "steering": description.steering,
             "seed": description.seed,
             "image_size": list(description.image.size),
             **{label: caption_record(caption) for label, caption in description.captions.items()},
-            "files": files,
+            "files": list(files),
             "error": None,
         }
 

@@ -1,4 +1,4 @@
-"""How `grounding describe` tells a description: tokens as they come, then the nouns, side by side on a terminal."""
+"""Print descriptions: tokens as they are generated, then the nouns of each text, side by side on a terminal."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from grounding.console import results
-from pipelines.describe_files import note_of, summary
 
 if TYPE_CHECKING:
-    from pipelines.describe import Caption, Description
+    from pipelines.results import Caption, Description
 
 
 def token_streamer(tokenizer: Any) -> Any:
-    """A streamer that prints the new text to stdout word by word, with a line's end behind it."""
+    """Make a streamer (transformers' kind) that prints new text to stdout word by word, then a line end."""
     from transformers import TextStreamer
 
     class Printer(TextStreamer):
@@ -30,17 +29,17 @@ def token_streamer(tokenizer: Any) -> Any:
 
 
 def write_description(description: Description, console: Console, *, streamed: bool) -> None:
-    """Print the judged texts: a table with a column a text on a terminal, plain lines elsewhere.
+    """Print the texts with their nouns: a table with one column per text on a terminal, plain lines elsewhere.
 
     Args:
         description: what to print.
         console: where to.
-        streamed: whether the texts stand there already, so that the lines need not repeat them.
+        streamed: the texts were printed as they were generated, so plain lines leave them out.
     """
     if console.is_terminal:
         table = Table(expand=True)
         for label in description.captions:
-            table.add_column(label if label == "unsteered" else f"{label} by {description.steering}", ratio=1)
+            table.add_column(description.title(label), ratio=1)
         table.add_row(*(_column(caption) for caption in description.captions.values()))
         console.print(table, soft_wrap=False)
         return
@@ -51,7 +50,7 @@ def write_description(description: Description, console: Console, *, streamed: b
 
 
 def _column(caption: Caption) -> Group:
-    """The text with its flagged nouns in red, and the lines about its nouns."""
+    """The text with its flagged nouns in red, then one line per noun."""
     text = Text(caption.text)
     for noun in caption.unsupported:
         text.stylize("bold red", *noun.span)
@@ -61,7 +60,7 @@ def _column(caption: Caption) -> Group:
 def _lines(caption: Caption) -> Iterator[Text]:
     for noun in caption.nouns:
         flag = "" if noun.supported else "unsupported "
-        yield Text(f"{noun.text}: {flag}({note_of(noun)})", style="" if noun.supported else "red")
+        yield Text(f"{noun.text}: {flag}({noun.note})", style="" if noun.supported else "red")
     rate = caption.tokens_per_second
     speed = "" if rate is None else f", {caption.tokens} tokens, {rate:.1f} per s"
-    yield Text(f"{summary(caption)}{speed}", style="dim")
+    yield Text(f"{caption.summary}{speed}", style="dim")

@@ -11,20 +11,23 @@ from typing import Annotated
 import tyro
 
 from grounding.console import emit, progress_bar, results, talk
-from grounding.errors import GroundingError, ManifestError
-from grounding.io import open_image
+from grounding.errors import GroundingError, UsageError
+from grounding.images import open_image
+from grounding.runs.folder import RESULTS
+from grounding.runs.records import RecordLog
 from pipelines.batch import Job, Outcome, finish, parse_formats, run_job
-from pipelines.manifest import Item, items_from_words, read_manifest
+from pipelines.manifest import Item, items_from_manifest, items_from_words
 from pipelines.options import ModelOptions
-from pipelines.referring import Timings
-from pipelines.runs import RESULTS, Record, ResultLog
+from pipelines.records import Record
+from pipelines.results import Timings
+from pipelines.runs import open_results
 
 Words = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE... EXPRESSION")]
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Where a run's time went.
+    """The time a run took.
 
     Attributes:
         load: seconds until model and segmenter were ready.
@@ -35,7 +38,7 @@ class Spent:
     items: dict[str, Timings]
 
     def of(self, key: str) -> dict[str, dict[str, float]]:
-        """An item's `seconds` for its line: those of loading, which all items share, and its own by step."""
+        """An item's `seconds` as JSON: of loading, which all items share, and its own by step; empty if not run."""
         if key not in self.items:
             return {}
         return {"seconds": {name: round(s, 4) for name, s in {"load": self.load, **asdict(self.items[key])}.items()}}
@@ -43,11 +46,11 @@ class Spent:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentCommand(ModelOptions):
-    """Find what an expression means in images and cut it out.
+    """Segment what an expression refers to in images.
 
     Every item becomes one line of OUT/results.jsonl, with its masks as COCO run lengths, and the pictures and maps that
-    --formats asks for. A manifest that was cut off goes on where it stopped; images named on the command line are
-    always done again.
+    --formats asks for. A manifest that was interrupted is resumed; images named on the command line are always done
+    again.
 
     Exit codes: 0 everything is done; 1 some items of several failed, each with its sentence in its line; 2 refused,
     with nothing written (that is also how a single image fails); 130 interrupted.
@@ -57,8 +60,8 @@ class SegmentCommand(ModelOptions):
         manifest: JSON lines with `image` (relative to the manifest) and `expression`, instead of images and expression.
         out: folder for the results.
         formats: `png` (picture, points, map and mask), `npz` (the map), `coco` (all masks in coco_results.json).
-        json: print the items' lines on stdout, one JSON object each, in the order of the items; those that this run
-            worked on say how long each part took (`seconds`), which no file does, so that equal runs leave equal files.
+        json: print the items' lines on stdout, one JSON object each, in the order of the items. Items that this run
+            worked on have `seconds` by step, which are not in the files, so equal runs leave equal files.
     """
 
     words: Words = ()
@@ -68,11 +71,11 @@ class SegmentCommand(ModelOptions):
     json: bool = False
 
     def run(self) -> int:
-        """Do it; see the class for the exit codes."""
+        """Segment the items; see the class for the exit codes."""
         items = self._items()
         formats = parse_formats(self.formats)
         config = self.config()
-        lines = ResultLog(self.out)
+        lines = open_results(self.out)
         alone = self.manifest is None and len(items) == 1
         job = Job(items, self.out, formats, config, self.batch_size, self.manifest is not None, strict=alone)
         batches = job.batches(lines)
@@ -94,14 +97,14 @@ class SegmentCommand(ModelOptions):
         if self.manifest is None:
             return items_from_words(self.words)
         if self.words:
-            raise ManifestError(
+            raise UsageError(
                 f"both --manifest and {self.words[0]!r} were given: give a manifest, or images and an expression"
             )
-        return read_manifest(self.manifest)
+        return items_from_manifest(self.manifest)
 
-    def _work(self, job: Job, lines: ResultLog, batches: Sequence[Sequence[Item]], left: int) -> Spent:
+    def _work(self, job: Job, lines: RecordLog[Record], batches: Sequence[Sequence[Item]], left: int) -> Spent:
         if job.strict:
-            open_image(job.items[0].path)  # a bad image is refused before a model is loaded for it
+            open_image(job.items[0].path)  # a bad image is refused before the model is loaded
         started = time.perf_counter()
         pipe = self.load()
         spent = Spent(time.perf_counter() - started, {})
@@ -120,7 +123,7 @@ class SegmentCommand(ModelOptions):
 
 
 def _line(record: Record, out: Path) -> str:
-    """One result for people: the first file, or the image's name, and how the mask came out."""
+    """One result as text: its first file, or the image's name, and score and area of its masks."""
     name = str(out / record["files"][0]) if record["files"] else record["image"]
     width, height = record["image_size"]
     masks = ", ".join(
@@ -140,5 +143,5 @@ def _summary(done: int, before: int, failed: int, seconds: float, spent: Spent, 
     if before:
         parts.append(f"{before} were there already")
     if failed:
-        parts.append(f"{failed} failed, see their lines in {out / RESULTS}")
+        parts.append(f"{failed} failed, see their lines in {out / RESULTS.records}")
     return "; ".join(parts)

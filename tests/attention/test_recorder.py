@@ -13,6 +13,7 @@ from grounding.attention import Recording, RowRequest, record
 from grounding.attention.rows import TOLERANCE
 from grounding.errors import BudgetError, RecordingError
 from grounding.models.tiny import tiny_llava_gqa
+from grounding.types import RecordSpec
 
 GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
 
@@ -89,8 +90,16 @@ REFUSED: dict[str, tuple[Callable[[Any], dict[str, Any]], Callable[[Any, Any], A
         lambda m, b: m(**b),
         "query position 0 of batch element 1 is padding",
     ),
-    "layer": (lambda b: {"queries": last(b), "layers": (2,)}, lambda m, b: m(**b), "layer 2 does not exist: .* has 2"),
-    "head": (lambda b: {"queries": last(b), "heads": (8,)}, lambda m, b: m(**b), "head 8 does not exist: .* has 8"),
+    "layer": (
+        lambda b: {"queries": last(b), "spec": RecordSpec(layers=(2,))},
+        lambda m, b: m(**b),
+        "layer 2 does not exist: .* has 2",
+    ),
+    "head": (
+        lambda b: {"queries": last(b), "spec": RecordSpec(heads=(8,))},
+        lambda m, b: m(**b),
+        "head 8 does not exist: .* has 8",
+    ),
     "another batch size": (
         lambda b: {"queries": last(b)[:1]},
         lambda m, b: m(**b),
@@ -195,9 +204,9 @@ def test_a_last_piece_of_one_position_is_refused_where_it_could_be_a_decode_step
 
 def test_nested_recordings_each_keep_their_own(model: Any, batch: Any) -> None:
     with record(model, RowRequest(last(batch))) as outer:
-        with record(model, RowRequest(last(batch), layers=(1,), reduce="heads")) as inner:
+        with record(model, RowRequest(last(batch), spec=RecordSpec(layers=(1,), reduce="heads"))) as inner:
             model(**batch)
-        assert model.get_decoder().config._attn_implementation == "grounding_rows"
+        assert model.get_decoder().config._attn_implementation == "sdpa", "the model reads the name of its own kernel"
     assert inner.prefill[0].shape[:2] == (1, 1)
     torch.testing.assert_close(inner.prefill[0][0, 0], outer.prefill[0][1].mean(dim=0), atol=1e-6, rtol=0)
 
@@ -224,21 +233,9 @@ def test_eager_models_are_recorded_too(model: Any, batch: Any) -> None:
 
 
 def test_decode_steps_over_the_budget_stop_the_run(model: Any, batch: Any) -> None:
-    request = RowRequest(((), ()), decode=True, decode_steps=0, budget_bytes=60_000)
+    request = RowRequest(((), ()), decode=True, decode_steps=0, spec=RecordSpec(budget_bytes=60_000))
     with pytest.raises(BudgetError, match=r"decode steps take more than the budget of 58\.6 KiB"):
         run(model, request, lambda: model.generate(**batch, max_new_tokens=40, min_new_tokens=40, do_sample=False))
-
-
-def test_known_sink_dimensions_are_used(model: Any, batch: Any) -> None:
-    hidden: list[torch.Tensor] = []
-    handle = model.get_decoder().layers[1].register_forward_pre_hook(lambda m, args: hidden.append(args[0].clone()))
-    request = RowRequest(last(batch), layers=(1,), residual_sinks=True, sink_dims=(3, 9))
-    recording = run(model, request, lambda: model(**batch))
-    handle.remove()
-    normal = hidden[0] / torch.sqrt(hidden[0].square().mean(-1, keepdim=True) + 1e-6)
-    assert recording.residual_sinks is not None
-    expected = normal[0][:, [3, 9]].abs().amax(-1)
-    torch.testing.assert_close(recording.residual_sinks[0][0], expected, atol=1e-5, rtol=1e-5)
 
 
 def padded_kernel(

@@ -6,6 +6,7 @@ import pytest
 
 from grounding.attention import Recording, RowRequest
 from grounding.errors import RecordingError
+from grounding.types import RecordSpec
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no batch": ({"queries": ()}, "holds no batch element"),
@@ -16,15 +17,18 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "negative query": ({"queries": ((-1,),)}, "queries holds -1; positions and numbers count from 0"),
     "twice the same query": ({"queries": ((4, 4),)}, "queries names a position twice"),
     "twice the same key": ({"queries": ((4,),), "keys": ((1, 1),)}, "keys names a position twice"),
-    "no layers": ({"queries": ((4,),), "layers": ()}, r"layers=\(\) must name each wanted one once"),
-    "negative head": ({"queries": ((4,),), "heads": (-2,)}, "heads holds -2"),
-    "reduction": ({"queries": ((4,),), "reduce": "rows"}, "reduce='rows' is unknown"),
+    "no layers": ({"queries": ((4,),), "spec": {"layers": ()}}, r"layers=\(\) must name each wanted one once"),
+    "negative head": ({"queries": ((4,),), "spec": {"heads": (-2,)}}, "heads holds -2"),
+    "reduction": ({"queries": ((4,),), "spec": {"reduce": "rows"}}, "reduce='rows' is unknown"),
     "statistic": (
-        {"queries": ((4,),), "head_statistics": ("mean",)},
+        {"queries": ((4,),), "spec": {"head_statistics": ("mean",)}},
         "'mean' is unknown; known are max_all, max_image",
     ),
-    "no image keys": ({"queries": ((4,),), "head_statistics": ("max_image",)}, "'max_image' needs image_keys"),
-    "sink count": ({"queries": ((4,),), "sink_dim_count": 0}, "sink_dim_count must be at least 1"),
+    "no image keys": (
+        {"queries": ((4,),), "spec": {"head_statistics": ("max_image",)}},
+        "'max_image' needs image_keys",
+    ),
+    "decode steps": ({"queries": ((4,),), "decode_steps": -1}, "decode_steps=-1 was given"),
     "nothing": ({"queries": ((), ())}, "asks for nothing"),
 }
 
@@ -33,12 +37,12 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_wrong_request_is_refused_with_a_sentence(name: str) -> None:
     options, sentence = WRONG[name]
     with pytest.raises(RecordingError, match=sentence):
-        RowRequest(**options)
+        RowRequest(**{**options, "spec": RecordSpec(**options.get("spec", {}))})
 
 
 def test_a_request_without_rows_may_ask_for_decode_steps_or_statistics() -> None:
     assert RowRequest(((), ()), decode=True).batch_size == 2
-    assert RowRequest(((),), head_statistics=("max_all",)).queries == ((),)
+    assert RowRequest(((),), spec=RecordSpec(head_statistics=("max_all",))).queries == ((),)
 
 
 def test_reading_a_recording_early_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Model families under contract, each with a left-padded batch."""
+"""The one table of models under contract: every family of `TINY`, and variants of a family."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from grounding.models.tiny import tiny_llava, tiny_llava_gqa, tiny_qwen2_5_vl
+from grounding.models.base import VLM
+from grounding.models.registry import family_class
+from grounding.models.tiny import TINY, TinyModel, tiny_llava_gqa
 
-BUILDERS: dict[str, Callable[..., Any]] = {
-    "llava": tiny_llava,
-    "llava_gqa": tiny_llava_gqa,
-    "qwen2_5_vl": tiny_qwen2_5_vl,
-}
+# A variant's name is its model type, a slash, and what differs.
+BUILDERS: dict[str, Callable[..., TinyModel]] = {**TINY, "llava/grouped-query": tiny_llava_gqa}
+
+
+def build_vlm(name: str, build: Callable[..., TinyModel] | None = None) -> VLM:
+    """The adapter of a case's family around a fresh model; `build` replaces the table's builder."""
+    return family_class(name.partition("/")[0])(*(build or BUILDERS[name])())
 
 
 @dataclass(frozen=True)

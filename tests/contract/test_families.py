@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from contract_cases import BUILDERS, build_vlm
 from PIL import Image
 
 from grounding.attention.rows import TOLERANCE
 from grounding.models.base import VLM, Prepared
 from grounding.models.maps import answer, attend
-from grounding.models.registry import family_class
-from grounding.models.tiny import TINY, tiny_llava, tiny_llava_gqa
+from grounding.models.tiny import tiny_llava
 
 ALLOWED = TOLERANCE[torch.float32]
 EXPRESSIONS = ["dog", "the red elephant left of the dog"]
@@ -24,11 +26,10 @@ def noise(width: int, height: int) -> Image.Image:
 PICTURES = [noise(120, 80), noise(60, 100)]
 
 
-@pytest.fixture(scope="module", params=[*sorted(TINY), "llava, grouped-query", "llava, exact size"])
+@pytest.fixture(scope="module", params=[*BUILDERS, "llava/exact size"])
 def vlm(request: pytest.FixtureRequest) -> VLM:
-    variants = {"llava, grouped-query": tiny_llava_gqa, "llava, exact size": lambda: tiny_llava(resize="exact")}
-    make = variants.get(request.param) or TINY[request.param]
-    return family_class(request.param.split(",")[0])(*make())
+    exact = partial(tiny_llava, resize="exact") if request.param == "llava/exact size" else None
+    return build_vlm(request.param, exact)
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +51,11 @@ def eager_attention(vlm: VLM, prepared: Prepared) -> torch.Tensor:
 def test_maps_are_the_mean_rows_of_eager_attention(vlm: VLM, prepared: Prepared) -> None:
     full = eager_attention(vlm, prepared)
     for index, maps in enumerate(attend(vlm, prepared)):
-        assert maps.values.shape == (2, vlm.head_count, len(prepared.words[index]), len(maps.keys))
+        assert maps.values.shape == (1, 2, vlm.head_count, len(prepared.words[index]), len(maps.keys))
         assert maps.layer_count == 2
         for row, word in enumerate(maps.words):
             expected = full[index][:, :, list(word.positions)][..., maps.keys.tolist()].mean(dim=2)
-            np.testing.assert_allclose(maps.values[:, :, row], expected.numpy(), rtol=0, atol=ALLOWED)
+            np.testing.assert_allclose(maps.values[0, :, :, row], expected.numpy(), rtol=0, atol=ALLOWED)
 
 
 def test_attention_of_the_tiny_models_is_far_from_uniform(vlm: VLM, prepared: Prepared) -> None:
@@ -79,10 +80,10 @@ def test_a_left_padded_batch_equals_its_elements(vlm: VLM, prepared: Prepared) -
 def test_reduction_while_running_equals_reduction_afterwards(vlm: VLM, prepared: Prepared) -> None:
     full = attend(vlm, prepared)
     for reduced, maps in zip(attend(vlm, prepared, reduce="both"), full, strict=True):
-        np.testing.assert_allclose(reduced.values, maps.values.mean((0, 1), keepdims=True), atol=ALLOWED)
+        np.testing.assert_allclose(reduced.values, maps.values.mean((1, 2), keepdims=True), atol=ALLOWED)
         assert reduced.layers == ()
     chosen = attend(vlm, prepared, layers=[1], heads=[2, 0])[0]
-    np.testing.assert_array_equal(chosen.values, full[0].values[1:, [2, 0]])
+    np.testing.assert_array_equal(chosen.values, full[0].values[:, 1:, [2, 0]])
     assert chosen.layers == (1,)
 
 
@@ -158,4 +159,4 @@ def test_rows_of_an_answers_words_are_those_of_an_eager_run_over_prompt_and_answ
         columns = said.words.keys.tolist()
         rows = [torch.stack([layer[0, :, 0, columns] for layer in step]) for step in steps]  # of [L, H, K]
         expected = torch.stack(rows).mean(0).numpy()
-        np.testing.assert_allclose(said.words.values[:, :, row], expected, rtol=0, atol=ALLOWED)
+        np.testing.assert_allclose(said.words.values[0, :, :, row], expected, rtol=0, atol=ALLOWED)

@@ -13,6 +13,7 @@ from grounding.attention import Recording, RowRequest, record
 from grounding.attention.budget import DecoderShape, estimate
 from grounding.attention.rows import TOLERANCE
 from grounding.errors import BudgetError, RecordingError
+from grounding.types import RecordSpec
 
 GREEDY = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
 FLOAT32 = TOLERANCE[torch.float32]
@@ -40,7 +41,7 @@ def test_rows_equal_eager(case: Case) -> None:
 
 def test_logits_are_bit_equal_to_plain_sdpa(case: Case) -> None:
     plain = case.model(**case.batch).logits
-    request = RowRequest(case.queries, head_statistics=("max_all",), residual_sinks=True)
+    request = RowRequest(case.queries, spec=RecordSpec(head_statistics=("max_all",), residual_sinks=True))
     with record(case.model, request):
         recorded = case.model(**case.batch).logits
     assert torch.equal(plain, recorded)
@@ -61,12 +62,16 @@ def test_rows_sum_to_one_before_columns_are_chosen(case: Case) -> None:
 
 def test_left_padded_batch_equals_unpadded(case: Case) -> None:
     assert case.padding[1] > 0, "the batch must be padded for this test to mean anything"
-    with record(case.model, RowRequest(case.queries, residual_sinks=True, head_statistics=("max_all",))) as together:
+    with record(
+        case.model, RowRequest(case.queries, spec=RecordSpec(residual_sinks=True, head_statistics=("max_all",)))
+    ) as together:
         case.model(**case.batch)
     for element, inputs in enumerate(case.alone):
         pad = case.padding[element]
         own = tuple(q - pad for q in case.queries[element])
-        with record(case.model, RowRequest((own,), residual_sinks=True, head_statistics=("max_all",))) as single:
+        with record(
+            case.model, RowRequest((own,), spec=RecordSpec(residual_sinks=True, head_statistics=("max_all",)))
+        ) as single:
             case.model(**inputs)
         batched = together.prefill[element]
         assert not batched[..., :pad].any()
@@ -103,6 +108,7 @@ def test_restored_after_an_exception(case: Case) -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
 
     names = set(AttentionInterface._global_mapping), set(AttentionMaskInterface._global_mapping)
+    look_ups = AttentionInterface.get_interface, AttentionInterface.__getitem__
     decoder, during = case.model.get_decoder(), []
 
     def fail(*_: Any) -> None:
@@ -112,11 +118,12 @@ def test_restored_after_an_exception(case: Case) -> None:
     handle = decoder.layers[1].mlp.register_forward_pre_hook(fail)
     try:
         with pytest.raises(ZeroDivisionError):
-            run_recorded(case.model, case.batch, RowRequest(case.queries, residual_sinks=True))
+            run_recorded(case.model, case.batch, RowRequest(case.queries, spec=RecordSpec(residual_sinks=True)))
     finally:
         handle.remove()
-    assert during == ["grounding_rows"]
+    assert during == ["sdpa"]
     assert (set(AttentionInterface._global_mapping), set(AttentionMaskInterface._global_mapping)) == names
+    assert (AttentionInterface.get_interface, AttentionInterface.__getitem__) == look_ups
     assert case.model.get_decoder().config._attn_implementation == "sdpa"
     with record(case.model, RowRequest(case.queries)) as recording:
         case.model(**case.batch)
@@ -155,7 +162,10 @@ def test_two_threads_recording_two_models_do_not_mix(case: Case) -> None:
 
 
 def test_two_threads_recording_one_model_do_not_mix(case: Case) -> None:
-    requests = (RowRequest(case.queries), RowRequest(((case.length - 2,), (case.length - 1,)), layers=(1,)))
+    requests = (
+        RowRequest(case.queries),
+        RowRequest(((case.length - 2,), (case.length - 1,)), spec=RecordSpec(layers=(1,))),
+    )
     barrier, results = threading.Barrier(2), {}
 
     def run(index: int) -> None:
@@ -184,9 +194,11 @@ def test_over_budget_is_refused_before_the_run_with_the_cheapest_change(case: Ca
     handles = [m.register_forward_pre_hook(lambda m, _: ran.append(m)) for m in inner]
     try:
         with pytest.raises(BudgetError, match=r"budget is .*is to keep only the image's columns with keys=image_keys"):
-            run_recorded(case.model, case.batch, RowRequest(queries, image_keys=image, budget_bytes=enough))
+            run_recorded(
+                case.model, case.batch, RowRequest(queries, image_keys=image, spec=RecordSpec(budget_bytes=enough))
+            )
         assert not ran
-        run_recorded(case.model, case.batch, RowRequest(queries, keys=image, budget_bytes=enough))
+        run_recorded(case.model, case.batch, RowRequest(queries, keys=image, spec=RecordSpec(budget_bytes=enough)))
         assert ran
     finally:
         for handle in handles:
@@ -206,7 +218,8 @@ def test_unrecordable_model_is_refused() -> None:
 
 
 def test_vision_tower_is_untouched(case: Case) -> None:
-    tower = case.model.model.visual if case.name.startswith("qwen") else case.model.model.vision_tower
+    vision = case.model.config.vision_config
+    tower = next(module for module in case.model.modules() if getattr(module, "config", None) is vision)
     seen = []
     handle = tower.register_forward_pre_hook(lambda m, _: seen.append(m.config._attn_implementation))
     try:
@@ -264,8 +277,7 @@ def test_head_statistics_and_sinks_equal_a_direct_computation(case: Case) -> Non
         case.queries,
         keys=image,
         image_keys=image,
-        head_statistics=("max_all", "max_image"),
-        residual_sinks=True,
+        spec=RecordSpec(head_statistics=("max_all", "max_image"), residual_sinks=True),
     )
     with record(case.model, request) as recording:
         case.model(**case.batch)
@@ -285,10 +297,10 @@ def test_head_statistics_and_sinks_equal_a_direct_computation(case: Case) -> Non
 
 
 def test_reductions_while_running_equal_means_afterwards(case: Case) -> None:
-    with record(case.model, RowRequest(case.queries, heads=(1, 3))) as full:
+    with record(case.model, RowRequest(case.queries, spec=RecordSpec(heads=(1, 3)))) as full:
         case.model(**case.batch)
     for reduce, axes in (("heads", (1,)), ("layers", (0,)), ("both", (0, 1))):
-        with record(case.model, RowRequest(case.queries, heads=(1, 3), reduce=reduce)) as reduced:
+        with record(case.model, RowRequest(case.queries, spec=RecordSpec(heads=(1, 3), reduce=reduce))) as reduced:
             case.model(**case.batch)
         for element in range(2):
             expected = full.prefill[element].mean(dim=axes, keepdim=True)
@@ -303,7 +315,7 @@ def test_static_cache_and_prompt_in_pieces_equal_the_plain_way(case: Case) -> No
     decoder, length = case.model.get_decoder(), case.length
     embeds = torch.randn(2, length, decoder.config.hidden_size, generator=torch.Generator().manual_seed(0))
     mask = case.batch["attention_mask"]
-    request = RowRequest(case.queries, head_statistics=("max_all",), residual_sinks=True)
+    request = RowRequest(case.queries, spec=RecordSpec(head_statistics=("max_all",), residual_sinks=True))
     with record(decoder, request) as whole:
         decoder(inputs_embeds=embeds, attention_mask=mask)
     with record(decoder, request) as pieces:

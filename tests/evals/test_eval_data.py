@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from extras import needs_extra
 from PIL import Image
 
 from evals.data import picture_in, read_data
+from evals.inputs import read_rows
 from grounding.errors import EvalDataError, ImageError, MissingExtraError, UsageError
 
 
@@ -72,6 +74,15 @@ def test_what_is_no_data(folder):
         read_data("")
 
 
+def test_only_a_line_feed_ends_a_json_line(folder):
+    """Our own files hold U+2028 and the like unescaped, which `str.splitlines` takes for line ends."""
+    texts = ["a\u2028b", "c\u0085d", "e\u2029f"]
+    rows = [{"image": f"{number}.png", "caption": text} for number, text in zip((1, 2, 1), texts, strict=True)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (folder / "rows.jsonl").write_bytes("\r\n".join(lines).encode())
+    assert [row["caption"] for row in read_rows(folder / "rows.jsonl", "the captions")] == texts
+
+
 def test_a_picture_that_is_not_there_is_found_out_when_it_is_opened(folder):
     assert picture_in(str(folder), "1.png") == folder / "images" / "1.png"
     assert picture_in(str(folder), "images/2.png") == folder / "images" / "2.png"
@@ -86,9 +97,11 @@ def test_without_the_package_the_extra_is_named(folder, monkeypatch):
             read_data(source)
 
 
+@needs_extra("datasets", "eval")
 @pytest.mark.parametrize("declared", [True, False])
 def test_parquet(declared, folder):
-    datasets = pytest.importorskip("datasets", reason="the extra 'eval' is not installed")
+    import datasets
+
     stream = io.BytesIO()
     Image.new("RGB", (8, 8), (9, 0, 0)).save(stream, "PNG")
     held = [{"bytes": stream.getvalue(), "path": None}, {"bytes": b"broken", "path": None}]

@@ -19,12 +19,13 @@ from PIL import Image
 from evals.commands.chair import EvalChairCommand
 from evals.commands.compare import EvalCompareCommand
 from evals.commands.run import EvalJoinCommand
-from evals.plan import Plan, Worker, batch_seed, batches, choose, worker
+from evals.plan import Plan, Worker, batch_seed, choose, worker
 from evals.runner import Run
 from evals.runs import RunFolder
 from evals.tasks.base import Sample, Scored
-from grounding.errors import EvalDataError, GroundingError, ImageError, MethodError, OutputError, UsageError
+from grounding.errors import EvalDataError, GroundingError, ImageError, OutputError, UsageError
 from grounding.models.load import load
+from grounding.runs.attempts import cut
 from grounding.steering.decoding import Decoding
 
 SAME = ("samples.jsonl", "scores.json", "details.jsonl")
@@ -102,6 +103,7 @@ def test_what_a_run_leaves(whole, data):
     assert len({one.text for one in answers}) > 5  # so equal bytes say something
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(options, tmp_path):
     slow = {**options, "batch_size": 1, "max_new_tokens": 300}
     out, calm = tmp_path / "killed", tmp_path / "calm"
@@ -162,6 +164,7 @@ def test_a_mended_picture_is_asked_about_by_the_same_command(options, whole, dat
         broken.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_two_processes_answer_like_one(options, whole, tmp_path):
     out = tmp_path / "two"
     # --multi_gpu is the launcher for several processes; without GPUs they run on the CPU.
@@ -318,9 +321,9 @@ def test_a_limit_draws_whole_groups_in_order():
 
 
 def test_every_batch_goes_to_one_worker_and_draws_its_own_numbers(monkeypatch):
-    cut = batches(Drawn(count=5).samples(), 3)
-    assert [len(one) for one in cut] == [3, 3, 3, 1]
-    assert len({batch_seed(0, one) for one in cut} | {batch_seed(1, one) for one in cut}) == 8
+    drawn = cut(Drawn(count=5).samples(), 3)
+    assert [len(one) for one in drawn] == [3, 3, 3, 1]
+    assert len({batch_seed(0, one) for one in drawn} | {batch_seed(1, one) for one in drawn}) == 8
     found = []
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
@@ -333,7 +336,7 @@ def test_every_batch_goes_to_one_worker_and_draws_its_own_numbers(monkeypatch):
 
 @pytest.mark.parametrize("shard", ["2/2", "1", "-1/2", "a/b", "0/0"])
 def test_shards_that_make_no_sense(shard):
-    with pytest.raises(MethodError, match="expected i/n with i from 0 to n - 1"):
+    with pytest.raises(UsageError, match="expected i/n with i from 0 to n - 1"):
         worker(shard)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from extras import REQUIRED
 from PIL import Image
 
-pytest.importorskip("lmms_eval.api.model", reason="the extra 'lmms' is not installed")
+if not REQUIRED:
+    pytest.importorskip("lmms_eval.api.model", reason="the extra 'lmms' is not installed")
 
 from lmms_eval.api.instance import Instance, unwrap_generation_output
 from lmms_eval.api.model import lmms

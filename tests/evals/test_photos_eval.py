@@ -85,7 +85,7 @@ def test_shuffled_heads_come_from_donors_head_by_head():
     values = shuffle_heads(maps, donors, np.random.default_rng(0)).values
     assert values.shape == maps.values.shape
     assert set(np.unique(values)) == {1, 2}
-    assert all(len(np.unique(head)) == 1 for layer in values for head in layer)
+    assert all(len(np.unique(head)) == 1 for layer in values[0] for head in layer)
 
 
 def test_expressions_are_scored_with_what_was_refused_and_without():

@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evals.ablation import ablations, shared_knobs
-from evals.commands.bench import tell
+from evals.ablation import ablations, shared_spec
+from evals.commands.bench import print_measurement
 from evals.metrics import Outcome, best_point_hits, gave_up, judge
 from evals.report import change, score, score_table
 from evals.scenes import CENTRE, FULL, OTHER, TRUTH, answer_samples, draw_samples
 from grounding.cli import main
 from grounding.methods import load_method
+from grounding.starter.language import SceneTexts
 from grounding.starter.scene_files import scene_seed
 from grounding.starter.scenes import draw_scene
 from grounding.types import PointPrompts, Segment
@@ -75,12 +76,12 @@ def test_samples_are_those_of_the_scenes_on_disk_and_answers_are_true():
     assert [sample.scene for sample in samples] == [0, 1, 2, 3, 4]
     for sample in samples:
         scene = draw_scene(scene_seed(4, sample.scene))
-        matching = [e for e in scene.expressions if e.text == sample.expression]
+        matching = [e for e in SceneTexts(scene).expressions if e.text == sample.expression]
         assert len(matching) == 1
         assert (scene.objects[matching[0].target_index].mask == sample.truth).all()
         assert matching[0].kind == sample.kind
         if sample.other is not None:
-            other = next(e for e in scene.expressions if e.text == sample.other)
+            other = next(e for e in SceneTexts(scene).expressions if e.text == sample.other)
             assert other.target_index != matching[0].target_index
     assert [sample.expression for sample in draw_samples(4, 3)] == [sample.expression for sample in samples[:3]]
     several = list(draw_samples(seed=4, limit=7, per_scene=3))
@@ -104,14 +105,14 @@ def test_every_part_of_a_method_can_be_switched_off(name):
         changed = [f for f in ("stages", "points", "mask") if getattr(variant, f) != getattr(method, f)]
         assert len(changed) == 1, key
         assert replace(variant, **{changed[0]: getattr(method, changed[0])}, name=method.name) == method
-    knobs = shared_knobs([method, *found.values()], layer_count=6)
+    spec = shared_spec([method, *found.values()], layer_count=6)
     for variant in (method, *found.values()):
-        needed = variant.request_knobs(6)
-        assert knobs.layers is None or (needed.layers is not None and set(needed.layers) <= set(knobs.layers))
-        assert set(needed.head_statistics) <= set(knobs.head_statistics)
-        assert knobs.residual_sinks >= needed.residual_sinks
-        assert knobs.reduce in ("none", needed.reduce)
-        assert needed.background_prompt in (None, knobs.background_prompt)
+        needed = variant.record_spec(6)
+        assert spec.layers is None or (needed.layers is not None and set(needed.layers) <= set(spec.layers))
+        assert set(needed.head_statistics) <= set(spec.head_statistics)
+        assert spec.residual_sinks >= needed.residual_sinks
+        assert spec.reduce in ("none", needed.reduce)
+        assert needed.background_prompt in (None, spec.background_prompt)
 
 
 @pytest.fixture(scope="module")
@@ -172,17 +173,8 @@ def test_the_command_prints_one_object_or_a_table(tiny_model, tiny_segmenter, ca
     assert json.loads(capsys.readouterr().out)["miou"] == found["miou"]
 
 
-def test_bench_record_prints_its_numbers_as_one_object(capsys):
-    small = {"layers": 1, "hidden": 32, "heads": 4, "kv-heads": 2, "intermediate": 32, "length": 64, "rows": 2}
-    options = [part for name, value in small.items() for part in (f"--{name}", str(value))]
-    assert main(["bench", "record", *options, "--rounds", "1", "--eager-rounds", "1", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert {"recorded_over_plain_memory", "eager_over_plain_memory", "versions"} <= set(found)
-    assert min(found["recorded_over_plain_time"], found["eager_over_plain_time"]) > 0
-
-
 def test_a_measurement_for_people_has_one_number_a_line(capsys):
-    tell({"name": "mobile-sam", "miou": 0.81234, "miou_large": float("nan")}, as_json=False)
+    print_measurement({"name": "mobile-sam", "miou": 0.81234, "miou_large": float("nan")}, as_json=False)
     assert capsys.readouterr().out.splitlines() == ["name        mobile-sam", "miou        0.8123", "miou_large  None"]
 
 

@@ -19,6 +19,7 @@ def runner() -> _Runner:
     return _Runner(SMALL)
 
 
+@pytest.mark.slow
 def test_a_small_run_has_every_number() -> None:
     bench = measure_steer(SMALL, rounds=2, ways=["plain"])
     numbers = json.loads(json.dumps(asdict(bench)))

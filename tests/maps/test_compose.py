@@ -24,7 +24,7 @@ def _several(parts, size) -> AttentionMaps:
     row = one_row([[0.0]])
     return replace(
         row,
-        values=np.concatenate(values).reshape(1, 1, 1, -1),
+        values=np.concatenate(values).reshape(1, 1, 1, 1, -1),
         keys=np.arange(start),
         grids=tuple(grids),
         image_size=size,
@@ -38,9 +38,9 @@ def test_a_grid_over_the_whole_image_comes_out_cell_for_cell():
     assert heatmap.image_size == (37, 91)
 
 
-def test_what_is_left_of_layers_heads_and_rows_is_averaged():
-    maps = made_maps()
-    expected = cells(maps).mean((0, 1, 2))
+def test_what_is_left_of_steps_layers_heads_and_rows_is_averaged():
+    maps = made_maps(steps=3)
+    expected = cells(maps).mean((0, 1, 2, 3))
     np.testing.assert_allclose(Compose(floor="zero")(maps).values, expected / expected.max(), rtol=1e-5)
 
 
@@ -131,3 +131,47 @@ def test_maps_without_grids_are_refused():
         Compose()(replace(one_row([[1.0]]), grids=()))
     with pytest.raises(MethodError, match="upscale"):
         Compose(upscale=0)
+
+
+def _tiled(rng: np.random.Generator, values) -> list:
+    """A grid over the whole image and two of its parts, with values of a function of the shape."""
+    boxes = [(0, 0, 60, 40), (0, 0, 30, 40), (20, 10, 70, 50)]
+    return [(values(tuple(rng.integers(1, 6, 2))), box) for box in boxes]
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1))
+def test_the_map_is_linear_up_to_its_scale(seed):
+    rng = np.random.default_rng(seed)
+    one = _tiled(rng, lambda shape: rng.random(shape) + 0.1)
+    other = [(rng.random(values.shape) + 0.1, box) for values, box in one]
+    both = [(2 * a + b, box) for (a, box), (b, _) in zip(one, other, strict=True)]
+    compose = Compose(upscale=2, floor="zero", max_cells=48)
+    first, second, mixed = (compose(_several(parts, (60, 40))).values.ravel() for parts in (one, other, both))
+    weights, _, _, _ = np.linalg.lstsq(np.stack([first, second], 1), mixed, rcond=None)
+    np.testing.assert_allclose(np.stack([first, second], 1) @ weights, mixed, atol=1e-5)
+    assert (weights > -1e-5).all()
+    louder = compose(_several([(values * 7, box) for values, box in one], (60, 40))).values.ravel()
+    np.testing.assert_allclose(louder, first, atol=1e-6)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1))
+def test_the_order_of_grids_does_not_matter(seed):
+    rng = np.random.default_rng(seed)
+    parts = _tiled(rng, rng.random)
+    compose = Compose(upscale=2, max_cells=48)
+    straight = compose(_several(parts, (60, 40))).values
+    for order in ([2, 0, 1], [1, 2, 0]):
+        np.testing.assert_allclose(compose(_several([parts[i] for i in order], (60, 40))).values, straight, atol=1e-6)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3))
+def test_an_image_that_is_covered_has_no_hole_and_equal_cells_stay_equal(seed, upscale):
+    rng = np.random.default_rng(seed)
+    compose = Compose(upscale=upscale, floor="zero", max_cells=48)
+    equal = compose(_several(_tiled(rng, lambda shape: np.full(shape, 0.3)), (60, 40))).values
+    np.testing.assert_allclose(equal, 1, atol=1e-5)
+    positive = compose(_several(_tiled(rng, lambda shape: rng.random(shape) + 0.01), (60, 40))).values
+    assert positive.min() > 0

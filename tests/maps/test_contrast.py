@@ -87,7 +87,7 @@ def test_smoothing_keeps_the_mass_and_spreads_it_evenly():
     peak = np.zeros((9, 9))
     peak[4, 4] = 1
     result, _ = Smooth(sigma=1)(one_row(peak))
-    blurred = cells(result)[0, 0, 0]
+    blurred = cells(result)[0, 0, 0, 0]
     assert blurred.sum() == pytest.approx(1, rel=1e-5)
     np.testing.assert_allclose(blurred, blurred[::-1, ::-1], atol=1e-7)
     assert blurred[4, 4] > blurred[4, 5] > blurred[4, 6] > 0
@@ -99,4 +99,4 @@ def test_smoothing_leaves_text_columns_and_does_not_mix_rows():
     result, _ = Smooth(sigma=2)(maps)
     np.testing.assert_array_equal(result.values[..., :4], maps.values[..., :4])
     only = replace(maps, values=np.where(np.arange(5)[:, None] == 2, maps.values, 0))
-    assert not Smooth(sigma=2)(only)[0].values[:, :, [0, 1, 3, 4]].any()
+    assert not Smooth(sigma=2)(only)[0].values[:, :, :, [0, 1, 3, 4]].any()

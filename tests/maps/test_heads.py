@@ -14,27 +14,27 @@ from grounding.maps.selection import HeadsByEntropy, HeadsFixed, head_frequencie
 def test_mean_keeps_the_axis():
     maps = made_maps()
     result, report = HeadMean()(maps)
-    np.testing.assert_allclose(result.values, maps.values.mean(1, keepdims=True), rtol=1e-6)
+    np.testing.assert_allclose(result.values, maps.values.mean(2, keepdims=True), rtol=1e-6)
     assert report.removed == 0
     assert result.layers == maps.layers
 
 
 def test_mean_max_is_the_papers_formula():
-    maps = made_maps()
+    maps = made_maps(steps=2)
     result, _ = HeadMeanMax()(maps)
     weights = maps.head_statistics["max_all"]
-    heads = maps.values.shape[1]
+    heads = maps.values.shape[2]
     for layer in range(4):
-        expected = sum(weights[layer, h] * maps.values[layer, h] for h in range(heads)) / heads
-        np.testing.assert_allclose(result.values[layer, 0], expected, rtol=1e-5)
+        expected = sum(weights[layer, h] * maps.values[:, layer, h] for h in range(heads)) / heads
+        np.testing.assert_allclose(result.values[:, layer, 0], expected, rtol=1e-5)
 
 
 def test_max_image_gives_the_strongest_head_weight_one():
     maps = made_maps(heads=2)
     statistics = {"max_image": np.array([[0.2, 0.1]] * 4, np.float32)}
     result, report = HeadMaxImage()(replace(maps, head_statistics=statistics))
-    expected = (maps.values[:, 0] + 0.5 * maps.values[:, 1]) / 2
-    np.testing.assert_allclose(result.values[:, 0], expected, rtol=1e-5)
+    expected = (maps.values[:, :, 0] + 0.5 * maps.values[:, :, 1]) / 2
+    np.testing.assert_allclose(result.values[:, :, 0], expected, rtol=1e-5)
     assert 0 < report.removed < 0.5
 
 
@@ -45,14 +45,14 @@ def test_max_image_of_heads_that_see_nothing_is_finite():
 
 @pytest.mark.parametrize("stage", [HeadMeanMax(), HeadMaxImage()])
 def test_missing_statistic_says_what_to_record(stage):
-    with pytest.raises(MethodError, match="request_knobs"):
+    with pytest.raises(MethodError, match="record_spec"):
         stage(replace(made_maps(), head_statistics={}))
 
 
 def test_statistic_of_other_heads_is_refused():
     maps = made_maps()
     with pytest.raises(MethodError, match="without reduction"):
-        HeadMeanMax()(replace(maps, values=maps.values[:, :1]))
+        HeadMeanMax()(replace(maps, values=maps.values[:, :, :1]))
 
 
 def test_the_geometric_mean_is_the_attention_of_one_wide_head():
@@ -62,9 +62,9 @@ def test_the_geometric_mean_is_the_attention_of_one_wide_head():
     weights = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     pairs = ((1, 0), (3, 2))
     at = [maps.layers.index(layer) for layer, _ in pairs]
-    wide = np.exp(np.mean([logits[i, head] for i, (_, head) in zip(at, pairs, strict=True)], axis=0))
+    wide = np.exp(np.mean([logits[:, i, head] for i, (_, head) in zip(at, pairs, strict=True)], axis=0))
     result, _ = HeadsFixed(pairs=pairs, join="geometric")(replace(maps, values=weights))
-    found = result.values[0, 0]
+    found = result.values[:, 0, 0]
     np.testing.assert_allclose(
         found / found.sum(axis=-1, keepdims=True), wide / wide.sum(axis=-1, keepdims=True), rtol=1e-5
     )
@@ -81,7 +81,7 @@ def test_background_goes_through_the_same_stage(stage):
 def test_fixed_heads_are_named_by_the_models_layers():
     maps = made_maps(layers=(10, 11, 14, 15))
     result, report = HeadsFixed(pairs=((14, 2), (10, 0)))(maps)
-    np.testing.assert_allclose(result.values[0, 0], (maps.values[2, 2] + maps.values[0, 0]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(result.values[:, 0, 0], (maps.values[:, 2, 2] + maps.values[:, 0, 0]) / 2, rtol=1e-6)
     assert result.layers == ()
     assert result.residual_sinks is None
     assert 0 < report.removed < 1
@@ -107,7 +107,7 @@ def _with_a_pointing_head(seed: int, layer: int = 2, head: int = 1):
     values[..., 4:] = (checker / checker.sum() * 0.5).ravel()
     blob = np.full((6, 8), 0.001)
     blob[2:4, 3:5] = 0.2
-    values[layer, head, :, 4:] = blob.ravel()
+    values[:, layer, head, :, 4:] = blob.ravel()
     return replace(maps, values=values.astype(np.float32))
 
 
@@ -116,7 +116,7 @@ def test_entropy_finds_the_head_that_points():
     rule = HeadsByEntropy(count=1, min_share=0.3)
     assert rule.pick(maps) == ((2, 1),)
     result, report = rule(maps)
-    np.testing.assert_allclose(result.values[0, 0], maps.values[2, 1], rtol=1e-6)
+    np.testing.assert_allclose(result.values[:, 0, 0], maps.values[:, 2, 1], rtol=1e-6)
     assert report.data["heads"] == [[2, 1]]
 
 
@@ -131,20 +131,20 @@ def test_entropy_skips_the_first_layers():
 def test_entropy_leaves_out_heads_that_hardly_look_at_the_image():
     maps = _with_a_pointing_head(0)
     values = maps.values.copy()
-    values[2, 1] *= 0.01
+    values[:, 2, 1] *= 0.01
     assert (2, 1) not in HeadsByEntropy(count=1, min_share=0.2).pick(replace(maps, values=values))
 
 
 def test_entropy_uses_the_same_heads_for_the_background():
     maps = with_background(_with_a_pointing_head(0))
     result, _ = HeadsByEntropy(count=1, min_share=0.3)(maps)
-    np.testing.assert_allclose(result.background.values[0, 0], maps.background.values[2, 1], rtol=1e-6)
+    np.testing.assert_allclose(result.background.values[:, 0, 0], maps.background.values[:, 2, 1], rtol=1e-6)
 
 
 def test_entropy_judges_the_last_row_and_not_the_words():
     maps = _with_a_pointing_head(0)
     values = maps.values.copy()
-    values[2, 1, :-1], values[2, 1, -1] = maps.values[2, 0, 0], maps.values[2, 1, 0]
+    values[:, 2, 1, :-1], values[:, 2, 1, -1] = maps.values[:, 2, 0, :1], maps.values[:, 2, 1, 0]
     assert maps.words[-1] == LAST
     assert HeadsByEntropy(count=1, min_share=0.3).pick(replace(maps, values=values)) == ((2, 1),)
 
@@ -152,7 +152,7 @@ def test_entropy_judges_the_last_row_and_not_the_words():
 def test_flat_heads_are_never_preferred():
     maps = _with_a_pointing_head(0)
     values = maps.values.copy()
-    values[3, 0, :, 4:] = 1 / 48
+    values[:, 3, 0, :, 4:] = 1 / 48
     assert HeadsByEntropy(count=1).pick(replace(maps, values=values)) == ((2, 1),)
 
 
@@ -163,10 +163,10 @@ def test_frequencies_rank_the_head_that_points_everywhere():
 
 def test_selection_after_the_layers_are_gone_is_refused():
     gone = replace(one_row([[1, 2], [3, 4]]), layers=())
-    with pytest.raises(MethodError, match="layers-mean"):
+    with pytest.raises(MethodError, match="single layers"):
         HeadsFixed(pairs=((0, 0),))(gone)
 
 
 def test_the_made_cells_are_where_the_stages_look():
     maps = made_maps()
-    assert cells(maps).shape == (4, 3, 5, 4, 6)
+    assert cells(maps).shape == (1, 4, 3, 5, 4, 6)

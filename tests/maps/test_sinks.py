@@ -81,7 +81,7 @@ def test_a_flat_map_and_an_empty_map_have_no_sinks():
 def test_mirrored_maps_lose_mirrored_cells():
     maps = _scene()
     mirrored = maps.values.copy()
-    mirrored[..., 4:] = cells(maps)[..., ::-1].reshape(*maps.values.shape[:3], -1)
+    mirrored[..., 4:] = cells(maps)[..., ::-1].reshape(*maps.values.shape[:4], -1)
     report = ColumnOutliers()(replace(maps, values=mirrored))[1]
     assert report.data["grid_row_column"] == [[0, 1, 1]]
 
@@ -94,13 +94,13 @@ def test_residual_sinks_go_layer_by_layer_from_the_third_on():
     phi[3, 0] = 50.0  # a text column, which no map shows
     result, report = ResidualSinks(fill="zero")(replace(maps, residual_sinks=phi))
     before, after = cells(maps), cells(result)
-    np.testing.assert_array_equal(after[:2], before[:2])
-    assert not after[2:, ..., 0, 0].any()
-    np.testing.assert_array_equal(after[2, ..., 0, 1], before[2, ..., 0, 1])
-    assert not after[3, ..., 0, 1].any()
+    np.testing.assert_array_equal(after[:, :2], before[:, :2])
+    assert not after[:, 2:, ..., 0, 0].any()
+    np.testing.assert_array_equal(after[:, 2, ..., 0, 1], before[:, 2, ..., 0, 1])
+    assert not after[:, 3, ..., 0, 1].any()
     assert report.data["sinks_per_layer"] == [0, 0, 1, 2]
     assert "2 of 24" in report.detail
-    lost = before[2:, ..., 0, 0].sum() + before[3, ..., 0, 1].sum()
+    lost = before[:, 2:, ..., 0, 0].sum() + before[:, 3, ..., 0, 1].sum()
     assert report.removed == pytest.approx(lost / before.sum(), rel=1e-4)
 
 
@@ -117,7 +117,7 @@ def test_background_loses_its_own_residual_sinks():
     phi[2, 2] = 30
     behind = replace(maps.background, residual_sinks=phi)
     result, _ = ResidualSinks(fill="zero")(replace(maps, background=behind))
-    assert not cells(result.background)[2, ..., 0, 0].any()
+    assert not cells(result.background)[:, 2, ..., 0, 0].any()
 
 
 @settings(max_examples=30)

@@ -14,7 +14,7 @@ SIDE = 6
 
 def maps(*rows: np.ndarray, heads: tuple[int, ...] = (), sinks: tuple[int, ...] = ()) -> AttentionMaps:
     """Rows [SIDE, SIDE] of words, those at `heads` marked; columns at `sinks` have a sink's residual stream."""
-    values = np.stack([row.ravel() for row in rows])[None, None].astype(np.float32)
+    values = np.stack([row.ravel() for row in rows])[None, None, None].astype(np.float32)
     phi = np.zeros((1, SIDE * SIDE), np.float32)
     phi[:, list(sinks)] = 25.0
     words = tuple(

@@ -16,7 +16,7 @@ def test_stop_words_go_and_the_rest_keeps_its_rows():
     maps = made_maps()
     result, report = StopWords()(maps)
     assert [word.text for word in result.words] == ["red", "star", "left", "<last>"]
-    np.testing.assert_array_equal(result.values, maps.values[:, :, 1:])
+    np.testing.assert_array_equal(result.values, maps.values[:, :, :, 1:])
     assert report.data["dropped"] == ["the"]
     assert report.removed == pytest.approx(0.2, abs=1e-6)
 
@@ -41,8 +41,8 @@ def test_nothing_but_stop_words_is_an_error_that_quotes_them():
 def test_groups_are_mixed_by_their_weights(stage, expected):
     maps = made_maps()
     result, report = stage(maps)
-    assert result.values.shape[2] == 1
-    np.testing.assert_allclose(result.values[:, :, 0], np.einsum("t,lhtk->lhk", expected, maps.values), rtol=1e-5)
+    assert result.values.shape[3] == 1
+    np.testing.assert_allclose(result.values[:, :, :, 0], np.einsum("t,slhtk->slhk", expected, maps.values), rtol=1e-5)
     np.testing.assert_allclose(list(report.data["share"].values()), expected, atol=1e-4)
     assert result.words[0].kind == WordKind.SPECIAL
 
@@ -50,13 +50,13 @@ def test_groups_are_mixed_by_their_weights(stage, expected):
 def test_a_group_that_is_not_there_leaves_its_weight_to_the_others():
     maps = made_maps(words=(WORDS[1], LAST))
     result, _ = Rows(content=1, head=5, last=1, normalise=False)(maps)
-    np.testing.assert_allclose(result.values[:, :, 0], maps.values.mean(2), rtol=1e-5)
+    np.testing.assert_allclose(result.values[:, :, :, 0], maps.values.mean(3), rtol=1e-5)
 
 
 def test_normalised_rows_count_the_same_however_much_they_look_at_the_image():
     maps = made_maps()
     quiet = maps.values.copy()
-    quiet[:, :, 1] *= 0.01
+    quiet[:, :, :, 1] *= 0.01
     loud, _ = Rows(words=1)(maps)
     same, _ = Rows(words=1)(replace(maps, values=quiet))
     np.testing.assert_allclose(same.values, loud.values, rtol=1e-4)
@@ -66,14 +66,14 @@ def test_normalised_rows_count_the_same_however_much_they_look_at_the_image():
 def test_normalising_keeps_the_proportions_of_heads():
     maps = made_maps()
     result, _ = Rows(last=1)(maps)
-    ratio = result.values[:, :, 0] / maps.values[:, :, -1]
+    ratio = result.values[:, :, :, 0] / maps.values[:, :, :, -1]
     np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-5)
 
 
 def test_a_row_that_sees_no_cell_adds_nothing():
     maps = made_maps()
     blind = maps.values.copy()
-    blind[:, :, 1][..., image_columns(maps)] = 0
+    blind[:, :, :, 1][..., image_columns(maps)] = 0
     assert np.isfinite(Rows(content=1)(replace(maps, values=blind))[0].values).all()
 
 
@@ -87,10 +87,10 @@ def test_a_generic_prompts_own_words_are_not_read():
     maps = made_maps()
     behind = made_maps(3)
     result, _ = Rows(content=1, head=1, normalise=False)(replace(maps, background=behind))
-    np.testing.assert_array_equal(result.background.values, behind.values[:, :, -1:])
+    np.testing.assert_array_equal(result.background.values, behind.values[:, :, :, -1:])
     wordy = made_maps(3, words=WORDS[:2])
     result, _ = Rows(last=1, normalise=False)(replace(maps, background=wordy))
-    np.testing.assert_allclose(result.background.values, wordy.values.mean(2, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(result.background.values, wordy.values.mean(3, keepdims=True), rtol=1e-5)
 
 
 def test_no_word_of_the_wanted_kind_is_an_error():

@@ -72,14 +72,22 @@ def test_prompt_and_notice_live_in_the_saved_config(saved_llava: Path) -> None:
     assert vlm.name == str(saved_llava)
 
 
-def test_a_fresh_starter_loads_in_a_fresh_process(tmp_path: Path) -> None:
-    """Its vision tower is this project's own class, which transformers knows only once it is registered."""
+@pytest.mark.slow
+def test_only_a_starter_imports_the_starter(saved_llava: Path, tmp_path: Path) -> None:
+    """A starter's vision tower is a class of this project, registered with transformers when a config names it."""
     from grounding.starter.model import build_model, build_processor
 
     save(tmp_path, build_model(0), build_processor())
-    code = f"from grounding.models.load import load; print(load({str(tmp_path)!r}, device='cpu').notice)"
+    code = (
+        f"import sys; from grounding.models.load import load; load({str(saved_llava)!r}, device='cpu'); "
+        "print([name for name in sys.modules if name.startswith('grounding.starter')]); "
+        f"print(load({str(tmp_path)!r}, device='cpu').notice)"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "drawn scenes only" in run.stdout, run.stderr
+    assert run.returncode == 0, run.stderr
+    imported, notice = run.stdout.splitlines()
+    assert imported == "[]"
+    assert "drawn scenes only" in notice
 
 
 def test_dtype_and_device_map(saved_llava: Path) -> None:
@@ -194,7 +202,7 @@ def test_what_the_hub_answers(kind: str, message: str, monkeypatch: pytest.Monke
         cause = getattr(errors, kind)
         raise OSError("wrapped") from cause.__new__(cause, "said no")  # its constructor wants a web response
 
-    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", answer)
+    monkeypatch.setattr(transformers.PretrainedConfig, "get_config_dict", answer)
     with pytest.raises(ModelError, match=message):
         load("owner/model")
 

@@ -48,13 +48,15 @@ def test_reading_gives_the_rows_of_the_decode_steps(vlm, images, monkeypatch) ->
     compared = 0
     for one, read in zip(spoken, teacher_forced_maps(vlm, prepared, cut), strict=True):
         rows = (
-            {} if one.words is None else {w.positions: one.words.values[:, :, i] for i, w in enumerate(one.words.words)}
+            {}
+            if one.words is None
+            else {w.positions: one.words.values[:, :, :, i] for i, w in enumerate(one.words.words)}
         )
         for maps in read.maps:
             assert maps.words[-1].text == LAST_WORD
             assert maps.words[-1].positions == (maps.words[0].positions[0] - 1,)
             if maps.words[0].positions in rows:  # the last word of the shorter text may be cut
-                np.testing.assert_allclose(maps.values[:, :, 0], rows[maps.words[0].positions], atol=1e-5)
+                np.testing.assert_allclose(maps.values[:, :, :, 0], rows[maps.words[0].positions], atol=1e-5)
                 compared += 1
     assert compared > 1
 
@@ -68,7 +70,7 @@ def test_witnesses_are_stop_words_and_the_prompts_last_token(vlm, images) -> Non
     assert [word.text for word in read.reference_words.words] == ["the", "is", "of", "the", LAST_WORD]
     assert read.reference_words.words[-1].positions == (prepared.length - 1,)
     assert {word.kind for word in read.reference_words.words[:-1]} == {WordKind.STOP}
-    assert all(maps.values.shape[:2] == (2, 4) for maps in (*read.maps, read.reference_words))
+    assert all(maps.values.shape[:3] == (1, 2, 4) for maps in (*read.maps, read.reference_words))
 
 
 def test_a_text_without_nouns_has_no_maps(vlm, images) -> None:

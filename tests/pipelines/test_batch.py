@@ -12,13 +12,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from grounding.errors import ExpressionError, ImageError, ModelError, OutputError, RecordingError
+from grounding.errors import ExpressionError, ImageError, ModelError, OutputError, RecordingError, UsageError
 from pipelines.batch import Job, finish, parse_formats, run_batch, run_job
-from pipelines.manifest import read_manifest
+from pipelines.manifest import items_from_manifest
 from pipelines.provenance import RunConfig
-from pipelines.runs import ResultLog
+from pipelines.runs import open_results
 
-CONFIG = RunConfig("tiny", "abc", "tiny-sam", "plain-mean", "", "float32", 0)
+CONFIG = RunConfig(
+    model="tiny",
+    weights="abc",
+    segmenter="tiny-sam",
+    method="plain-mean",
+    method_text="",
+    dtype="float32",
+    seed=0,
+)
 WORDS = (("a", "dog"), ("b", "red"), ("a", "the red dog"), ("missing", "dog"), ("c", "left image"), ("b", " "))
 
 
@@ -35,13 +43,13 @@ def manifest(pictures, tmp_path) -> Path:
 
 
 def job_of(manifest: Path, out: Path, **changes) -> Job:
-    job = Job(read_manifest(manifest), out, ("npz", "coco"), CONFIG, batch_size=2, resume=True)
+    job = Job(items_from_manifest(manifest), out, ("npz", "coco"), CONFIG, batch_size=2, resume=True)
     return replace(job, **changes)
 
 
 def work(job: Job, pipe) -> tuple[list[dict], list[str]]:
     """The job's lines, and the expressions that were worked on."""
-    lines, told = ResultLog(job.out), []
+    lines, told = open_results(job.out), []
     run_job(job, pipe, lines, job.batches(lines), lambda item, outcome: told.append(item.expression))
     return finish(job, lines), told
 
@@ -84,7 +92,7 @@ def test_a_run_cut_off_at_any_byte_ends_in_the_same_files(share, make_pipe, mani
     work(job, make_pipe())
     whole = contents(job.out)
     # While a run works its lines stand in the order of work, so the cut is made in a file of that kind.
-    lines = ResultLog(tmp_path / "cut")
+    lines = open_results(tmp_path / "cut")
     cut = job_of(manifest, tmp_path / "cut")
     run_job(cut, make_pipe(), lines, cut.batches(lines), lambda item, outcome: None)
     text = lines.file.read_bytes()
@@ -124,7 +132,7 @@ def test_memory_that_runs_out_for_one_batch_is_tried_item_by_item(make_pipe, pic
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(type(pipe.vlm.model), "forward", small_batches_only)
-    good = [item for item in read_manifest(manifest) if item.path.is_file() and item.expression.strip()]
+    good = [item for item in items_from_manifest(manifest) if item.path.is_file() and item.expression.strip()]
     assert all(outcome.segments for outcome in run_batch(pipe, good[:2]))
 
 
@@ -135,7 +143,7 @@ def test_memory_that_runs_out_always_is_written_down(make_pipe, manifest, tmp_pa
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(type(pipe.vlm.model), "forward", never)
-    outcomes = run_batch(pipe, read_manifest(manifest))
+    outcomes = run_batch(pipe, items_from_manifest(manifest))
     assert [type(outcome) for outcome in outcomes] == [ModelError] * 3 + [ImageError, ModelError, ExpressionError]
     assert "out of memory while running" in str(outcomes[0])
 
@@ -153,7 +161,7 @@ def test_what_every_item_would_meet_ends_the_run(make_pipe, manifest, tmp_path, 
 
 
 def test_a_strict_job_writes_nothing_when_it_fails(make_pipe, manifest, tmp_path):
-    items = read_manifest(manifest)[3:4]
+    items = items_from_manifest(manifest)[3:4]
     with pytest.raises(ImageError):
         work(job_of(manifest, tmp_path / "out", items=items, strict=True), make_pipe())
     assert not (tmp_path / "out").exists()
@@ -162,17 +170,18 @@ def test_a_strict_job_writes_nothing_when_it_fails(make_pipe, manifest, tmp_path
 def test_lines_of_something_else_are_left_alone(tmp_path):
     (tmp_path / "results.jsonl").write_text('{"name": "another tool"}\n')
     with pytest.raises(OutputError, match=r"line 1 of .* is not a result of this command"):
-        ResultLog(tmp_path)
+        open_results(tmp_path)
 
 
 def test_formats_are_words_or_lists():
     assert parse_formats(("npz", "png")) == ("png", "npz")
     assert parse_formats(("coco,png",)) == ("png", "coco")
     assert parse_formats(()) == ()
-    with pytest.raises(OutputError, match=r"format 'a\.png' is not known"):
+    with pytest.raises(UsageError, match=r"format 'a\.png' is not known"):
         parse_formats(("png", "a.png"))
 
 
+@pytest.mark.slow
 def test_kill_9_and_again_gives_the_same_file(tiny_model, tiny_segmenter, pictures, tmp_path):
     """A real process is killed in the middle; the same command then ends in the bytes of an undisturbed run."""
     lines = [

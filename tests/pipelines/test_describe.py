@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from made_maps import xy_to_cells
 from PIL import Image
 
 from grounding.errors import ImageError, MethodError
@@ -14,7 +15,6 @@ from grounding.models.llava import Llava
 from grounding.models.load import load
 from grounding.models.qwen2_5_vl import Qwen25VL
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
-from grounding.points import xy_to_cells
 from grounding.segmenters.load import load_segmenter
 from grounding.starter.language import DESCRIBE, caption
 from grounding.starter.scenes import SHAPES, draw_scene

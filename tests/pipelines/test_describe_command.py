@@ -111,6 +111,8 @@ def test_masks_are_in_the_line(describe, scenes, tiny_segmenter) -> None:
         (("none.png",), "none.png"),
         (("--steer", "nonsense"), "steering method 'nonsense' is unknown"),
         (("--threshold", "2"), "a threshold of 2.0 was given"),
+        (("--nouns", "nltk"), "--nouns 'nltk' was given, expected rules, spacy or spacy:MODEL"),
+        (("--nouns", "spacy:no_such_pipeline"), "spacy"),
         (("--question", "what is a giraffe ?"), "'giraffe' is outside the vocabulary"),
         (("--top-p", "0", "--sample"), "top_p"),
     ],

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from grounding.errors import ManifestError
-from pipelines.manifest import items_from_words, read_manifest
+from grounding.errors import ManifestError, UsageError
+from grounding.steering.samples import manifest_samples
+from pipelines.manifest import items_from_manifest, items_from_words
 
 
 def write(folder: Path, *lines: str) -> Path:
@@ -22,7 +23,7 @@ def test_paths_are_relative_to_the_manifest_and_other_fields_stay(tmp_path):
         "",
         '{"image": "/data/b.png", "expression": "Hund\u2028grün"}',
     )
-    one, other = read_manifest(file)
+    one, other = items_from_manifest(file)
     assert one.path == tmp_path / "x" / "a.png"
     assert one.image == "x/a.png"
     assert one.extra == {"image_id": 7}
@@ -32,7 +33,7 @@ def test_paths_are_relative_to_the_manifest_and_other_fields_stay(tmp_path):
 
 def test_an_item_that_stands_twice_is_taken_once(tmp_path):
     line = json.dumps({"image": "a.png", "expression": "dog"})
-    assert len(read_manifest(write(tmp_path, line, line))) == 1
+    assert len(items_from_manifest(write(tmp_path, line, line))) == 1
 
 
 @pytest.mark.parametrize(
@@ -46,23 +47,23 @@ def test_an_item_that_stands_twice_is_taken_once(tmp_path):
 )
 def test_a_wrong_line_is_named(line, sentence, tmp_path):
     with pytest.raises(ManifestError, match=sentence):
-        read_manifest(write(tmp_path, '{"image": "a.png", "expression": "dog"}', line))
+        items_from_manifest(write(tmp_path, '{"image": "a.png", "expression": "dog"}', line))
 
 
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(ManifestError, match=r"cannot be read \(No such file"):
-        read_manifest(tmp_path / "none.jsonl")
+        items_from_manifest(tmp_path / "none.jsonl")
     with pytest.raises(ManifestError, match="is empty"):
-        read_manifest(write(tmp_path, "", " "))
+        items_from_manifest(write(tmp_path, "", " "))
     (tmp_path / "list.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(ManifestError, match="not UTF-8"):
-        read_manifest(tmp_path / "list.jsonl")
+        items_from_manifest(tmp_path / "list.jsonl")
 
 
 def test_words_are_images_and_then_an_expression():
     items = items_from_words(("a.png", "b.png", "a.png", "red dog"))
     assert [(item.image, item.expression) for item in items] == [("a.png", "red dog"), ("b.png", "red dog")]
-    with pytest.raises(ManifestError, match="1 arguments were given"):
+    with pytest.raises(UsageError, match="1 arguments were given"):
         items_from_words(("a.png",))
 
 
@@ -71,3 +72,15 @@ def test_keys_differ_by_image_words_and_configuration():
     keys = {one.key("x"), other.key("x"), one.key("y"), items_from_words(("a.png", "cat"))[0].key("x")}
     assert len(keys) == 4
     assert one.key("x") == items_from_words(("a.png", "dog"))[0].key("x")
+
+
+def test_two_kinds_of_manifest_are_read_alike(tmp_path):
+    """Manifests of items and of calibration samples name their own fields in the same sentences."""
+    for content, said in (("", "is empty: expected one JSON object a line with"), ("{", "expected an object with")):
+        file = write(tmp_path, content)
+        with pytest.raises(ManifestError, match=f"{said} image and expression"):
+            items_from_manifest(file)
+        with pytest.raises(ManifestError, match=f"{said} image, question and answer"):
+            manifest_samples(file)
+    with pytest.raises(ManifestError, match=r"give a file of JSON lines with image, question and answer"):
+        manifest_samples(tmp_path / "none.jsonl")

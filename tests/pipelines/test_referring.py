@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from grounding.errors import ExpressionError, ImageError, MethodError, OutputError
-from grounding.io import decode_mask, load_heatmap, open_image
+from grounding.files import slug
+from grounding.images import open_image
+from grounding.io import decode_mask, load_heatmap
 from pipelines.referring import ReferringSegmentation, method_for
-from pipelines.saving import slug
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_one_pair_gives_one_whole_result(make_pipe, images):
     assert result.points.label[0] == 1
     timings = result.timings
     assert min(timings.attention, timings.stages, timings.encode, timings.mask) > 0
-    assert timings.total < 600
+    assert timings.total == pytest.approx(timings.attention + timings.stages + timings.encode + timings.mask)
 
 
 def test_many_pairs_keep_their_order_and_share_the_work(make_pipe, images, counted):
@@ -152,10 +153,10 @@ def test_the_class_is_found_at_the_top_of_the_package():
 def test_maps_of_the_generic_prompt_are_kept_per_request_and_prompt(make_pipe, images):
     pipe = make_pipe("relative")
     pair = (images["a"], "the red dog")
-    plain = replace(pipe.knobs, background_prompt="Describe the image.", reduce="heads")
+    plain = replace(pipe.spec, background_prompt="Describe the image.", reduce="heads")
     first = pipe.look([pair], plain)[0].background
     every_head = pipe.look([pair], replace(plain, reduce="none"))[0].background
     other = pipe.look([pair], replace(plain, background_prompt="Where is it?"))[0].background
-    assert first.values.shape[1] == 1
-    assert every_head.values.shape[1] == pipe.vlm.head_count
+    assert first.values.shape[2] == 1
+    assert every_head.values.shape[2] == pipe.vlm.head_count
     assert [word.text for word in first.words] != [word.text for word in other.words]

@@ -6,6 +6,8 @@ import re
 import pytest
 
 from grounding.cli import main
+from grounding.errors import UsageError
+from pipelines.commands.segment import SegmentCommand
 
 
 @pytest.fixture
@@ -89,3 +91,36 @@ def test_a_models_notice_is_told_on_every_run(segment, pictures, tiny_model, mon
     _, out, err = segment(pictures / "a.png", "dog")
     assert "note: knows nothing at all" in err
     assert "knows nothing" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("a.png",), "1 arguments were given, expected images and then one expression"),
+        (("a.png", "dog", "--manifest", "list.jsonl"), "a.png' were given: give a manifest, or images"),
+        (("a.png", "dog", "--batch-size", "0"), "a batch size of 0 was asked for"),
+        (("a.png", "dog", "--nouns", "spacy:"), "--nouns 'spacy:' was given"),
+        (("a.png", "dog", "--formats", "gif"), "format 'gif' is not known"),
+    ],
+)
+def test_options_out_of_range_are_usage_errors(words, said, pictures, tmp_path, tiny_model):
+    """Each is refused before a model is loaded and before anything is written."""
+    import tyro
+
+    words = [str(pictures / word) if word == "a.png" else word for word in words]
+    command = tyro.cli(SegmentCommand, args=[*words, "--model", str(tiny_model), "--out", str(tmp_path / "out")])
+    with pytest.raises(UsageError) as refusal:
+        command.run()
+    assert said in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_spacy_finds_the_nouns_where_asked(segment, pictures, tmp_path):
+    pytest.importorskip("spacy", reason="the extra 'nlp' is not installed")
+    import spacy.util
+
+    if not spacy.util.is_package("en_core_web_sm"):
+        pytest.skip("the spaCy pipeline en_core_web_sm is not installed")
+    assert segment(pictures / "a.png", "the red dog", "--nouns", "spacy")[0] == 0
+    (run,) = json.loads((tmp_path / "out" / "run.json").read_text())["runs"].values()
+    assert run["config"]["nouns"] == "spacy"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -53,13 +55,13 @@ def test_ties_fall_to_the_estimate():
 @pytest.mark.parametrize(("penalty", "expected"), [(0.0, 1), (0.5, 0), (1.0, 0)])
 def test_a_mask_of_nearly_everything_pays_the_penalty(penalty, expected):
     offered = candidates(OBJECT, WHOLE, scores=[0.6, 0.95])
-    assert choose(offered, rule=MaskRule(whole_penalty=penalty)) == expected
+    assert choose(offered, rule=MaskRule("iou", whole_penalty=penalty)) == expected
 
 
 def test_the_share_that_counts_as_everything_can_be_set():
     half = box_mask(0, 0, 40, 24)
     assert choose(candidates(OBJECT, half, scores=[0.6, 0.95])) == 1
-    assert choose(candidates(OBJECT, half, scores=[0.6, 0.95]), rule=MaskRule(whole_share=0.5)) == 0
+    assert choose(candidates(OBJECT, half, scores=[0.6, 0.95]), rule=MaskRule("iou", whole_share=0.5)) == 0
 
 
 def test_an_empty_mask_never_wins():
@@ -75,7 +77,11 @@ def test_a_rule_without_its_map_is_refused(rule):
 
 @pytest.mark.parametrize(
     ("numbers", "sentence"),
-    [({"rule": "area"}, "iou, agreement or both"), ({"measure": "dice"}, "pearson"), ({"whole_share": 2}, "shares in")],
+    [
+        ({"choice": "area"}, "iou, agreement or both"),
+        ({"measure": "dice"}, "pearson"),
+        ({"whole_share": 2}, "shares in"),
+    ],
 )
 def test_an_unknown_rule_names_the_known_ones(numbers, sentence):
     with pytest.raises(SegmenterError, match=sentence):
@@ -173,7 +179,7 @@ def test_ask_gives_the_chosen_mask_with_its_agreement(tiny, points, cascade):
     prompt = points((10, 20))
     values = heatmap(np.random.default_rng(1).random((4, 6)), image_size=(75, 30))
     rule = MaskRule("agreement", whole_penalty=0.0)
-    segment = ask(tiny, prompt, values, rule, cascade=cascade, label="noise")
+    segment = ask(tiny, prompt, values, replace(rule, cascade=cascade), label="noise")
     offered = refine(tiny, prompt, values, rule) if cascade else tiny.segment(prompt)
     agreements = [agreement(mask, values) for mask in offered.masks]
     assert segment.agreement == pytest.approx(max(agreements))
@@ -189,7 +195,7 @@ def test_ask_without_a_map_measures_no_agreement(tiny, points):
 
 def test_a_single_mask_can_be_the_rule(tiny, points):
     single = tiny.segment(points((10, 20)), multimask=False)
-    segment = ask(tiny, points((10, 20)), rule=MaskRule(multimask=False))
+    segment = ask(tiny, points((10, 20)), rule=MaskRule("iou", multimask=False))
     np.testing.assert_array_equal(segment.mask, single.masks[0])
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from grounding.errors import MissingExtraError, SegmenterError
 from grounding.segmenters import mobile_sam
 from grounding.segmenters.load import load_segmenter
-from grounding.segmenters.mask_selection import ask
+from grounding.segmenters.mask_selection import MaskRule, ask
 from grounding.types import Heatmap
 
 needs_extra = pytest.mark.skipif(
@@ -58,7 +58,7 @@ def test_the_cascade_and_the_map_find_it_too(loaded, disc_and_square, points):
     _, disc, _ = disc_and_square
     values = np.zeros((4, 6), dtype=np.float32)
     values[1:3, 1:3] = 1
-    segment = ask(loaded[0], points((80, 90)), Heatmap(values, (300, 200)), "both", cascade=True)
+    segment = ask(loaded[0], points((80, 90)), Heatmap(values, (300, 200)), MaskRule(cascade=True))
     assert iou(segment.mask, disc) > 0.9
     assert segment.agreement > 0.6  # the hot cells lie 20 px right of and 10 px below the disc
 

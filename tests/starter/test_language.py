@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from grounding.starter.language import EXTREMES, RELATIONS, SIDES, VOCABULARY, caption, cell_of
+from grounding.starter.language import EXTREMES, RELATIONS, SIDES, VOCABULARY, SceneTexts, caption, cell_of
 from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES, Scene, SceneConfig, SceneObject, draw_scene
 
 SCENES = [draw_scene(seed, SceneConfig(size=96)) for seed in range(60)]
@@ -34,7 +34,7 @@ def referents(scene: Scene, text: str) -> list[int]:
 def test_every_expression_is_true_of_its_target_alone():
     kinds = set()
     for scene in SCENES:
-        for expression in scene.expressions:
+        for expression in SceneTexts(scene).expressions:
             assert referents(scene, expression.text) == [expression.target_index], expression.text
             kinds.add(expression.kind)
     assert kinds == {"plain", "attribute", "position", "relation"}
@@ -43,7 +43,7 @@ def test_every_expression_is_true_of_its_target_alone():
 def test_existence_questions_are_answered_truly_and_both_ways():
     answers = []
     for scene in SCENES:
-        for question in scene.questions:
+        for question in SceneTexts(scene).questions:
             if question.kind == "exists":
                 assert question.answer == ("yes" if referents(scene, question.text) else "no")
                 answers.append(question.answer)
@@ -52,7 +52,7 @@ def test_existence_questions_are_answered_truly_and_both_ways():
 
 def test_counts_and_attributes_are_true():
     for scene in SCENES:
-        for question in scene.questions:
+        for question in SceneTexts(scene).questions:
             words = question.text.split()
             if question.kind == "count":
                 assert int(question.answer) == sum(
@@ -66,8 +66,10 @@ def test_counts_and_attributes_are_true():
 
 
 def test_only_words_of_the_vocabulary_are_used():
-    texts = [e.text for s in SCENES for e in s.expressions] + [c for s in SCENES for c in s.captions]
-    texts += [part for s in SCENES for q in s.questions for part in (q.text, q.answer)]
+    texts = [e.text for s in SCENES for e in SceneTexts(s).expressions] + [
+        c for s in SCENES for c in SceneTexts(s).captions
+    ]
+    texts += [part for s in SCENES for q in SceneTexts(s).questions for part in (q.text, q.answer)]
     assert {word for text in texts for word in text.split()} <= set(VOCABULARY)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from grounding.errors import ExpressionError
 from grounding.models.llava import Llava
 from grounding.models.load import load
 from grounding.models.maps import attend
-from grounding.starter.language import CELLS, VOCABULARY
+from grounding.starter.language import CELLS, VOCABULARY, SceneTexts
 from grounding.starter.measure import measure
 from grounding.starter.model import IMAGE_SIZE, WEIGHTS, build_model, build_processor, build_tokenizer
 from grounding.starter.scenes import draw_scene
@@ -62,9 +63,17 @@ def test_every_word_is_one_token_and_none_is_unknown():
 
 
 def test_measuring_counts_every_kind_of_question():
-    scores = measure(Llava(build_model(0).eval(), build_processor(), "starter"), range(4))
-    assert {"exists", "caption precision", "caption recall", "locate attribute"} <= set(scores)
-    assert all(0 <= score.share <= 1 and score.n > 0 for score in scores.values())
+    seeds = range(9_000_100, 9_000_104)
+    untrained = measure(Llava(build_model(0).eval(), build_processor(), "starter"), seeds)
+    trained = measure(load("starter", device="cpu"), seeds)
+    texts = [SceneTexts(draw_scene(seed)) for seed in seeds]
+    expected = Counter(f"locate {one.kind}" for text in texts for one in text.expressions)
+    expected.update(one.kind for text in texts for one in text.questions)
+    expected.update({"caption precision": 4, "caption recall": 4})
+    assert {kind: score.n for kind, score in trained.items()} == expected
+    assert {kind: score.n for kind, score in untrained.items()} == expected
+    assert trained["caption recall"].share > 0.8 > 0.4 > untrained["caption recall"].share
+    assert trained["exists"].share > 0.7
 
 
 def test_the_shipped_weights_fit_and_point_at_things():
@@ -75,9 +84,9 @@ def test_the_shipped_weights_fit_and_point_at_things():
     hits = []
     for seed in range(9_000_000, 9_000_016):
         scene = draw_scene(seed)
-        expression = scene.expressions[0]
+        expression = SceneTexts(scene).expressions[0]
         (maps,) = attend(vlm, vlm.prepare([scene.image], [expression.text]))
-        cells = maps.values[:, :, -1].mean(axis=(0, 1))
+        cells = maps.values[:, :, :, -1].mean(axis=(0, 1, 2))
         row, column = divmod(int(np.argmax(cells)), CELLS)
         side = scene.image.width / CELLS
         hits.append(scene.objects[expression.target_index].mask[int((row + 0.5) * side), int((column + 0.5) * side)])

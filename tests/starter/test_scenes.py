@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from grounding.starter.language import SceneTexts
 from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES, Prior, SceneConfig, draw_scene
 
 
@@ -10,13 +11,16 @@ def test_a_seed_draws_the_same_scene_twice():
     one, two = draw_scene(11), draw_scene(11)
     assert one.image.tobytes() == two.image.tobytes()
     assert [t.kind for t in one.objects] == [t.kind for t in two.objects]
-    assert one.expressions == two.expressions
-    assert one.questions == two.questions
+    assert SceneTexts(one).expressions == SceneTexts(two).expressions
+    assert SceneTexts(one).questions == SceneTexts(two).questions
     assert draw_scene(12).image.tobytes() != one.image.tobytes()
 
 
 def test_the_world_is_as_large_as_promised():
-    assert (len(SHAPES), len(COLOURS), len(SIZES), len(PATTERNS)) >= (6, 8, 2, 2)
+    assert len(SHAPES) >= 6
+    assert len(COLOURS) >= 8
+    assert len(SIZES) >= 2
+    assert len(PATTERNS) >= 2
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -12,8 +12,9 @@ from grounding.models.llava import Llava
 from grounding.models.tiny import tiny_llava_gqa
 from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding
+from grounding.steering.editor import applied
 from grounding.steering.fit_settings import FitSettings
-from grounding.steering.fitting import _Desk, _weights, fit_gains
+from grounding.steering.fitting import _SampleCache, _weights, fit_gains
 from grounding.steering.generate import generate
 from grounding.steering.head_gains import HeadGains
 from grounding.steering.heads import HeadChoice
@@ -90,9 +91,9 @@ def test_gains_of_one_and_strength_nought_leave_every_bit(
     with torch.no_grad():
         plain = vlm.model(**prepared.inputs).logits
         for idle in (HeadGains(image=ones, text=ones), replace(gains, strength=0.0), HeadGains()):
-            with idle.applied(context):
+            with applied(idle, context):
                 assert torch.equal(vlm.model(**prepared.inputs).logits, plain)
-        with gains.applied(context):
+        with applied(gains, context):
             assert not torch.equal(vlm.model(**prepared.inputs).logits, plain)
 
 
@@ -106,7 +107,7 @@ def test_gains_for_another_model_are_refused(vlm: Llava, images: list[Image.Imag
 
 def test_the_slope_is_that_of_the_answer_under_steering(vlm: Llava, samples: list[Sample], gains: HeadGains) -> None:
     """Against finite differences of the whole pass, steered as a generation is."""
-    desk = _Desk(vlm, [lambda: samples[0]], 5.0, 0)
+    desk = _SampleCache(vlm, [lambda: samples[0]], 5.0, 0)
     logs = torch.tensor([gains.image, gains.text]).log().requires_grad_()
     value, slope = desk.likelihood(0, logs)
     reading = TeacherForcedSample.of(vlm, samples[0], ended=True)
@@ -116,7 +117,7 @@ def test_the_slope_is_that_of_the_answer_under_steering(vlm: Llava, samples: lis
 
     def likelihood(at: torch.Tensor) -> float:
         image, text = (tuple(tuple(row) for row in table) for table in at.exp().tolist())
-        with torch.no_grad(), HeadGains(image=image, text=text).applied(context):
+        with torch.no_grad(), applied(HeadGains(image=image, text=text), context):
             said = vlm.model(**reading.inputs).logits[0].double().log_softmax(-1)
         ids = reading.inputs["input_ids"][0]
         each = torch.stack([said[t - 1, ids[t]] for t in reading.targets])

@@ -7,17 +7,18 @@ from PIL import Image
 
 from grounding.attention import RowRequest, record
 from grounding.errors import MethodError
+from grounding.layers import LayerRange
 from grounding.models.llava import Llava
 from grounding.models.tiny import tiny_llava_gqa
+from grounding.steering.apply import apply
 from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding
+from grounding.steering.editor import ModulationEditor, applied
 from grounding.steering.generate import generate
 from grounding.steering.heads import HeadChoice
 from grounding.steering.method import load_steering, parse_steering
 from grounding.steering.modulation import Renormalise
-from grounding.steering.plan import ModulationEditor
-from grounding.steering.schedule import LayerRange, StrengthSchedule
-from grounding.steering.seam import steered
+from grounding.steering.schedule import StrengthSchedule
 from grounding.steering.sensitivity import Sensitivity, load_sensitivity
 
 QUESTIONS = ("where is the red dog on the left?", "where is it")
@@ -48,7 +49,7 @@ def test_shipped_files_read_back_and_steer(name: str, vlm: Llava, images: list[I
     context = subject_of(vlm, images)
     with torch.no_grad():
         plain = vlm.model(**context.prepared.inputs).logits[:, -1]
-        with method.steps[0].applied(context):
+        with applied(method.steps[0], context):
             assert not torch.equal(vlm.model(**context.prepared.inputs).logits[:, -1], plain)
 
 
@@ -60,12 +61,12 @@ def test_a_misspelt_key_inside_a_part_is_refused() -> None:
 
 def test_on_the_fly_strengths_follow_the_last_prompt_rows_mass(vlm: Llava, images: list[Image.Image]) -> None:
     context = subject_of(vlm, images)
-    form = Renormalise(gain=3.0, layers=LayerRange(0, 1), heads=HeadChoice(sensitivity="prefill", least=0.25))
+    form = Renormalise(gain=3.0, layers=LayerRange(indices=(0,)), heads=HeadChoice(sensitivity="prefill", least=0.25))
     plan, last = ModulationEditor(form, context), context.prepared.length - 1
     with torch.no_grad():
         with record(vlm.model, RowRequest(((last,), (last,)))) as recording:
             vlm.model(**context.prepared.inputs)
-        with steered(vlm.model, plan, context.prepared.length, 2):
+        with apply(vlm.model, plan, context.prepared.length, 2):
             vlm.model(**context.prepared.inputs)
     for element, segment in enumerate(context.segments()):
         mass = recording.prefill[element][0, :, 0, segment.image].sum(-1)
@@ -76,7 +77,7 @@ def test_on_the_fly_strengths_follow_the_last_prompt_rows_mass(vlm: Llava, image
 def test_strengths_by_rule() -> None:
     values = torch.tensor([0.1, 0.4, 0.3, 0.2])
     assert HeadChoice(rule="top", top=0.5).by_rule(values).tolist() == [0, 1, 1, 0]
-    assert HeadChoice(rule="top", top=1, lowest=True).by_rule(values).tolist() == [1, 0, 0, 0]
+    assert HeadChoice(rule="top", count=1, lowest=True).by_rule(values).tolist() == [1, 0, 0, 0]
     assert HeadChoice(rule="threshold", threshold=0.25).by_rule(values).tolist() == [0, 1, 1, 0]
     torch.testing.assert_close(HeadChoice(least=0.5).by_rule(values), torch.tensor([0.5, 1.0, 5 / 6, 4 / 6]))
 
@@ -88,9 +89,9 @@ def test_a_sensitivity_file_chooses_across_layers(tmp_path, vlm: Llava) -> None:
     one = Sensitivity("tiny", "mass", 3, "0" * 64, tuple(map(tuple, values.tolist())))
     one.save(path)
     assert load_sensitivity(path) == one
-    found = HeadChoice(sensitivity=str(path), rule="top", top=2).strengths((2, 3), 4, 8)
+    found = HeadChoice(sensitivity=str(path), rule="top", count=2).strengths((2, 3), 4, 8)
     assert found.nonzero().tolist() == [[2, 5], [3, 1]]
-    assert HeadChoice(sensitivity=str(path), rule="top", top=1).strengths((3,), 4, 8).nonzero().tolist() == [[3, 1]]
+    assert HeadChoice(sensitivity=str(path), rule="top", count=1).strengths((3,), 4, 8).nonzero().tolist() == [[3, 1]]
     with pytest.raises(MethodError, match="for 4 layers of 8 heads, but the model has 2 of 8"):
         HeadChoice(sensitivity=str(path)).strengths((0,), 2, 8)
     with pytest.raises(MethodError, match=r"gone.yaml cannot be read"):
@@ -98,12 +99,13 @@ def test_a_sensitivity_file_chooses_across_layers(tmp_path, vlm: Llava) -> None:
 
 
 def test_layers_and_schedules() -> None:
-    assert LayerRange(0.25, 1.0).chosen(8) == (2, 3, 4, 5, 6, 7)
-    assert LayerRange(2, 4).chosen(32) == (2, 3)
+    assert LayerRange(start=0.25).chosen(8) == (2, 3, 4, 5, 6, 7)
+    assert LayerRange(indices=(2, 3)).chosen(32) == (2, 3)
+    assert LayerRange(skip=2).chosen(4) == (2, 3)
     with pytest.raises(MethodError, match="none of the model's 2"):
-        LayerRange(2, 1.0).chosen(2)
+        LayerRange(skip=2).chosen(2)
     with pytest.raises(MethodError, match="share of the depth"):
-        LayerRange(0.5, 1.5)
+        LayerRange(start=0.5, stop=1.5)
     assert [StrengthSchedule("linear", tokens=4).strength(t) for t in (0, 2, 4, 9)] == [0, 0.5, 1, 1]
     assert [StrengthSchedule("decay", tokens=2).strength(t) for t in (0, 2, 4)] == [1, 0.5, 0.25]
     assert [StrengthSchedule("window", start=1, stop=3).strength(t) for t in range(4)] == [0, 1, 1, 0]

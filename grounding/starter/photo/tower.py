@@ -1,8 +1,8 @@
-"""The photo starter's vision tower: a frozen ImageNet backbone whose two last depths are joined cell by cell.
+"""The photo starter's vision tower: a frozen ImageNet backbone whose two last depths are concatenated per cell.
 
-Features of stride 16 say where things end, those of stride 32 what they are; the coarser ones are enlarged and both
-stand side by side in one token, followed by waves of the cell's column and row, since a convolution hardly knows where
-it is. The class is registered with transformers' auto classes, so that a LLaVA config can name it as its vision model.
+Features of stride 16 locate edges, those of stride 32 carry semantics. The coarse features are upsampled; a token is
+coarse features, fine features, and sines and cosines of the cell's column and row. Importing this module registers the
+class with transformers' auto classes, so that a LLaVA config can name it as its vision model.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class PhotoTowerConfig(PretrainedConfig):
 
     Args:
         image_size: side of the square picture in pixels, a multiple of 32.
-        pooling: cells of stride 16 joined along each side into one token; 1 keeps them all.
-        stages: of the backbone; see `Backbone`.
+        pooling: cells of stride 16 averaged along each side into one token; 1 keeps all cells.
+        stages: stages of the backbone; see `Backbone`.
         stem_size: channels of its first convolution.
-        head_size: channels of its last one.
-        wave_size: width of the part that tells column and row, a multiple of 4.
-        coarse_scale: factor on the features of stride 32, so that both depths vary alike.
-        fine_scale: factor on those of stride 16.
+        head_size: channels of its last convolution.
+        wave_size: width of the position encoding of column and row, a multiple of 4.
+        coarse_scale: factor on the features of stride 32, which equalises the variances of both depths.
+        fine_scale: factor on the features of stride 16.
     """
 
     model_type = "grounding_photo_tower"
@@ -80,12 +80,12 @@ class PhotoTowerConfig(PretrainedConfig):
 
 
 class PhotoTower(PreTrainedModel):
-    """Pictures to one token per cell, row by row; there is no class token."""
+    """Encode pictures into one token per cell, row by row, without a class token."""
 
     config_class = PhotoTowerConfig
     main_input_name = "pixel_values"
     input_modalities: ClassVar[tuple[str, ...]] = ("image",)
-    _supports_sdpa = True  # it has no attention at all, so any kernel will do
+    _supports_sdpa = True  # it has no attention
     _no_split_modules: ClassVar[list[str]] = ["Backbone"]
 
     def __init__(self, config: PhotoTowerConfig) -> None:
@@ -94,11 +94,11 @@ class PhotoTower(PreTrainedModel):
         self.post_init()
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """Read pictures.
+        """Encode pictures.
 
         Args:
-            pixel_values: [B, 3, image_size, image_size], in [-1, 1] as the processor makes them.
-            kwargs: what callers of other towers pass; the tokens are always returned as the one hidden state.
+            pixel_values: [B, 3, image_size, image_size], in [-1, 1] as from the processor.
+            kwargs: arguments of other towers, ignored; the tokens are always returned as the only hidden state.
 
         Returns:
             `last_hidden_state` [B, cells * cells, hidden_size].
@@ -109,14 +109,14 @@ class PhotoTower(PreTrainedModel):
         )
 
     def join(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """One token per cell from the backbone's two depths.
+        """Concatenate the backbone's two depths into one token per cell.
 
         Args:
             fine: [B, C, S / 16, S / 16].
             coarse: [B, D, S / 32, S / 32].
 
         Returns:
-            [B, cells * cells, hidden_size]: coarse, fine, waves.
+            [B, cells * cells, hidden_size]: coarse features, fine features, position encoding.
         """
         cells = self.config.cells
         fine = F.avg_pool2d(fine, self.config.pooling) if self.config.pooling > 1 else fine

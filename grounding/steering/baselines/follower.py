@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from grounding.compat import cache_argument, generation_positions
 
 
 class Follower:
@@ -25,9 +26,9 @@ class Follower:
         self._model = model
         self._inputs = dict(inputs)
         self._mask = inputs["attention_mask"]
-        self._positions = _positions(model, self._inputs)
+        self._positions = generation_positions(model, self._inputs)
         self._cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-        self._cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        self._cache_name = cache_argument(model)
 
     @property
     def can_forget(self) -> bool:
@@ -71,12 +72,3 @@ class Follower:
             options["position_ids"] = positions
         logits: Tensor = self._model(**inputs, **options).logits
         return logits[:, -1]
-
-
-def _positions(model: Any, inputs: Mapping[str, Tensor]) -> Tensor | None:
-    """The positions that `generate` gives a prompt, [B, M] or [4, B, M]; None where the forward makes its own."""
-    find = getattr(model, "_prepare_position_ids_for_generation", None)
-    if find is None:
-        return None
-    positions: Tensor = find(inputs["input_ids"], dict(inputs))
-    return positions

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from grounding.attention.introspect import configs_of, find_decoder, layers_of, refuse_compiled
-from grounding.attention.rows import AttentionCall, iter_rows
-from grounding.attention.switch import switched, uses_interface, watching
+from grounding.attention.call import AttentionCall
+from grounding.attention.events import Scope, Subscriber
+from grounding.attention.intercept import intercept
+from grounding.attention.rows import iter_rows
 from grounding.errors import MethodError
 from grounding.models.base import Prepared
 from grounding.steering.base import GenerateOverrides, GenerationContext
@@ -82,17 +83,8 @@ class OverTrust:
         """
         if context.decoding.do_sample:
             raise MethodError("over_trust is a beam search and draws no tokens: leave do_sample off")
-        model = context.vlm.model
-        refuse_compiled(model)
-        decoder = find_decoder(model)
-        layers = layers_of(decoder)
-        assert layers is not None
-        if not uses_interface(layers[-1]):
-            raise MethodError(
-                f"over_trust needs the attention of {type(layers[-1]).__name__}, which does not take its kernel from "
-                "transformers' registry"
-            )
-        rows = _LastRows(layers[-1])
+        vlm = context.vlm
+        rows = _LastRows()
 
         def loop(model: Any, input_ids: Tensor, logits_processor: Any, generation_config: Any, **_: Any) -> Tensor:
             end = generation_config.eos_token_id
@@ -107,25 +99,22 @@ class OverTrust:
             padded = [answer + [filler] * (longest - len(answer)) for answer in answers]
             return torch.cat([input_ids, torch.tensor(padded, device=input_ids.device)], dim=1)
 
-        with switched(configs_of(model, decoder, layers)), watching(rows):
+        with intercept(vlm.model, rows, Scope(calls=(vlm.layer_count - 1,)), backend="transformers"):
             yield GenerateOverrides(options={"num_beams": 1, "custom_generate": loop})
 
 
-class _LastRows:
-    """An observer of the last layer's rows."""
+class _LastRows(Subscriber):
+    """Keeps the last layer's rows while they are wanted."""
 
-    def __init__(self, layer: nn.Module) -> None:
-        self._owned = {id(module) for module in layer.modules()}
+    def __init__(self) -> None:
         self.wanted = False
         self.rows = torch.empty(0)
-        """[W, Q, K] of the pass before, the largest weight over heads, each row divided by its sum."""
+        """[W, Q, K] of the last pass, the largest weight over heads, each row divided by its sum."""
 
-    def layer_of(self, module: nn.Module) -> int | None:
-        """See `Observer`."""
-        return 0 if self.wanted and id(module) in self._owned else None
+    def wants(self, layer: int) -> bool:
+        return self.wanted
 
     def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
-        """See `Observer`."""
         queries = torch.arange(call.query_count, device=call.query.device)
         placed = replace(call, query_offset=call.key_count - call.query_count)
         found = [

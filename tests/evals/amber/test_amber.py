@@ -5,12 +5,14 @@ import os
 from pathlib import Path
 
 import pytest
+from extras import needs_extra
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evals.amber.annotations import AmberScene, Statement, Words, read_annotations
 from evals.amber.discriminative import amber_score, read_verdict, score_groups, score_verdicts
 from evals.amber.generative import HIGHER_IS_BETTER, score_description, score_descriptions
+from evals.amber.nouns import description_nouns, similarity
 from evals.commands.amber import EvalAmberCommand
 from grounding.errors import EvalDataError, GroundingError
 
@@ -242,3 +244,30 @@ def test_the_official_annotations_have_the_counts_that_were_published():
     assert len(existence) == 4924
     assert not any(one.truth for one in existence)
     assert sum(one.dimension == "relation" for one in found.statements.values()) == 975 + 689
+
+
+@needs_extra("nltk", "eval")
+@pytest.mark.usefixtures("nltk_data")
+def test_with_nltk_only_nouns_are_found_as_lemmas():
+    assert description_nouns("nltk")("The dogs are on the benches.") == ("dog", "bench")
+
+
+@needs_extra("spacy", "nlp")
+def test_with_spacys_vectors_near_words_are_alike(tmp_path, monkeypatch):
+    package = tmp_path / "en_core_web_lg"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import numpy, spacy\n"
+        "def load(**options):\n"
+        "    model = spacy.blank('en')\n"
+        "    for word, vector in {'dog': (1, 0), 'puppy': (0.9, 0.2), 'car': (0, 1)}.items():\n"
+        "        model.vocab.set_vector(word, numpy.array(vector, dtype='float32'))\n"
+        "    return model\n"
+    )
+    metadata = tmp_path / "en_core_web_lg-0.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: en-core-web-lg\nVersion: 0.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    similar = similarity("en_core_web_lg")
+    assert similar("dog", "puppy")
+    assert not similar("dog", "car")

@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 from chair_files import CAPTIONS, write_captions
+from extras import needs_extra
 
 from evals.commands.chair import EvalChairCommand
 from grounding.errors import EvalDataError, GroundingError
@@ -173,8 +174,10 @@ def test_lengths_that_make_no_sense(refused):
     assert "expected lengths of at least 1" in refused(lengths=(0,))
 
 
+@needs_extra("pooch", "eval")
 def test_what_was_fetched_is_checked_by_its_hash(files, monkeypatch):
-    pooch = pytest.importorskip("pooch", reason="pooch is not installed")
+    import pooch
+
     from evals.fetch import local_file
 
     address = "https://example.org/words.txt#sha256=" + 64 * "0"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+from extras import needs_extra
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,8 +57,9 @@ def test_without_nltk_its_pipeline_is_refused_in_a_sentence(monkeypatch):
         normaliser("nltk")
 
 
+@needs_extra("nltk", "eval")
 def test_without_nltks_data_the_command_that_brings_it_is_named(monkeypatch):
-    nltk = pytest.importorskip("nltk", reason="NLTK is not installed")
+    import nltk
 
     def missing(*args, **kwargs):
         raise LookupError("Resource punkt_tab not found")
@@ -69,12 +71,10 @@ def test_without_nltks_data_the_command_that_brings_it_is_named(monkeypatch):
     load_nltk.cache_clear()
 
 
+@needs_extra("nltk", "eval")
+@pytest.mark.usefixtures("nltk_data")
 def test_nltk_takes_seated_for_a_seat_and_the_rules_do_not():
-    pytest.importorskip("nltk", reason="NLTK is not installed")
-    try:
-        nltk = normaliser("nltk")
-    except EvalDataError as missing:
-        pytest.skip(str(missing))
+    nltk = normaliser("nltk")
     assert "seat" in nltk("People are seated there.")
     assert "seat" not in by_rules("People are seated there.")
     assert nltk("Two dogs and some benches")[1::2] == ("dog", "some")

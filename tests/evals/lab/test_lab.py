@@ -40,6 +40,7 @@ def tried(name, chair_i, f1, *, allowed):
     return Trial(name, Figures(chair_i, 0.9, 20.0, f1), allowed)
 
 
+@pytest.mark.slow
 def test_a_lab_from_end_to_end_and_once_more_from_its_folders(plan, tmp_path, capsys):
     out = tmp_path / "lab"
     assert LabCommand(plan=plan, out=out, json=True).run() == 0
@@ -64,6 +65,7 @@ def test_the_shipped_plan_is_within_its_own_budget_and_names_shipped_methods():
         assert 1 <= len(contender.settings(fitted if contender.fit else None)) <= plan.budget
 
 
+@pytest.mark.slow
 def test_fitted_gains_are_contenders_and_fitted_once(plan, tmp_path, capsys):
     plan.write_text(
         PLAN.replace("budget: 2", "budget: 2\ncalibration_scenes: 3")

@@ -11,6 +11,7 @@ from grounding.errors import ExpressionError
 from grounding.methods import load_method, run_stages
 from grounding.models.base import VLM
 from grounding.models.load import load, starter_folder
+from grounding.starter.model import SPECIAL_TOKENS
 from grounding.starter.photo.export import LARGEST
 from grounding.types import FloatArray
 from pipelines.referring import ReferringSegmentation
@@ -38,7 +39,8 @@ def test_the_weights_are_small_enough_to_ship():
 
 
 def test_every_run_says_what_the_model_is(vlm: VLM):
-    assert "1,244 photos" in str(vlm.notice)
+    words = len(vlm.tokenizer.get_vocab()) - len(SPECIAL_TOKENS)
+    assert f"knows {words:,} words" in str(vlm.notice)
     assert "hub model" in str(vlm.notice)
 
 

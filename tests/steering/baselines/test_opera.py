@@ -20,6 +20,7 @@ from grounding.steering.baselines.truncation import Truncation
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.steering.method import Steering, load_steering, parse_steering
+from grounding.types import RecordSpec
 
 LENGTH = 16
 EAGER = OverTrust(beams=3, candidates=2, scale=100.0, base=1e-2, early=2, patience=2)
@@ -202,7 +203,7 @@ def test_what_does_not_go_together_is_refused(vlm, images, questions) -> None:
         generate(vlm, images, questions, method(EAGER, Truncation()), decoding)
     with (
         pytest.raises(RecordingError, match="beam"),
-        record(vlm.model, RowRequest(((0,), (0,)), layers=(0,), decode=True)),
+        record(vlm.model, RowRequest(((0,), (0,)), decode=True, spec=RecordSpec(layers=(0,)))),
     ):
         generate(vlm, images, questions, method(EAGER), decoding)
     with pytest.raises(MethodError, match="patience of 2"):

@@ -20,6 +20,7 @@ from grounding.steering.base import GenerateOverrides
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.steering.method import load_steering, parse_steering
+from grounding.types import RecordSpec
 
 LENGTH = 6
 
@@ -142,7 +143,7 @@ def test_a_recording_sees_the_boosted_answer_and_not_the_branch(vlm, images, que
     mass = {}
     for strength in (0.0, 4.0):
         method = strong("pai", {"strength": strength}, {})
-        with record(vlm.model, RowRequest(last, keys=keys, layers=(2,), decode=True)) as recording:
+        with record(vlm.model, RowRequest(last, keys=keys, decode=True, spec=RecordSpec(layers=(2,)))) as recording:
             found = generate(vlm, images, questions, method, Decoding(max_new_tokens=2))
         steps = max(len(one.token_ids) for one in found) - 1
         assert [len(rows) for rows in recording.decode] == [steps] * 2

@@ -1,20 +1,22 @@
-"""The state of one recording: which pass is running, what has been seen of it, and whether it all fits together."""
+"""Collect the rows of one recording while the model runs, and check that they are what was asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from grounding.attention.budget import DecoderShape, check_budget, readable
-from grounding.attention.extras import PromptStatistics
+from grounding.attention.call import AttentionCall
+from grounding.attention.events import Pass, Subscriber
+from grounding.attention.prompt_statistics import PromptStatistics
 from grounding.attention.request import Recording, RowRequest
 from grounding.attention.rows import (
     OUTPUT_TOLERANCE,
-    AttentionCall,
     as_index,
     iter_rows,
     keep_columns,
@@ -25,33 +27,34 @@ from grounding.attention.store import RowStore
 from grounding.errors import BudgetError, RecordingError
 
 
-class Session:
-    """Follows the passes of one decoder and keeps what a request asks for.
+class RowCollector(Subscriber):
+    """Keep the rows of a decoder's passes that a request asks for.
 
-    A pass is one run of the decoder. The first passes read the prompt (several where it is read in pieces); a pass of
-    one position after that is a decode step.
+    The first passes read the prompt (several where it is read in pieces); a later pass of one position is a decode
+    step.
 
     Args:
         request: what to record.
-        layers: the decoder's layers.
         shape: the decoder's sizes.
+        undo: takes what restores the cache when the recording ends.
         on_step: takes each decode step's rows, which are then not kept.
     """
 
     def __init__(
         self,
         request: RowRequest,
-        layers: nn.ModuleList,
         shape: DecoderShape,
+        undo: ExitStack,
         on_step: Callable[[list[Tensor]], None] | None = None,
     ) -> None:
         self.request = request
         self._on_step = on_step
         self.shape = shape
-        self.layers = request.layers if request.layers is not None else tuple(range(shape.layers))
-        self._owner = {id(module): i for i in self.layers for module in layers[i].modules()}
-        self._store = RowStore(request, self.layers, len(request.heads) if request.heads else shape.heads)
-        self._extras = PromptStatistics(request, self.layers)
+        self._undo = undo
+        spec = request.spec
+        self.layers = spec.layers if spec.layers is not None else tuple(range(shape.layers))
+        self._store = RowStore(request, self.layers, len(spec.heads) if spec.heads else shape.heads)
+        self._statistics = PromptStatistics(request, self.layers)
         self._running = False
         self._checked_length = 0
         self._past = 0  # positions in the cache before the running pass
@@ -65,16 +68,19 @@ class Session:
         self._seen: set[int] = set()
         self._errors: list[tuple[int, torch.dtype, Tensor]] = []
 
-    # -- what the hooks call, in this order, for every pass
+    # -- events
 
-    def expect_length(self, length: int) -> None:
-        """Check the budget for a prompt of `length` positions; called before anything of the model runs."""
+    def before_model(self, length: int) -> None:
+        """Check the budget for a prompt of `length` positions."""
         if length > self._checked_length and self._steps == 0:
             check_budget(self.request, self.shape, length)
             self._checked_length = length
 
-    def begin_pass(self, past: int, queries: int) -> None:
-        """A pass over `queries` new positions on top of `past` cached ones is about to run."""
+    def begin_pass(self, running: Pass) -> None:
+        """Tell whether the pass reads the prompt or a generated token, and refuse one that does not follow the last."""
+        past, queries = running.past, running.queries
+        if queries is None:
+            raise RecordingError("the language model was called without input_ids and without inputs_embeds")
         if self._total is None:
             self._start = past
             self._refuse_missed(past)
@@ -97,21 +103,21 @@ class Session:
         else:
             self._pieces += 1
             self._reached = self._total
-            self.expect_length(self._total)
+            self.before_model(self._total)
+        if running.cache is not None and self.request.decode:
+            self._forbid_reorder(running.cache)
 
-    def keep_residual(self, layer: int, hidden: Tensor) -> None:
-        """The block input of a layer, held until the layer's attention tells which positions are padding."""
+    def wants(self, layer: int) -> bool:
+        """Whether rows of the running pass are kept."""
+        return self._running and (self.request.decode or not self._decoding)
+
+    def residual(self, layer: int, hidden: Tensor) -> None:
+        """Hold a layer's input until its attention call says which positions are padding."""
         if self._running and not self._decoding:
-            self._extras.hold_residual(layer, hidden)
-
-    def layer_of(self, module: nn.Module) -> int | None:
-        """The recorded layer `module` is part of."""
-        return self._owner.get(id(module)) if self._running else None
+            self._statistics.hold_residual(layer, hidden)
 
     def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
-        """One attention call of a recorded layer and its output [B, Q, H, Dv]."""
-        if self._decoding and not self.request.decode:
-            return
+        """Keep the wanted rows of a call and check that they explain its output."""
         if layer in self._seen:
             raise RecordingError(
                 f"layer {layer} attends more than once in one pass, for example to itself and to an encoder; "
@@ -127,15 +133,15 @@ class Session:
                 rows, places = self._wanted(call, element, check=first)
                 self._keep_rows(layer, call, element, rows, places, output)
                 if not self._decoding:
-                    self._extras.add(layer, element, call)
-        self._extras.drop_residuals(layer)
+                    self._statistics.add(layer, element, call)
+        self._statistics.drop_residuals(layer)
 
     def end_pass(self, *, failed: bool) -> None:
-        """The pass is over; `failed` if it ended by an exception."""
+        """Check that every layer was seen, and bring the rows to the CPU."""
         if not self._running:
             return
         self._running = False
-        self._extras.drop_residuals()
+        self._statistics.drop_residuals()
         if failed or (self._decoding and not self.request.decode):
             return
         missing = [layer for layer in self.layers if layer not in self._seen]
@@ -150,14 +156,14 @@ class Session:
         self._store.flush()
         if self._decoding and self._on_step is not None:
             self._on_step(self._store.take_step())
-        if self._decoding and self._store.bytes_of_decode() > self.request.budget_bytes:
+        if self._decoding and self._store.bytes_of_decode() > self.request.spec.budget_bytes:
             raise BudgetError(
-                f"{self._steps} decode steps take more than the budget of {readable(self.request.budget_bytes)}; "
+                f"{self._steps} decode steps take more than the budget of {readable(self.request.spec.budget_bytes)}; "
                 "generate fewer tokens, name the columns you need in keys, or raise budget_bytes"
             )
 
     def finish(self, recording: Recording) -> None:
-        """Check that all that was asked for was seen, and hand it over."""
+        """Check that all that was asked for was seen, and complete the recording."""
         if self._total is None:
             raise RecordingError(
                 "nothing was recorded: the model was not run inside the `with record(...)` block, or was run in "
@@ -171,14 +177,18 @@ class Session:
         decode = []
         if self.request.decode:
             decode = [self._store.finished_decode(b, columns[b] if columns else prompt) for b in elements]
-        statistics = [self._extras.statistics(b) for b in elements]
+        statistics = [self._statistics.statistics(b) for b in elements]
         sinks = None
-        if self.request.residual_sinks:
-            sinks = [self._extras.sinks(b, columns[b] if columns else prompt) for b in elements]
+        if self.request.spec.residual_sinks:
+            sinks = [self._statistics.sinks(b, columns[b] if columns else prompt) for b in elements]
         recording._complete(prefill, decode, statistics, sinks)
 
-    def refuse_reorder(self, *_: Any, **__: Any) -> None:
-        """Stands in for the cache's reordering while decode steps are recorded."""
+    def _forbid_reorder(self, cache: Any) -> None:
+        if "reorder_cache" not in vars(cache):
+            cache.reorder_cache = self._refuse_reorder
+            self._undo.callback(lambda: vars(cache).pop("reorder_cache", None))
+
+    def _refuse_reorder(self, *_: Any, **__: Any) -> None:
         raise RecordingError(
             "beam search reorders the cache between steps, so a recorded decode row would not belong to the returned "
             "text; generate with num_beams=1, or record with decode=False"
@@ -208,7 +218,7 @@ class Session:
         assert self._total is not None
         keys = self.request.keys
         columns = as_index(keys[element], rows.device) if keys is not None else None
-        heads = as_index(self.request.heads, rows.device) if self.request.heads is not None else None
+        heads = as_index(self.request.spec.heads, rows.device) if self.request.spec.heads is not None else None
         for part, weights in iter_rows(call, element, rows):
             if part.start == 0 and (not self._decoding or self._steps == 1):
                 error = output_error(call, element, rows[:1], weights[:, :1], output)

@@ -1,4 +1,4 @@
-"""What is recorded besides rows: per-head statistics over every query, and how far keys stand out as sinks."""
+"""Record statistics of a prompt beside its rows: per head over all queries, and phi of every key."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from grounding.attention.call import AttentionCall
 from grounding.attention.request import RowRequest
 from grounding.attention.rows import (
-    AttentionCall,
     as_index,
     real_queries,
     row_maxima,
@@ -21,7 +21,7 @@ KEYS_AT_ONCE = 1024
 
 
 class PromptStatistics:
-    """Head statistics and residual sinks of one prompt, gathered layer by layer and piece by piece.
+    """Gather head statistics and phi of one prompt, layer by layer and piece by piece.
 
     Args:
         request: what to record.
@@ -37,33 +37,33 @@ class PromptStatistics:
         self._sums: dict[tuple[str, int, int], tuple[Tensor, int]] = {}
 
     def hold_residual(self, layer: int, hidden: Tensor) -> None:
-        """Hold a layer's input [B, Q, E] until its attention tells which positions are padding."""
+        """Hold a layer's input [B, Q, E] until its attention call says which positions are padding."""
         self._residuals[layer] = hidden.detach()
 
     def drop_residuals(self, layer: int | None = None) -> None:
-        """Let go of one layer's input, or of all."""
+        """Drop one layer's input, or all of them."""
         if layer is None:
             self._residuals.clear()
         else:
             self._residuals.pop(layer, None)
 
     def add(self, layer: int, element: int, call: AttentionCall) -> None:
-        """Take in one layer's attention call for one batch element; only calls that read the prompt."""
-        if self._request.head_statistics:
+        """Add one layer's attention call for one batch element. Only for calls that read the prompt."""
+        if self._request.spec.head_statistics:
             self._add_statistics(layer, element, call)
-        if self._request.residual_sinks:
+        if self._request.spec.residual_sinks:
             self._add_sinks(layer, element, call)
 
     def statistics(self, element: int) -> dict[str, Tensor]:
         """Name → [L, H] means over the element's unpadded prompt positions."""
         means = {}
-        for name in self._request.head_statistics:
+        for name in self._request.spec.head_statistics:
             rows = []
             for layer in self._layers:
                 total, count = self._sums[name, layer, element]
                 rows.append(total / max(count, 1))
             stacked = torch.stack(rows)
-            means[name] = stacked if self._request.heads is None else stacked[:, list(self._request.heads)]
+            means[name] = stacked if self._request.spec.heads is None else stacked[:, list(self._request.spec.heads)]
         return means
 
     def sinks(self, element: int, columns: int) -> Tensor:
@@ -72,7 +72,7 @@ class PromptStatistics:
 
     def _add_statistics(self, layer: int, element: int, call: AttentionCall) -> None:
         columns: dict[str, Tensor | None] = {}
-        for name in self._request.head_statistics:
+        for name in self._request.spec.head_statistics:
             image = self._request.image_keys if name == "max_image" else None
             columns[name] = as_index(image[element], call.query.device) if image is not None else None
         sums, count = row_maxima(call, element, columns)
@@ -89,12 +89,7 @@ class PromptStatistics:
             first = 0 if real is None else int(real.int().argmax())
             if real is not None and not bool(real[first]):
                 return  # a piece of nothing but padding
-            known = self._request.sink_dims
-            self._dims[layer, element] = (
-                as_index(known, hidden.device)
-                if known is not None
-                else sink_dimensions(hidden, first, self._request.sink_dim_count)
-            )
+            self._dims[layer, element] = sink_dimensions(hidden, first)
         start, stop = call.query_offset, call.query_offset + call.query_count
         keys = self._request.keys[element] if self._request.keys is not None else tuple(range(stop))
         chosen = [(place, key - start) for place, key in enumerate(keys) if start <= key < stop]

@@ -8,9 +8,10 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from grounding.attention import RowRequest, record
+from grounding.attention.backends.sdpa import SdpaTap
+from grounding.attention.backends.transformers import uses_interface
 from grounding.attention.rows import TOLERANCE, AttentionCall, attention_rows
-from grounding.attention.switch import uses_interface
-from grounding.attention.tap import SdpaTap
+from grounding.types import RecordSpec
 
 IDS = torch.tensor([[7, 9, 11, 13, 15, 17, 19, 21], [0, 0, 8, 10, 12, 14, 16, 18]])
 MASK = torch.tensor([[1] * 8, [0, 0] + [1] * 6])
@@ -55,7 +56,7 @@ def test_a_decoder_outside_the_registry_is_recorded_through_the_tap() -> None:
     assert not uses_interface(model.transformer.h[0])
     with torch.no_grad():
         plain = model(IDS, attention_mask=MASK).logits
-        with record(model, RowRequest(QUERIES, residual_sinks=True)) as recording:
+        with record(model, RowRequest(QUERIES, spec=RecordSpec(residual_sinks=True))) as recording:
             recorded = model(IDS, attention_mask=MASK).logits
         attentions = eager(IDS, attention_mask=MASK, output_attentions=True).attentions
     assert torch.equal(plain, recorded)

@@ -1,0 +1,118 @@
+"""Attention calls of modules that call torch's `scaled_dot_product_attention` themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from grounding.attention.call import AttentionCall
+
+Listener = Callable[[AttentionCall, Tensor], None]
+
+_SDPA = torch.nn.functional.scaled_dot_product_attention
+
+
+class SdpaTap(TorchFunctionMode):
+    """While entered, show every `F.scaled_dot_product_attention` call of this thread to a listener.
+
+    The call's result is returned untouched. Fused kernels that bypass the function, and compiled code, are not seen.
+
+    Args:
+        listener: gets the call and its output as [B, Q, H, Dv].
+        heads: H of the layer, where it is known.
+        queries: Q of the running pass, where it is known.
+
+    Notes:
+        From transformers 5.23 on, a masked grouped-query decode step packs the query heads of a key head into the
+        query axis, (B, H/G, G, D) in place of (B, H, 1, D). Such a call is unpacked; `heads` and `queries` are needed
+        to recognise it.
+    """
+
+    def __init__(self, listener: Listener, heads: int | None = None, queries: int | None = None) -> None:
+        super().__init__()
+        self._listener = listener
+        self._heads = heads
+        self._queries = queries
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run `func`, and report it if it is attention."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        # A mode is off while its own handler runs, so what the listener computes is not listened to.
+        if func is _SDPA:
+            call = _described(*args, **kwargs)
+            if call is not None:
+                if self._is_packed(call):
+                    call, result_ = _unpacked(call, result)
+                    self._listener(call, result_.transpose(1, 2))
+                else:
+                    self._listener(call, result.transpose(1, 2))
+        return result
+
+    def _is_packed(self, call: AttentionCall) -> bool:
+        return (
+            self._queries == 1
+            and self._heads is not None
+            and call.query_count > 1
+            and call.head_count < self._heads
+            and call.head_count * call.query_count == self._heads
+        )
+
+
+def head_count(layer: nn.Module) -> int | None:
+    """H of a layer, from the config of one of its modules; None where none says it."""
+    for module in layer.modules():
+        heads = getattr(getattr(module, "config", None), "num_attention_heads", None)
+        if isinstance(heads, int):
+            return heads
+    return None
+
+
+def _unpacked(call: AttentionCall, output: Tensor) -> tuple[AttentionCall, Tensor]:
+    """(B, H/G, G, D) queries of one position as (B, H, 1, D), with mask and output."""
+    batch, shared, group = call.query.shape[:3]
+    mask = call.mask
+    if mask is not None and mask.shape[1] > 1:
+        mask = mask.reshape(mask.shape[0], shared * group, 1, mask.shape[-1])
+    unpacked = AttentionCall(
+        query=call.query.reshape(batch, shared * group, 1, -1),
+        key=call.key,
+        value=call.value,
+        mask=mask,
+        scale=call.scale,
+        causal=False,
+    )
+    return unpacked, output.reshape(batch, shared * group, 1, -1)
+
+
+def _described(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> AttentionCall | None:
+    """The call in one form; None if it is not attention over a batch of heads."""
+    if query.ndim != 4:
+        return None
+    mask = attn_mask
+    if mask is not None:
+        while mask.ndim < 4:
+            mask = mask[None]
+    return AttentionCall(
+        query=query.detach(),
+        key=key.detach(),
+        value=value.detach(),
+        mask=mask,
+        scale=scale if scale is not None else query.shape[-1] ** -0.5,
+        causal=is_causal,
+    )

@@ -1,0 +1,123 @@
+"""An attention call as the kernel sees it, and the edits that steering makes to it.
+
+An edit names rows, not tensors, so one description serves the single row of a decode step, the few text rows of a
+prompt and, in chunks, all of a prompt. A recorder of an edited call sees the weights that were really used.
+
+Shape letters: B batch, H query heads, G query heads per key head, Q queries of this call, K keys of this call, R chosen
+rows, D query and key width, Dv value width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+WeightScale = tuple[Tensor, Tensor]
+"""[H'] int64 query heads, and [B or 1, H', R or 1, K] float32 factors on their weights."""
+
+
+@dataclass(frozen=True)
+class AttentionEdit:
+    """Change the attention weights of chosen rows. Every axis but the last may have length 1 and is then broadcast.
+
+    With S the scaled and masked logits, the edited weights are `weight_scale * softmax(S + logit_bias)`.
+
+    Attributes:
+        logit_bias: [B, H, R, K] float32 added to the logits before the softmax; None adds nothing.
+        weight_scale: factors on the weights after the softmax, not renormalised; None scales nothing.
+    """
+
+    logit_bias: Tensor | None = None
+    weight_scale: WeightScale | None = None
+
+    def first_keys(self, count: int) -> AttentionEdit:
+        """The same edit for the first `count` keys."""
+        bias = None if self.logit_bias is None else self.logit_bias[..., :count]
+        scale = None if self.weight_scale is None else (self.weight_scale[0], self.weight_scale[1][..., :count])
+        return AttentionEdit(bias, scale)
+
+
+@dataclass(frozen=True)
+class RowEdit:
+    """Edit the last queries of a call.
+
+    Attributes:
+        start: index of the first edited query; all queries from it on are edited.
+        edit: the edit of all these rows, or a function from the call (holding the edits made before this one) and
+            [R] int64 row indices to the edit of those rows.
+    """
+
+    start: int
+    edit: AttentionEdit | Callable[[AttentionCall, Tensor], AttentionEdit]
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One attention call as the kernel sees it, after rotary embedding and after the cache update.
+
+    Attributes:
+        query: [B, H, Q, D].
+        key: [B, H/G, K, D]; G query heads share a key head.
+        value: [B, H/G, K, Dv].
+        mask: what the model's mask builder made: bool [B, 1 or H, Q, K] (True attends), additive float of that shape,
+            2-D [B, <=K] padding as flash kernels take (True is a token), or None.
+        scale: factor on q k^T.
+        causal: whether a query sees only keys at or before its own position, on top of the mask.
+        window: how many keys back a query sees, itself included, where the kernel and not the mask cuts them off.
+        softcap: logits are squashed to softcap * tanh(logit / softcap) where set.
+        bias: additive [B or 1, H or 1, Q, K] position bias, on top of the mask.
+        query_offset: sequence position of query 0.
+        key_offset: sequence position of key 0; above 0 only where a sliding cache has dropped keys.
+        edits: edits of the weights, in order; empty for a call as the model makes it.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    scale: float
+    causal: bool
+    window: int | None = None
+    softcap: float | None = None
+    bias: Tensor | None = None
+    query_offset: int = 0
+    key_offset: int = 0
+    edits: tuple[RowEdit, ...] = ()
+
+    @property
+    def query_count(self) -> int:
+        """Q."""
+        return self.query.shape[2]
+
+    @property
+    def key_count(self) -> int:
+        """K."""
+        return self.key.shape[2]
+
+    @property
+    def head_count(self) -> int:
+        """H."""
+        return self.query.shape[1]
+
+    def heads(self, chosen: Tensor) -> AttentionCall:
+        """The same call for some query heads alone, each with a key head of its own.
+
+        Args:
+            chosen: [H'] int64 query heads.
+        """
+        shared = chosen // (self.query.shape[1] // self.key.shape[1])
+        return replace(
+            self,
+            query=self.query.index_select(1, chosen),
+            key=self.key.index_select(1, shared),
+            value=self.value.index_select(1, shared),
+            mask=_some_heads(self.mask, chosen),
+            bias=_some_heads(self.bias, chosen),
+            edits=(),
+        )
+
+
+def _some_heads(mask: Tensor | None, chosen: Tensor) -> Tensor | None:
+    return mask if mask is None or mask.ndim != 4 or mask.shape[1] == 1 else mask.index_select(1, chosen)

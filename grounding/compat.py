@@ -1,0 +1,112 @@
+"""Every private API of a dependency that this library touches, each in one function with one test.
+
+The floor is transformers 5.2. What is public needs no entry here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+Kernel = Callable[..., Any]
+
+
+def kernel_name(config: Any) -> str:
+    """The name of the attention kernel that modules with this config run; `eager` where none is set."""
+    return str(config._attn_implementation or "eager")
+
+
+def known_kernels() -> tuple[str, ...]:
+    """Names of the attention kernels registered with transformers, sorted; `eager` is not among them."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    return tuple(sorted(ALL_ATTENTION_FUNCTIONS))
+
+
+def is_flash(name: str) -> bool:
+    """Whether a registered kernel gets its mask in the form of flash kernels, [B, K] padding or None."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    mask = ALL_MASK_ATTENTION_FUNCTIONS.get(name)
+    return mask is not None and mask is ALL_MASK_ATTENTION_FUNCTIONS.get("flash_attention_2")
+
+
+def sdpa_kernel() -> Kernel:
+    """The function of transformers that runs torch's scaled_dot_product_attention."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    return sdpa_attention_forward
+
+
+@contextmanager
+def looked_up_kernels(wrap: Callable[[str, Kernel], Kernel]) -> Iterator[None]:
+    """Wrap every attention kernel that a transformers module looks up inside the block.
+
+    The config keeps the kernel's name, so classes that read it (sparse attention, flash paths) compute what they do
+    without. `get_interface` and the registry's `[]` are both wrapped, since both are used for look-ups.
+
+    Args:
+        wrap: takes the kernel's name and the kernel, gives the function that the module calls instead.
+    """
+    from transformers import AttentionInterface
+
+    get_interface, get_item = AttentionInterface.get_interface, AttentionInterface.__getitem__
+    own_get_item = "__getitem__" in vars(AttentionInterface)
+
+    def wrapped_get_interface(self: Any, attn_implementation: str, default: Kernel) -> Kernel:
+        kernel = get_interface(self, attn_implementation, default)
+        # A registered kernel has been wrapped by `[]` on the way; the module's own eager function has not.
+        return (
+            kernel if getattr(kernel, "is_wrapped_kernel", False) else _marked(attn_implementation or "eager", kernel)
+        )
+
+    def wrapped_get_item(self: Any, name: str) -> Kernel:
+        return _marked(name, get_item(self, name))
+
+    def _marked(name: str, kernel: Kernel) -> Kernel:
+        wrapped = wrap(name, kernel)
+        if wrapped is not kernel:
+            wrapped.is_wrapped_kernel = True  # type: ignore[attr-defined]
+        return wrapped
+
+    AttentionInterface.get_interface = wrapped_get_interface
+    AttentionInterface.__getitem__ = wrapped_get_item
+    try:
+        yield
+    finally:
+        AttentionInterface.get_interface = get_interface
+        if own_get_item:
+            AttentionInterface.__getitem__ = get_item
+        else:
+            del AttentionInterface.__getitem__
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether `torch.compile` has wrapped this module, in place or by a wrapper."""
+    return module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
+
+
+def cache_argument(module: nn.Module) -> str:
+    """What a transformers module calls its key/value cache: `cache` from 5.24 on, `past_key_values` before."""
+    return "cache" if "cache" in inspect.signature(module.forward).parameters else "past_key_values"
+
+
+def generation_positions(model: Any, inputs: Mapping[str, Tensor]) -> Tensor | None:
+    """The position ids that `generate` gives a prompt, [B, N] or [4, B, N].
+
+    Args:
+        model: a transformers model that generates.
+        inputs: of the prompt, by the model's argument names.
+
+    Returns:
+        None where the model's forward makes its own.
+    """
+    find = getattr(model, "_prepare_position_ids_for_generation", None)
+    if find is None:
+        return None
+    positions: Tensor = find(inputs["input_ids"], dict(inputs))
+    return positions

@@ -1,0 +1,56 @@
+"""The two kinds of run folder, and the checks before anything is computed for one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from grounding.errors import OutputError
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of run folder.
+
+    Attributes:
+        made_by: the commands that write it.
+        description: file that says what the run was made with; written before the first record.
+        records: file with one line per item.
+    """
+
+    made_by: str
+    description: str
+    records: str
+
+    def holds(self, folder: Path) -> bool:
+        """Whether a folder has both files of this kind."""
+        return (folder / self.description).exists() and (folder / self.records).exists()
+
+    def check(self, folder: Path) -> None:
+        """Refuse a folder that this kind of run cannot go into. The folder is not created.
+
+        A folder that holds files of both kinds is accepted, so that a run in it can be resumed.
+
+        Raises:
+            OutputError: the folder, or the nearest existing folder above it, is a file or is not writable; or it holds
+                a run of the other kind.
+        """
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise OutputError(
+                f"{folder} cannot be written: {existing} is a file where a folder is needed: choose another --out"
+            )
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise OutputError(f"{folder} cannot be written: no permission in {existing}: choose another --out")
+        other = next((kind for kind in KINDS if kind != self and kind.holds(folder)), None)
+        if other is not None and not (folder / self.description).exists():
+            raise OutputError(
+                f"{folder} holds a run of {other.made_by} ({other.records}), expected a new folder or one of "
+                f"{self.made_by}: choose another --out"
+            )
+
+
+RESULTS = FolderKind("'grounding segment' or 'grounding describe'", "run.json", "results.jsonl")
+EVALUATION = FolderKind("'grounding eval'", "manifest.json", "samples.jsonl")
+KINDS = (RESULTS, EVALUATION)

@@ -1,0 +1,30 @@
+"""Drawn scenes as calibration samples for the attention heads of a model with the starter's vocabulary."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from grounding.starter.language import DESCRIBE, SceneTexts
+from grounding.starter.scene_files import scene_seed
+from grounding.starter.scenes import draw_scene
+from grounding.steering.samples import Sample, Source
+
+
+def scene_samples(count: int, seed: int) -> list[Source]:
+    """Make samples of drawn scenes that no packaged model was trained on.
+
+    The question is `DESCRIBE`, the answer the scene's long caption, the mask the union of its objects.
+
+    Args:
+        count: number of samples.
+        seed: seed of the set, from 0.
+    """
+    return [partial(_sample, seed, index) for index in range(count)]
+
+
+def _sample(seed: int, index: int) -> Sample:
+    scene = draw_scene(scene_seed(seed, index))
+    objects = np.logical_or.reduce([thing.mask for thing in scene.objects])
+    return Sample(scene.image, DESCRIBE, SceneTexts(scene).captions[0], mask=objects)

@@ -1,0 +1,129 @@
+"""Results as the JSON lines of `results.jsonl`.
+
+A line holds nothing that differs between two runs of one configuration, such as times or host names, so equal runs
+leave equal bytes. Numbers are rounded far below their accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from grounding.errors import GroundingError
+from grounding.io import coco_result
+from grounding.types import PointPrompts, Segment
+from pipelines.manifest import Item
+from pipelines.provenance import RunConfig
+from pipelines.results import Caption, NounSupport, ReferringResult
+
+Record = dict[str, Any]
+"""One line of `results.jsonl`, as JSON holds it."""
+
+
+def result_record(item: Item, config: RunConfig, result: ReferringResult, files: Sequence[str]) -> Record:
+    """Make the line of an item that succeeded.
+
+    Args:
+        item: image and expression.
+        config: of the run.
+        result: of the item.
+        files: names of the written files, relative to the folder.
+    """
+    points = result.points
+    return {
+        **_head(item, config),
+        "image_size": list(result.map.image_size),
+        "segments": [_segment(segment) for segment in result.segments],
+        "points": {
+            **_points(points),
+            "weight": [round(float(weight), 6) for weight in points.weight],
+            "box_xyxy": None if points.box_xyxy is None else [round(side, 2) for side in points.box_xyxy],
+        },
+        "stages": [
+            {"stage": report.stage, "removed": round(float(report.removed), 6), "detail": report.detail}
+            for report in result.stages
+        ],
+        "files": list(files),
+        "error": None,
+    }
+
+
+def error_record(item: Item, config: RunConfig, error: GroundingError) -> Record:
+    """Make the line of an item that failed."""
+    return {**_head(item, config), "error": error_json(error)}
+
+
+def error_json(error: GroundingError) -> Record:
+    """An error's class and its sentence."""
+    return {"kind": type(error).__name__, "sentence": str(error)}
+
+
+def caption_record(caption: Caption) -> Record:
+    """One text of a description."""
+    return {
+        "text": caption.text,
+        "finished": caption.finished,
+        "tokens": caption.tokens,
+        "unsupported": [noun.text for noun in caption.unsupported],
+        "nouns": [_noun(noun) for noun in caption.nouns],
+    }
+
+
+def speed_record(caption: Caption) -> Record:
+    """How fast a text was generated; printed only, never part of a line on the disk."""
+    rate = caption.tokens_per_second
+    return {
+        "seconds": None if caption.seconds is None else round(caption.seconds, 4),
+        "tokens_per_second": None if rate is None else round(rate, 2),
+    }
+
+
+def _head(item: Item, config: RunConfig) -> Record:
+    head: Record = {
+        "key": item.key(config.hash),
+        "image": item.image,
+        "expression": item.expression,
+        "config": config.hash,
+    }
+    return {**head, "manifest": dict(item.extra)} if item.extra else head
+
+
+def _segment(segment: Segment) -> Record:
+    entry = coco_result(segment, 0)
+    return {
+        "segmentation": entry["segmentation"],
+        "bbox": entry["bbox"],
+        "area": int(segment.mask.sum()),
+        "score": round(float(segment.score), 6),
+        "agreement": None if segment.agreement is None else round(float(segment.agreement), 6),
+    }
+
+
+def _points(points: PointPrompts) -> Record:
+    return {"xy": [[round(float(x), 2), round(float(y), 2)] for x, y in points.xy], "label": points.label.tolist()}
+
+
+def _noun(noun: NounSupport) -> Record:
+    parts = noun.support
+    mask = None
+    if noun.segment is not None:
+        entry = coco_result(noun.segment, 0)
+        mask = {
+            "segmentation": entry["segmentation"],
+            "bbox": entry["bbox"],
+            "score": round(entry["score"], 6),
+        }
+    return {
+        "text": noun.text,
+        "noun": noun.noun,
+        "span": list(noun.span),
+        "supported": noun.supported,
+        "support": round(parts.value, 6),
+        "parts": {
+            "gaze": round(parts.image_mass_ratio, 6),
+            "sharpness": round(parts.sharpness, 6),
+            "agreement": None if parts.agreement is None else round(parts.agreement, 6),
+        },
+        "points": None if noun.points is None else _points(noun.points),
+        "mask": mask,
+    }

@@ -1,0 +1,145 @@
+"""What every stage declares holds for what it does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_maps import made_maps, with_background
+
+from grounding.errors import MethodError
+from grounding.maps.contrast import Difference, Ratio
+from grounding.maps.heads import HeadMaxImage, HeadMean, HeadMeanMax
+from grounding.maps.layers import LayerChoice, LayerMean
+from grounding.maps.selection import HeadsByEntropy, HeadsFixed
+from grounding.maps.sinks import ColumnOutliers, ResidualSinks
+from grounding.maps.smooth import Smooth
+from grounding.maps.words import Rows, StopWords
+from grounding.methods import STAGES
+from grounding.types import AttentionMaps, RecordSpec
+
+EVERY = [
+    StopWords(), Rows(last=1), LayerChoice(start=0.5), LayerMean(), HeadMean(), HeadMeanMax(), HeadMaxImage(),
+    HeadsFixed(pairs=((1, 2), (3, 0))), HeadsByEntropy(count=2), ColumnOutliers(), ResidualSinks(tau=4.0),
+    Ratio("x"), Difference("x"), Smooth(),
+]  # fmt: skip
+AXES = {"steps": 0, "layers": 1, "heads": 2, "words": 3}
+
+
+def named(stage) -> str:
+    return stage.name
+
+
+def test_every_registered_stage_is_among_these() -> None:
+    assert [stage.name for stage in EVERY] == list(STAGES)
+
+
+@pytest.mark.parametrize("stage", EVERY, ids=named)
+def test_a_stage_spends_what_it_declares_and_keeps_the_rest(stage) -> None:
+    maps = with_background(made_maps(steps=2))
+    result, _ = stage(maps)
+    assert (result.background is None) == ("background" in stage.spends)
+    for axis, index in AXES.items():
+        assert (result.values.shape[index] == 1) == (axis in stage.spends), axis
+    assert (result.layers == ()) == ("layers" in stage.spends)
+    assert result.values.dtype == np.float32
+
+
+@pytest.mark.parametrize("stage", EVERY, ids=named)
+def test_what_a_stage_does_not_need_may_be_missing(stage) -> None:
+    maps = with_background(made_maps())
+    spec = stage.needs(4)
+
+    def recorded(one: AttentionMaps) -> AttentionMaps:
+        at = list(range(4) if spec.layers is None else spec.layers)
+        return replace(
+            one,
+            values=one.values[:, at],
+            layers=tuple(at),
+            layer_count=4,
+            head_statistics={
+                name: table[at] for name, table in one.head_statistics.items() if name in spec.head_statistics
+            },
+            residual_sinks=one.residual_sinks[at] if spec.residual_sinks else None,
+            background=None,
+        )
+
+    given = recorded(maps)
+    if spec.background_prompt is not None:
+        given = replace(given, background=recorded(maps.background))
+    else:
+        maps = replace(maps, background=None)
+    np.testing.assert_allclose(stage(given)[0].values, stage(maps)[0].values, rtol=1e-6)
+
+
+@pytest.mark.parametrize("stage", EVERY, ids=named)
+def test_maps_that_a_stage_has_no_meaning_for_are_refused(stage) -> None:
+    maps = with_background(made_maps())
+    turned = replace(maps, direction="image-to-word")
+    signed = replace(maps, signed=True, values=maps.values - 0.01)
+    for other, ok in ((turned, "image-to-word" in stage.directions), (signed, stage.takes_signed)):
+        if ok:
+            assert np.isfinite(stage(other)[0].values).all()
+        else:
+            with pytest.raises(MethodError, match=f"stage '{stage.name}' .*: leave the stage out"):
+                stage(other)
+
+
+def test_what_is_averaged_may_be_signed_and_what_is_a_share_may_not() -> None:
+    assert {stage.name for stage in EVERY if stage.takes_signed} == {
+        "stop-words", "layers-select", "layers-mean", "heads-mean", "smooth",
+    }  # fmt: skip
+    assert {stage.name for stage in EVERY if "image-to-word" not in stage.directions} == {
+        "heads-mean-max", "heads-max-image", "heads-entropy", "sinks-columns", "sinks-residual",
+    }  # fmt: skip
+
+
+@settings(max_examples=10)
+@pytest.mark.parametrize(
+    "stage", [s for s in EVERY if s.name not in ("heads-entropy", "sinks-columns", "rows", "contrast-ratio")], ids=named
+)
+@given(st.integers(0, 2**32 - 1))
+def test_steps_do_not_mix(stage, seed) -> None:
+    """Stages that take no decision over the steps' mean treat each step as if it were alone."""
+    maps = with_background(made_maps(seed, steps=3), seed + 1)
+
+    def step(index: int) -> AttentionMaps:
+        behind = replace(maps.background, values=maps.background.values[index : index + 1])
+        return replace(maps, values=maps.values[index : index + 1], background=behind)
+
+    together = stage(maps)[0].values
+    for index in range(3):
+        np.testing.assert_allclose(together[index : index + 1], stage(step(index))[0].values, rtol=1e-5, atol=1e-8)
+
+
+specs = st.builds(
+    RecordSpec,
+    layers=st.none() | st.lists(st.integers(0, 5), max_size=4).map(lambda x: tuple(sorted(set(x)))),
+    heads=st.none() | st.lists(st.integers(0, 5), max_size=4).map(lambda x: tuple(sorted(set(x)))),
+    reduce=st.sampled_from(["none", "heads", "layers", "both"]),
+    head_statistics=st.lists(st.sampled_from(["max_all", "max_image"]), unique=True).map(lambda x: tuple(sorted(x))),
+    residual_sinks=st.booleans(),
+    background_prompt=st.sampled_from([None, "Describe."]),
+    budget_bytes=st.integers(1, 1000),
+)
+
+
+@given(specs, specs, specs)
+def test_the_union_of_specs_is_a_union(a: RecordSpec, b: RecordSpec, c: RecordSpec) -> None:
+    def plain(spec: RecordSpec) -> RecordSpec:
+        return replace(spec, head_statistics=tuple(sorted(spec.head_statistics)))
+
+    assert plain(a | a) == a
+    assert plain(a | b) == plain(b | a)
+    assert plain((a | b) | c) == plain(a | (b | c))
+    assert (a | RecordSpec()).layers is None
+    assert (a | b).residual_sinks >= a.residual_sinks
+    assert set((a | b).head_statistics) == {*a.head_statistics, *b.head_statistics}
+
+
+def test_a_recording_has_one_background_prompt() -> None:
+    with pytest.raises(ValueError, match="one background prompt, got 'a' and 'b'"):
+        RecordSpec(background_prompt="a") | RecordSpec(background_prompt="b")
