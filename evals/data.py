@@ -1,11 +1,12 @@
-"""Data sets of pictures: a folder, JSON, parquet, or a hub id; rows with a picture each, opened when its turn comes.
+"""Read image data sets from a folder, JSON, parquet or the hub; each row has a picture, opened when needed.
 
-JSON and folders need nothing installed; parquet and the hub go through `datasets`.
+JSON and folders need no package; parquet and the hub need `datasets`.
 """
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from evals.inputs import field as field_of
 from evals.inputs import listed, read_json, read_rows
 from evals.tasks.base import Picture
-from grounding.errors import EvalDataError, MissingExtraError
+from grounding.errors import EvalDataError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,14 +25,15 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 IMAGE_NAMES = ("image", "file_name", "image_path", "filename", "img")
 LISTS = ("metadata.jsonl", "images.json", "instances.json")
 SUBFOLDER = "images"
+_COCO_NAME = re.compile(r"^COCO_(?:train|val|test)\d{4}_(\d{12}\.jpg)$")
 
 
 @dataclass(frozen=True)
-class Row:
+class DataRow:
     """One row of a data set.
 
     Attributes:
-        name: what its picture is called: a file's name, or "row 3" where it has none.
+        name: of the picture: a file name, or "row 3" if it has none.
         picture: the picture.
         fields: its other columns.
     """
@@ -41,22 +43,23 @@ class Row:
     fields: Mapping[str, Any]
 
 
-def read_data(source: str, split: str = "", what: str = "the data") -> tuple[Row, ...]:
-    """The rows of a data set.
+def read_data(source: str, split: str = "", what: str = "the data") -> tuple[DataRow, ...]:
+    """Read the rows of a data set.
 
     Args:
-        source: a folder of pictures, with `metadata.jsonl`, `images.json` or COCO's `instances.json` beside them or
-            without; a file of JSON or JSON lines with paths of pictures relative to it; a parquet file or a folder of
-            them; or a hub id such as `owner/name`, or `owner/name:configuration`.
+        source: a folder of pictures, optionally with `metadata.jsonl`, `images.json` or COCO's `instances.json`; a
+            file of JSON or JSON lines with picture paths relative to it; a parquet file or a folder of them; or a hub
+            id such as `owner/name` or `owner/name:configuration`.
         split: of a hub data set; `test` if empty. Parquet files have none.
-        what: what it is, for messages.
+        what: what the data is, for messages.
 
     Raises:
+        UsageError: none was given.
         EvalDataError: it cannot be found or read, or has no rows or no pictures.
-        MissingExtraError: it needs `datasets`, which is not installed.
+        MissingExtraError: `datasets` is needed and not installed.
     """
     if not source:
-        raise EvalDataError(f"--data is missing: a model needs {what} as a folder, a file, or a hub id")
+        raise UsageError(f"--data is missing: a model needs {what} as a folder, a file, or a hub id")
     place = Path(source).expanduser()
     if place.is_dir():
         listing = next((place / name for name in LISTS if (place / name).is_file()), None)
@@ -64,7 +67,7 @@ def read_data(source: str, split: str = "", what: str = "the data") -> tuple[Row
             return _from_json(listing, what)
         files = sorted(file for file in _inside(place).iterdir() if file.suffix.lower() in ENDINGS)
         if files:
-            return tuple(Row(file.name, file, {}) for file in files)
+            return tuple(DataRow(file.name, file, {}) for file in files)
         parquet = sorted(place.rglob("*.parquet"))
         if not parquet:
             raise EvalDataError(
@@ -91,20 +94,30 @@ def read_data(source: str, split: str = "", what: str = "the data") -> tuple[Row
 
 
 def picture_in(folder: str, name: str) -> Path:
-    """Where a picture of a folder is, by its name; whether it is there is found out when it is opened."""
+    """The path of a picture in a folder or in its subfolder `images`, by name.
+
+    COCO numbers its photos alike in every release but names them differently: a name of 2014
+    (COCO_val2014_000000000139.jpg) also finds the file under its name of 2017 (000000000139.jpg).
+
+    Returns:
+        The first path that exists; else the path in `images` if there is such a folder. A picture that is missing is
+        reported when it is opened.
+    """
     place = Path(folder).expanduser()
-    found = place / name
-    return found if found.exists() or not (place / SUBFOLDER).is_dir() else place / SUBFOLDER / name
+    folders = (place, place / SUBFOLDER)
+    names = (name, _COCO_NAME.sub(r"\1", name))
+    found = next((file for one in names for inside in folders if (file := inside / one).exists()), None)
+    return found or folders[folders[1].is_dir()] / name
 
 
 def _inside(folder: Path) -> Path:
     return folder / SUBFOLDER if (folder / SUBFOLDER).is_dir() else folder
 
 
-def _from_json(file: Path, what: str) -> tuple[Row, ...]:
+def _from_json(file: Path, what: str) -> tuple[DataRow, ...]:
     if file.suffix.lower() == ".json":
         data = read_json(file, what)
-        # COCO's files and their like keep the pictures under "images".
+        # COCO's files, and others in their format, list the pictures under "images".
         rows = data.get("images") if isinstance(data, dict) else data
         if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
             raise EvalDataError(
@@ -115,12 +128,21 @@ def _from_json(file: Path, what: str) -> tuple[Row, ...]:
         rows = read_rows(file, what)
     found = []
     for number, row in enumerate(rows, 1):
-        name = field_of(row, IMAGE_NAMES, str, f"row {number} of {file}")
-        found.append(Row(name, picture_in(str(file.parent), name), dict(row)))
+        name = _coco_file(row, file.parent) or field_of(row, IMAGE_NAMES, str, f"row {number} of {file}")
+        found.append(DataRow(name, picture_in(str(file.parent), name), dict(row)))
     return tuple(found)
 
 
-def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str) -> tuple[Row, ...]:
+def _coco_file(row: Mapping[str, Any], folder: Path) -> str | None:
+    """COCO's file name for a row that has an id and no file name, if the folder holds that file."""
+    number = row.get("id")
+    if any(name in row for name in IMAGE_NAMES) or isinstance(number, bool) or not isinstance(number, int):
+        return None
+    name = f"{number:012d}.jpg"
+    return name if picture_in(str(folder), name).is_file() else None
+
+
+def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str) -> tuple[DataRow, ...]:
     try:
         import datasets
     except ImportError as missing:
@@ -128,7 +150,7 @@ def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str
     datasets.disable_progress_bars()
     try:
         table = datasets.load_dataset(name, **options)
-        # A parquet file that datasets did not write has a picture as bytes and path, without saying that it is one.
+        # In a parquet file that `datasets` did not write, a picture is a dict of bytes and path, not an Image feature.
         column = next(
             key
             for key, kind in table.features.items()
@@ -140,7 +162,7 @@ def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str
         raise EvalDataError(
             f"{source} has no column of pictures, only {listed(table.features)}: give {what} with pictures"
         ) from None
-    except Exception as wrong:  # its loaders raise many kinds, from the network's to pyarrow's
+    except Exception as wrong:  # the loaders raise many kinds, from network errors to pyarrow's
         reason = " ".join(str(wrong).split())[:200] or type(wrong).__name__
         raise EvalDataError(
             f"{source} cannot be read as {what} ({reason}): check the id, its configuration and the split, or give a "
@@ -149,13 +171,13 @@ def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str
     if not rows:
         raise EvalDataError(f"{source} has no rows, but {what} must have at least one: give another")
     return tuple(
-        Row(_name(row, number), partial(_embedded, table, number, column, source), row)
+        DataRow(_name(row, number), partial(_embedded, table, number, column, source), row)
         for number, row in enumerate(rows)
     )
 
 
 def _name(row: Mapping[str, Any], number: int) -> str:
-    """A name that rows of one picture share, where the data say so."""
+    """A name shared by the rows of one picture, if the data has one."""
     for key in ("image_source", "file_name", "image_id", "filename"):
         if isinstance(row.get(key), (str, int)):
             return str(row[key])
@@ -163,10 +185,10 @@ def _name(row: Mapping[str, Any], number: int) -> str:
 
 
 def _embedded(table: Sequence[Mapping[str, Any]], number: int, column: str, source: str) -> Image.Image:
-    """A picture from inside a data set.
+    """Decode a picture stored inside a data set.
 
     Raises:
-        ImageError: it is broken.
+        ImageError: it is missing or broken.
     """
     import warnings
 

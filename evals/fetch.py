@@ -1,6 +1,6 @@
-"""Data that users have or fetch themselves: a path, or an address with the hash its content must have.
+"""Locate data by path, or by address with the SHA-256 of its content.
 
-Nothing is downloaded that was not asked for by address and hash together; what came once is kept and checked again.
+Nothing is downloaded without an address and a hash. Downloads are cached and checked on every use.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _ADDRESS = re.compile(r"(https?://[^#\s]+)(?:#sha256=([0-9a-f]{64}))?", re.IGNOR
 
 
 def local_file(source: str, what: str) -> Path:
-    """Where a source lies on this machine, fetched first if it is an address.
+    """Return the local path of a source; download it first if it is an address.
 
     Args:
-        source: a path, a name of `NAMED`, or `https://...#sha256=HASH`.
-        what: what it should hold, for messages ("the synonyms").
+        source: a path, a name in `NAMED`, or `https://...#sha256=HASH`.
+        what: what the source is, for messages ("the synonyms").
 
     Returns:
-        The path; a path that was given is not checked for existence here.
+        The path. Whether a given path exists is not checked here.
 
     Raises:
         EvalDataError: an address without a hash, one that cannot be fetched, or content of another hash.
@@ -52,7 +52,7 @@ def local_file(source: str, what: str) -> Path:
             f"what came from {url} as {what} has another SHA-256 than {digest[:12]}...: it has changed, so check it "
             "and give the new hash, or give a path"
         ) from wrong
-    except Exception as wrong:  # pooch passes on whatever its downloader raises
+    except Exception as wrong:  # pooch does not wrap the exceptions of its downloaders
         raise EvalDataError(
             f"{url} cannot be fetched ({type(wrong).__name__}): download {what} and give the path"
         ) from (wrong)

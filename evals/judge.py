@@ -1,7 +1,7 @@
-"""Asking somebody else to rate an answer: any function from a prompt to a reply, or any program.
+"""Have a judge rate answers: any object with a name and a method from prompt to reply, or any program.
 
-No judge comes with the suite, and none is asked unless one is given. Replies are on the disk before the next
-question is put, so a judge that fails half-way costs nothing but the question it failed on.
+The suite ships no judge. Each reply is on the disk before the next prompt is sent, so after a failure only the failed
+prompt is repeated.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ _SHOWN = 120
 
 
 class Judge(Protocol):
-    """Anything that can be asked."""
+    """A source of ratings."""
 
     @property
     def name(self) -> str:
-        """What it is called in results; replies of another name are asked for again."""
+        """The judge's name in results; replies stored under another name are not reused."""
 
     def ask(self, prompt: str) -> str:
-        """The reply to a prompt; any exception means that it failed."""
+        """Reply to a prompt; any exception counts as a failure."""
 
 
 @dataclass(frozen=True)
 class CommandJudge:
-    """A program that reads the prompt on its standard input and writes the reply.
+    """A program that reads the prompt from standard input and writes the reply to standard output.
 
     Attributes:
-        command: the program and its arguments, as in a shell but without one.
-        timeout: seconds after which it counts as failed.
+        command: the program and its arguments, split as a shell would; no shell runs.
+        timeout: seconds after which a prompt counts as failed.
     """
 
     command: str
@@ -50,10 +50,10 @@ class CommandJudge:
         return self.command
 
     def ask(self, prompt: str) -> str:
-        """Run it once.
+        """Run the program once.
 
         Raises:
-            JudgeError: it cannot be started, takes too long, ends with an error, or says nothing.
+            JudgeError: it cannot be started, times out, ends with an error, or prints nothing.
         """
         try:
             done = subprocess.run(
@@ -80,10 +80,10 @@ class CommandJudge:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a judge said.
+    """A judge's reply.
 
     Attributes:
-        key: of the judge's name and the prompt.
+        key: hash of the prompt.
         text: the reply.
     """
 
@@ -94,17 +94,17 @@ class Reply:
 def ask_all(
     prompts: Sequence[str], judge: Judge | None, kept: Path, advance: Callable[[], None] = lambda: None
 ) -> tuple[Reply, ...]:
-    """The replies to every prompt, in order; those that are kept already are not asked for again.
+    """Return the replies to every prompt, in order; stored replies are reused.
 
     Args:
-        prompts: what to ask.
-        judge: whom; None is enough where every reply is kept.
-        kept: JSON lines of replies, each on the disk before the next prompt is put. Without a judge, replies of any
-            one judge count.
+        prompts: the prompts.
+        judge: None if every reply is stored already.
+        kept: file of replies, JSON lines; each is on the disk before the next prompt is sent. Without a judge, it must
+            hold the replies of one judge only.
         advance: called after each reply.
 
     Raises:
-        JudgeError: there is no judge and replies are missing, or the judge failed; what it said before is kept.
+        JudgeError: replies are missing and there is no judge, or the judge failed; earlier replies stay stored.
         OutputError: the file cannot be written, or a line of it is broken.
     """
     known = _kept(kept)
@@ -133,7 +133,7 @@ def _ask(prompt: str, judge: Judge | None, where: str, kept: Path) -> str:
         raise JudgeError(f"{kept} has no reply for answer {where}, and no judge was given: give --judge")
     try:
         return judge.ask(prompt)
-    except Exception as wrong:  # a judge is foreign code
+    except Exception as wrong:  # a judge is user code and may raise anything
         raise JudgeError(
             f"the judge failed on answer {where} ({str(wrong).rstrip('.')}); the replies before it are kept in {kept}, "
             "and the same command goes on from there"

@@ -1,7 +1,7 @@
-"""A model for `lmms_eval`: ours, steered or not, under its tasks.
+"""A model class for `lmms_eval`: models of this project, steered or not, under the tasks of lmms-eval.
 
-`lmms_eval --model grounding --model_args pretrained=llava-hf/llava-1.5-7b-hf,steer=headwise --tasks pope ...`: the
-entry point in `pyproject.toml` makes it known there. Needs the extra `lmms`.
+`lmms_eval --model grounding --model_args pretrained=llava-hf/llava-1.5-7b-hf,steer=headwise --tasks pope ...`. The
+entry point in `pyproject.toml` registers the class. Needs the extra `lmms`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.steering.method import load_steering
 
-LIMIT = 1024  # where a task says nothing; as in lmms_eval's own models
+LIMIT = 1024  # new tokens if the task sets no limit; as in lmms_eval's own models
 
 
 def manifest() -> ModelManifest:
-    """What the entry point tells `lmms_eval`."""
+    """Return the manifest for `lmms_eval`'s registry."""
     return ModelManifest(model_id="grounding", simple_class_path=f"{__name__}.SteeredModel")
 
 
@@ -35,15 +35,15 @@ class SteeredModel(lmms):
 
     Args:
         pretrained: `starter`, a folder written by save_pretrained, or a hub id.
-        steer: a shipped steering method's name, or a YAML file; the model as it is if empty.
-        device: see `grounding.models.load.load`; each of several processes takes its own GPU.
-        dtype: see there.
-        device_map: see there; empty for none.
-        batch_size: requests that are generated together.
-        seed: of the draws of tokens.
+        steer: a shipped steering method's name, or a YAML file; unsteered if empty.
+        device: see `grounding.models.load.load`; each of several processes uses its own GPU.
+        dtype: see `load`.
+        device_map: see `load`; empty for none.
+        batch_size: requests per batch.
+        seed: of sampling.
 
     Raises:
-        GroundingError: model or method cannot be used.
+        GroundingError: the model or the steering method cannot be used.
     """
 
     is_simple = True
@@ -69,14 +69,14 @@ class SteeredModel(lmms):
 
     @property
     def device(self) -> Any:
-        """Where inputs go."""
+        """The device of the inputs."""
         return self.vlm.device
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """One answer a request, in order; requests that are generated alike share batches.
+        """Answer every request, in order; requests with equal generation settings share batches.
 
         Raises:
-            ImageError: a request shows no picture, or several.
+            ImageError: a request has no image, or several.
         """
         found: dict[int, GenerationResult] = {}
         for places in _batches([request.args[1] for request in requests], self.batch_size):
@@ -87,17 +87,17 @@ class SteeredModel(lmms):
             decoding = decoding_of(settings, int(short_hash([self.seed, questions], 8), 16))
             texts = generate(self.vlm, images, questions, self.steering, decoding)
             for place, text in zip(places, texts, strict=True):
-                answer = cut(text.text, settings.get("until"))
+                answer = cut_at_stop(text.text, settings.get("until"))
                 found[place] = GenerationResult(answer, TokenCounts(output_tokens=len(text.token_ids)))
                 self.cache_hook.add_partial("generate_until", (requests[place].args[0], settings), answer)
         return [found[place] for place in range(len(requests))]
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
-        """Refused."""
+        """Refuse tasks of several rounds."""
         raise MethodError("the model 'grounding' answers single questions: choose tasks without rounds")
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
-        """Refused: steering is of texts as they are generated."""
+        """Refuse tasks of likelihoods; steering applies to generated texts only."""
         raise MethodError("the model 'grounding' generates texts and gives no likelihoods: choose tasks that generate")
 
     def _picture(self, visuals_of: Any, document: Any, task: str, split: str) -> Image.Image:
@@ -111,10 +111,10 @@ class SteeredModel(lmms):
 
 
 def decoding_of(settings: Mapping[str, Any], seed: int) -> Decoding:
-    """A task's generation settings; a temperature of 0 means that nothing is drawn, whatever `do_sample` says.
+    """Convert a task's generation settings; at temperature 0 decoding is greedy, whatever `do_sample` says.
 
     Raises:
-        GroundingError: they make no sense.
+        GroundingError: a setting is out of range or of the wrong type.
     """
     temperature = settings.get("temperature") or 0.0
     try:
@@ -130,14 +130,14 @@ def decoding_of(settings: Mapping[str, Any], seed: int) -> Decoding:
         raise GroundingError(f"the task's generation settings {dict(settings)} cannot be read: {wrong}") from wrong
 
 
-def cut(text: str, until: Any) -> str:
-    """The text up to the first of the strings that end it."""
+def cut_at_stop(text: str, until: Any) -> str:
+    """Cut the text before the first of its stop strings."""
     ends = [until] if isinstance(until, str) else [end for end in until or () if end]
     return text[: min((text.find(end) for end in ends if end in text), default=len(text))].strip()
 
 
 def _batches(settings: Sequence[Mapping[str, Any]], size: int) -> Iterator[list[int]]:
-    """Places of requests with equal settings, so many at a time."""
+    """Group the indices of requests with equal settings into batches."""
     alike: dict[str, list[int]] = {}
     for place, one in enumerate(settings):
         alike.setdefault(short_hash({key: str(value) for key, value in one.items()}, 16), []).append(place)

@@ -1,4 +1,4 @@
-"""Does the point lie on the object, and does the mask cover it."""
+"""Score one answer against the true mask: whether the point lies on the object, and the IoU of the mask."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from grounding.types import BoolArray, PointPrompts, Segment
 
 @dataclass(frozen=True)
 class Outcome:
-    """One answer against the truth, in counts that can be summed.
+    """Counts of one answer against the truth, to be summed over answers.
 
     Attributes:
         hit: whether the best point lies in the target's mask.
-        intersection: pixels that both masks have.
-        union: pixels that one of them has.
-        failed: whether the method gave up, which counts as a miss and an empty mask.
+        intersection: pixels in both masks.
+        union: pixels in either mask.
+        failed: whether the method gave no answer, which counts as a miss and an empty mask.
     """
 
     hit: bool
@@ -27,16 +27,16 @@ class Outcome:
 
     @property
     def iou(self) -> float:
-        """Intersection over union, in [0, 1]; 0 where both masks are empty."""
+        """Intersection over union, in [0, 1]; 0 if both masks are empty."""
         return self.intersection / self.union if self.union else 0.0
 
 
 def judge(points: PointPrompts, segment: Segment, truth: BoolArray) -> Outcome:
-    """An answer's outcome.
+    """Score an answer.
 
     Args:
-        points: what the segmenter was asked.
-        segment: its mask, [H, W].
+        points: the point prompt.
+        segment: the segmenter's answer, mask [H, W].
         truth: the target's mask, bool [H, W].
     """
     return Outcome(
@@ -47,15 +47,15 @@ def judge(points: PointPrompts, segment: Segment, truth: BoolArray) -> Outcome:
 
 
 def gave_up(truth: BoolArray) -> Outcome:
-    """The outcome of no answer at all."""
+    """Score a missing answer."""
     return Outcome(hit=False, intersection=0, union=int(truth.sum()), failed=True)
 
 
 def best_point_hits(points: PointPrompts, truth: BoolArray) -> bool:
     """Whether the point of label 1 with the largest weight lies in the mask.
 
-    Of equal weights the first counts. A point (x, y) lies in the pixel [floor(y), floor(x)]; one on the image's far
-    border in the last pixel. Without a point of label 1 the answer is no.
+    Of equal weights the first counts. A point (x, y) lies in the pixel [floor(y), floor(x)], a point on the right or
+    bottom border in the last pixel. False without a point of label 1.
     """
     positive = np.flatnonzero(points.label == 1)
     if len(positive) == 0:

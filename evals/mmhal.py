@@ -1,9 +1,9 @@
 """MMHal-Bench: open answers rated from 0 to 6 by a judge.
 
 Sun et al., "Aligning Large Multimodal Models with Factually Augmented RLHF", 2023: 96 questions of 8 types. The rating
-is the one "rating: s" of the reply, else 0; below 3 the answer is said to hallucinate. The published figures come from
-one version of GPT-4 that is no longer served and from the authors' prompt, which is not repeated here: figures compare
-only where judge and prompt are the same, so both belong beside them.
+is the one "rating: s" in the reply, else 0; an answer rated below 3 counts as a hallucination. The published scores
+come from a version of GPT-4 that is no longer available and from the authors' prompt, which is not included here.
+Scores are comparable only with the same judge and prompt, so report both.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ _PLACE = re.compile(r"\{(\w*)\}")
 
 
 @dataclass(frozen=True)
-class Item:
+class MMHalItem:
     """One question with a model's answer.
 
     Attributes:
         kind: one of eight types.
-        contents: what the image contains.
-        question: what was asked.
+        contents: objects that the image contains.
+        question: the question.
         reference: a person's answer.
-        answer: the model's.
+        answer: the model's answer.
     """
 
     kind: str
@@ -61,10 +61,10 @@ class Item:
 
 @dataclass(frozen=True)
 class MMHalScore:
-    """Figures over items.
+    """Metrics over items.
 
     Attributes:
-        n: items.
+        n: number of items.
         unrated: replies without exactly one rating, which count as 0.
         score: mean rating, 0 to 6; higher is better.
         hallucination_rate: share of ratings below 3; lower is better.
@@ -78,10 +78,11 @@ class MMHalScore:
     by_type: Mapping[str, float]
 
 
-def read_items(path: str | Path) -> tuple[Item, ...]:
-    """The authors' `response_template.json` with `model_answer` filled in.
+def read_items(path: str | Path) -> tuple[MMHalItem, ...]:
+    """Read the authors' `response_template.json` with `model_answer` filled in.
 
-    A row's type is its `question_type`, or, where that is missing, its place modulo 8 as in the authors' script.
+    A row's type is its `question_type`; if that is missing, the type is given by the row's index modulo 8, as in the
+    authors' script.
 
     Raises:
         EvalDataError: it cannot be read, a field is missing, or an answer is empty.
@@ -95,12 +96,12 @@ def read_items(path: str | Path) -> tuple[Item, ...]:
             raise EvalDataError(f"{where} has an empty 'model_answer': fill in every answer before it is rated")
         kind = row.get("question_type", TYPES[number % len(TYPES)])
         question, reference = (field(row, (name,), str, where) for name in ("question", "gt_answer"))
-        items.append(Item(str(kind), tuple(map(str, contents)), question, reference, answer))
+        items.append(MMHalItem(str(kind), tuple(map(str, contents)), question, reference, answer))
     return tuple(items)
 
 
 def read_template(path: str | Path | None) -> str:
-    """A prompt of one's own with {contents}, {question}, {reference} and {answer}; None for `TEMPLATE`.
+    """Read a prompt template with {contents}, {question}, {reference} and {answer}; None for `TEMPLATE`.
 
     Raises:
         EvalDataError: it cannot be read, or one of the four is missing.
@@ -116,8 +117,8 @@ def read_template(path: str | Path | None) -> str:
     return text
 
 
-def prompt(item: Item, template: str = TEMPLATE) -> str:
-    """What a judge is asked about an item; other braces of the template stay as they are."""
+def prompt(item: MMHalItem, template: str = TEMPLATE) -> str:
+    """Fill in the prompt for an item; other braces of the template are left unchanged."""
     values = {
         "contents": ", ".join(item.contents),
         "question": item.question,
@@ -128,13 +129,13 @@ def prompt(item: Item, template: str = TEMPLATE) -> str:
 
 
 def rating(reply: str) -> int | None:
-    """The one rating in a reply; None where there is none or more than one."""
+    """Read the rating in a reply; None if there is none or more than one."""
     found = [value for value in range(HIGHEST + 1) if f"rating: {value}" in reply.lower()]
     return found[0] if len(found) == 1 else None
 
 
-def score_items(items: Sequence[Item], replies: Sequence[str], *, seed: int = 0) -> MMHalScore:
-    """The figures over items and the replies to their prompts."""
+def score_items(items: Sequence[MMHalItem], replies: Sequence[str], *, seed: int = 0) -> MMHalScore:
+    """Score items by the replies to their prompts."""
     read = [rating(reply) for reply in replies]
     ratings = [value or 0 for value in read]
     places = list(range(len(items)))

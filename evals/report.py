@@ -1,4 +1,4 @@
-"""Outcomes into scores with intervals, and scores into a table or a JSON object."""
+"""Turn outcomes into scores with intervals, and scores into a table or a JSON object."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from evals.metrics import Outcome
-from evals.statistics import Interval, Ratio, bootstrap, bootstrap_difference, mean_of
+from evals.statistics import Interval, RatioOfSums, bootstrap, bootstrap_difference, mean_of
 
 DIGITS = 6
-PERCENT_DIGITS = 4  # papers print one; more are kept so that rounding is the reader's
+PERCENT_DIGITS = 4  # papers print one; more are kept so that readers can round
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class Score:
     """Three fractions in [0, 1] with their intervals.
 
     Attributes:
-        n: how many samples.
-        failed: in how many of them the method gave up.
+        n: number of samples.
+        failed: number of samples without an answer.
         pointing: share of best points that lie on the target.
         miou: mean over samples of the mask's IoU.
-        oiou: sum of intersections over sum of unions, which large objects dominate.
+        oiou: sum of intersections over sum of unions; large objects dominate it.
     """
 
     n: int
@@ -36,18 +36,18 @@ class Score:
 
 @dataclass(frozen=True)
 class Change:
-    """How a variant differs from the full method on the samples that both answered (variant minus full)."""
+    """Differences of a variant from the full method (variant - full) on the samples that both have."""
 
     pointing: Interval
     miou: Interval
 
 
 def score(outcomes: Sequence[Outcome | None], groups: Sequence[int], seed: int = 0) -> Score:
-    """The scores of a variant.
+    """Score a variant.
 
     Args:
-        outcomes: one a sample; None is left out.
-        groups: per sample its image.
+        outcomes: one per sample; None is left out.
+        groups: the image of each sample.
         seed: of the bootstrap.
     """
     there = _there(outcomes, groups)
@@ -58,7 +58,7 @@ def score(outcomes: Sequence[Outcome | None], groups: Sequence[int], seed: int =
 def change(
     variant: Sequence[Outcome | None], full: Sequence[Outcome | None], groups: Sequence[int], seed: int = 0
 ) -> Change:
-    """What a variant gains or loses, paired by sample."""
+    """Compare a variant with the full method, paired by sample."""
     both = [index for index, outcome in enumerate(variant) if outcome is not None and full[index] is not None]
     places = [groups[index] for index in both]
     one = _ratios(*_there([variant[index] for index in both], places))
@@ -68,7 +68,7 @@ def change(
 
 
 def score_json(found: Score) -> dict[str, Any]:
-    """A score as JSON: the fractions by name, and their intervals."""
+    """Convert a score to JSON: the fractions by name, and their intervals."""
     named = {"pointing_accuracy": found.pointing, "miou": found.miou, "oiou": found.oiou}
     return {
         "n": found.n,
@@ -79,7 +79,7 @@ def score_json(found: Score) -> dict[str, Any]:
 
 
 def change_json(found: Change) -> dict[str, Any]:
-    """A change as JSON: differences of fractions, and their intervals."""
+    """Convert a change to JSON: differences of fractions, and their intervals."""
     named = {"pointing_accuracy": found.pointing, "miou": found.miou}
     return {
         **{name: round(interval.value, DIGITS) for name, interval in named.items()},
@@ -88,7 +88,7 @@ def change_json(found: Change) -> dict[str, Any]:
 
 
 def score_table(rows: Mapping[str, Score], changes: Mapping[str, Change] | None = None) -> str:
-    """Scores as aligned text, one row a name; fractions with intervals, and the mIoU's change where there is one."""
+    """Render scores as aligned text, one row per name, with intervals and the changes of mIoU."""
     changes = changes or {}
     head = ["", "n", "pointing", "mIoU", "oIoU"] + (["mIoU against full"] if changes else [])
     lines = [head]
@@ -101,7 +101,7 @@ def score_table(rows: Mapping[str, Score], changes: Mapping[str, Change] | None 
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Rows of equally many cells as text with aligned columns."""
+    """Render rows of equally many cells as text with aligned columns."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -109,7 +109,7 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 
 def percent(value: float) -> float:
-    """A fraction as papers print it: in percent, with `PERCENT_DIGITS` decimals."""
+    """Convert a fraction to percent, with `PERCENT_DIGITS` decimals."""
     return round(100 * value, PERCENT_DIGITS)
 
 
@@ -118,10 +118,10 @@ def _there(outcomes: Sequence[Outcome | None], groups: Sequence[int]) -> tuple[l
     return [one for one, _ in pairs], [group for _, group in pairs]
 
 
-def _ratios(outcomes: Sequence[Outcome], groups: Sequence[int]) -> tuple[Ratio, Ratio, Ratio]:
-    """Pointing, mIoU and oIoU as ratios of sums."""
+def _ratios(outcomes: Sequence[Outcome], groups: Sequence[int]) -> tuple[RatioOfSums, RatioOfSums, RatioOfSums]:
+    """Compute pointing, mIoU and oIoU as ratios of sums."""
     where = np.asarray(groups, np.int64)
-    overall = Ratio(
+    overall = RatioOfSums(
         np.array([one.intersection for one in outcomes], np.float64),
         np.array([one.union for one in outcomes], np.float64),
         where,

@@ -1,23 +1,30 @@
-"""How sure a number is: bootstrap intervals of ratios, resampled by image."""
+"""Confidence intervals and paired tests of ratios, resampled by image: scipy's, on per-image sums.
+
+Notes:
+    Every figure of the suite is a ratio of sums, so the sums per image are all that a bootstrap or a permutation needs:
+    drawing images is drawing rows of these sums, whatever number of captions or questions an image has.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 2000
 LEVEL = 0.95
-_CHUNK = 1 << 22  # resampled values held at a time
-_ROUNDING = 1e-12  # sums in another order differ by less, and must count as equal
+_CHUNK = 1 << 22  # resampled values in memory at a time
+_DECIMALS = 12  # see `swap_test`
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the percentile bootstrap interval around it."""
+    """An estimate and its confidence interval."""
 
     value: float
     low: float
@@ -25,19 +32,19 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """A statistic of the form sum of tops / sum of bottoms; a mean has bottoms of 1.
+class RatioOfSums:
+    """A statistic of the form sum(tops) / sum(bottoms); a mean has bottoms of 1.
 
     Attributes:
         tops: [N] float64.
         bottoms: [N] float64, 0 or more.
-        groups: [N] int64, which image each value belongs to. Values of one image are drawn together, because they are
-            not independent (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 8).
+        groups: [N] int64, the image of each value. Values of one image are resampled together, because they are not
+            independent (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 8).
     """
 
     tops: FloatArray
     bottoms: FloatArray
-    groups: npt.NDArray[np.int64]
+    groups: IntArray
 
     def __post_init__(self) -> None:
         if not (len(self.tops) == len(self.bottoms) == len(self.groups)) or len(self.tops) == 0:
@@ -49,11 +56,10 @@ class Ratio:
     @property
     def value(self) -> float:
         """The ratio of the sums; 0 where the bottoms sum to 0."""
-        bottom = float(self.bottoms.sum())
-        return float(self.tops.sum()) / bottom if bottom > 0 else 0.0
+        return float(_divide(self.tops.sum(), self.bottoms.sum()))
 
-    def sums(self, images: npt.NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:
-        """Sums of tops and of bottoms per image, in the order of `images`; 0 for an image without values."""
+    def sums(self, images: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Sum tops and bottoms per image, in the order of `images` (sorted); 0 for an image without values."""
         at = np.searchsorted(images, self.groups)
         tops, bottoms = np.zeros(len(images)), np.zeros(len(images))
         np.add.at(tops, at, self.tops)
@@ -61,72 +67,92 @@ class Ratio:
         return tops, bottoms
 
 
-def mean_of(values: npt.ArrayLike, groups: npt.ArrayLike) -> Ratio:
-    """The mean of values [N] as a ratio."""
+def mean_of(values: npt.ArrayLike, groups: npt.ArrayLike) -> RatioOfSums:
+    """The mean of values [N] as a ratio of sums."""
     tops = np.asarray(values, np.float64)
-    return Ratio(tops, np.ones_like(tops), np.asarray(groups, np.int64))
+    return RatioOfSums(tops, np.ones_like(tops), np.asarray(groups, np.int64))
 
 
-def bootstrap(ratio: Ratio, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0) -> Interval:
-    """The interval of a ratio.
+def bootstrap(ratio: RatioOfSums, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0) -> Interval:
+    """Estimate the percentile bootstrap interval of a ratio.
 
     Args:
-        ratio: what is estimated.
-        resamples: how often the images are drawn anew, with replacement.
-        level: share of the resampled ratios inside the interval.
-        seed: of the draws; the same seed gives the same interval.
-
-    Returns:
-        The ratio itself and the percentiles around it.
+        ratio: the statistic.
+        resamples: number of resamples; each draws as many images as there are, with replacement.
+        level: confidence level.
+        seed: of the draws. They depend on the seed and the number of images alone.
     """
-    images = np.unique(ratio.groups)
-    low, high = _percentiles(_resampled(ratio, images, resamples, seed), level)
-    return Interval(ratio.value, low, high)
+
+    def statistic(tops: FloatArray, bottoms: FloatArray, axis: int) -> FloatArray:
+        return _divide(tops.sum(axis), bottoms.sum(axis))
+
+    sums = ratio.sums(np.unique(ratio.groups))
+    return Interval(ratio.value, *_percentiles(sums, statistic, ratio.value, resamples, level, seed))
 
 
 def bootstrap_difference(
-    one: Ratio, other: Ratio, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
+    one: RatioOfSums, other: RatioOfSums, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
 ) -> Interval:
-    """The interval of `one - other`, both taken on the same resampled images, so that what they share cancels."""
+    """Estimate the interval of `one - other`, both on the same resampled images, so that what they share cancels."""
+
+    def statistic(a: FloatArray, c: FloatArray, b: FloatArray, d: FloatArray, axis: int) -> FloatArray:
+        return _divide(a.sum(axis), c.sum(axis)) - _divide(b.sum(axis), d.sum(axis))
+
     images = np.union1d(one.groups, other.groups)
-    drawn = _resampled(one, images, resamples, seed) - _resampled(other, images, resamples, seed)
-    low, high = _percentiles(drawn, level)
-    return Interval(one.value - other.value, low, high)
+    value = one.value - other.value
+    sums = (*one.sums(images), *other.sums(images))
+    return Interval(value, *_percentiles(sums, statistic, value, resamples, level, seed))
 
 
-def swap_test(one: Ratio, other: Ratio, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
-    """How surprising a difference of two ratios is if, on every image, it were chance which run was which.
+def swap_test(one: RatioOfSums, other: RatioOfSums, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
+    """Test the difference of two ratios by a paired permutation test, two-sided.
 
-    Paired permutation test (Good, Permutation, Parametric and Bootstrap Tests of Hypotheses, 2005, section 3): the two
-    runs' values are swapped image by image, and differences at least as large as the one seen are counted, either way.
+    The null hypothesis is that the two runs are exchangeable on every image, so their values are swapped image by image
+    (Good, Permutation, Parametric and Bootstrap Tests of Hypotheses, 2005, section 3).
 
     Args:
         one: values of one run.
-        other: values of the other, on the same images.
-        resamples: how often the images' swaps are drawn.
+        other: values of the other run, on the same images.
+        resamples: number of random swaps; where all 2^images swaps are fewer, all of them are taken.
         seed: of the draws.
 
     Returns:
-        The two-sided p value, at least 1 / (resamples + 1), since the difference itself is one of the draws.
+        The share of swaps whose difference is at least as large as the observed one in absolute value. Among random
+        swaps the observed difference counts as one of the draws, so p is at least 1 / (resamples + 1).
     """
+    from scipy import stats
+
     images = np.union1d(one.groups, other.groups)
+    if len(images) == 1:
+        return 1.0  # both swaps give the same absolute difference; scipy needs two observations
     (a, c), (b, d) = one.sums(images), other.sums(images)
-    seen = abs(one.value - other.value)
-    generator = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // len(images))
-    beyond = 0
-    for start in range(0, resamples, rows):
-        swapped = generator.random((min(rows, resamples - start), len(images))) < 0.5
-        mine = _divide((a + swapped * (b - a)).sum(axis=1), (c + swapped * (d - c)).sum(axis=1))
-        theirs = _divide((b + swapped * (a - b)).sum(axis=1), (d + swapped * (c - d)).sum(axis=1))
-        beyond += int((np.abs(mine - theirs) >= seen - _ROUNDING).sum())
-    return (1 + beyond) / (1 + resamples)
+    tops, bottoms = np.concatenate([a, b]), np.concatenate([c, d])
+
+    def statistic(mine: IntArray, theirs: IntArray, axis: int) -> Any:
+        # Equal differences whose sums were taken in another order differ in their last digits, and must count as equal.
+        difference = _divide(tops[mine].sum(axis), bottoms[mine].sum(axis)) - _divide(
+            tops[theirs].sum(axis), bottoms[theirs].sum(axis)
+        )
+        return np.round(np.abs(difference), _DECIMALS)
+
+    rows = np.arange(len(images))  # swapping row numbers swaps an image's top and bottom together
+    found = stats.permutation_test(
+        (rows, rows + len(images)),
+        statistic,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=_batch(len(images)),
+        alternative="greater",
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
 
 
 def sign_test(only_one: int, only_other: int) -> float:
-    """McNemar's exact test: p value of two runs that differ on so many images this way and so many the other.
+    """McNemar's exact test, two-sided, from the numbers of items that only one of two runs has.
 
-    Two-sided; 1 where they never differ.
+    1 where the runs never differ.
     """
     from scipy.stats import binomtest
 
@@ -134,24 +160,34 @@ def sign_test(only_one: int, only_other: int) -> float:
     return float(binomtest(only_one, both, 0.5).pvalue) if both else 1.0
 
 
-def _resampled(ratio: Ratio, images: npt.NDArray[np.int64], resamples: int, seed: int) -> FloatArray:
-    """[resamples] ratios; the draws depend on the seed and the number of images alone."""
-    tops, bottoms = ratio.sums(images)
-    generator = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // len(images))
-    found = []
-    for start in range(0, resamples, rows):
-        drawn = generator.integers(len(images), size=(min(rows, resamples - start), len(images)))
-        top, bottom = tops[drawn].sum(axis=1), bottoms[drawn].sum(axis=1)
-        found.append(_divide(top, bottom))
-    return np.concatenate(found)
+def _percentiles(
+    sums: tuple[FloatArray, ...], statistic: Any, value: float, resamples: int, level: float, seed: int
+) -> tuple[float, float]:
+    """The ends of the interval of a statistic of per-image sums, each [images]."""
+    from scipy import stats
+
+    count = len(sums[0])
+    if count == 1:
+        return value, value  # every resample is the same image; scipy needs two observations
+    found = stats.bootstrap(
+        sums,
+        statistic,
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=resamples,
+        confidence_level=level,
+        batch=_batch(count),
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def _divide(top: FloatArray, bottom: FloatArray) -> FloatArray:
-    """0 where the bottom is 0."""
-    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+def _batch(images: int) -> int:
+    """How many resamples are in memory at a time."""
+    return max(1, _CHUNK // images)
 
 
-def _percentiles(values: FloatArray, level: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def _divide(top: Any, bottom: Any) -> FloatArray:
+    """top / bottom; 0 where the bottom is 0, so that a resample without a mention has a rate of 0 instead of NaN."""
+    return np.divide(top, bottom, out=np.zeros(np.shape(top)), where=np.asarray(bottom) > 0)

@@ -1,6 +1,6 @@
-"""Signs that a text degenerates: repeated phrases, repeated sentences, an end in mid-sentence.
+"""Detect degenerate texts: repeated phrases, repeated sentences, an end in mid-sentence.
 
-None of the published scores looks at these; a method that loops or stops early can have a better CHAIR by it.
+The published metrics ignore these, and a method that loops or stops early can have a better CHAIR because of it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _CLOSED = re.compile(r"[.!?][\"'\u201d\u2019)\]]*$")
 
 @dataclass(frozen=True)
 class TextQuality:
-    """One text.
+    """Repetition and ending of one text.
 
     Attributes:
-        distinct_grams: how many of its 4-grams differ.
-        grams: how many it has; 0 for a text of fewer than four tokens.
-        repeats: whether a sentence stands in it twice, letter for letter but for case and outer blanks.
-        cut_off: whether it ends without a full stop, exclamation or question mark; an empty text is not cut off.
+        distinct_grams: number of distinct 4-grams.
+        grams: number of 4-grams; 0 for a text of fewer than four tokens.
+        repeats: whether a sentence occurs twice, ignoring case and outer blanks.
+        cut_off: whether the text ends without a full stop, exclamation or question mark; False for an empty text.
     """
 
     distinct_grams: int
@@ -32,10 +32,10 @@ class TextQuality:
 
 
 def text_quality(text: str, tokens: Sequence[str]) -> TextQuality:
-    """The signs in one text.
+    """Measure one text.
 
     Args:
-        text: as written.
+        text: the text.
         tokens: its words and punctuation marks.
     """
     grams = [tuple(tokens[at : at + GRAM]) for at in range(len(tokens) - GRAM + 1)]

@@ -34,8 +34,13 @@ def write_photos(folder: Path, count: int = 16) -> Path:
         objects = ["dog", "person"] if number % 2 else ["car", "person"]
         rows.append({"id": number, "width": SIZE[0], "height": SIZE[1], "captions": CAPTIONS, "chair_objects": objects})
     pope = [
-        {"image": "COCO_val2014_000000000001.jpg", "text": f"Is there a {name} in the image?", "label": label}
-        for name, label in (("dog", "yes"), ("car", "no"), ("person", "yes"), ("bench", "no"))
+        {
+            "question_id": number,
+            "image": "COCO_val2014_000000000001.jpg",
+            "text": f"Is there a {name} in the image?",
+            "label": label,
+        }
+        for number, (name, label) in enumerate((("dog", "yes"), ("car", "no"), ("person", "yes"), ("bench", "no")), 1)
     ]
     width, height = SIZE
     anns = {

@@ -1,7 +1,7 @@
-"""AMBER's annotations, word lists and responses.
+"""Read AMBER's annotations, word lists and responses.
 
-Wang et al., "AMBER: An LLM-free Multi-dimensional Benchmark for MLLMs Hallucination Evaluation", 2023, and the data
-that came with it: 1,004 images to describe and 14,216 yes-no questions.
+Wang et al., "AMBER: An LLM-free Multi-dimensional Benchmark for MLLMs Hallucination Evaluation", 2023, and its released
+data: 1,004 images to describe and 14,216 yes-no questions.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from grounding.errors import EvalDataError
 Dimension = Literal["existence", "state", "number", "action", "relation"]
 DIMENSIONS: tuple[Dimension, ...] = ("existence", "state", "number", "action", "relation")
 GENERATIVE = "generative"
-# The data calls wrong relations "relation" and right ones "discriminative-relation"; the authors' script takes every
-# type that it does not know for a relation.
+# The data has two types for relations: "relation" where the answer is no, "discriminative-relation" where it is yes.
+# The authors' script counts every unknown type as a relation.
 _TYPES: Mapping[str, Dimension] = {
     "discriminative-hallucination": "existence",
     "discriminative-attribute-state": "state",
@@ -30,12 +30,12 @@ _TYPES: Mapping[str, Dimension] = {
 
 
 @dataclass(frozen=True)
-class Scene:
-    """An image to be described.
+class AmberScene:
+    """Annotation of an image to describe.
 
     Attributes:
-        truth: words for what it shows.
-        targets: words for what a model is likely to make up.
+        truth: words for the objects that it shows.
+        targets: words for objects that models are likely to hallucinate.
     """
 
     truth: tuple[str, ...]
@@ -47,7 +47,7 @@ class Statement:
     """A yes-no question.
 
     Attributes:
-        dimension: what it asks about.
+        dimension: the kind of question.
         truth: whether the right answer is yes.
     """
 
@@ -57,9 +57,9 @@ class Statement:
 
 @dataclass(frozen=True)
 class Annotations:
-    """The truth by id."""
+    """The annotations by id."""
 
-    scenes: Mapping[int, Scene]
+    scenes: Mapping[int, AmberScene]
     statements: Mapping[int, Statement]
 
 
@@ -68,8 +68,8 @@ class Words:
     """The word lists.
 
     Attributes:
-        associates: word to the words that stand for the same thing.
-        safe: words that never count as hallucinated.
+        associates: from a word to the words for the same object.
+        safe: words that never count as hallucinations.
     """
 
     associates: Mapping[str, tuple[str, ...]]
@@ -82,12 +82,12 @@ class Words:
 
 
 def read_annotations(path: str | Path) -> Annotations:
-    """The authors' `annotations.json`.
+    """Read the authors' `annotations.json`.
 
     Raises:
-        EvalDataError: it cannot be read, or a row is none of theirs.
+        EvalDataError: it cannot be read, or a row has another format.
     """
-    scenes: dict[int, Scene] = {}
+    scenes: dict[int, AmberScene] = {}
     statements: dict[int, Statement] = {}
     rows = read_rows(path, "AMBER's annotations")
     ids = []
@@ -97,7 +97,7 @@ def read_annotations(path: str | Path) -> Annotations:
         ids.append(one)
         if kind == GENERATIVE:
             truth, targets = (_words(row, name, where) for name in ("truth", "hallu"))
-            scenes[one] = Scene(truth, targets)
+            scenes[one] = AmberScene(truth, targets)
         elif kind in _TYPES:
             statements[one] = Statement(_TYPES[kind], _yes_or_no(row, where))
         else:
@@ -107,10 +107,10 @@ def read_annotations(path: str | Path) -> Annotations:
 
 
 def read_words(relation: str | Path, safe: str | Path) -> Words:
-    """The authors' `relation.json` and `safe_words.txt`.
+    """Read the authors' `relation.json` and `safe_words.txt`.
 
     Raises:
-        EvalDataError: one of them cannot be read, or the first is no object of word lists.
+        EvalDataError: one of them cannot be read, or the first is not an object of word lists.
     """
     data = read_json(relation, "AMBER's word associations")
     if not isinstance(data, dict) or not all(
@@ -122,10 +122,10 @@ def read_words(relation: str | Path, safe: str | Path) -> Words:
 
 
 def read_responses(path: str | Path, annotations: Annotations) -> dict[int, str]:
-    """Responses by id: one JSON array, or JSON lines, of `id` and `response`.
+    """Read responses by id: one JSON array, or JSON lines, of `id` and `response`.
 
     Raises:
-        EvalDataError: it cannot be read, an id stands twice, or the annotations do not have one.
+        EvalDataError: the file cannot be read, an id occurs twice, or the annotations lack an id.
     """
     pairs = []
     for number, row in enumerate(read_rows(path, "the responses"), 1):

@@ -1,9 +1,9 @@
-"""AMBER's discriminative figures, by the authors' script: no is the positive class.
+"""AMBER's discriminative metrics, by the authors' script: "No" is the positive class.
 
-Only "Yes" and "No", letter for letter, are answers; everything else is wrong, and is no "No". Precision, recall and F1
-are of "No", so that they say how well hallucinations are denied; every existence question is to be answered with "No",
-which makes its precision 100 % whatever is answered. F1 is taken from the rounded precision and recall with a small
-number in the denominator, as the script does.
+Only the exact strings "Yes" and "No" are answers; everything else is wrong and does not count as "No". Precision,
+recall and F1 are those of "No", so they measure how well hallucinations are denied. The right answer of every existence
+question is "No", so precision is 100 % there by construction. F1 is computed from the rounded precision and recall with
+a small number in the denominator, as in the script.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evals.amber.annotations import Dimension, Statement
+from evals.amber.annotations import DIMENSIONS, Dimension, Statement
 
-# The script starts every count of questions and of "No" answers from here, so as not to divide by zero.
+# The script starts every count of questions and of "No" answers from this value to avoid a division by zero.
 START = 0.001
 _ATTRIBUTE: tuple[Dimension, ...] = ("state", "number", "action")
 GROUPS: dict[str, tuple[Dimension, ...]] = {
-    "all": ("existence", "state", "number", "action", "relation"),
+    "all": DIMENSIONS,
     "existence": ("existence",),
     "attribute": _ATTRIBUTE,
     "state": ("state",),
@@ -30,7 +30,7 @@ _EXISTENCE_F1, _OTHER_F1 = 0.001, 0.0001
 
 @dataclass(frozen=True)
 class Verdict:
-    """One question and its answer; `says` is None for what is neither "Yes" nor "No"."""
+    """One question and its answer; `says` is None if the answer is neither "Yes" nor "No"."""
 
     statement: Statement
     says: bool | None
@@ -38,15 +38,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class DiscriminativeScore:
-    """Figures over questions in percent, rounded to one decimal as the script prints them.
+    """Metrics over questions in percent, rounded to one decimal as in the script.
 
     Attributes:
-        n: questions.
-        unread: answers that were neither "Yes" nor "No".
-        accuracy: right answers, of all.
-        precision: of the answers "No", those that are right.
-        recall: of the questions to be answered with "No", those that were.
-        f1: of the two.
+        n: number of questions.
+        unread: answers that are neither "Yes" nor "No".
+        accuracy: share of right answers.
+        precision: share of the answers "No" that are right.
+        recall: share of the questions whose right answer is "No" that were answered so.
+        f1: harmonic mean of precision and recall.
     """
 
     n: int
@@ -58,16 +58,16 @@ class DiscriminativeScore:
 
 
 def read_verdict(statement: Statement, response: str) -> Verdict:
-    """An answer by the script's rule."""
+    """Read an answer by the script's rule."""
     return Verdict(statement, {"Yes": True, "No": False}.get(response))
 
 
 def score_verdicts(verdicts: Sequence[Verdict], *, existence: bool = False) -> DiscriminativeScore:
-    """The figures over answers.
+    """Compute the metrics over answers.
 
     Args:
-        verdicts: question by question.
-        existence: whether these are the existence questions, whose F1 has another small number.
+        verdicts: one per question.
+        existence: whether these are the existence questions; their F1 has another constant in the denominator.
     """
     right = sum(one.says is one.statement.truth for one in verdicts)
     denied = [one for one in verdicts if one.says is False]
@@ -81,7 +81,7 @@ def score_verdicts(verdicts: Sequence[Verdict], *, existence: bool = False) -> D
 
 
 def score_groups(verdicts: Sequence[Verdict]) -> dict[str, DiscriminativeScore]:
-    """The figures of all questions and of each dimension that was asked about."""
+    """Score all questions, and each group of `GROUPS` that has any."""
     found = {}
     for name, dimensions in GROUPS.items():
         mine = [one for one in verdicts if one.statement.dimension in dimensions]
@@ -91,7 +91,7 @@ def score_groups(verdicts: Sequence[Verdict]) -> dict[str, DiscriminativeScore]:
 
 
 def amber_score(chair: float, f1: float) -> float:
-    """AMBER's one number: the mean of 100 - CHAIR and F1, both in percent; higher is better (section 3.4)."""
+    """Compute the AMBER score: the mean of 100 - CHAIR and F1, both in percent; higher is better (section 3.4)."""
     return (100 - chair + f1) / 2
 
 

@@ -1,16 +1,16 @@
-"""AMBER's generative figures, by the authors' script (`inference.py`), quirks included.
+"""AMBER's generative metrics, by the authors' script (`inference.py`), quirks included.
 
-A description's nouns that stand in the word lists are looked up in turn. A noun is safe if it is on the list of safe
-words, is one of the image's true words or their associates, or is similar to one of those; else it is flagged. The
-paper writes per-image means; the script, and so every published figure, sums over all images:
+A description's nouns that occur in the word lists are looked up in order. A noun is correct if it is on the list of
+safe words, is one of the image's true words or their associates, or is similar to one of those; else it is flagged. The
+paper defines per-image means; the script, and so every published number, sums over all images:
 
-* CHAIR: flagged of all looked-up nouns; lower is better.
-* Cover: true objects mentioned, of all; higher is better.
+* CHAIR: share of the looked-up nouns that are flagged; lower is better.
+* Cover: share of the true objects that are mentioned; higher is better.
 * Hal: share of descriptions with a flagged noun; lower is better.
-* Cog: likely hallucinations that were mentioned, of all; lower is better.
+* Cog: share of the likely hallucinations that are mentioned; lower is better.
 
-Where several true words have the noun as an associate, the first is ticked off, and associates go before the words
-themselves; so it is in the script, and it decides Cover.
+If several true words have the noun as an associate, it covers the first of them, and associates are searched before the
+words themselves. This follows the script and affects Cover.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evals.amber.annotations import Scene, Words
-from evals.statistics import Interval, Ratio, bootstrap, mean_of
+from evals.amber.annotations import AmberScene, Words
+from evals.statistics import Interval, RatioOfSums, bootstrap, mean_of
 from grounding.errors import EvalDataError
 
 Similar = Callable[[str, str], bool]
@@ -29,17 +29,17 @@ HIGHER_IS_BETTER = {"chair": False, "cover": True, "hal": False, "cog": False}
 
 
 @dataclass(frozen=True)
-class Description:
-    """One description's counts.
+class DescriptionCounts:
+    """The counts of one description.
 
     Attributes:
         image: the id.
-        nouns: how many nouns were looked up.
-        flagged: those of them that the image does not show, one for each mention.
-        covered: how many true objects were mentioned.
-        shown: how many there are.
-        cognitive: how many of the likely hallucinations were mentioned.
-        targets: how many there are.
+        nouns: number of nouns looked up in the word lists.
+        flagged: the nouns that the image does not show, one per mention.
+        covered: number of true objects mentioned.
+        shown: number of true objects.
+        cognitive: number of likely hallucinations mentioned.
+        targets: number of likely hallucinations.
     """
 
     image: int
@@ -53,7 +53,7 @@ class Description:
 
 @dataclass(frozen=True)
 class GenerativeScore:
-    """The four figures over descriptions, fractions with intervals."""
+    """The four metrics over descriptions, fractions with intervals."""
 
     n: int
     chair: Interval
@@ -63,24 +63,24 @@ class GenerativeScore:
 
 
 def same_word(one: str, other: str) -> bool:
-    """The similarity without word vectors: no two words are similar that are not the same."""
+    """Similarity without word vectors: words are similar only if equal."""
     return one == other
 
 
 def score_description(
-    image: int, nouns: Sequence[str], scene: Scene, words: Words, similar: Similar = same_word
-) -> Description:
-    """One description's counts.
+    image: int, nouns: Sequence[str], scene: AmberScene, words: Words, similar: Similar = same_word
+) -> DescriptionCounts:
+    """Count one description.
 
     Args:
         image: the id.
         nouns: the description's nouns as base words, in order, with repetitions.
-        scene: the truth.
+        scene: the annotation.
         words: the word lists.
-        similar: whether two words mean nearly the same; the script asks spaCy's `en_core_web_lg` for more than 0.8.
+        similar: whether two words are similar; in the script, a similarity above 0.8 by spaCy's `en_core_web_lg`.
 
     Raises:
-        EvalDataError: a word of the truth is not in the word lists.
+        EvalDataError: a word of the annotation is not in the word lists.
     """
     true_words, target_words = (_listed(part, words) for part in (scene.truth, scene.targets))
     known = words.known
@@ -101,17 +101,17 @@ def score_description(
             flagged.append(noun)
         else:
             covered.add(place)
-    return Description(
+    return DescriptionCounts(
         image, len(looked_up), tuple(flagged), len(covered), len(scene.truth), len(cognitive), len(scene.targets)
     )
 
 
-def ratios(found: Sequence[Description]) -> dict[str, Ratio]:
-    """The four figures as ratios of sums, by name."""
+def ratios(found: Sequence[DescriptionCounts]) -> dict[str, RatioOfSums]:
+    """Compute the four metrics as ratios of sums, by name."""
     groups = np.array([one.image for one in found], np.int64)
 
-    def ratio(tops: list[int], bottoms: list[int]) -> Ratio:
-        return Ratio(np.array(tops, np.float64), np.array(bottoms, np.float64), groups)
+    def ratio(tops: list[int], bottoms: list[int]) -> RatioOfSums:
+        return RatioOfSums(np.array(tops, np.float64), np.array(bottoms, np.float64), groups)
 
     return {
         "chair": ratio([len(one.flagged) for one in found], [one.nouns for one in found]),
@@ -121,13 +121,13 @@ def ratios(found: Sequence[Description]) -> dict[str, Ratio]:
     }
 
 
-def score_descriptions(found: Sequence[Description], *, seed: int = 0) -> GenerativeScore:
-    """The figures over descriptions, at least one."""
+def score_descriptions(found: Sequence[DescriptionCounts], *, seed: int = 0) -> GenerativeScore:
+    """Compute the metrics over descriptions, at least one."""
     return GenerativeScore(len(found), **{name: bootstrap(one, seed=seed) for name, one in ratios(found).items()})
 
 
 def _listed(heads: Sequence[str], words: Words) -> list[tuple[str, int]]:
-    """Every associate with the number of its head, then the heads themselves, in the script's order."""
+    """List every associate with the index of its head, then the heads themselves, in the script's order."""
     missing = [head for head in heads if head not in words.associates]
     if missing:
         raise EvalDataError(f"AMBER's word lists lack {missing[0]!r}: give the relation.json of these annotations")
@@ -136,5 +136,5 @@ def _listed(heads: Sequence[str], words: Words) -> list[tuple[str, int]]:
 
 
 def _place(noun: str, words: Sequence[tuple[str, int]], alike: Similar) -> int | None:
-    """The number of the first word that is like the noun."""
+    """The index of the first word that is like the noun."""
     return next((number for word, number in words if alike(noun, word)), None)

@@ -1,8 +1,8 @@
-"""The nouns of a description, and whether two words are alike: as AMBER's script does it, or with nothing installed.
+"""Nouns of a description and similarity of words: as in AMBER's script, or without its packages.
 
-The script takes NLTK's noun tags and lemmas, and the word vectors of spaCy's `en_core_web_lg`. Without them every
-word is looked up in its singular, and only equal words are alike; the word lists hold few words that are no nouns,
-so the counts are near, but they are not the published variant's and are named apart.
+The script uses NLTK's noun tags and lemmas, and the word vectors of spaCy's `en_core_web_lg`. Without them every word
+is looked up in its singular, and only equal words are similar. Since nearly all words of AMBER's lists are nouns, the
+counts are close to those of the published variant, but not equal, so results name the variant.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from functools import cache, lru_cache
 from typing import Any, Literal
 
 from evals.amber.generative import Similar, same_word
-from evals.chair.words import NLTK_DATA, by_rules
+from evals.chair.words import by_rules
+from evals.nltk_tags import load_nltk
 from grounding.errors import EvalDataError, MissingExtraError
 
 Nouns = Callable[[str], tuple[str, ...]]
@@ -21,45 +22,31 @@ Vectors = Literal["none", "en_core_web_lg"]
 THRESHOLD = 0.8
 
 
-def noun_finder(pipeline: NounPipeline) -> Nouns:
-    """From a description to its nouns as base words.
+def description_nouns(pipeline: NounPipeline) -> Nouns:
+    """Return the function from a description to its nouns as base words.
 
     Raises:
-        MissingExtraError: NLTK is asked for and not installed.
-        EvalDataError: its data is not there.
+        MissingExtraError: NLTK is not installed.
+        EvalDataError: NLTK is installed without its data.
     """
     if pipeline == "rules":
         return by_rules
-    try:
-        import nltk
-        from nltk.stem import WordNetLemmatizer
-    except ImportError as missing:
-        raise MissingExtraError("nltk", "eval", "AMBER's own noun finder") from missing
-    lemmatizer = WordNetLemmatizer()
+    nltk = load_nltk("AMBER's own noun finder")
 
     def nouns(text: str) -> tuple[str, ...]:
-        tagged = nltk.pos_tag(nltk.word_tokenize(text))
-        return tuple(lemmatizer.lemmatize(word) for word, tag in tagged if tag.startswith("NN"))
+        return tuple(nltk.lemma(word, "n") for word, tag in nltk.tagged(text) if tag.startswith("NN"))
 
-    try:
-        nouns("Two dogs are here.")
-    except LookupError as missing:
-        raise EvalDataError(
-            f"NLTK is installed without its data: python -m nltk.downloader {' '.join(NLTK_DATA)}, or use "
-            "--pipeline rules"
-        ) from missing
     return nouns
 
 
 def similarity(vectors: Vectors) -> Similar:
-    """Whether two words are alike.
+    """Return the function that says whether two words are similar.
 
-    Another spaCy model's vectors have other similarities, so that 0.8 would mean something else: none is put in place
-    of `en_core_web_lg`.
+    There is no fallback for `en_core_web_lg`: the threshold of 0.8 belongs to its vectors.
 
     Raises:
-        MissingExtraError: spaCy is asked for and not installed.
-        EvalDataError: its model is not there.
+        MissingExtraError: spaCy is not installed.
+        EvalDataError: spaCy is installed without the model.
     """
     if vectors == "none":
         return same_word

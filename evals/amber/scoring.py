@@ -1,4 +1,4 @@
-"""Responses to AMBER's queries as the JSON and the tables that command and task give out."""
+"""Score responses to AMBER's queries, as JSON and tables of command and task."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from evals.amber.annotations import Annotations, read_words
 from evals.amber.discriminative import DiscriminativeScore, Verdict, amber_score, read_verdict, score_groups
 from evals.amber.generative import (
     HIGHER_IS_BETTER,
-    Description,
+    DescriptionCounts,
     GenerativeScore,
     ratios,
     score_description,
     score_descriptions,
 )
-from evals.amber.nouns import noun_finder, similarity
+from evals.amber.nouns import description_nouns, similarity
 from evals.paired import compare_right, difference_table, differences_json, in_percent, paired
 from evals.report import aligned, percent
 from evals.tasks.base import Scored
@@ -29,14 +29,13 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class AmberOptions:
-    """AMBER's data, and how responses are read.
+    """AMBER's data and the rules that read responses.
 
     Attributes:
         data: AMBER's data folder, with annotations.json, relation.json and safe_words.txt.
-        pipeline: `rules` looks every word up; `nltk` the nouns that NLTK tags.
-        vectors: `en_core_web_lg` lets similar words count as equal; `none` only equal ones.
-        parser: `exact` takes "Yes" and "No", letter for letter, for answers, as the authors' script does; or one of
-            POPE's parsers.
+        pipeline: `rules` looks up every word, `nltk` the nouns that NLTK tags.
+        vectors: `en_core_web_lg` counts similar words as equal, `none` does not.
+        parser: `exact` accepts only the strings "Yes" and "No", as in the authors' script; or one of POPE's parsers.
     """
 
     data: Path
@@ -47,24 +46,24 @@ class AmberOptions:
 
 @dataclass(frozen=True)
 class AmberCounts:
-    """What was counted of responses, by id."""
+    """The counts of responses, by id."""
 
-    descriptions: Mapping[int, Description]
+    descriptions: Mapping[int, DescriptionCounts]
     verdicts: Mapping[int, Verdict]
 
 
 def count(responses: Mapping[int, str], annotations: Annotations, options: AmberOptions) -> AmberCounts:
-    """What is in every response.
+    """Count every response.
 
     Raises:
-        EvalDataError: the word lists are missing or do not fit.
-        MissingExtraError: a package that was asked for is not installed.
+        EvalDataError: the word lists are missing or belong to other annotations.
+        MissingExtraError: the package of an option is not installed.
     """
     described = [one for one in responses if one in annotations.scenes]
-    descriptions: dict[int, Description] = {}
+    descriptions: dict[int, DescriptionCounts] = {}
     if described:
         words = read_words(options.data / "relation.json", options.data / "safe_words.txt")
-        nouns, similar = noun_finder(options.pipeline), similarity(options.vectors)
+        nouns, similar = description_nouns(options.pipeline), similarity(options.vectors)
         for one in described:
             scene = annotations.scenes[one]
             descriptions[one] = score_description(one, nouns(responses[one]), scene, words, similar)
@@ -79,7 +78,7 @@ def count(responses: Mapping[int, str], annotations: Annotations, options: Amber
 
 
 def score_counts(counts: AmberCounts, options: AmberOptions, seed: int) -> Scored:
-    """The figures of responses by the authors' rules."""
+    """Score responses by the authors' rules."""
     generative = score_descriptions(list(counts.descriptions.values()), seed=seed) if counts.descriptions else None
     discriminative = score_groups(list(counts.verdicts.values())) if counts.verdicts else {}
     figures = {name: getattr(generative, name) for name in HIGHER_IS_BETTER} if generative else {}
@@ -105,7 +104,7 @@ def score_counts(counts: AmberCounts, options: AmberOptions, seed: int) -> Score
 
 
 def compare_counts(a: AmberCounts, b: AmberCounts, seed: int) -> Scored:
-    """The differences b - a of responses to the same queries; of the yes-no questions the share of right answers."""
+    """Score the differences b - a of responses to the same queries; of yes-no questions the share of right answers."""
     data: dict[str, Any] = {"task": "compare", "version": VERSION, "n": len(a.descriptions) + len(a.verdicts)}
     parts = []
     if a.descriptions:

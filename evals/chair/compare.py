@@ -1,7 +1,7 @@
-"""Two runs over the same images: what differs, and what is left of it at equal recall and at equal length.
+"""Compare two runs over the same images: as they are, at equal recall, and at equal length.
 
-A run that says less has a better CHAIR for that alone. So the longer-winded one is also cut, by number of words, until
-both find equally many true objects, and both are cut image by image to the shorter one's length.
+Shorter captions have a better CHAIR for their length alone. So the run with the higher recall is also cut, after a
+number of words, until both have the same recall; and both captions of an image are cut to the length of the shorter.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Literal
 
 from evals.chair.lexicon import Lexicon
 from evals.chair.score import CaptionScore, cut, ratios
-from evals.paired import Difference, paired
+from evals.paired import PairedDifference, paired
 from evals.statistics import sign_test
 from grounding.errors import EvalDataError
 
-Run = Literal["a", "b"]
-# Figures of the text as written make no sense after a cut.
+Side = Literal["a", "b"]
+# The metrics of text quality make no sense after a cut.
 OF_OBJECTS = ("chair_s", "chair_i", "chair_i_distinct", "recall", "precision", "f1", "length", "distinct_objects")
 
 
@@ -26,19 +26,19 @@ class Matched:
     """The differences after a cut.
 
     Attributes:
-        cut_run: which run was cut; None where both were, or none had to be.
-        k: after how many words and punctuation marks; None where it differs by image, or nothing was cut.
-        figures: by name. The cut counts as given: intervals do not hold the doubt about where to cut.
+        cut_run: which run was cut; None if both were, or neither.
+        k: length after the cut, in words and punctuation marks; None if it differs by image, or nothing was cut.
+        figures: differences by name. Intervals take the cut as fixed; they do not include the uncertainty of k.
     """
 
-    cut_run: Run | None
+    cut_run: Side | None
     k: int | None
-    figures: Mapping[str, Difference]
+    figures: Mapping[str, PairedDifference]
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Everything about two runs.
+class CaptionComparison:
+    """The differences of two runs.
 
     Attributes:
         n: images that both describe.
@@ -47,7 +47,7 @@ class Comparison:
         figures: the differences by name, of the captions as they are.
         a_alone: captions that hallucinate in the first run only.
         b_alone: captions that hallucinate in the second run only.
-        chair_s_exact_p: McNemar's exact test of these two numbers.
+        chair_s_exact_p: p value of McNemar's exact test of these two numbers.
         recall_matched: at equal recall.
         length_matched: at equal length, image by image.
     """
@@ -55,7 +55,7 @@ class Comparison:
     n: int
     only_a: int
     only_b: int
-    figures: Mapping[str, Difference]
+    figures: Mapping[str, PairedDifference]
     a_alone: int
     b_alone: int
     chair_s_exact_p: float
@@ -63,14 +63,16 @@ class Comparison:
     length_matched: Matched
 
 
-def compare(a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: Lexicon, *, seed: int = 0) -> Comparison:
+def compare(
+    a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: Lexicon, *, seed: int = 0
+) -> CaptionComparison:
     """Compare two runs on the images that both describe.
 
     Args:
         a: the first run, one score an image.
         b: the second, in any order.
         lexicon: the tables they were scored with.
-        seed: of bootstrap and permutation.
+        seed: of bootstrap and permutation test.
 
     Raises:
         EvalDataError: they share no image.
@@ -84,7 +86,7 @@ def compare(a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: Lexic
         )
     one, other = [first[image] for image in shared], [second[image] for image in shared]
     alone = [bool(x.hallucinated) - bool(y.hallucinated) for x, y in zip(one, other, strict=True)]
-    return Comparison(
+    return CaptionComparison(
         n=len(shared),
         only_a=len(first) - len(shared),
         only_b=len(second) - len(shared),
@@ -99,21 +101,21 @@ def compare(a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: Lexic
 
 def differences(
     a: Sequence[CaptionScore], b: Sequence[CaptionScore], names: Sequence[str] | None = None, *, seed: int = 0
-) -> dict[str, Difference]:
-    """Every figure's difference; both runs over the same images."""
+) -> dict[str, PairedDifference]:
+    """Compare every metric of two runs over the same images."""
     one = ratios(a)
     return paired({name: one[name] for name in names or one}, ratios(b), seed=seed)
 
 
 def match_recall(a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: Lexicon, *, seed: int = 0) -> Matched:
-    """The run that finds more is cut after the fewest words that still find at least as much as the other.
+    """Cut the run with the higher recall after the fewest words that keep at least the other's recall.
 
-    At least as much, so that what is left of a difference is not the cut run's lower recall.
+    At least, so that a remaining difference is not due to a lower recall of the cut run.
     """
     one, other = ratios(a)["recall"].value, ratios(b)["recall"].value
     if one == other:
         return Matched(None, None, differences(a, b, OF_OBJECTS, seed=seed))
-    longer: Run = "a" if one > other else "b"
+    longer: Side = "a" if one > other else "b"
     scores, wanted = (a, other) if longer == "a" else (b, one)
     k = _shortest(scores, wanted, lexicon)
     shortened = [cut(score, k, lexicon) for score in scores]
@@ -122,14 +124,14 @@ def match_recall(a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: 
 
 
 def match_length(a: Sequence[CaptionScore], b: Sequence[CaptionScore], lexicon: Lexicon, *, seed: int = 0) -> Matched:
-    """On every image both captions are cut to the shorter one's length."""
+    """Cut both captions of every image to the length of the shorter."""
     lengths = [min(len(x.words), len(y.words)) for x, y in zip(a, b, strict=True)]
     one, other = ([cut(score, length, lexicon) for score, length in zip(run, lengths, strict=True)] for run in (a, b))
     return Matched(None, None, differences(one, other, OF_OBJECTS, seed=seed))
 
 
 def _shortest(scores: Sequence[CaptionScore], wanted: float, lexicon: Lexicon) -> int:
-    """The fewest words after which the recall is at least as wanted."""
+    """The smallest k at which the recall is at least `wanted`."""
     shown = sum(len(score.truth) for score in scores)
     longest = max(len(score.words) for score in scores)
     for k in range(1, longest):

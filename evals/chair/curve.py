@@ -1,7 +1,7 @@
-"""The truncation curve: CHAIR of the same captions cut after K words and punctuation marks.
+"""The truncation curve: CHAIR of the same captions cut after k words and punctuation marks.
 
-Saying less names fewer wrong things and fewer right ones. A method is worth its name only where its point lies below
-this curve at the same recall.
+Shorter captions name fewer wrong objects and fewer right ones. A method improves on truncation only where its point
+lies below this curve at the same recall.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ LENGTHS = (20, 30, 40, 50, 64, 80, 100, 120)
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """The figures at one cut, fractions in [0, 1] but for the length.
+    """The metrics at one cut: fractions in [0, 1], except the length.
 
     Attributes:
-        k: where the captions were cut.
+        k: length of the cut captions, in words and punctuation marks.
         chair_s: share of captions with a hallucinated object.
         chair_i: share of mentions that are hallucinated.
-        chair_i_distinct: the same with each class counted once a caption.
+        chair_i_distinct: the same with each class counted once per caption.
         recall: share of the images' classes that are named.
         f1: of precision and recall over distinct classes.
         length: mean length after the cut.
@@ -39,7 +39,7 @@ class CurvePoint:
 
 
 def curve_point(scores: Sequence[CaptionScore], k: int, lexicon: Lexicon) -> CurvePoint:
-    """The figures with every caption cut after k words and punctuation marks."""
+    """Score every caption cut after k words and punctuation marks."""
     found = ratios([cut(one, k, lexicon) for one in scores])
     names = ("chair_s", "chair_i", "chair_i_distinct", "recall", "f1", "length")
     return CurvePoint(k, **{name: found[name].value for name in names})
@@ -48,5 +48,5 @@ def curve_point(scores: Sequence[CaptionScore], k: int, lexicon: Lexicon) -> Cur
 def truncation_curve(
     scores: Sequence[CaptionScore], lexicon: Lexicon, lengths: Sequence[int] = LENGTHS
 ) -> tuple[CurvePoint, ...]:
-    """One point a length."""
+    """Compute one point per length."""
     return tuple(curve_point(scores, length, lexicon) for length in lengths)

@@ -1,8 +1,8 @@
-"""Which words name which COCO class, by CHAIR's tables.
+"""CHAIR's tables: which words name which COCO class.
 
-Rohrbach et al., "Object Hallucination in Image Captioning", EMNLP 2018, and the code that came with it. The synonym
-list is read as that code reads it, quirks included: fields are split at ", ", so an entry after two blanks keeps a
-leading blank and never matches, and of two lines that share a word the later one wins.
+Rohrbach et al., "Object Hallucination in Image Captioning", EMNLP 2018, and the released code. The synonym list is read
+as that code reads it, quirks included: fields are split at ", ", so an entry after two blanks keeps a leading blank and
+never matches, and of two lines that share a word the later one wins.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from evals.inputs import read_text
 from grounding.errors import EvalDataError
 
 DoubleWords = Literal["original", "standalone"]
-# "original" is the list of the first release; the standalone port and what descends from it (OPERA, PAI and others)
-# add "train track", so that a track is no train.
-DOUBLE_WORDS: tuple[DoubleWords, ...] = ("original", "standalone")
+# "original" is the list of the first release; the standalone port and its descendants (OPERA, PAI and others) add
+# "train track", so that a track does not count as a train.
 
 _PAIRS = (
     "motor bike, motor cycle, air plane, traffic light, street light, traffic signal, stop light, fire hydrant, "
@@ -37,9 +36,9 @@ class Lexicon:
     """CHAIR's tables.
 
     Attributes:
-        class_of: word or merged words to the head word of its line.
-        pairs: two neighbouring words to what they are treated as; "stove top oven" has three and never matches.
-        double_words: which variant the pairs are.
+        class_of: from a word or merged words to the class, the head word of its line.
+        pairs: from two neighbouring words to the word that replaces them; "stove top oven" has three and never matches.
+        double_words: variant of the pairs.
     """
 
     class_of: Mapping[str, str]
@@ -47,7 +46,7 @@ class Lexicon:
     double_words: DoubleWords = "original"
 
     def merge(self, words: Sequence[str]) -> tuple[str, ...]:
-        """Neighbouring words joined from left to right; a word is used once."""
+        """Join neighbouring words from left to right; each word is used once."""
         merged: list[str] = []
         at = 0
         while at < len(words):
@@ -57,9 +56,9 @@ class Lexicon:
         return tuple(merged)
 
     def objects(self, merged: Sequence[str]) -> tuple[str, ...]:
-        """The classes that merged words name, one for each mention, in order.
+        """List the classes that merged words name, one per mention, in order.
 
-        Where a toilet is named as well, a seat is no chair.
+        If a toilet is named too, "seat" does not count as a chair.
         """
         words = [word for word in merged if word != "seat"] if {"toilet", "seat"} <= set(merged) else merged
         return tuple(self.class_of[word] for word in words if word in self.class_of)
@@ -71,7 +70,7 @@ class Lexicon:
 
 
 def make_lexicon(synonyms: str, double_words: DoubleWords = "original") -> Lexicon:
-    """Tables from the text of a synonym list: one class a line, its words separated by ", ", the head word first."""
+    """Build the tables from a synonym list: one class per line, its words separated by ", ", the head word first."""
     class_of: dict[str, str] = {}
     for line in synonyms.splitlines():
         words = line.strip().split(", ")
@@ -83,10 +82,10 @@ def make_lexicon(synonyms: str, double_words: DoubleWords = "original") -> Lexic
 
 
 def read_lexicon(path: str | Path, double_words: DoubleWords = "original") -> Lexicon:
-    """Tables from a synonym list on disk.
+    """Read the tables from a synonym list.
 
     Raises:
-        EvalDataError: it cannot be read, or is no such list.
+        EvalDataError: it cannot be read, or is not a synonym list.
     """
     text = read_text(path, "the synonyms")
     if text.lstrip().startswith(("{", "[")) or not any(", " in line for line in text.splitlines()):

@@ -1,4 +1,4 @@
-"""What CHAIR needs beside captions, as options of a command or a task."""
+"""Options of every command and task that scores captions by CHAIR."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ChairOptions:
-    """What CHAIR needs beside captions.
+    """Ground truth, synonyms and text pipeline of CHAIR.
 
     Attributes:
-        ground_truth: JSON object of image ids and class lists, or a folder with COCO's instances_*.json and
-            captions_*.json; a path, or https://...#sha256=HASH.
-        synonyms: the synonym list, one class a line; a path, https://...#sha256=HASH, or `chair-synonyms`, which
+        ground_truth: JSON object of image ids and class lists, a photo set's images.json, or a folder with COCO's
+            instances_*.json and captions_*.json; a path, or https://...#sha256=HASH.
+        synonyms: the synonym list, one class per line; a path, https://...#sha256=HASH, or `chair-synonyms`, which
             fetches the published list.
-        pipeline: `rules` needs nothing installed; `nltk` is the published scripts' way.
-        double_words: `original` is the first release's list; `standalone` adds "train track" as OPERA, PAI and others.
+        pipeline: `rules` needs no package; `nltk` is that of the published scripts.
+        double_words: `original` is the first release's list; `standalone` adds "train track", as OPERA, PAI and others.
     """
 
     ground_truth: str
@@ -28,12 +28,12 @@ class ChairOptions:
     double_words: Literal["original", "standalone"] = "original"
 
     def resources(self) -> ChairResources:
-        """The tables, the text pipeline and the ground truth."""
+        """Load the tables, the text pipeline and the ground truth."""
         from evals.chair.resources import load_chair_resources
 
         return load_chair_resources(self.ground_truth, self.synonyms, self.pipeline, self.double_words)
 
     @property
     def variant(self) -> dict[str, Any]:
-        """What figures depend on, to be said beside them."""
+        """Settings that change the metrics, to be reported with them."""
         return {"pipeline": self.pipeline, "double_words": self.double_words}

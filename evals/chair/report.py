@@ -1,4 +1,4 @@
-"""CHAIR's figures as tables and JSON: percent as papers print them, but for counts and lengths."""
+"""CHAIR's metrics as tables and JSON: shares in percent, counts and lengths as they are."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from evals.chair.score import CaptionScore, ChairScore
 from evals.report import DIGITS, aligned, percent
 from evals.statistics import Interval
 
-# Not shares: printed as they are.
+# Counts, lengths and rates, not printed in percent.
 PLAIN = ("length", "distinct_objects", "distinct_rate", "distinct_4")
-# None: neither more nor less is better in itself.
+# None: neither direction is better.
 HIGHER_IS_BETTER: dict[str, bool | None] = {
     "chair_s": False,
     "chair_i": False,
@@ -45,12 +45,12 @@ HEADS = {
 
 
 def shown(name: str, value: float) -> float:
-    """A figure as it is printed: shares in percent, the others as they are."""
+    """Convert a metric to the printed unit: shares to percent, the others unchanged."""
     return round(value, DIGITS) if name in PLAIN else percent(value)
 
 
 def chair_json(found: ChairScore) -> dict[str, Any]:
-    """The figures by name, their intervals, and which way each is better."""
+    """List the metrics by name, their intervals, and which direction is better."""
     intervals = {one.name: getattr(found, one.name) for one in fields(found) if one.name in HIGHER_IS_BETTER}
     return {
         "n": found.n,
@@ -62,13 +62,13 @@ def chair_json(found: ChairScore) -> dict[str, Any]:
 
 
 def point_json(point: CurvePoint) -> dict[str, float]:
-    """A point of the truncation curve."""
+    """Convert a point of the truncation curve."""
     names = [one.name for one in fields(point) if one.name != "k"]
     return {"k": point.k, **{name: shown(name, getattr(point, name)) for name in names}}
 
 
 def sample_json(score: CaptionScore) -> dict[str, Any]:
-    """One caption's counts and words, for a line of a samples file."""
+    """Convert one caption's counts to a line of a details file."""
     return {
         "image_id": score.image_id,
         "mentions": list(score.mentions),
@@ -81,7 +81,7 @@ def sample_json(score: CaptionScore) -> dict[str, Any]:
 
 
 def chair_table(rows: Mapping[str, ChairScore]) -> str:
-    """One column a run, one line a figure, with intervals."""
+    """Render one column per run and one line per metric, with intervals."""
     lines = [["", *rows], ["n", *(str(one.n) for one in rows.values())]]
     for name, head in HEADS.items():
         lines.append([head, *(_cell(name, getattr(one, name)) for one in rows.values())])
@@ -89,7 +89,7 @@ def chair_table(rows: Mapping[str, ChairScore]) -> str:
 
 
 def curve_table(curve: Sequence[CurvePoint]) -> str:
-    """One line a cut."""
+    """Render one line per cut."""
     names = ("chair_s", "chair_i", "chair_i_distinct", "recall", "f1", "length")
     lines = [["k", *(HEADS[name] for name in names)]]
     lines += [[str(one.k), *(f"{shown(name, getattr(one, name)):.1f}" for name in names)] for one in curve]

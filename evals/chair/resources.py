@@ -1,4 +1,4 @@
-"""Everything that scoring by CHAIR needs beside the captions, loaded once."""
+"""Load everything that CHAIR needs beside captions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evals.chair.lexicon import DoubleWords, Lexicon, read_lexicon
-from evals.chair.score import Caption, CaptionScore, score_caption
+from evals.chair.score import CaptionScore, ImageCaption, score_caption
 from evals.chair.truth import Truth, read_truth, refuse_unknown
 from evals.chair.words import Normaliser, Pipeline, normaliser
 from evals.fetch import local_file
@@ -21,10 +21,10 @@ class ChairResources:
     """Tables, text pipeline and ground truth.
 
     Attributes:
-        lexicon: the classes' words.
+        lexicon: the words of each class.
         normalise: the text pipeline.
-        truth: the classes that each image shows.
-        hashes: of the files they came from, by what they are.
+        truth: the classes of each image.
+        hashes: of the source files, by role.
     """
 
     lexicon: Lexicon
@@ -32,22 +32,22 @@ class ChairResources:
     truth: Truth
     hashes: Mapping[str, str]
 
-    def score(self, captions: Sequence[Caption], where: str | Path) -> tuple[CaptionScore, ...]:
-        """Every caption's score.
+    def score(self, captions: Sequence[ImageCaption], where: str | Path) -> tuple[CaptionScore, ...]:
+        """Score every caption.
 
         Args:
-            captions: as a file or a running model gave them.
-            where: what they are called in a message.
+            captions: the captions.
+            where: their source, for messages.
 
         Raises:
-            EvalDataError: the ground truth does not have one of the images.
+            EvalDataError: the ground truth lacks one of the images.
         """
         refuse_unknown((one.image_id for one in captions), self.truth, where)
         return tuple(score_caption(one, self.truth, self.lexicon, self.normalise) for one in captions)
 
     @staticmethod
     def hash_of(path: Path) -> str:
-        """The beginning of a file's SHA-256; of a folder, that of its annotation files' names and contents."""
+        """Hash a file, or the names and contents of a folder's annotation files: first digits of SHA-256."""
         digest = hashlib.sha256()
         files = sorted(path.glob("*_*.json")) if path.is_dir() else [path]
         for file in files:
@@ -60,17 +60,17 @@ class ChairResources:
 def load_chair_resources(
     ground_truth: str, synonyms: str, pipeline: Pipeline = "rules", double_words: DoubleWords = "original"
 ) -> ChairResources:
-    """Load what scoring needs.
+    """Load tables, text pipeline and ground truth.
 
     Args:
         ground_truth: see `evals.chair.truth.read_truth`; a path or an address with its hash.
-        synonyms: the synonym list; a path, an address with its hash, or a name of `evals.fetch.NAMED`.
-        pipeline: how captions become base words.
-        double_words: which list of pairs is merged.
+        synonyms: the synonym list; a path, an address with its hash, or a name in `evals.fetch.NAMED`.
+        pipeline: from captions to base words.
+        double_words: list of word pairs to merge.
 
     Raises:
         EvalDataError: one of them is missing, broken or of the wrong kind.
-        MissingExtraError: a package that was asked for is not installed.
+        MissingExtraError: the pipeline's package is not installed.
     """
     normalise = normaliser(pipeline)
     words, truth = local_file(synonyms, "the synonyms"), local_file(ground_truth, "the ground truth")

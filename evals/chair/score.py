@@ -1,9 +1,9 @@
-"""CHAIR of captions: per caption what it names, over all of them the published figures.
+"""Score captions by CHAIR: the classes that each caption names, and the published metrics over all captions.
 
-Rohrbach et al., EMNLP 2018, section 3. A caption's objects are a multiset of COCO classes, one for each mention; an
-object is hallucinated when its class is not among the image's. CHAIR_I counts mentions over all captions together,
-CHAIR_S captions. Recall, precision and F1 count each class once a caption, so precision is not 1 - CHAIR_I. Length is
-the number of words and punctuation marks after double words are merged.
+Rohrbach et al., EMNLP 2018, section 3. A caption's objects are a multiset of COCO classes, one per mention; an object
+is hallucinated if its class is not among the image's. CHAIR_I is a share of mentions over all captions, CHAIR_S a share
+of captions. Recall, precision and F1 count each class once per caption, so precision is not 1 - CHAIR_I. Length is the
+number of words and punctuation marks after double words are merged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from evals.chair.lexicon import Lexicon
 from evals.chair.truth import Truth
 from evals.chair.words import Normaliser
 from evals.inputs import field, read_rows, refuse_doubles, whole_number
-from evals.statistics import Interval, Ratio, bootstrap, mean_of
+from evals.statistics import Interval, RatioOfSums, bootstrap, mean_of
 from evals.textquality import TextQuality, text_quality
 
 ID_NAMES = ("image_id", "imageId", "id")
@@ -26,8 +26,8 @@ CAPTION_NAMES = ("caption", "text", "response", "answer")
 
 
 @dataclass(frozen=True)
-class Caption:
-    """A text about an image."""
+class ImageCaption:
+    """A caption of an image."""
 
     image_id: int
     text: str
@@ -35,15 +35,15 @@ class Caption:
 
 @dataclass(frozen=True)
 class CaptionScore:
-    """One caption against its image's classes; everything that the sums over captions need.
+    """One caption compared with its image's classes.
 
     Attributes:
         image_id: the image.
-        words: its base words after double words were merged; their number is the length.
-        mentions: the classes it names, one for each mention, in order.
-        hallucinated: those of the mentions that the image does not show.
+        words: base words after merging double words; their number is the length.
+        mentions: the classes named, one per mention, in order.
+        hallucinated: the mentions whose class the image does not show.
         truth: the image's classes.
-        quality: repetition and cut ends of the text.
+        quality: repetition and unfinished ends of the text.
     """
 
     image_id: int
@@ -55,33 +55,33 @@ class CaptionScore:
 
     @property
     def distinct(self) -> int:
-        """How many different classes it names."""
+        """Number of different classes named."""
         return len(set(self.mentions))
 
     @property
     def correct(self) -> int:
-        """How many different classes it names that the image shows."""
+        """Number of different classes named that the image shows."""
         return len(set(self.mentions) & self.truth)
 
 
 @dataclass(frozen=True)
 class ChairScore:
-    """The figures over captions, each with its bootstrap interval over images; fractions unless said otherwise.
+    """Metrics over captions, each with its bootstrap interval over images; fractions unless said otherwise.
 
     Attributes:
-        n: captions.
-        empty: captions without a word, which count as naming nothing.
+        n: number of captions.
+        empty: captions without a word; they count as naming no object.
         chair_s: share of captions with a hallucinated object; lower is better.
         chair_i: share of mentions that are hallucinated; lower is better.
-        recall: share of the images' classes that are named, each counted once a caption.
-        precision: share of the named classes that the images show, each counted once a caption.
+        recall: share of the images' classes that are named, each counted once per caption.
+        precision: share of the named classes that the images show, each counted once per caption.
         f1: harmonic mean of recall and precision.
         length: mean number of words and punctuation marks.
-        chair_i_distinct: 1 - precision: CHAIR_I with each class counted once a caption, which repetition cannot lower.
+        chair_i_distinct: 1 - precision: CHAIR_I with each class counted once per caption; repetition cannot lower it.
         distinct_objects: mean number of different classes named.
         distinct_rate: different classes per mention, over all captions; repetition lowers it.
         distinct_4: mean share of a caption's 4-grams that differ, over captions that have any.
-        repeated_sentences: share of captions with a sentence that stands twice.
+        repeated_sentences: share of captions that repeat a sentence.
         cut_off: share of captions that end without closing punctuation.
     """
 
@@ -101,25 +101,25 @@ class ChairScore:
     cut_off: Interval
 
 
-def read_captions(path: str | Path) -> tuple[Caption, ...]:
-    """Captions from JSON lines or a JSON array of objects with `image_id` and `caption`.
+def read_captions(path: str | Path) -> tuple[ImageCaption, ...]:
+    """Read captions from JSON lines or a JSON array of objects with `image_id` and `caption`.
 
     Raises:
-        EvalDataError: it cannot be read, a row lacks an id or a text, or an id stands twice.
+        EvalDataError: the file cannot be read, a row lacks an id or a text, or an id occurs twice.
     """
     captions = []
     for number, row in enumerate(read_rows(path, "the captions"), 1):
         where = f"row {number} of {path}"
-        captions.append(Caption(whole_number(row, ID_NAMES, where), field(row, CAPTION_NAMES, str, where)))
+        captions.append(ImageCaption(whole_number(row, ID_NAMES, where), field(row, CAPTION_NAMES, str, where)))
     refuse_doubles((one.image_id for one in captions), path, "image ids")
     return tuple(captions)
 
 
-def score_caption(caption: Caption, truth: Truth, lexicon: Lexicon, normalise: Normaliser) -> CaptionScore:
-    """One caption's score.
+def score_caption(caption: ImageCaption, truth: Truth, lexicon: Lexicon, normalise: Normaliser) -> CaptionScore:
+    """Score one caption.
 
     Raises:
-        KeyError: the ground truth does not have the image (see `refuse_unknown`).
+        KeyError: the ground truth lacks the image (see `refuse_unknown`).
     """
     base = normalise(caption.text)
     words = lexicon.merge(base)
@@ -129,23 +129,23 @@ def score_caption(caption: Caption, truth: Truth, lexicon: Lexicon, normalise: N
 def with_words(
     image_id: int, words: Sequence[str], truth: frozenset[str], lexicon: Lexicon, quality: TextQuality
 ) -> CaptionScore:
-    """The score of base words that were merged already."""
+    """Score base words whose double words are merged already."""
     mentions = lexicon.objects(words)
     wrong = tuple(one for one in mentions if one not in truth)
     return CaptionScore(image_id, tuple(words), mentions, wrong, truth, quality)
 
 
 def cut(score: CaptionScore, length: int, lexicon: Lexicon) -> CaptionScore:
-    """The score of a caption's first words and punctuation marks; the text's own quality is kept."""
+    """Score a caption's first `length` words and punctuation marks; the quality stays that of the whole text."""
     return with_words(score.image_id, score.words[:length], score.truth, lexicon, score.quality)
 
 
-def ratios(scores: Sequence[CaptionScore]) -> dict[str, Ratio]:
-    """Every figure of `ChairScore` as a ratio of sums, by its name."""
+def ratios(scores: Sequence[CaptionScore]) -> dict[str, RatioOfSums]:
+    """Compute every metric of `ChairScore` as a ratio of sums, by name."""
     groups = np.array([one.image_id for one in scores], np.int64)
 
-    def ratio(tops: list[int], bottoms: list[int]) -> Ratio:
-        return Ratio(np.array(tops, np.float64), np.array(bottoms, np.float64), groups)
+    def ratio(tops: list[int], bottoms: list[int]) -> RatioOfSums:
+        return RatioOfSums(np.array(tops, np.float64), np.array(bottoms, np.float64), groups)
 
     mentions = [len(one.mentions) for one in scores]
     distinct = [one.distinct for one in scores]
@@ -166,17 +166,17 @@ def ratios(scores: Sequence[CaptionScore]) -> dict[str, Ratio]:
         "chair_i_distinct": ratio([a - b for a, b in zip(distinct, correct, strict=True)], distinct),
         "distinct_objects": mean_of(distinct, groups),
         "distinct_rate": ratio(distinct, mentions),
-        "distinct_4": Ratio(share, (grams > 0).astype(np.float64), groups),
+        "distinct_4": RatioOfSums(share, (grams > 0).astype(np.float64), groups),
         "repeated_sentences": mean_of([one.repeats for one in quality], groups),
         "cut_off": mean_of([one.cut_off for one in quality], groups),
     }
 
 
 def chair(scores: Sequence[CaptionScore], *, seed: int = 0) -> ChairScore:
-    """The figures over captions.
+    """Compute the metrics over captions.
 
     Args:
-        scores: one a caption, at least one.
+        scores: one per caption, at least one.
         seed: of the bootstrap.
     """
     found = {name: bootstrap(ratio, seed=seed) for name, ratio in ratios(scores).items()}

@@ -1,4 +1,4 @@
-"""CHAIR of captions, and of two runs' captions, as the JSON and the tables that commands and tasks give out."""
+"""CHAIR of captions, and of two runs' captions, as the JSON and tables of commands and tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from evals.chair.report import (
 from evals.chair.score import CaptionScore, chair
 from evals.paired import difference_table, differences_json
 from evals.tasks.base import Scored
-from grounding.errors import MethodError
+from grounding.errors import UsageError
 from grounding.runs.provenance import versions
 
 TASK = "chair"
@@ -29,13 +29,13 @@ VERSION = 1
 
 
 def check_lengths(lengths: Sequence[int]) -> None:
-    """Refuse cuts that leave nothing.
+    """Refuse cuts of the truncation curve below one word.
 
     Raises:
-        MethodError: a length is below 1.
+        UsageError: a length is below 1.
     """
     if min(lengths, default=1) < 1:
-        raise MethodError(f"--lengths {' '.join(map(str, lengths))} was given, expected lengths of at least 1")
+        raise UsageError(f"--lengths {' '.join(map(str, lengths))} was given, expected lengths of at least 1")
 
 
 def score_captions(
@@ -47,15 +47,15 @@ def score_captions(
     hashes: Mapping[str, str],
     seed: int,
 ) -> Scored:
-    """The figures of captions with the truncation curve.
+    """Compute the metrics and the truncation curve of captions.
 
     Args:
         scores: of the captions.
         lexicon: the tables they were scored with.
-        name: what the captions are called.
-        lengths: where the curve cuts.
+        name: of the captions, for titles.
+        lengths: cuts of the curve.
         variant: see `ChairOptions.variant`.
-        hashes: of the files, by what they are.
+        hashes: of the source files, by role.
         seed: of the bootstrap.
     """
     found = chair(scores, seed=seed)
@@ -86,7 +86,7 @@ def compare_captions(
     hashes: Mapping[str, str],
     seed: int,
 ) -> Scored:
-    """The differences b - a as they are, at equal recall, and at equal length; see `score_captions`.
+    """Compute the differences b - a as they are, at equal recall, and at equal length; see `score_captions`.
 
     Raises:
         EvalDataError: they share no image.
@@ -124,5 +124,5 @@ def compare_captions(
 
 
 def _matched_json(found: Matched) -> dict[str, Any]:
-    """The differences after a cut, and the cut."""
+    """Convert the differences after a cut, and the cut."""
     return {"cut": found.cut_run, "k": found.k, "differences": differences_json(found.figures, shown)}

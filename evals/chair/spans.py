@@ -1,6 +1,6 @@
-"""Where in a text its objects are named, letter by letter, for highlighting and for looking at their tokens.
+"""Find the character spans of a text's objects, for highlighting and for the tokens that name them.
 
-By the rules of `evals.chair.words`, whichever pipeline the captions were scored with; NLTK gives base words no places.
+Always by the rules of `evals.chair.words`, whichever pipeline scored the captions: NLTK's lemmas have no offsets.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from evals.chair.words import singular, token_spans
 
 @dataclass(frozen=True)
 class Mention:
-    """One naming of an object.
+    """One mention of an object.
 
     Attributes:
-        start: first character in the text.
-        end: behind the last character.
-        object: the class's head word.
+        start: offset of the first character.
+        end: offset after the last character.
+        object: the class.
     """
 
     start: int
@@ -28,7 +28,7 @@ class Mention:
 
 
 def mention_spans(text: str, lexicon: Lexicon) -> tuple[Mention, ...]:
-    """Every naming of a class in a text, in order."""
+    """List every mention of a class in a text, in order."""
     words = [(singular(word), start, end) for word, start, end in token_spans(text)]
     merged: list[tuple[str, int, int]] = []
     at = 0
@@ -46,7 +46,7 @@ def mention_spans(text: str, lexicon: Lexicon) -> tuple[Mention, ...]:
 
 
 def plain_lexicon(classes: Iterable[str]) -> Lexicon:
-    """Tables in which every class has its own name alone; names of two words are joined."""
+    """Build tables in which every class has only its own name; names of two words are merged."""
     names = list(dict.fromkeys(classes))
     known = make_lexicon("\n".join(names))
     pairs = {name: name for name in names if name.count(" ") == 1}

@@ -1,8 +1,9 @@
-"""Which COCO classes each image shows: a ready JSON object, or made from COCO's own annotation files.
+"""Read the COCO classes of each image: from a prepared JSON file, or from COCO's own annotation files.
 
-A ready file maps image ids to lists of class names. From annotations it is CHAIR's rule: the classes of all instances,
-and those that the same text pipeline finds in the reference captions. Ready pickles that are in circulation are
-refused: reading one can run code, and what is in them can be made from the annotations.
+A prepared file maps image ids to lists of class names, or is the list of photos of a photo set (`grounding.photos`).
+From annotations the classes follow CHAIR's rule: the classes of all instances, and those that the same text pipeline
+finds in the reference captions. The pickles in circulation are refused: reading a pickle can run code, and their
+content can be derived from the annotations.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from grounding.errors import EvalDataError
 
 Truth = Mapping[int, frozenset[str]]
 WHAT = "the ground truth"
+OBJECTS = "chair_objects"
 EXPECTED = 'expected an object of image ids and class lists, {"139": ["person", "tv"]}, or a folder of COCO annotations'
 
 
 def read_truth(path: str | Path, lexicon: Lexicon, normalise: Normaliser) -> Truth:
-    """The ground truth at a path.
+    """Read the ground truth at a path.
 
     Args:
-        path: a JSON file, or a folder with `instances_*.json` and `captions_*.json`, of which all are taken.
-        lexicon: the classes' words.
+        path: a JSON file, or a folder with `instances_*.json` and `captions_*.json`, all of which are read.
+        lexicon: the words of each class.
         normalise: the text pipeline for reference captions.
 
     Raises:
@@ -37,8 +39,10 @@ def read_truth(path: str | Path, lexicon: Lexicon, normalise: Normaliser) -> Tru
 
 
 def from_object(path: Path, lexicon: Lexicon) -> Truth:
-    """The ground truth of a ready file."""
+    """Read a prepared file."""
     data = read_json(path, WHAT)
+    if isinstance(data, list) and data and all(isinstance(row, dict) and {"id", OBJECTS} <= set(row) for row in data):
+        data = {str(row["id"]): row[OBJECTS] for row in data}  # a photo set's images.json
     if isinstance(data, dict) and {"annotations", "images"} <= set(data):
         raise EvalDataError(
             f"{path} is one COCO annotation file, but {WHAT} needs instances and captions: give the folder that holds "
@@ -63,7 +67,7 @@ def from_object(path: Path, lexicon: Lexicon) -> Truth:
 
 
 def from_folder(folder: Path, lexicon: Lexicon, normalise: Normaliser) -> Truth:
-    """The ground truth by CHAIR's rule from every annotation file in a folder (train2014 and val2014 as published)."""
+    """Apply CHAIR's rule to every annotation file in a folder (train2014 and val2014 in the published variant)."""
     instances, captions = sorted(folder.glob("instances_*.json")), sorted(folder.glob("captions_*.json"))
     if not instances or not captions:
         raise EvalDataError(
@@ -92,7 +96,7 @@ def from_folder(folder: Path, lexicon: Lexicon, normalise: Normaliser) -> Truth:
 
 
 def refuse_unknown(images: Iterable[int], truth: Truth, where: str | Path) -> None:
-    """Refuse images that the ground truth does not have.
+    """Refuse images that the ground truth lacks.
 
     Raises:
         EvalDataError: naming the first of them.
@@ -107,7 +111,7 @@ def refuse_unknown(images: Iterable[int], truth: Truth, where: str | Path) -> No
 
 
 def _note_images(data: Mapping[str, object], classes: dict[int, set[str]]) -> None:
-    """An image without objects has an empty set, which is not the same as being unknown."""
+    """Add an empty set for every image, so that an image without objects differs from an unknown one."""
     images = data["images"]
     assert isinstance(images, list)
     for one in images:

@@ -1,27 +1,26 @@
-"""A caption into base words: with NLTK as the published scripts do, or by a few rules that need nothing installed.
+"""Reduce a caption to base words: with NLTK, as the published scripts do, or by a few rules without a package.
 
-`nltk`: `word_tokenize` of the lower-cased caption, part-of-speech tags, WordNet lemma of each word by its tag, an
-unknown tag counting as a noun; so OPERA's script and those that descend from it. The first release put every word
-into the singular with `pattern.en` instead, which no longer installs on current Python.
+`nltk`: `word_tokenize` of the lower-cased caption, part-of-speech tags, and the WordNet lemma of each word by its tag,
+an unknown tag counting as a noun; as in OPERA's script and its descendants. The first release put every word into the
+singular with `pattern.en` instead, which no longer installs on current Python.
 
 `rules`: words with their hyphens and apostrophes, and punctuation marks, by a regular expression, then a plural rule.
-Verbs stay as they are, so "seated" names no seat, which `nltk` takes for one; and "the man's hat" names no man, where
-`nltk` splits the ending off. The two differ by a few tenths of a point, so which was used belongs beside every number.
+Verbs are left unchanged, so "seated" is not a seat, as it is for `nltk`; and "the man's hat" mentions no man, where
+`nltk` splits the ending off. The two differ by a few tenths of a point, so report the pipeline with every number.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import cache
 from typing import Literal
 
-from grounding.errors import EvalDataError, MissingExtraError
+from evals.nltk_tags import load_nltk
+from grounding.errors import UsageError
 
 Normaliser = Callable[[str], tuple[str, ...]]
 Pipeline = Literal["rules", "nltk"]
 PIPELINES: tuple[Pipeline, ...] = ("rules", "nltk")
-NLTK_DATA = ("punkt_tab", "averaged_perceptron_tagger_eng", "wordnet")
 
 _TOKEN = re.compile(r"[^\W_]+(?:[-'][^\W_]+)*|[^\w\s]")
 _IRREGULAR = {
@@ -51,37 +50,38 @@ _ES = ("ches", "shes", "sses", "xes", "zes", "oes")
 
 
 def normaliser(pipeline: Pipeline) -> Normaliser:
-    """The function from a caption to its base words and punctuation marks, in order.
+    """Return the function from a caption to its base words and punctuation marks, in order.
 
     Raises:
-        MissingExtraError: `nltk` was asked for and is not installed.
-        EvalDataError: NLTK is there, but not its data.
+        UsageError: the pipeline is unknown.
+        MissingExtraError: NLTK is not installed.
+        EvalDataError: NLTK is installed without its data.
     """
     if pipeline == "rules":
         return by_rules
     if pipeline == "nltk":
         return _nltk()
-    raise EvalDataError(f"pipeline {pipeline!r} is not known: the known ones are {', '.join(PIPELINES)}")
+    raise UsageError(f"pipeline {pipeline!r} is not known: the known ones are {', '.join(PIPELINES)}")
 
 
 def by_rules(caption: str) -> tuple[str, ...]:
-    """Base words by the rules."""
+    """Reduce a caption to base words by the rules."""
     return tuple(singular(token) for token in tokens(caption))
 
 
 def tokens(caption: str) -> tuple[str, ...]:
-    """Lower-cased words with their hyphens and apostrophes, and punctuation marks."""
+    """Split a caption into lower-cased words, with their hyphens and apostrophes, and punctuation marks."""
     return tuple(_TOKEN.findall(caption.lower().replace("\u2019", "'")))
 
 
 def token_spans(caption: str) -> tuple[tuple[str, int, int], ...]:
-    """The same tokens with the characters of the caption that they stand at."""
+    """Split a caption into the same tokens with their (start, end) characters."""
     found = _TOKEN.finditer(caption.replace("\u2019", "'"))
     return tuple((one.group().lower(), one.start(), one.end()) for one in found)
 
 
 def singular(word: str) -> str:
-    """A noun in the singular; three letters, and endings in ss, us and is, are left as they are."""
+    """Put a noun into the singular; words of up to three letters or ending in ss, us or is are unchanged."""
     if word in _IRREGULAR:
         return _IRREGULAR[word]
     if len(word) <= 3 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
@@ -91,25 +91,11 @@ def singular(word: str) -> str:
     return word[:-2] if word.endswith(_ES) else word[:-1]
 
 
-@cache
 def _nltk() -> Normaliser:
-    try:
-        import nltk
-        from nltk.stem import WordNetLemmatizer
-    except ImportError as missing:
-        raise MissingExtraError("nltk", "eval", "the text pipeline 'nltk'") from missing
-    lemmatizer = WordNetLemmatizer()
+    nltk = load_nltk("the text pipeline 'nltk'")
     kinds = {"J": "a", "V": "v", "N": "n", "R": "r"}
 
     def base(caption: str) -> tuple[str, ...]:
-        tagged = nltk.pos_tag(nltk.word_tokenize(caption.lower()))
-        return tuple(lemmatizer.lemmatize(word, pos=kinds.get(tag[:1], "n")) for word, tag in tagged)
+        return tuple(nltk.lemma(word, kinds.get(tag[:1], "n")) for word, tag in nltk.tagged(caption.lower()))
 
-    try:
-        base("Two dogs are here.")
-    except LookupError as missing:
-        raise EvalDataError(
-            f"NLTK is installed without its data: python -m nltk.downloader {' '.join(NLTK_DATA)}, or use "
-            "--pipeline rules"
-        ) from missing
     return base

@@ -1,4 +1,4 @@
-"""What the evaluation suite adds to the command line."""
+"""Commands that the evaluation suite adds to the command line."""
 
 from __future__ import annotations
 

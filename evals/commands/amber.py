@@ -1,24 +1,23 @@
-"""`grounding eval amber`: responses to AMBER's queries that exist already, or a model's own."""
+"""`grounding eval amber`: score existing responses to AMBER's queries, or those of a model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.commands.checks import check_seed
 from evals.commands.generation import GenerationOptions
-from evals.tasks.amber import AmberAsking, AmberTask
+from evals.tasks.amber import AmberTask, AmberTaskOptions
 from grounding.console import emit, results
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalAmberCommand(GenerationOptions, AmberAsking):
+class EvalAmberCommand(GenerationOptions, AmberTaskOptions):
     """Score responses by AMBER's rules: CHAIR, Cover, Hal and Cog of descriptions; accuracy and F1 of answers.
 
-    With --responses a file is scored, and no model is needed. With --model the queries are put to it first, into the
-    folder --out. Percent as papers print them. The published variant is `--pipeline nltk --vectors en_core_web_lg`;
-    without them the generative figures are near, not equal. Questions without a response are left out, as in the
-    authors' script.
+    With --responses a file is scored, without a model. With --model the model answers the queries first; the run goes
+    to the folder --out. Metrics are in percent, as in the paper. The published variant is `--pipeline nltk --vectors
+    en_core_web_lg`; without them the generative metrics are close to the published ones, not equal. Questions without a
+    response are left out, as in the authors' script.
 
     Attributes:
         responses: JSON array or lines of `id` and `response`.
@@ -31,7 +30,6 @@ class EvalAmberCommand(GenerationOptions, AmberAsking):
         from evals.amber.annotations import read_annotations, read_responses
         from evals.amber.scoring import count, score_counts
 
-        check_seed(self.seed)
         if self.generates(self.responses, "--responses"):
             return self.put(self.as_task(AmberTask))
         assert self.responses is not None

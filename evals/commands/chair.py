@@ -1,26 +1,26 @@
-"""`grounding eval chair`: captions that exist already, or a model's own, scored by CHAIR."""
+"""`grounding eval chair`: score existing captions by CHAIR, or those of a model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.commands.checks import check_seed
 from evals.commands.generation import GenerationOptions
-from evals.tasks.chair import ChairAsking, ChairTask
+from evals.tasks.chair import ChairTask, ChairTaskOptions
 from grounding.console import emit, results, talk
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalChairCommand(GenerationOptions, ChairAsking):
-    """Score captions by CHAIR, with what it does not see: recall, length, repetition, cut ends, truncation.
+class EvalChairCommand(GenerationOptions, ChairTaskOptions):
+    """Score captions by CHAIR, with what it ignores: recall, length, repetition, unfinished ends, truncation.
 
-    With --captions a file is scored, and no model is needed. With --model the pictures of --data are described first,
-    into the folder --out. Percent as papers print them. Intervals are 95 % percentile bootstraps over images.
+    With --captions a file is scored, without a model. With --model the model describes the images of --data first; the
+    run goes to the folder --out. Metrics are in percent, as in papers, with 95 % percentile bootstrap intervals over
+    images.
 
     Attributes:
         captions: JSON lines of objects with `image_id` and `caption`.
-        samples: with --captions, write what was counted of each caption here, as JSON lines.
+        samples: with --captions, file for the counts of each caption, as JSON lines.
     """
 
     captions: Path | None = None
@@ -28,7 +28,6 @@ class EvalChairCommand(GenerationOptions, ChairAsking):
 
     def run(self) -> int:
         """Score, and print tables or one JSON object."""
-        check_seed(self.seed)
         if self.generates(self.captions, "--captions"):
             return self.put(self.as_task(ChairTask))
         assert self.captions is not None

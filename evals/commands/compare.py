@@ -1,4 +1,4 @@
-"""`grounding eval compare`: two files of captions, or two runs of one task, over the same images."""
+"""`grounding eval compare`: compare two files of captions, or two runs of one task, over the same images."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from evals.chair.options import ChairOptions
-from evals.commands.checks import check_seed
+from evals.commands.generation import check_seed
 from grounding.console import emit, results, talk
-from grounding.errors import EvalDataError
+from grounding.errors import UsageError
 
 if TYPE_CHECKING:
     from evals.tasks.base import Scored
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalCompareCommand(ChairOptions):
-    """Compare two runs, image by image.
+    """Compare two runs, paired by image.
 
-    Two run folders of one task need no more options: the task and its options are those of the first. Two files of
-    captions are compared by CHAIR and need --ground-truth and --synonyms. Differences are B - A, percent as papers
-    print them, with 95 % bootstrap intervals over the images of both and the p value of a paired permutation test.
-    Captions are compared as they are, at equal recall and at equal length; the share of captions that hallucinate, and
-    of yes-no answers that are right, also by McNemar's exact test.
+    Two run folders of one task need no further options: the task and its options are those of the first run. Two files
+    of captions are compared by CHAIR and need --ground-truth and --synonyms. Differences are B - A in percent, with
+    95 % bootstrap intervals over the images of both and the p value of a paired permutation test. Captions are compared
+    as they are, at equal recall and at equal length. The share of captions with a hallucination, and of right yes-no
+    answers, is also compared by McNemar's exact test.
 
     Attributes:
         a: the first run's folder, or its captions, JSON lines of objects with `image_id` and `caption`.
         b: the second run's.
-        seed: of bootstrap and permutation.
+        seed: of bootstrap and permutation test.
         json: print one JSON object on stdout instead of the tables.
     """
 
@@ -45,7 +45,7 @@ class EvalCompareCommand(ChairOptions):
         """Compare, and print tables or one JSON object."""
         check_seed(self.seed)
         if self.a.is_dir() != self.b.is_dir():
-            raise EvalDataError(
+            raise UsageError(
                 f"{self.a} and {self.b} are a file and a folder: give two files of captions, or two run folders"
             )
         found = self._runs() if self.a.is_dir() else self._captions()
@@ -66,7 +66,7 @@ class EvalCompareCommand(ChairOptions):
         from evals.chair.scoring import compare_captions
 
         if not self.ground_truth or not self.synonyms:
-            raise EvalDataError("--ground-truth and --synonyms are missing: files of captions are compared by CHAIR")
+            raise UsageError("--ground-truth and --synonyms are missing: files of captions are compared by CHAIR")
         one, other = read_captions(self.a), read_captions(self.b)
         resources = self.resources()
         hashes = {"a": resources.hash_of(self.a), "b": resources.hash_of(self.b), **resources.hashes}

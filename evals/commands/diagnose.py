@@ -1,4 +1,4 @@
-"""`grounding eval diagnose`: where a model looks while it writes."""
+"""`grounding eval diagnose`: show where a model attends while it generates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from evals.commands.checks import check_seed
+from evals.commands.generation import check_seed
 from grounding.console import emit, progress_bar, results, talk
 from grounding.errors import EvalDataError, ImageError, UsageError
 
@@ -17,32 +17,30 @@ if TYPE_CHECKING:
     from evals.diagnostics.summary import Diagnostics, TracedItem
     from grounding.steering.method import Steering
 
-QUESTION = "Please describe this image in detail."
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvalDiagnoseCommand:
-    """Let a model describe pictures and sum up what every generated token attends to, without slowing its kernel.
+    """Describe pictures and summarise what every generated token attends to, with the model's own kernel.
 
     Writes diagnostics.json and figures as PNG and SVG: shares of attention on image, instruction and earlier words, by
-    layer, head and place in the text; sinks; and, where the truth is known, at words for objects that are there and
-    that are not. Put them in a run's folder and `grounding eval report` shows them.
+    layer, head and position in the text; sinks; and, where the truth is known, at words for objects that the picture
+    shows and does not show. In a run's folder, `grounding eval report` includes them.
 
     Attributes:
         images: pictures to ask about.
-        question: what to ask about them.
-        scenes: so many drawn scenes instead, whose truth is known.
-        run_folder: the samples of a run instead, with its model and steering unless others are given.
-        synonyms: CHAIR's list of synonyms for words of a run's texts; without it only the objects' own names are found.
+        question: the prompt.
+        scenes: number of drawn scenes to use instead, whose truth is known.
+        run_folder: use the samples of this run instead, with its model and steering unless others are given.
+        synonyms: CHAIR's synonym list for the words of a run's texts; without it only the objects' own names are found.
         model: `starter`, `starter-photo`, a folder written by save_pretrained, or a hub id.
         steer: a shipped steering method's name or a YAML file.
         max_new_tokens: longest text in tokens.
-        limit: at most so many pictures.
-        tau: phi from which an image key counts as a visual sink.
+        limit: most pictures.
+        tau: image keys with a phi of at least tau count as visual sinks.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         seed: of the scenes and the bootstrap.
-        budget_mib: most memory that one step's attention may take, in MiB.
+        budget_mib: memory budget of one step's attention, in MiB.
         out: folder to write to; the run's own where one is given.
         json: print the diagnostics as one JSON object on stdout.
     """
@@ -65,10 +63,10 @@ class EvalDiagnoseCommand:
     json: bool = False
 
     def run(self) -> int:
-        """Generate, sum up, write and tell."""
+        """Generate, summarise, write and print."""
         check_seed(self.seed)
         if bool(self.images) + bool(self.scenes) + bool(self.run_folder) != 1:
-            raise EvalDataError("give one of: images, --scenes N, or --run-folder DIR")
+            raise UsageError("give one of: images, --scenes N, or --run-folder DIR")
         if min(self.limit, self.budget_mib) < 1 or self.scenes < 0 or self.tau <= 0:
             raise UsageError(
                 f"--limit {self.limit} --budget-mib {self.budget_mib} --scenes {self.scenes} --tau {self.tau} were "
@@ -91,15 +89,16 @@ class EvalDiagnoseCommand:
         return 0
 
     def _chosen(self) -> tuple[list[Item], str, Steering | None]:
-        """The pictures, the model and the steering."""
+        """Return the items, the model's name and the steering."""
         from evals.diagnostics.sources import from_images, from_run, from_scenes
+        from grounding.models.base import DEFAULT_QUESTION
         from grounding.steering.method import load_steering, parse_steering
 
         steering = load_steering(self.steer) if self.steer else None
         if self.scenes:
             return from_scenes(self.scenes, self.seed, self.question), self.model or "starter", steering
         if self.run_folder is None:
-            return from_images(self.images, self.question or QUESTION), self.model or "starter-photo", steering
+            return from_images(self.images, self.question or DEFAULT_QUESTION), self.model or "starter-photo", steering
         from evals.folder import read_folder
 
         run = read_folder(self.run_folder)
@@ -111,7 +110,7 @@ class EvalDiagnoseCommand:
             lexicon = read_lexicon(local_file(self.synonyms, "the synonyms"))
         model = self.model or run.model
         if model is None:
-            raise EvalDataError(f"{self.run_folder} does not say which model ran: give it with --model")
+            raise UsageError(f"{self.run_folder} does not say which model ran: give it with --model")
         if steering is None and run.steering_text:
             steering = parse_steering(run.steering_text, run.steering or "steering", f"the manifest of {run.path}")
         elif steering is None and run.steering:

@@ -1,4 +1,4 @@
-"""The options that every command shares which can put its task to a model, and what it then does."""
+"""Options of every command that can run a task with a model, and the run itself."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from evals.commands.checks import check_seed
 from grounding.console import emit, progress_bar, results, talk
-from grounding.errors import EvalDataError
+from grounding.errors import UsageError
 
 if TYPE_CHECKING:
     from evals.plan import Plan, Worker
@@ -20,24 +19,34 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that NumPy's and torch's generators do not take.
+
+    Raises:
+        UsageError: it is below 0.
+    """
+    if seed < 0:
+        raise UsageError(f"--seed {seed} was given, expected a seed from 0")
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
-    """Which model answers, steered how, and where the run goes.
+    """Which model answers, with which steering and decoding, and the folder of the run.
 
     Attributes:
         model: `starter` (knows drawn scenes only), `starter-photo`, a folder written by save_pretrained, or a hub id.
         steer: a shipped steering method's name, or a YAML file; the model as it is if left out.
-        out: folder of the run: manifest.json, samples.jsonl, scores.json. The same command goes on where it stopped.
-        limit: at most so many samples, drawn with the seed; 0 is all.
-        shard: "i/n" answers only the i-th of n parts (from 0); into one folder they join by themselves, folders of
-            their own are joined by `grounding eval join`. Parts are made of whole batches, so that they change nothing.
-        batch_size: samples that are generated together; texts can depend on it, so it belongs to a run.
-        max_new_tokens: the longest answer in tokens; the task's own if left out.
-        num_beams: beams; 1 is greedy search or sampling.
-        do_sample: draw tokens; each batch has a seed of its own, made of --seed and what is in it.
-        temperature: of the draws.
-        top_p: share of the probability mass that is drawn from.
-        seed: of everything that is drawn: samples, tokens, bootstrap.
+        out: folder of the run: manifest.json, samples.jsonl, scores.json. The same command resumes a stopped run.
+        limit: most samples, drawn with the seed; 0 is all.
+        shard: "i/n" answers only the i-th of n parts (from 0). Parts that share a folder join by themselves; `grounding
+            eval join` joins folders. Parts consist of whole batches, so sharding does not change the answers.
+        batch_size: samples per batch; texts can depend on it, so it is part of a run's configuration.
+        max_new_tokens: longest answer in tokens; the task's own limit if left out.
+        num_beams: number of beams; 1 is greedy search or sampling.
+        do_sample: sample tokens; each batch has its own seed, derived from --seed and the batch's samples.
+        temperature: of sampling.
+        top_p: probability mass of nucleus sampling.
+        seed: of the choice of samples, of sampling, and of the bootstrap.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         device_map: spread the model over several devices: `auto`.
@@ -62,34 +71,36 @@ class GenerationOptions:
     json: bool = False
 
     def generates(self, answers: object, option: str) -> bool:
-        """Whether a model is to answer, rather than answers that exist already.
+        """Whether a model is to answer, or existing answers are to be scored.
 
         Args:
-            answers: what was given as such.
-            option: what that is called on the command line.
+            answers: the value of the option for existing answers.
+            option: that option's name on the command line.
 
         Raises:
-            EvalDataError: both were given, or neither.
+            UsageError: both were given, or neither, or the seed is below 0.
         """
+        check_seed(self.seed)
         if bool(answers) == bool(self.model):
             said = f"both {option} and --model were" if answers else f"neither {option} nor --model was"
-            raise EvalDataError(
+            raise UsageError(
                 f"{said} given: give {option} to score answers that exist, or --model to have a model answer"
             )
         return bool(self.model)
 
     def as_task(self, kind: type[T]) -> T:
-        """The task whose options are among the command's own."""
+        """Build the task from the command's own options."""
         return kind(**{one.name: getattr(self, one.name) for one in fields(kind)})  # type: ignore[arg-type]
 
     def put(self, task: Task) -> int:
-        """Have the model answer the task's samples, score them, and print.
+        """Run the task with the model, score the answers, and print.
 
         Returns:
-            0, or 1 if some samples failed.
+            Exit code: 0, or 1 if some samples failed.
 
         Raises:
-            EvalDataError: no model or no folder was given, or the data cannot be used.
+            UsageError: no model or no folder was given, or an option is out of range.
+            EvalDataError: the data cannot be used.
             GroundingError: model, method or folder cannot be used.
         """
         from evals.plan import worker
@@ -98,7 +109,7 @@ class GenerationOptions:
         check_seed(self.seed)
         if not self.model or self.out is None:
             missing = "--model" if not self.model else "--out"
-            raise EvalDataError(f"{missing} is missing: a run needs a model that answers, and a folder for its answers")
+            raise UsageError(f"{missing} is missing: a run needs a model that answers, and a folder for its answers")
         plan, me = self._plan(task), worker(self.shard)
         run = Run.begin(task, plan, self.out)
         todo = run.left(me, plan.batch_size)
@@ -118,7 +129,7 @@ class GenerationOptions:
             results().print(scored.text)
         if scores["failed"]:
             talk().print(f"{scores['failed']} of {scores['samples']} samples failed, see {self.out / 'samples.jsonl'}")
-        # A launcher takes any other code for a crash, and ends the processes beside.
+        # A launcher takes any other exit code for a crash and ends the other processes.
         return 1 if scores["failed"] and not me.launched else 0
 
     def _plan(self, task: Task) -> Plan:

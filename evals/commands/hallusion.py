@@ -1,30 +1,29 @@
-"""`grounding eval hallusion`: answers to HallusionBench that exist already, or a model's own."""
+"""`grounding eval hallusion`: score existing answers to HallusionBench, or those of a model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.commands.checks import check_seed
 from evals.commands.generation import GenerationOptions
-from evals.tasks.hallusion import HallusionAsking, HallusionTask
+from evals.tasks.hallusion import HallusionTask, HallusionTaskOptions
 from grounding.console import emit, results
 from grounding.errors import EvalDataError
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalHallusionCommand(GenerationOptions, HallusionAsking):
+class EvalHallusionCommand(GenerationOptions, HallusionTaskOptions):
     """Score answers per row (aAcc), per question over its variants (qAcc) and per figure (fAcc).
 
-    With --responses a file is scored, and no model is needed. With --model the questions of --data that show an image
-    are asked first, into the folder --out.
+    With --responses a file is scored, without a model. With --model the model answers the questions of --data that have
+    an image first; the run goes to the folder --out.
 
     Attributes:
         responses: HallusionBench.json with one more field, the answer.
         answer_field: the field that holds the answer.
         verdict_field: the field that holds a judge's verdict (0 incorrect, 1 correct, 2 unclear), taken instead of
             reading the answer; empty for none.
-        images_only: leave out the rows that show no image, as VLMEvalKit does (951 of 1,129).
+        images_only: leave out the rows without an image, as VLMEvalKit does (951 of 1,129 are left).
     """
 
     responses: Path | None = None
@@ -38,7 +37,6 @@ class EvalHallusionCommand(GenerationOptions, HallusionAsking):
         from evals.yesno.hallusion_scoring import score_all
         from evals.yesno.parsers import PARSERS
 
-        check_seed(self.seed)
         if self.generates(self.responses, "--responses"):
             return self.put(self.as_task(HallusionTask))
         assert self.responses is not None

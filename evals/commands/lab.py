@@ -1,4 +1,4 @@
-"""`grounding lab`: all steering methods on drawn scenes whose habits are kept and broken, tuned alike, offline."""
+"""`grounding lab`: compare steering methods on drawn scenes with planted co-occurrences, offline."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LabCommand:
-    """Compare steering methods where the truth is exact and the habits that mislead are planted.
+    """Compare steering methods on scenes whose truth is exact and whose misleading co-occurrences are planted.
 
-    Every method is tuned on validation scenes by one rule (fewest invented mentions at kept recall and length) from as
-    many candidates at most, and reported on test scenes with intervals paired by scene. Answers are kept in the output
-    folder, so the same command goes on after an interruption.
+    Every method is tuned on validation scenes by one rule (lowest CHAIR_I at preserved recall and length) over the same
+    maximal number of settings, and reported on test scenes with intervals paired by scene. Answers are stored in the
+    output folder, so the same command resumes after an interruption.
 
     Attributes:
-        plan: YAML file of methods and grids; the shipped plan where none is given.
+        plan: YAML file of methods and grids; the shipped plan if left out.
         model: instead of the plan's model.
         out: folder for run folders, `lab.json`, `lab.txt` and `lab.png`.
         limit: instead of the plan's numbers of scenes, for a quick look.
@@ -44,7 +44,7 @@ class LabCommand:
     json: bool = False
 
     def run(self) -> int:
-        """Run what is left to do, and print tables or one JSON object."""
+        """Run or resume the lab, and print tables or one JSON object."""
         from evals.lab.compare import run_lab
         from evals.lab.plan import load_plan
         from evals.lab.report import lab_json, lab_plot, lab_table, plan_json, verdicts
@@ -66,7 +66,7 @@ class LabCommand:
             found = run_lab(
                 plan,
                 lambda *what: self._answers(plan, vlm, progress, *what),
-                lambda contender: self._fitted(plan, contender, vlm, progress),
+                lambda candidate: self._fitted(plan, candidate, vlm, progress),
             )
         settings = plan_json(plan)
         data: dict[str, Any] = {
@@ -87,30 +87,30 @@ class LabCommand:
             results().print(text)
         return 0
 
-    def _fitted(self, plan: LabPlan, contender: Candidate, vlm: VLM, progress: Progress) -> Steering:
-        """A contender's gains, from a file named by all that they are fitted with; fitted where there is none yet."""
+    def _fitted(self, plan: LabPlan, candidate: Candidate, vlm: VLM, progress: Progress) -> Steering:
+        """Fit a candidate's gains, or load them from the file of an earlier fit with the same settings."""
         from evals.lab.compare import calibration_sources
         from grounding.files import slug, write_text
         from grounding.runs.provenance import short_hash
         from grounding.steering.fitting import fit_gains
         from grounding.steering.method import load_steering
 
-        assert contender.fit is not None
+        assert candidate.fit is not None
         what = {"model": plan.model, "seed": plan.calibration_seed, "scenes": plan.calibration_scenes}
-        name = slug(contender.name)
-        file = self.out / "fits" / f"{name}-{short_hash({**what, **asdict(contender.fit)}, 8)}.yaml"
+        name = slug(candidate.name)
+        file = self.out / "fits" / f"{name}-{short_hash({**what, **asdict(candidate.fit)}, 8)}.yaml"
         if not file.exists():
             sources = calibration_sources(plan)
-            bar = progress.add_task(f"fit/{name}", total=len(sources) * contender.fit.passes)
-            found = fit_gains(vlm, sources, contender.fit, advance=lambda: progress.advance(bar))
+            bar = progress.add_task(f"fit/{name}", total=len(sources) * candidate.fit.passes)
+            found = fit_gains(vlm, sources, candidate.fit, advance=lambda: progress.advance(bar))
             progress.remove_task(bar)
-            write_text(file, found.steering(name, vlm.name, contender.fit).to_yaml())
+            write_text(file, found.steering(name, vlm.name, candidate.fit).to_yaml())
         return load_steering(file)
 
     def _answers(
         self, plan: LabPlan, vlm: VLM, progress: Progress, name: str, task: ScenesTask, steering: Steering | None
     ) -> tuple[Answer, ...]:
-        """A run of the suite in a folder named by its configuration; what is there already is not done again."""
+        """Run a task in a folder named by its configuration; existing answers are reused."""
         from evals.plan import Plan, Worker, choose, config_of
         from evals.runner import Run
         from grounding.errors import EvalDataError

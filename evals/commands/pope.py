@@ -1,36 +1,33 @@
-"""`grounding eval pope`: answers to POPE's questions that exist already, or a model's own."""
+"""`grounding eval pope`: score existing answers to POPE's questions, or those of a model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.commands.checks import check_seed
 from evals.commands.generation import GenerationOptions
 from evals.tasks.base import Scored
-from evals.tasks.pope import PopeAsking, PopeTask
+from evals.tasks.pope import PopeTask, PopeTaskOptions
 from grounding.console import emit, results, talk
-from grounding.errors import EvalDataError
+from grounding.errors import EvalDataError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalPopeCommand(GenerationOptions, PopeAsking):
-    """Score yes-no answers split by split: accuracy, precision, recall, F1 and yes-ratio, yes being positive.
+class EvalPopeCommand(GenerationOptions, PopeTaskOptions):
+    """Score yes-no answers split by split: accuracy, precision, recall, F1 and yes-ratio; yes is the positive class.
 
-    With --answers files are scored, and no model is needed. With --model the questions are asked first, into the folder
-    --out. Percent as papers print them; intervals are 95 % percentile bootstraps over images. The parser changes the
-    figures, so it belongs beside them. With several splits, the mean of their F1 is what LLaVA calls POPE.
+    With --answers files are scored, without a model. With --model the model answers the questions first; the run goes
+    to the folder --out. Metrics are in percent, with 95 % percentile bootstrap intervals over images. They depend on
+    the parser, so report it with them. With several splits, the mean of their F1 is what LLaVA calls POPE.
 
     Attributes:
-        answers: as many files of JSON lines with `question_id` and `answer` as there are question files, in the same
-            order.
+        answers: one file of JSON lines with `question_id` and `answer` per question file, in the same order.
     """
 
     answers: tuple[Path, ...] = ()
 
     def run(self) -> int:
         """Score, and print a table or one JSON object."""
-        check_seed(self.seed)
         if self.generates(self.answers, "--answers"):
             return self.put(self.as_task(PopeTask))
         found = self._score()
@@ -49,7 +46,7 @@ class EvalPopeCommand(GenerationOptions, PopeAsking):
         from evals.yesno.scoring import score_splits
 
         if len(self.questions) != len(self.answers):
-            raise EvalDataError(
+            raise UsageError(
                 f"{len(self.questions)} question files and {len(self.answers)} answer files were given, expected as "
                 "many of the one as of the other, in the same order"
             )

@@ -1,4 +1,4 @@
-"""`grounding eval report`: one HTML file about one or several runs."""
+"""`grounding eval report`: write one HTML file about one or several runs."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Annotated
 
 import tyro
 
-from evals.commands.checks import check_seed
+from evals.commands.generation import check_seed
 from grounding.console import emit, results
-from grounding.errors import EvalDataError, UsageError
+from grounding.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalReportCommand:
-    """Put runs side by side in one HTML file that needs no network and no script.
+    """Show runs side by side in one HTML file, which works offline and contains no script.
 
-    Figures with intervals and paired differences against the first run, the truncation curve, diagnostics where a
-    folder holds diagnostics.json or sensitivity.yaml, the worst samples with pictures, and how each run was made.
+    The page has the metrics with intervals and paired differences from the first run, the truncation curve, diagnostics
+    where a folder holds diagnostics.json or sensitivity.yaml, the worst samples with pictures, and each run's settings.
 
     Attributes:
-        folders: what `grounding eval run` wrote; or folders with scores.json, captions.jsonl and details.jsonl.
-        out: the file; report.html in the first folder where none is given.
+        folders: run folders of `grounding eval run`, or folders with scores.json, captions.jsonl and details.jsonl.
+        out: the file; report.html in the first folder if left out.
         title: of the page.
-        cases: how many worst samples are shown of each run.
-        synonyms: CHAIR's list of synonyms, so that every word for an object is highlighted; without it only the
-            objects' own names are. A path, an address with its hash, or `chair-synonyms`.
-        seed: of bootstrap and permutation of the differences.
-        json: print one JSON object about what was written on stdout.
+        cases: number of worst samples shown of each run.
+        synonyms: CHAIR's synonym list, to highlight every word for an object; without it only the objects' own names
+            are highlighted. A path, an address with its hash, or `chair-synonyms`.
+        seed: of bootstrap and permutation test.
+        json: print the file's path and size as one JSON object on stdout.
     """
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -40,14 +40,14 @@ class EvalReportCommand:
     json: bool = False
 
     def run(self) -> int:
-        """Read, build, write."""
+        """Read the runs, build the page and write it."""
         from evals.folder import read_folder
         from evals.html.page import build
         from grounding.files import write_text
 
         check_seed(self.seed)
         if not self.folders:
-            raise EvalDataError("no folder was given: give the folder of at least one run")
+            raise UsageError("no folder was given: give the folder of at least one run")
         if self.cases < 0:
             raise UsageError(f"--cases {self.cases} was given, expected 0 or more")
         lexicon = None

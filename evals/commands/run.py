@@ -1,4 +1,4 @@
-"""`grounding eval run TASK`: any task of the registry put to a model; `grounding eval join`: shards into one run."""
+"""`grounding eval run TASK`: run a registered task with a model; `grounding eval join`: join shards into one run."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import tyro
 from evals.commands.generation import GenerationOptions
 from evals.tasks.registry import TASKS, task_class
 from grounding.console import emit, results, talk
-from grounding.errors import EvalDataError
+from grounding.errors import UsageError
 
 if TYPE_CHECKING:
     Tasks = Any
 else:
-    # Every task is a sub-command, with its fields as options.
+    # Every task is a sub-command; its fields are the options.
     Tasks = Union[tuple(Annotated[task_class(name), tyro.conf.subcommand(name)] for name in TASKS)]  # noqa: UP007
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRunCommand(GenerationOptions):
-    """Put a task to a model: its answers, one line a sample, then its scores, in the folder --out.
+    """Run a task with a model; write its answers, one line per sample, and its scores to the folder --out.
 
-    A run that was cut off, however, goes on where it stopped when the same command is given again, and ends with the
-    same bytes. Under `accelerate launch`, `torchrun` or `mpirun` processes divide the batches; nothing is sent between
-    them, so machines need only share the folder. `grounding eval chair --model ...` and the like are the same.
+    The same command resumes an interrupted run; the result is byte-identical to that of an uninterrupted one. Under
+    `accelerate launch`, `torchrun` or `mpirun` the processes divide the batches without communicating, so they only
+    need to share the folder. `grounding eval chair --model ...` and the like do the same.
 
-    Exit codes: 0 everything is done; 1 some samples failed, each with its sentence in its line; 2 refused.
+    Exit codes: 0 success; 1 some samples failed, each with its reason in its line; 2 refused.
 
     Attributes:
-        task: what to ask.
+        task: the task and its options.
     """
 
     task: Tasks
@@ -43,13 +43,13 @@ class EvalRunCommand(GenerationOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalJoinCommand:
-    """Put shards that were run into folders of their own into one folder, and score it.
+    """Join shards that were run into separate folders, and score the whole run.
 
-    Given one folder alone, it is scored again.
+    A single folder is scored again.
 
     Attributes:
-        folders: run folders of one configuration that between them hold an answer to every sample.
-        out: where to; the first of the folders if left out.
+        folders: run folders of one configuration that together hold an answer to every sample.
+        out: folder of the joined run; the first of the folders if left out.
         json: print one JSON object on stdout instead of the tables.
     """
 
@@ -63,7 +63,7 @@ class EvalJoinCommand:
         from evals.runs import RunFolder
 
         if not self.folders:
-            raise EvalDataError("no folder was given: give the folders of the shards")
+            raise UsageError("no folder was given: give the folders of the shards")
         run = join([RunFolder(folder) for folder in self.folders], self.out or self.folders[0])
         scores, scored = run.finish()
         if self.json:

@@ -1,4 +1,4 @@
-"""`grounding eval scenes`: how well words are pointed at and cut out where the truth is exact."""
+"""`grounding eval scenes`: measure points and masks on drawn scenes, whose truth is exact."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class EvalScenesCommand(ModelOptions):
     """Measure pointing and masks on freshly drawn scenes.
 
     Pointing accuracy is the share of samples whose best point lies on the target's visible pixels. Intervals are 95 %
-    percentile bootstraps, resampled by image. The controls share the samples: a point at the image's centre, the map
-    of words for another object of the scene, and a point inside the target, which is as far as the segmenter goes.
+    percentile bootstraps, resampled by image. The controls use the same samples: a point at the image's centre, the map
+    of words for another object of the scene, and a point inside the target, which is the segmenter's upper bound.
 
     Attributes:
-        model: `starter`, which knows such scenes, a folder written by save_pretrained, or a hub id.
-        limit: how many expressions.
-        seed: of the scenes; any seed gives scenes that the starter model was not trained on.
+        model: `starter`, which was trained on such scenes, a folder written by save_pretrained, or a hub id.
+        limit: number of expressions.
+        seed: of the scenes; with every seed they differ from the starter's training scenes.
         per_scene: most expressions of one scene; with 1 the samples are independent.
         ablate: also measure the method with each of its parts switched off.
         json: print one JSON object on stdout instead of the table.
@@ -119,7 +119,7 @@ class EvalScenesCommand(ModelOptions):
 
 
 def kind_scores(answers: Answers) -> dict[str, Any]:
-    """The full method's score for each kind of expression, in alphabetical order."""
+    """Score the full method by kind of expression, in alphabetical order."""
     from evals.report import score
     from evals.scenes import FULL
 

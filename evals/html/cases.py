@@ -1,4 +1,4 @@
-"""The samples a run did worst on, ready to be looked at: picture, highlighted text, what was invented and missed."""
+"""Prepare a run's worst samples for the page: picture, highlighted text, hallucinated and missed objects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from grounding.images import open_image
 
 THUMBNAIL = 480  # longer side in pixels
 _QUALITY = 80
-_HALLUCINATED = 3  # MMHal-Bench: a rating below counts as a hallucination
+_HALLUCINATED = 3  # MMHal-Bench: a rating below 3 counts as a hallucination
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Piece:
     """A part of a text.
 
     Attributes:
-        text: the letters.
-        kind: `wrong` for an object that is not there, `right` for one that is, empty for the rest.
+        text: the characters.
+        kind: `wrong` for a hallucinated object, `right` for an object in the picture, empty for the rest.
     """
 
     text: str
@@ -39,14 +39,14 @@ class Case:
 
     Attributes:
         id: the sample's.
-        picture: its thumbnail as a data URI; None where it cannot be read.
-        has_picture: whether the sample names one at all.
-        question: what was asked.
-        pieces: what was answered.
-        invented: objects named that are not there.
-        missed: objects that are there and were not named.
-        wanted: the right answer of a yes-no question; empty otherwise.
-        notes: what else is wrong with the text.
+        picture: its thumbnail as a data URI; None if it cannot be read.
+        has_picture: whether the sample has a picture.
+        question: the question.
+        pieces: the answer, cut into parts.
+        invented: hallucinated objects.
+        missed: objects in the picture that were not named.
+        wanted: the right answer of a yes-no question; else empty.
+        notes: other defects of the text.
     """
 
     id: str
@@ -61,21 +61,21 @@ class Case:
 
 
 def worst(run: Folder, count: int, lexicon: Lexicon | None = None) -> tuple[Case, ...]:
-    """The worst samples, most invented objects first, then most missed; wrong answers of yes-no questions.
+    """Select the worst samples: most hallucinated objects first, then most missed; of yes-no questions the wrong ones.
 
     Args:
         run: the folder.
-        count: at most so many.
-        lexicon: which words name which objects; the objects' own names where None.
+        count: most samples.
+        lexicon: from words to objects; None for the objects' own names.
     """
     known = lexicon or names_of(run)
     bad = [one for one in run.samples if not one.error and badness(one) > (0, 0)]
-    # Stable: of equally bad ones the first come first.
+    # The sort is stable, so ties keep the order of the samples.
     return tuple(make_case(one, known) for one in sorted(bad, key=badness, reverse=True)[:count])
 
 
 def badness(sample: Sample) -> tuple[int, int]:
-    """How many objects are invented and how many missed; of an answer that is judged, whether it is wrong."""
+    """Count hallucinated and missed objects; for yes-no and rated answers, (1, 0) if wrong."""
     if "right" in sample.fields or "says" in sample.fields:
         right = sample.fields.get("right", sample.fields.get("says") == sample.fields.get("truth"))
         return (0 if right else 1, 0)
@@ -86,13 +86,13 @@ def badness(sample: Sample) -> tuple[int, int]:
 
 
 def names_of(run: Folder) -> Lexicon:
-    """Tables of the objects' own names, of all that the run's lines name."""
+    """Build tables of the own names of all objects in the run's lines."""
     keys = ("mentions", "hallucinated", "flagged", "missed")
     return plain_lexicon(sorted({name for one in run.samples for key in keys for name in one.names(key)}))
 
 
 def make_case(sample: Sample, lexicon: Lexicon) -> Case:
-    """A sample for the page."""
+    """Prepare one sample for the page."""
     truth, says = sample.fields.get("truth"), sample.fields.get("says")
     notes = [
         *(["cut at the token limit"] if sample.finished is False else []),
@@ -114,7 +114,7 @@ def make_case(sample: Sample, lexicon: Lexicon) -> Case:
 
 
 def pieces(sample: Sample, lexicon: Lexicon) -> tuple[Piece, ...]:
-    """A sample's text cut at the words that name objects."""
+    """Cut a sample's text at the words that name objects."""
     wrong, named = set(_invented(sample)), set(sample.names("mentions"))
     cut: list[Piece] = []
     at = 0
@@ -128,7 +128,7 @@ def pieces(sample: Sample, lexicon: Lexicon) -> tuple[Piece, ...]:
 
 @lru_cache(maxsize=512)
 def thumbnail(path: Path) -> str | None:
-    """A small JPEG of a picture as a data URI; None where it is missing or broken."""
+    """Encode a small JPEG of a picture as a data URI; None if it is missing or broken."""
     try:
         image = open_image(path)
     except ImageError:

@@ -1,4 +1,4 @@
-"""The truncation curve as a figure: what a run would have got by saying less, and what it did get."""
+"""Plot the truncation curves of runs, with each run's own point."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 RUNS = ("#2b7fc4", "#d9542b", "#1f9e77", "#b065c9", "#c98a12", "#4aa8c0", "#8b95a5")
 _MARKERS = "o^sDvP*"
 _APART = 0.2
-_LETTERS = 45  # of a line of the legend
+_LETTERS = 45  # characters per line of the legend
 
 
 def curve_figure(runs: Mapping[str, Mapping[str, Any]], measure: str, ink: str) -> Figure | None:
-    """Recall against one measure of invention: each run's own point, and a line through its captions cut after k words.
+    """Plot recall against CHAIR: each run's own point, and a line through its captions cut after k words.
 
     Args:
-        runs: each run's scores, by the name to show.
+        runs: each run's scores by its displayed name.
         measure: `chair_i` or `chair_s`.
         ink: colour of text and axes.
 
     Returns:
-        The figure; None where no run has a truncation curve.
+        The figure; None if no run has a truncation curve.
     """
     lines = {name: _points(scores, measure) for name, scores in runs.items()}
     if not any(len(line) for line in lines.values()):
@@ -64,7 +64,7 @@ def curve_figure(runs: Mapping[str, Mapping[str, Any]], measure: str, ink: str) 
 
 
 def _apart(line: np.ndarray) -> list[np.ndarray]:
-    """Points far enough from each other for a label each, in shares of what the line spans."""
+    """Select points to label, at least `_APART` of the line's extent from each other."""
     span = np.maximum(np.ptp(line[:, 1:], axis=0), 1e-9)
     chosen: list[np.ndarray] = []
     for point in line:
@@ -74,7 +74,7 @@ def _apart(line: np.ndarray) -> list[np.ndarray]:
 
 
 def _points(scores: Mapping[str, Any], measure: str) -> np.ndarray:
-    """[n, 3] k, recall and the measure; empty where there is no curve."""
+    """[n, 3] k, recall and the measure; [0, 3] without a curve."""
     found = scores.get("truncation_curve")
     rows: Sequence[Any] = found if isinstance(found, list) else []
     wanted = ("k", "recall", measure)

@@ -1,4 +1,4 @@
-"""Signs that a run's figures should not be trusted as they stand: texts that loop, stop early, or are not there."""
+"""Warn about runs whose metrics may mislead: texts that loop, end early, or are missing."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from evals.chair.words import by_rules
 from evals.folder import Folder
 from evals.textquality import text_quality
 
-# From which share of the texts a sign is told; our choice.
+# Smallest share of the texts that gives a warning; our choice.
 REPEATED, UNFINISHED, EMPTY = 0.05, 0.10, 0.01
-DISTINCT_4 = (
-    0.80  # mean share of differing 4-grams below which texts count as looping; written captions have about 0.95
-)
-_SHORT = 4.0  # mean words of texts that are answers, not descriptions, and need no full stop
+# Mean share of distinct 4-grams below which texts count as looping; human captions have about 0.95.
+DISTINCT_4 = 0.80
+_SHORT = 4.0  # texts of fewer words on average are short answers, which need no full stop
 
 
 def flags(run: Folder) -> tuple[str, ...]:
-    """One sentence a sign."""
+    """Return one sentence per warning."""
     found = []
     failed = [one for one in run.samples if one.error]
     if failed:
@@ -31,9 +30,9 @@ def flags(run: Folder) -> tuple[str, ...]:
         count = len(texts) - len(written)
         if count:
             found.append(f"{count} of {len(texts)} texts are empty, which no share of wrong words shows.")
-    told = [one.finished for one in texts if one.finished is not None]
-    if told and told.count(False) >= UNFINISHED * len(told):
-        found.append(f"{told.count(False)} of {len(told)} texts were cut at the token limit.")
+    endings = [one.finished for one in texts if one.finished is not None]
+    if endings and endings.count(False) >= UNFINISHED * len(endings):
+        found.append(f"{endings.count(False)} of {len(endings)} texts were cut at the token limit.")
     words = [by_rules(one.text) for one in written]
     if not written or sum(map(len, words)) / len(words) < _SHORT:
         return tuple(found)
@@ -45,7 +44,7 @@ def flags(run: Folder) -> tuple[str, ...]:
     if shares and sum(shares) / len(shares) < DISTINCT_4:
         found.append(f"Texts loop: only {sum(shares) / len(shares):.0%} of their 4-grams differ.")
     cut = sum(one.cut_off for one in signs)
-    # Models with a closed vocabulary may have no full stop at all, which is no sign of anything.
-    if not told and UNFINISHED * len(signs) <= cut < len(signs):
+    # If every text lacks a full stop, the model's closed vocabulary may have none.
+    if not endings and UNFINISHED * len(signs) <= cut < len(signs):
         found.append(f"{cut} of {len(signs)} texts end in mid-sentence.")
     return tuple(found)

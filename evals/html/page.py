@@ -1,4 +1,4 @@
-"""One HTML file about one or several runs: nothing in it is fetched, nothing in it runs."""
+"""Build one self-contained HTML page about one or several runs, without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evals.chair.compare import Difference
+from evals.chair.compare import PairedDifference
 from evals.chair.lexicon import Lexicon
 from evals.chair.report import shown
 from evals.diagnostics.plots import INK, figures, page_svg, sensitivity_figure
@@ -25,14 +25,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Cell:
-    """One run's figure in a table.
+    """One run's metric in a table.
 
     Attributes:
-        value: the figure, formatted; empty where the run has none.
+        value: the metric, formatted; empty if the run has none.
         interval: its interval, formatted; empty without one.
-        change: the difference against the first run with its interval; empty where it could not be paired.
-        p: of the paired test; empty without one.
-        verdict: `better` or `worse` where the difference's interval leaves out 0 and p is below `SURE`; else empty.
+        change: the difference from the first run with its interval; empty if the runs cannot be paired.
+        p: p value of the paired test; empty without one.
+        verdict: `better` or `worse` if the interval of the difference excludes 0 and p is below `SURE`; else empty.
     """
 
     value: str
@@ -43,8 +43,8 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One figure of every run."""
+class FigureRow:
+    """One metric of every run."""
 
     label: str
     unit: str
@@ -58,34 +58,34 @@ class Table:
 
     title: str
     counts: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[FigureRow, ...]
 
     @property
     def has_changes(self) -> bool:
-        """Whether a difference stands in it."""
+        """Whether any cell has a difference."""
         return any(cell.change for row in self.rows for cell in row.cells)
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure as an SVG element, and one sentence about it."""
+    """A figure as an SVG element, with its caption."""
 
     svg: str
     caption: str
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportRun:
     """One run on the page.
 
     Attributes:
-        name: what it is called in every table.
-        facts: how it was made, name and value.
-        flags: what is suspicious about it.
-        failures: samples without an answer, id and reason, the first few.
-        plots: its diagnostics.
-        looked: over how many texts they are.
-        cases: its worst samples.
+        name: in every table.
+        facts: settings of the run, name and value.
+        flags: warnings.
+        failures: the first samples without an answer, id and reason.
+        plots: diagnostics.
+        looked: number of texts behind the diagnostics.
+        cases: the worst samples.
     """
 
     name: str
@@ -99,10 +99,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one task, compared with the first of them."""
+    """The runs of one task, compared with the first."""
 
     task: str
-    runs: tuple[Run, ...]
+    runs: tuple[ReportRun, ...]
     tables: tuple[Table, ...]
     curves: tuple[Plot, ...]
 
@@ -114,19 +114,18 @@ _FAILURES = 10
 def build(
     folders: Sequence[Folder], *, title: str, cases: int = 12, lexicon: Lexicon | None = None, seed: int = 0
 ) -> str:
-    """The page as text.
+    """Render the page.
 
     Args:
-        folders: the runs, at least one; the first of a task is what its others are compared with.
+        folders: the runs, at least one; runs of one task are compared with the first of them.
         title: of the page.
-        cases: most worst samples shown of each run.
-        lexicon: which words name which objects, for highlighting; the objects' own names where None.
-        seed: of bootstrap and permutation of the differences.
+        cases: most worst samples shown per run.
+        lexicon: from words to objects, for highlighting; None for the objects' own names.
+        seed: of bootstrap and permutation test.
 
     Raises:
         EvalDataError: a folder's diagnostics are broken.
-        MethodError: a folder's sensitivity is.
-        MissingExtraError: jinja2 is not installed.
+        MethodError: a folder's sensitivity file is broken.
     """
     import jinja2
 
@@ -151,7 +150,7 @@ def build(
 
 
 def unique_names(folders: Sequence[Folder]) -> list[str]:
-    """The folders' last names, with as much of what lies above as makes them differ."""
+    """Name the folders by as many trailing parts of their paths as make the names unique."""
     paths = [one.path.resolve() for one in folders]
     depth = 1
     while len({path.parts[-depth:] for path in paths}) < len(set(paths)):
@@ -159,13 +158,13 @@ def unique_names(folders: Sequence[Folder]) -> list[str]:
     return ["/".join(path.parts[-depth:]) for path in paths]
 
 
-def table(title: str, found: Sequence[Section | None], differences: Sequence[Mapping[str, Difference]]) -> Table:
-    """One section of every run side by side.
+def table(title: str, found: Sequence[Section | None], differences: Sequence[Mapping[str, PairedDifference]]) -> Table:
+    """Build the table of one section, runs side by side.
 
     Args:
         title: of the section.
-        found: each run's; None where it has none.
-        differences: each run's differences against the first, by figure.
+        found: the section of each run; None if a run has none.
+        differences: each run's differences from the first, by metric.
     """
     there = [one for one in found if one is not None]
     names = list(dict.fromkeys(name for one in there for name in one.figures))
@@ -176,7 +175,7 @@ def table(title: str, found: Sequence[Section | None], differences: Sequence[Map
             _cell(name, one.figures.get(name) if one else None, change.get(name), better)
             for one, change in zip(found, differences, strict=True)
         )
-        rows.append(Row(label(name), unit(name), {True: "↑", False: "↓", None: ""}[better], cells))
+        rows.append(FigureRow(label(name), unit(name), {True: "↑", False: "↓", None: ""}[better], cells))
     counts = tuple(f"n = {one.n}" if one and one.n is not None else "" for one in found)
     return Table(title, counts, tuple(rows))
 
@@ -209,11 +208,11 @@ def _group(
     return Group(task, runs, tuple(tables), tuple(curves))
 
 
-def _run(folder: Folder, name: str, cases: int, lexicon: Lexicon | None) -> Run:
+def _run(folder: Folder, name: str, cases: int, lexicon: Lexicon | None) -> ReportRun:
     file = folder.path / FILE
     diagnostics = read_diagnostics(file) if file.is_file() else None
     failures = tuple((one.id, one.error) for one in folder.samples if one.error)
-    return Run(
+    return ReportRun(
         name=name,
         facts=tuple(_facts(folder)),
         flags=flags(folder),
@@ -238,7 +237,7 @@ def _sensitivity(file: Path) -> tuple[Plot, ...]:
 
 
 def _facts(folder: Folder) -> Iterable[tuple[str, str]]:
-    """How a run was made: what a reader asks for first, then everything else that the manifest and the scores tell."""
+    """List a run's settings from the manifest and the scores, the most important first."""
     known = {
         "model": folder.model,
         "steering": folder.steering or "none",
@@ -272,7 +271,7 @@ def _said(value: Any) -> str:
     return str(value)
 
 
-def _cell(name: str, figure: Figure | None, change: Difference | None, better: bool | None) -> Cell:
+def _cell(name: str, figure: Figure | None, change: PairedDifference | None, better: bool | None) -> Cell:
     if figure is None:
         return Cell("")
     places = digits(name)
@@ -291,6 +290,6 @@ def _cell(name: str, figure: Figure | None, change: Difference | None, better: b
 
 
 def _signed(value: float, places: int) -> str:
-    """With its sign; a rounded 0 has none."""
+    """Format with a sign; a rounded 0 has none."""
     text = f"{value:+.{places}f}"
     return text[1:] if float(text) == 0 else text.replace("-", "\u2212")

@@ -1,33 +1,33 @@
-"""Differences of two runs on the samples they share, from what was counted of each answer.
+"""Compute differences of two runs on their common samples, from the counts in their details.
 
-A figure is compared only where the counts give the figure that the scores say, for both runs: a difference of something
-else than what stands in the table would mislead.
+A metric is compared only if the counts reproduce the value in the scores, for both runs; otherwise the difference would
+not belong to the values in the table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from evals.chair.compare import Difference
+from evals.chair.compare import PairedDifference
 from evals.chair.report import shown
 from evals.chair.score import CaptionScore, ratios
 from evals.chair.words import by_rules
 from evals.folder import Folder, Sample
 from evals.html.sections import Section, sections
-from evals.statistics import Ratio, bootstrap_difference, swap_test
+from evals.statistics import RatioOfSums, bootstrap_difference, swap_test
 from evals.textquality import text_quality
 from evals.yesno.confusion import Answered, yes_no_ratios
 
-_ROUNDING = 0.06  # scores are compared as they are printed, with one decimal
+_ROUNDING = 0.06  # scores are compared with one decimal, as printed
 
 
-def paired(first: Folder, other: Folder, *, seed: int = 0) -> dict[str, dict[str, Difference]]:
-    """Per section's title and figure's name the difference `other - first`, in the scores' own units.
+def paired(first: Folder, other: Folder, *, seed: int = 0) -> dict[str, dict[str, PairedDifference]]:
+    """Compute the differences `other - first` by section title and metric; shares as fractions.
 
     Args:
-        first: the run that is compared with.
+        first: the reference run.
         other: a run of the same task.
-        seed: of bootstrap and permutation.
+        seed: of bootstrap and permutation test.
     """
     known = {one.id: one for one in other.samples if not one.error}
     mine = {one.id: one for one in first.samples if not one.error}
@@ -52,13 +52,13 @@ def paired(first: Folder, other: Folder, *, seed: int = 0) -> dict[str, dict[str
 
 
 def caption_scores(samples: Sequence[Sample]) -> list[CaptionScore]:
-    """What CHAIR counted, from lines that hold mentions, hallucinated, missed and length; others are left out."""
+    """Read CHAIR's counts from lines with mentions, hallucinated, missed and length; skip other lines."""
     scores = []
     for number, one in enumerate(samples):
         length = one.fields.get("length")
         if one.truth is not None and isinstance(length, int):
             quality = text_quality(one.text, by_rules(one.text))
-            # The words themselves are not needed for sums, only how many they were.
+            # Only the number of words enters the metrics.
             words = ("",) * length
             scores.append(
                 CaptionScore(number, words, one.names("mentions"), one.names("hallucinated"), one.truth, quality)
@@ -67,7 +67,7 @@ def caption_scores(samples: Sequence[Sample]) -> list[CaptionScore]:
 
 
 def yes_no_answers(samples: Sequence[Sample]) -> list[Answered]:
-    """What a yes-no task counted, from lines that hold truth and says; others are left out."""
+    """Read yes-no answers from lines with truth and says; skip other lines."""
     images: dict[str, int] = {}
     found = []
     for one in samples:
@@ -78,8 +78,8 @@ def yes_no_answers(samples: Sequence[Sample]) -> list[Answered]:
     return found
 
 
-def _section_ratios(samples: Sequence[Sample], title: str) -> Mapping[str, Ratio]:
-    """The figures of a section's samples as ratios; a split's are those that say so."""
+def _section_ratios(samples: Sequence[Sample], title: str) -> Mapping[str, RatioOfSums]:
+    """Compute the metrics of a section's samples as ratios; a split's samples name it in `split`."""
     chosen = [one for one in samples if not title or one.fields.get("split") == title]
     captions, answers = caption_scores(chosen), yes_no_answers(chosen)
     if captions and len(captions) == len(chosen):
@@ -87,10 +87,10 @@ def _section_ratios(samples: Sequence[Sample], title: str) -> Mapping[str, Ratio
     return yes_no_ratios(answers) if answers and len(answers) == len(chosen) else {}
 
 
-def _agrees(name: str, found: Mapping[str, Ratio], section: Section) -> bool:
+def _agrees(name: str, found: Mapping[str, RatioOfSums], section: Section) -> bool:
     return name in found and abs(shown(name, found[name].value) - section.figures[name].value) < _ROUNDING
 
 
-def _difference(name: str, one: Ratio, two: Ratio, seed: int) -> Difference:
+def _difference(name: str, one: RatioOfSums, two: RatioOfSums, seed: int) -> PairedDifference:
     interval = bootstrap_difference(two, one, seed=seed)
-    return Difference(one.value, two.value, interval, swap_test(two, one, seed=seed))
+    return PairedDifference(one.value, two.value, interval, swap_test(two, one, seed=seed))

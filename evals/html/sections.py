@@ -1,4 +1,4 @@
-"""Scores of any task as sections of named figures, found by their shape: values with `intervals` beside them."""
+"""Split the scores of any task into sections of named metrics, found by their `intervals`."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _LABELS = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of one run.
+    """One metric of one run.
 
     Attributes:
-        value: as the scores say it.
+        value: in the unit of the scores.
         low: lower end of its interval; None without one.
         high: upper end.
     """
@@ -56,13 +56,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """Figures that belong together.
+    """Metrics that belong together, such as those of one split.
 
     Attributes:
-        title: the split, for instance; empty for the task's main figures.
-        n: how many samples; None where it is not told.
-        figures: by name.
-        better: by name whether more is better; None for neither.
+        title: such as the split's name; empty for the task's main metrics.
+        n: number of samples; None if unknown.
+        figures: metrics by name.
+        better: by name whether higher is better; None for neither.
     """
 
     title: str
@@ -72,23 +72,23 @@ class Section:
 
 
 def sections(scores: Mapping[str, Any]) -> tuple[Section, ...]:
-    """Every section of one run's scores, the main one first."""
+    """List the sections of one run's scores, the main one first."""
     better = scores.get("higher_is_better")
     return tuple(_sections(scores, "", better if isinstance(better, Mapping) else {}))
 
 
 def label(name: str) -> str:
-    """A figure's name for people."""
+    """The displayed name of a metric."""
     return _LABELS.get(name, name.replace("_", " "))
 
 
 def digits(name: str) -> int:
-    """How many decimals a figure is shown with."""
+    """Number of decimals of a metric."""
     return 3 if name in _FRACTIONS else 2 if name in PLAIN else 1
 
 
 def unit(name: str) -> str:
-    """What a figure is counted in; empty where the name says it."""
+    """Unit of a metric; empty if it has none."""
     if name in ("length", "distinct_objects"):
         return "words" if name == "length" else "a text"
     return "" if name in _FRACTIONS or name in PLAIN else "%"

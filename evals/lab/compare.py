@@ -1,4 +1,4 @@
-"""The lab: every method tuned by one rule on one set of scenes, and measured on another against the unsteered model."""
+"""Run a lab: tune every method by one rule on validation scenes, measure it on test scenes against no steering."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FitOne = Callable[[Candidate], Steering]
 
 @dataclass(frozen=True)
 class Figures:
-    """What a candidate is chosen by: fractions, and a mean number of words."""
+    """Metrics that a setting is selected by: fractions, and the mean number of words."""
 
     chair_i: float
     recall: float
@@ -34,11 +34,11 @@ class Figures:
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate on the validation scenes.
+    """One setting of a method on the validation scenes.
 
     Attributes:
-        name: the method's, with its numbers.
-        figures: what came out.
+        name: the method's name, with the setting.
+        figures: its metrics.
         allowed: whether recall and length stayed within the plan's limits.
     """
 
@@ -53,10 +53,10 @@ class Entry:
 
     Attributes:
         name: the method's.
-        chosen: the candidate's name; None for the model as it is.
-        steering: the candidate as text of a steering file; None where nothing was steered.
-        tried: every candidate on the validation scenes.
-        answers: to the test's samples, in their order.
+        chosen: name of the selected setting; None for the unsteered model.
+        steering: the selected setting as text of a steering file; None without steering.
+        tried: every setting on the validation scenes.
+        answers: to the test samples, in their order.
     """
 
     name: str
@@ -67,8 +67,8 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Everything the lab found.
+class LabResult:
+    """The result of a lab.
 
     Attributes:
         entries: unsteered first.
@@ -79,13 +79,13 @@ class Comparison:
     curve: tuple[CurvePoint, ...]
 
 
-def run_lab(plan: LabPlan, ask: Ask, fit: FitOne) -> Comparison:
-    """Tune every contender, then measure it.
+def run_lab(plan: LabPlan, ask: Ask, fit: FitOne) -> LabResult:
+    """Tune every candidate method on the validation scenes and measure it on the test scenes.
 
     Args:
-        plan: what to compare.
-        ask: runs a task, steered or not, under a name of its own: `validation/...` or `test/...`.
-        fit: fits a contender's gains on the calibration scenes.
+        plan: the comparison.
+        ask: runs a task, steered or not, under a unique name: `validation/...` or `test/...`.
+        fit: fits a candidate's gains on the calibration scenes.
     """
     tuning = ScenesTask(plan.validation_scenes, plan.validation_seed, yes_no=False)
     testing = ScenesTask(plan.test_scenes, plan.test_seed)
@@ -94,30 +94,30 @@ def run_lab(plan: LabPlan, ask: Ask, fit: FitOne) -> Comparison:
     before = caption_scores(ask(f"validation/{UNSTEERED}", tuning, None))
     plain = ask(f"test/{UNSTEERED}", testing, None)
     entries = [Entry(UNSTEERED, None, None, (), plain)]
-    for contender in plan.contenders:
+    for candidate in plan.contenders:
         tried = {}
-        for steering in contender.candidates(fit(contender) if contender.fit else None):
+        for steering in candidate.settings(fit(candidate) if candidate.fit else None):
             scores = caption_scores(ask(f"validation/{steering.name}", tuning, steering))
             tried[steering.name] = (steering, _tried(steering.name, scores, before, plan))
-        best = choose([one for _, one in tried.values()])
+        best = best_trial([one for _, one in tried.values()])
         steering = tried[best.name][0]
-        answers = ask(f"test/{contender.name}", testing, steering)
+        answers = ask(f"test/{candidate.name}", testing, steering)
         entries.append(
-            Entry(contender.name, best.name, steering.to_yaml(), tuple(one for _, one in tried.values()), answers)
+            Entry(candidate.name, best.name, steering.to_yaml(), tuple(one for _, one in tried.values()), answers)
         )
     cuts = {
         f"{TRUNCATION} ({words} words)": (words, [cut(one, words, lexicon) for one in before]) for words in plan.cuts
     }
     tried_cuts = tuple(_tried(name, scores, before, plan) for name, (_, scores) in cuts.items())
-    best = choose(tried_cuts)
+    best = best_trial(tried_cuts)
     answers = tuple(shortened(one, cuts[best.name][0]) for one in plain)
     entries.append(Entry(TRUNCATION, best.name, None, tried_cuts, answers))
     longest = max(len(one.words) for one in caption_scores(plain))
-    return Comparison(tuple(entries), truncation_curve(caption_scores(plain), lexicon, range(2, longest + 1)))
+    return LabResult(tuple(entries), truncation_curve(caption_scores(plain), lexicon, range(2, longest + 1)))
 
 
 def calibration_sources(plan: LabPlan) -> list[Source]:
-    """Scenes like those that are measured on, of a seed of their own, with their true descriptions."""
+    """Draw calibration scenes with their true descriptions, of a seed of their own."""
     return [partial(_described, plan.calibration_seed, index) for index in range(plan.calibration_scenes)]
 
 
@@ -126,8 +126,8 @@ def _described(seed: int, index: int) -> Sample:
     return Sample(drawn.image, DESCRIBE, caption(drawn.scene.objects, attributes=True))
 
 
-def choose(tried: Sequence[Trial]) -> Trial:
-    """The fewest invented mentions among the candidates that are allowed; where none is, the best F1."""
+def best_trial(tried: Sequence[Trial]) -> Trial:
+    """Select the allowed trial with the lowest CHAIR_I; if none is allowed, the one with the highest F1."""
     allowed = [one for one in tried if one.allowed]
     if allowed:
         return min(allowed, key=lambda one: one.figures.chair_i)
@@ -135,13 +135,13 @@ def choose(tried: Sequence[Trial]) -> Trial:
 
 
 def figures(scores: Sequence[CaptionScore]) -> Figures:
-    """What candidates are chosen by."""
+    """Compute the metrics that a setting is selected by."""
     found = ratios(scores)
     return Figures(**{name: found[name].value for name in ("chair_i", "recall", "length", "f1")})
 
 
 def shortened(answer: Answer, words: int) -> Answer:
-    """The answer as the truncation control gives it: a description is cut, a yes or no is not."""
+    """Truncate an answer for the control: descriptions are cut, yes-no answers are not."""
     if answer.fields["kind"] != "describe":
         return answer
     return replace(answer, text=" ".join(answer.text.split()[:words]))

@@ -1,4 +1,4 @@
-"""What the lab compares: methods, the numbers each is tuned over, and on which scenes. One YAML file."""
+"""Plan of a lab, one YAML file: the methods, the grid that each is tuned over, and the scenes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Number = bool | int | float
 
 @dataclass(frozen=True)
 class Candidate:
-    """One method and its grid.
+    """One steering method and its grid.
 
     Attributes:
         name: in the tables.
-        grid: "step.field" to the values tried; every combination is a candidate.
-        steering: a shipped steering method or a file's path; its numbers are where the grid starts.
-        fit: instead of `steering`: gains fitted on the calibration scenes.
+        grid: from "step.field" to the values to try; every combination is one setting.
+        steering: a shipped steering method or a file's path; fields outside the grid keep its values.
+        fit: instead of `steering`: fit gains on the calibration scenes.
     """
 
     name: str
@@ -39,11 +39,11 @@ class Candidate:
         if bool(self.steering) == (self.fit is not None):
             raise EvalDataError(f"{self.name}: give a steering method or a fit, one of both")
 
-    def candidates(self, fitted: Steering | None = None) -> tuple[Steering, ...]:
-        """Every combination of the grid's values, named by them.
+    def settings(self, fitted: Steering | None = None) -> tuple[Steering, ...]:
+        """Build every combination of the grid's values, named by them.
 
         Args:
-            fitted: where the grid of a fitted contender starts.
+            fitted: the fitted steering, if `fit` is given.
 
         Raises:
             MethodError: the method is unknown, or the grid names a step or field that it does not have.
@@ -65,17 +65,17 @@ class LabPlan:
 
     Attributes:
         model: folder or name of the model.
-        validation_scenes: scenes that methods are tuned on.
+        validation_scenes: number of scenes for tuning.
         validation_seed: of these scenes.
-        test_scenes: scenes that are reported.
-        test_seed: of these scenes; another one.
-        budget: most candidates a method may have, so that none is tuned harder than another.
-        recall_loss: most recall, in points, that a candidate may lose on the validation scenes.
-        length_change: most that its length may change there, in percent.
-        cuts: words after which the unsteered captions are cut, for the control.
+        test_scenes: number of scenes for the report.
+        test_seed: of these scenes; different from the other seeds.
+        budget: most settings per method, so that all are tuned equally hard.
+        recall_loss: largest allowed loss of recall on the validation scenes, in percentage points.
+        length_change: largest allowed change of length there, in percent.
+        cuts: lengths in words at which the unsteered captions are cut, for the truncation control.
         contenders: the methods.
-        calibration_scenes: scenes with true descriptions that gains are fitted on.
-        calibration_seed: of these scenes; a third one.
+        calibration_scenes: number of scenes with true descriptions for fitting gains.
+        calibration_seed: of these scenes; different from the other seeds.
         seed: of decoding and bootstrap.
     """
 
@@ -111,7 +111,7 @@ class LabPlan:
 
 
 def load_plan(path: str | Path | None = None) -> LabPlan:
-    """Read a plan; the shipped one where no path is given.
+    """Read a plan; the shipped one without a path.
 
     Raises:
         EvalDataError: it cannot be read, or a key or value in it is wrong.
@@ -128,10 +128,10 @@ def load_plan(path: str | Path | None = None) -> LabPlan:
 
 
 def with_value(steering: Steering, key: str, value: Any) -> Steering:
-    """A steering method with another number in one field.
+    """Set one field of a steering method.
 
     Raises:
-        MethodError: it has no such step or field, or the value is wrong.
+        MethodError: there is no such step or field, or the value is wrong.
     """
     name, _, field = key.partition(".")
     if name not in [step.name for step in steering.steps]:

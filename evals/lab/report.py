@@ -1,4 +1,4 @@
-"""What the lab found as one JSON object, one table and one picture."""
+"""Render the result of a lab as one JSON object, one table and one plot."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from evals.chair.report import point_json
-from evals.lab.compare import TRUNCATION, UNSTEERED, Comparison, Entry
+from evals.lab.compare import TRUNCATION, UNSTEERED, Entry, LabResult
 from evals.lab.plan import LabPlan
 from evals.report import aligned, percent
 from evals.tasks.scenes import SPLITS, ScenesTask
@@ -25,8 +25,8 @@ _COLUMNS = (
 )
 
 
-def lab_json(found: Comparison, plan: LabPlan, task: ScenesTask) -> dict[str, Any]:
-    """Every method's figures, the differences from the unsteered model paired by scene, and how it was tuned."""
+def lab_json(found: LabResult, plan: LabPlan, task: ScenesTask) -> dict[str, Any]:
+    """Convert every method's metrics, their differences from the unsteered model paired by scene, and the trials."""
     plain = found.entries[0]
     return {
         "model": plan.model,
@@ -56,14 +56,14 @@ def _entry(entry: Entry, plain: Entry, task: ScenesTask, seed: int) -> dict[str,
 
 
 def figure(entry: Mapping[str, Any], name: str) -> float:
-    """A column's figure of one entry of the JSON."""
+    """Read a column's metric from one entry of the JSON."""
     if name.startswith("pope_"):
         return float(entry["pope"][name.removeprefix("pope_")]["accuracy"])
     return float(entry[name])
 
 
 def lab_table(data: Mapping[str, Any]) -> str:
-    """One line a method and under it, in brackets, the 95 % interval of its difference from the unsteered model."""
+    """Render one line per method, and below it the 95 % intervals of its differences from the unsteered model."""
     lines = [["", *(head for _, head, _ in _COLUMNS)]]
     for name, entry in data["entries"].items():
         lines.append([name, *(f"{figure(entry, key):.{digits}f}" for key, _, digits in _COLUMNS)])
@@ -78,7 +78,7 @@ def lab_table(data: Mapping[str, Any]) -> str:
 
 
 def verdicts(data: Mapping[str, Any]) -> str:
-    """Per method: CHAIR_I against unsteered, recall and length kept or not, and truncation at the same recall."""
+    """Render, per method, the changes of CHAIR_I, recall and length, and the CHAIR_I of truncation at its recall."""
     plain = data["entries"][UNSTEERED]
     lines = [["", "CHAIR_I, relative", "recall, points", "length, relative", "truncation's CHAIR_I at this recall"]]
     for name, entry in data["entries"].items():
@@ -98,16 +98,16 @@ def verdicts(data: Mapping[str, Any]) -> str:
 
 
 def truncated_at(data: Mapping[str, Any], recall: float) -> float:
-    """The unsteered captions' CHAIR_I, in percent, after the shortest cut whose recall is at least this one's.
+    """CHAIR_I, in percent, of the unsteered captions after the shortest cut with at least this recall.
 
-    Where even the uncut captions find less, it is that of the uncut ones.
+    If even the uncut captions have less, theirs is returned.
     """
     reached = [point for point in data["truncation_curve"] if point["recall"] >= recall]
     return float((reached[0] if reached else data["truncation_curve"][-1])["chair_i"])
 
 
 def lab_plot(data: Mapping[str, Any]) -> bytes:
-    """PNG: CHAIR_I over recall; the truncation curve as a line, a point a method, faint what validation tried."""
+    """Plot CHAIR_I over recall as PNG: the truncation curve, a point per method, and its validation trials in faint."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -137,5 +137,5 @@ def lab_plot(data: Mapping[str, Any]) -> bytes:
 
 
 def plan_json(plan: LabPlan) -> dict[str, Any]:
-    """The plan as plain data, for the hash and the record."""
+    """Convert the plan to plain data, for hash and record."""
     return asdict(plan)

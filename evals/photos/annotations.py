@@ -1,4 +1,4 @@
-"""What people annotated on test photos: masks of nouns, boxes of expressions, POPE's questions."""
+"""Annotations of test photos: masks of nouns and boxes of human expressions."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from PIL import Image
 
 from evals.bench.segmenter import decode
 from grounding.images import open_image
-from grounding.starter.photo.data import SPLITS, Photo, PhotoSet, pope_photo, read_json
-from grounding.starter.photo.words import coco_classes
+from grounding.photos import Photo, PhotoSet, coco_classes, read_json
 from grounding.types import BoolArray, Box
 
-MIN_AREA = 0.02  # of the photo; smaller things are left out
+MIN_AREA = 0.02  # share of the photo; smaller masks are left out
 
 
 @dataclass(frozen=True)
 class Noun:
-    """A class that a photo shows and everything of it.
+    """A class present in a photo, with the mask of all its objects.
 
     Attributes:
         photo: the photo.
         name: the class.
-        truth: bool [H, W] on the stored picture, the union of the class's objects.
-        other: another class, annotated in the photo where there is one, else one that it does not show.
+        truth: bool [H, W] in the frame of the stored picture, the union of the class's objects.
+        other: another class: one annotated in the photo if there is one, else one that is absent from it.
     """
 
     photo: Photo
@@ -37,29 +36,19 @@ class Noun:
 
 @dataclass(frozen=True)
 class Referred:
-    """A person's expression and the box it means, in pixels of the stored picture."""
+    """A human referring expression and its box, xyxy in pixels of the stored picture."""
 
     photo: Photo
     expression: str
     box_xyxy: Box
 
 
-@dataclass(frozen=True)
-class Presence:
-    """A POPE row: a question about a photo and whether the right answer is yes."""
-
-    photo: Photo
-    split: str
-    question: str
-    yes: bool
-
-
 def nouns(folder: Path, photos: PhotoSet, seed: int = 0) -> list[Noun]:
-    """Every annotated class of at least 2 % of its photo, photo by photo.
+    """List every annotated class of at least 2 % of its photo, photo by photo.
 
     Args:
         folder: of the photos.
-        photos: what is in it; only test photos are asked about.
+        photos: its photos; only test photos are used.
         seed: of the choice of other classes.
 
     Raises:
@@ -86,7 +75,7 @@ def nouns(folder: Path, photos: PhotoSet, seed: int = 0) -> list[Noun]:
 
 
 def expressions(folder: Path, photos: PhotoSet) -> list[Referred]:
-    """Every human expression that means something in its photo.
+    """List every human expression that has a box in its photo; of test photos only.
 
     Raises:
         ManifestError: the expressions cannot be read.
@@ -101,21 +90,6 @@ def expressions(folder: Path, photos: PhotoSet) -> list[Referred]:
             x0, y0, x1, y1 = (float(value) * scale[i % 2] for i, value in enumerate(row["box_xyxy"]))
             found.append(Referred(photo, row["expression"], (x0, y0, x1, y1)))
     return found
-
-
-def pope_rows(folder: Path, photos: PhotoSet) -> list[Presence]:
-    """POPE's rows about the test photos, all three splits.
-
-    Raises:
-        ManifestError: a split cannot be read.
-    """
-    by_id = {photo.id: photo for photo in photos.test}
-    return [
-        Presence(by_id[pope_photo(row)], split, row["text"], row["label"] == "yes")
-        for split in SPLITS
-        for row in read_json(folder / f"pope_{split}.json")
-        if pope_photo(row) in by_id
-    ]
 
 
 def _resized(mask: BoolArray, size: tuple[int, int]) -> BoolArray:

@@ -1,4 +1,4 @@
-"""Where words point on photos: nouns against masks and human expressions against boxes, each beside its controls."""
+"""Point at nouns and human expressions on photos, and at their controls; hits against masks and boxes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from grounding.text.parse import parse
 from grounding.types import AttentionMaps, BoolArray, Box, PointPrompts
 from pipelines.referring import ReferringSegmentation
 
-_DONORS = 24  # photos kept to take shuffled heads from
+_DONORS = 24  # photos whose maps are kept for shuffling heads
 
 
 @dataclass(frozen=True)
 class Pointed:
-    """Hits of one expression under the method and its controls; None where it was refused.
+    """Hits of one expression by the method and its controls; None where the model refused the words.
 
     Attributes:
         photo: the photo's id.
@@ -39,7 +39,7 @@ class Pointed:
 
 
 def noun_samples(found: Sequence[Noun]) -> Iterator[Sample]:
-    """Nouns as samples of the evaluation that scenes have too; a sample's other words are another class."""
+    """Turn nouns into samples of `evals.scenes`; a sample's other expression is another class."""
     for noun in found:
         yield Sample(noun.photo.id, open_image(noun.photo.file), noun.name, "noun", noun.truth, noun.other)
 
@@ -47,15 +47,19 @@ def noun_samples(found: Sequence[Noun]) -> Iterator[Sample]:
 def shuffled_hits(
     pipe: ReferringSegmentation, samples: Iterator[Sample], seed: int, advance: Callable[[int], None]
 ) -> list[bool]:
-    """Hits when every head's map comes from another photo, drawn for each head alone.
+    """Answer with every head's map taken from another photo, drawn for each head on its own.
 
-    What a head does on any photo (look at the centre, at sinks) is kept, what it sees in this one is not.
+    A control: it keeps what a head does on every photo (attend to the centre, to sinks) and removes what depends on
+    this one.
 
     Args:
-        pipe: what is measured.
+        pipe: the pipeline.
         samples: the questions.
         seed: of the draws.
-        advance: told after every sample.
+        advance: called with 1 after every sample.
+
+    Returns:
+        One hit per sample.
     """
     rng = np.random.default_rng(seed)
     spec = replace(pipe.spec, reduce="none")
@@ -73,7 +77,7 @@ def shuffled_hits(
             donors = [*donors[-_DONORS + 1 :], (sample.scene, maps)]
         asked.append((sample, maps))
         advance(1)
-        # The first ones wait until there are other photos to take from.
+        # The first samples wait until there are enough other photos.
         if len(donors) == _DONORS:
             hits += [answer(*pair) for pair in asked]
             asked = []
@@ -81,7 +85,7 @@ def shuffled_hits(
 
 
 def shuffle_heads(maps: AttentionMaps, donors: Sequence[AttentionMaps], rng: np.random.Generator) -> AttentionMaps:
-    """The maps with each layer's each head taken from a donor; rows are matched from the last one backwards."""
+    """Replace every head of every layer by that of a random donor; rows are matched from the last one backwards."""
     values = maps.values.copy()
     _, layers, heads, rows, _ = values.shape
     for layer in range(layers):
@@ -93,7 +97,7 @@ def shuffle_heads(maps: AttentionMaps, donors: Sequence[AttentionMaps], rng: np.
 
 
 def point_at(pipe: ReferringSegmentation, asked: Referred) -> Pointed:
-    """Ask for one expression, for its head noun alone, and for the centre."""
+    """Point at one expression, at its head noun alone, and at the centre of the picture."""
     image = open_image(asked.photo.file)
     truth = box_mask(asked.box_xyxy, image.size)
     centre = PointPrompts(

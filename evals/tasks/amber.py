@@ -1,4 +1,4 @@
-"""AMBER as a task: describe its pictures, and answer its yes-no questions."""
+"""AMBER as a task: describe its images and answer its yes-no questions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from evals.amber.scoring import AmberCounts, AmberOptions, compare_counts, count
 from evals.data import picture_in
 from evals.inputs import field, listed, read_rows, refuse_doubles, whole_number
 from evals.tasks.base import Answer, Sample, Scored
-from grounding.errors import EvalDataError
+from grounding.errors import EvalDataError, UsageError
 
 if TYPE_CHECKING:
     from evals.amber.discriminative import Verdict
-    from evals.amber.generative import Description
+    from evals.amber.generative import DescriptionCounts
 
-LIMIT = 512  # ours; the authors' script scores responses and makes none
+LIMIT = 512  # our choice; the authors' script scores responses and generates none
 QUERIES = ("query/query_all.json", "query_all.json")
 PROTOCOLS: Mapping[str, str] = {
     "official": "",
@@ -29,14 +29,14 @@ PROTOCOLS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class AmberAsking(AmberOptions):
-    """What a model is asked about which pictures.
+class AmberTaskOptions(AmberOptions):
+    """Options of `AmberTask`; the command that scores existing responses shares them.
 
     Attributes:
-        images: with a model, the folder of AMBER's pictures.
-        part: which queries to put to it.
-        protocol: what is put behind a yes-no question: `official` nothing, `vlmevalkit` "Please answer yes or no.".
-        words: other words to put behind a yes-no question.
+        images: with a model, the folder of AMBER's images.
+        part: which queries to ask.
+        protocol: suffix of a yes-no question: `official` none, `vlmevalkit` "Please answer yes or no.".
+        words: another suffix of a yes-no question.
     """
 
     images: str = ""
@@ -46,8 +46,8 @@ class AmberAsking(AmberOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AmberTask(AmberAsking):
-    """Describe AMBER's pictures and answer its questions."""
+class AmberTask(AmberTaskOptions):
+    """Describe AMBER's images and answer its questions."""
 
     name: ClassVar[str] = "amber"
     version: ClassVar[int] = 1
@@ -55,13 +55,13 @@ class AmberTask(AmberAsking):
 
     @property
     def prompt(self) -> str:
-        """What is put behind every yes-no question."""
+        """Suffix of every yes-no question."""
         return self.words or PROTOCOLS[self.protocol]
 
     def samples(self) -> Sequence[Sample]:
-        """One a query; see `Task.samples`."""
+        """Return one sample per query; see `Task.samples`."""
         if not self.images:
-            raise EvalDataError("--images is missing: a model needs the folder of AMBER's pictures")
+            raise UsageError("--images is missing: a model needs the folder of AMBER's pictures")
         annotations = read_annotations(self.data / "annotations.json")
         file = next((self.data / name for name in QUERIES if (self.data / name).is_file()), self.data / QUERIES[0])
         samples, unknown = [], []
@@ -85,7 +85,7 @@ class AmberTask(AmberAsking):
         return samples
 
     def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
-        """The figures by the authors' rules."""
+        """Score by the authors' rules."""
         counts = self._count(answers)
         scored = score_counts(counts, self, seed)
         details = [
@@ -95,7 +95,7 @@ class AmberTask(AmberAsking):
         return Scored(scored.data, scored.text, details)
 
     def compare(self, a: Sequence[Answer], b: Sequence[Answer], seed: int) -> Scored:
-        """The differences b - a of descriptions and of answers."""
+        """Score the differences b - a of descriptions and of yes-no answers."""
         return compare_counts(self._count(a), self._count(b), seed)
 
     def _count(self, answers: Sequence[Answer]) -> AmberCounts:
@@ -103,7 +103,7 @@ class AmberTask(AmberAsking):
         return count({int(one.id): one.text for one in answers}, annotations, self)
 
 
-def _describe(description: Description | None, verdict: Verdict | None) -> dict[str, Any]:
+def _describe(description: DescriptionCounts | None, verdict: Verdict | None) -> dict[str, Any]:
     if description is not None:
         return {
             "hallucinated": list(description.flagged),

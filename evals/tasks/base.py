@@ -1,10 +1,10 @@
-"""What a task of the suite is: samples to ask a model about, and a score of what it answered.
+"""Protocol of an evaluation task: samples that a model answers, and a score of the answers.
 
 A task is a frozen dataclass. Its fields are its options: the command line shows them (`grounding eval run TASK`), the
-run folder's manifest keeps them, and `rebuild` makes the same task of them again, so they are plain values: text,
-numbers, paths, tuples of these. On the command line no option may be called like one of
-`evals.commands.generation.GenerationOptions` (`tyro.conf.arg(name=...)` gives it another name). Adding a task is one
-class, and one line in `evals.tasks.registry`.
+run folder's manifest stores them, and `evals.runs.rebuild_task` builds the same task from them. They must therefore be
+plain values: text, numbers, paths, tuples of these. No field may share its command-line name with an option of
+`evals.commands.generation.GenerationOptions`; `tyro.conf.arg(name=...)` gives it another one. To add a task, write one
+class and register it in `evals.tasks.registry`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Picture = Path | Callable[[], "Image.Image"]
-"""A picture's file, or a function that makes the picture when its turn comes (drawn, or held by a data set)."""
+"""A picture's file, or a function that returns the picture when it is needed (drawn, or stored inside a data set)."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Sample:
     """One question about one picture.
 
     Attributes:
-        id: unique in the task.
-        image: what the picture is called; samples of one picture share it. For a file the runner writes its path.
-        picture: the picture. One that cannot be opened (`ImageError`) is written down as failed, and the rest goes on.
-        question: what the model is asked, word for word.
+        id: unique within the task.
+        image: name of the picture, equal for all samples of one picture. For a file the runner records its path.
+        picture: the picture. If it cannot be opened (`ImageError`), the sample is recorded as failed.
+        question: the prompt, verbatim.
         fields: what scoring and readers need beside the answer, as plain JSON values: truth, split, kind.
-        group: samples of one group are taken or left together where `--limit` draws some; the id if empty.
+        group: `--limit` draws samples of one group together; the id if empty.
     """
 
     id: str
@@ -49,11 +49,11 @@ class Answer:
     Attributes:
         id: the sample's.
         image: the picture's path, relative to the manifest's `image_root`.
-        question: what was asked.
-        text: what the model answered; empty where it failed.
-        tokens: how many tokens were generated, the end token included.
-        finished: whether the text ended by itself before the limit.
-        error: why there is no answer, one sentence; None where there is one.
+        question: the prompt.
+        text: the generated text; empty if the sample failed.
+        tokens: number of generated tokens, the end token included.
+        finished: whether the model ended the text before the token limit.
+        error: why there is no answer, in one sentence; None if there is one.
         fields: the sample's.
     """
 
@@ -69,13 +69,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a task made of answers.
+    """A task's score of a set of answers.
 
     Attributes:
-        data: the figures as plain JSON, as the task's command prints them with `--json`: in percent where papers
+        data: the metrics as plain JSON, as the task's command prints them with `--json`: in percent where papers
             print percent, with `intervals` (name to [low, high]) and `higher_is_better` (name to true, false, or null).
-        text: the same as tables for people.
-        details: per answer, in order, what was counted; each has the sample's `id`.
+        text: the same as tables.
+        details: per answer, in order, the counts behind the metrics; each has the sample's `id`.
     """
 
     data: Mapping[str, Any]
@@ -84,11 +84,11 @@ class Scored:
 
 
 class Task(Protocol):
-    """A task: a frozen dataclass with these.
+    """An evaluation task.
 
     Attributes:
         name: as on the command line.
-        version: raised when other figures come of the same answers, or other samples of the same data.
+        version: raised when the same answers give other metrics, or the same data other samples.
     """
 
     name: ClassVar[str]
@@ -96,25 +96,26 @@ class Task(Protocol):
 
     @property
     def prompt(self) -> str:
-        """The words that the task brings itself: the instruction, or what it puts behind every question."""
+        """The task's own words: the instruction, or the suffix of every question."""
 
     @property
     def max_new_tokens(self) -> int:
-        """The longest answer in tokens, unless the user says otherwise."""
+        """The longest answer in tokens, unless the user sets another limit."""
 
     def samples(self) -> Sequence[Sample]:
-        """Every sample, in the data's order. It also looks at the truth, so that what cannot be scored is refused here.
+        """Return every sample, in the data's order, and check the truth, so that unusable data is refused before a run.
 
         Raises:
+            UsageError: an option that names the data is missing.
             EvalDataError: the data is missing, broken or does not match the truth.
         """
 
     def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
-        """The score of answers, none of which failed.
+        """Score answers, none of which failed.
 
         Args:
             answers: at least one, in the order of the samples.
-            folder: the run folder, for what scoring keeps (a judge's replies).
+            folder: the run folder, for files that scoring keeps (a judge's replies).
             seed: of the bootstrap.
         """
 
@@ -124,4 +125,4 @@ class Comparable(Protocol):
     """A task that can also compare two runs."""
 
     def compare(self, a: Sequence[Answer], b: Sequence[Answer], seed: int) -> Scored:
-        """The differences b - a of answers to the same samples, paired: the i-th of both answer one sample."""
+        """Score the paired differences b - a; `a[i]` and `b[i]` answer the same sample."""

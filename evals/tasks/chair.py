@@ -1,4 +1,4 @@
-"""CHAIR as a task: describe pictures of COCO, or of any set whose ground truth names COCO's classes."""
+"""CHAIR as a task: describe images of COCO, or of any set whose ground truth names COCO's classes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import tyro
 
 from evals.chair.curve import LENGTHS
 from evals.chair.options import ChairOptions
-from evals.chair.score import Caption
-from evals.data import Row, read_data
+from evals.chair.score import ImageCaption
+from evals.data import DataRow, read_data
 from evals.inputs import whole_number
 from evals.tasks.base import Answer, Sample, Scored
 from grounding.errors import EvalDataError
 
 PROTOCOLS: Mapping[str, tuple[str, int]] = {
-    # Prompt and longest answer in tokens, as the code of each says. Figures at different limits do not compare: the
-    # same captions give a CHAIR_S of 27 cut at 64 words and of 47 uncut.
+    # Prompt and token limit in the released code of each. Scores at different limits are not comparable: the same
+    # captions have a CHAIR_S of 27 if cut at 64 words and of 47 if not.
     "opera": ("Please describe this image in detail.", 512),
     "pai": ("Please help me describe the image in detail.", 512),
     "halc": ("Please describe this image in detail.", 64),
@@ -31,17 +31,17 @@ _DIGITS = re.compile(r"(\d+)$")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChairAsking(ChairOptions):
-    """What a model is asked about which pictures.
+class ChairTaskOptions(ChairOptions):
+    """Options of `ChairTask`; the command that scores existing captions shares them.
 
     Attributes:
-        data: the pictures to describe: a folder, JSON, parquet or hub id. Ids are the rows' `image_id` or `id`, else
+        data: the images to describe: a folder, JSON, parquet or hub id. Ids are the rows' `image_id` or `id`, else
             the digits at the end of the file names (COCO_val2014_000000000139.jpg).
         split: of a hub data set; `test` if left out.
-        protocol: whose prompt and token limit: OPERA's (also AD-HH's and less-is-more's prompt) or PAI's with 512 new
-            tokens, HALC's with 64, lmms-eval's with 2,048.
-        words: other words to ask with.
-        lengths: where the truncation curve cuts, in words and punctuation marks.
+        protocol: whose prompt and token limit to use: OPERA's (also AD-HH's and less-is-more's prompt) or PAI's with
+            512 new tokens, HALC's with 64, lmms-eval's with 2,048.
+        words: another prompt.
+        lengths: cuts of the truncation curve, in words and punctuation marks.
     """
 
     data: str = ""
@@ -52,8 +52,8 @@ class ChairAsking(ChairOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChairTask(ChairAsking):
-    """Describe pictures, scored by CHAIR."""
+class ChairTask(ChairTaskOptions):
+    """Describe images; the captions are scored by CHAIR."""
 
     name: ClassVar[str] = "chair"
     version: ClassVar[int] = 1
@@ -69,7 +69,7 @@ class ChairTask(ChairAsking):
         return PROTOCOLS[self.protocol][1]
 
     def samples(self) -> Sequence[Sample]:
-        """One a picture; see `Task.samples`."""
+        """Return one sample per image; see `Task.samples`."""
         from evals.chair.scoring import check_lengths
         from evals.chair.truth import refuse_unknown
 
@@ -80,7 +80,7 @@ class ChairTask(ChairAsking):
         return [Sample(str(one), row.name, row.picture, self.prompt) for one, row in zip(ids, rows, strict=True)]
 
     def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
-        """CHAIR with the truncation curve."""
+        """Score by CHAIR, with the truncation curve."""
         from evals.chair.scoring import score_captions
 
         resources = self.resources()
@@ -92,7 +92,7 @@ class ChairTask(ChairAsking):
         return Scored(found.data, found.text, details)
 
     def compare(self, a: Sequence[Answer], b: Sequence[Answer], seed: int) -> Scored:
-        """The differences b - a, also at equal recall and at equal length."""
+        """Score the differences b - a, also at equal recall and at equal length."""
         from evals.chair.scoring import compare_captions
 
         resources = self.resources()
@@ -100,12 +100,12 @@ class ChairTask(ChairAsking):
         return compare_captions(one, other, resources.lexicon, ("A", "B"), self.variant, resources.hashes, seed)
 
 
-def captions_of(answers: Sequence[Answer]) -> list[Caption]:
-    """Answers as captions."""
-    return [Caption(int(one.id), one.text) for one in answers]
+def captions_of(answers: Sequence[Answer]) -> list[ImageCaption]:
+    """Convert answers to captions."""
+    return [ImageCaption(int(one.id), one.text) for one in answers]
 
 
-def _image_id(row: Row, where: str) -> int:
+def _image_id(row: DataRow, where: str) -> int:
     if any(name in row.fields for name in ID_NAMES):
         return whole_number(row.fields, ID_NAMES, where)
     found = _DIGITS.search(Path(row.name).stem)

@@ -1,4 +1,4 @@
-"""HallusionBench as a task: its yes-no questions that show a figure."""
+"""HallusionBench as a task: its yes-no questions about an image."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from evals.data import picture_in
 from evals.inputs import field, read_rows
 from evals.paired import compare_right
 from evals.tasks.base import Answer, Sample, Scored
-from evals.yesno.hallusion import Row, read_row, refuse_double_rows
+from evals.yesno.hallusion import HallusionRow, read_row, refuse_double_rows
 from evals.yesno.parsers import PARSERS
-from grounding.errors import EvalDataError
+from grounding.errors import EvalDataError, UsageError
 from grounding.runs.provenance import versions
 
-LIMIT = 64  # ours: the yes or no comes first
+LIMIT = 64  # our choice: the yes or no comes first
 PROTOCOLS: Mapping[str, str] = {"official": "", "vlmevalkit": "\nPlease answer yes or no."}
 FIELDS = ("category", "subcategory", "set_id", "figure_id", "question_id", "visual_input", "gt_answer")
 
 
 @dataclass(frozen=True, kw_only=True)
-class HallusionAsking:
-    """What a model is asked about which pictures.
+class HallusionTaskOptions:
+    """Options of `HallusionTask`; the command that scores existing answers shares them.
 
     Attributes:
         data: with a model, HallusionBench.json.
-        images: with a model, the folder that its `filename`s are in; the file's own if left out.
-        protocol: what is put behind a question: `official` nothing, `vlmevalkit` "Please answer yes or no.".
-        words: other words to put behind a question.
-        parser: how an answer's yes or no is read.
+        images: with a model, the folder of its `filename`s; the file's own folder if left out.
+        protocol: suffix of a question: `official` none, `vlmevalkit` "Please answer yes or no.".
+        words: another suffix of a question.
+        parser: rule that reads yes or no from an answer.
     """
 
     data: str = ""
@@ -43,7 +43,7 @@ class HallusionAsking:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HallusionTask(HallusionAsking):
+class HallusionTask(HallusionTaskOptions):
     """Answer HallusionBench's questions; the 178 rows without a figure are left out, as VLMEvalKit does."""
 
     name: ClassVar[str] = "hallusion"
@@ -52,13 +52,13 @@ class HallusionTask(HallusionAsking):
 
     @property
     def prompt(self) -> str:
-        """What is put behind every question."""
+        """Suffix of every question."""
         return self.words or PROTOCOLS[self.protocol]
 
     def samples(self) -> Sequence[Sample]:
-        """One a question of a figure; questions of one set are drawn together."""
+        """Return one sample per question about an image; `--limit` draws the questions of one set together."""
         if not self.data:
-            raise EvalDataError("--data is missing: a model needs the questions, HallusionBench.json")
+            raise UsageError("--data is missing: a model needs the questions, HallusionBench.json")
         folder = self.images or str(Path(self.data).expanduser().parent)
         samples, read = [], []
         for number, row in enumerate(read_rows(self.data, "the questions"), 1):
@@ -84,7 +84,7 @@ class HallusionTask(HallusionAsking):
         return samples
 
     def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
-        """The figures over rows, questions and figures."""
+        """Score rows (aAcc), questions (qAcc) and figures (fAcc)."""
         from evals.yesno.hallusion_scoring import score_all
 
         rows = self._rows(answers)
@@ -97,7 +97,7 @@ class HallusionTask(HallusionAsking):
         return Scored(scored.data, scored.text, details)
 
     def compare(self, a: Sequence[Answer], b: Sequence[Answer], seed: int) -> Scored:
-        """The difference b - a of aAcc, resampled by set of figures."""
+        """Score the difference b - a of aAcc, resampled by set of figures."""
         one, other = self._rows(a), self._rows(b)
         sets = {group: number for number, group in enumerate(dict.fromkeys(row.group for row in one))}
         groups = [sets[row.group] for row in one]
@@ -105,6 +105,6 @@ class HallusionTask(HallusionAsking):
         data = {"task": "compare", "version": self.version, **found, "higher_is_better": {"a_acc": True}, "seed": seed}
         return Scored({**data, "versions": versions()}, table)
 
-    def _rows(self, answers: Sequence[Answer]) -> list[Row]:
+    def _rows(self, answers: Sequence[Answer]) -> list[HallusionRow]:
         parser = PARSERS[self.parser]
         return [read_row({**one.fields, "answer": one.text}, parser, one.id, answer="answer") for one in answers]

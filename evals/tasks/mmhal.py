@@ -1,4 +1,4 @@
-"""MMHal-Bench as a task: open questions, and a judge that the user brings to rate the answers."""
+"""MMHal-Bench as a task: open questions, rated by a judge of the user's choice."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Any, ClassVar
 from evals.data import picture_in
 from evals.inputs import field, read_rows
 from evals.judge import CommandJudge, ask_all
-from evals.mmhal import TYPES, Item, MMHalScore, prompt, rating, read_template, score_items
+from evals.mmhal import TYPES, MMHalItem, MMHalScore, prompt, rating, read_template, score_items
 from evals.report import DIGITS, aligned, percent
 from evals.tasks.base import Answer, Sample, Scored
-from grounding.errors import EvalDataError, JudgeError
+from grounding.errors import UsageError
 from grounding.files import write_json
 from grounding.runs.provenance import short_hash, versions
 
 VERSION = 1
-LIMIT = 512  # ours; the authors' script rates answers and makes none
+LIMIT = 512  # our choice; the authors' script rates answers and generates none
 REPLIES, RESPONSES = "replies.jsonl", "responses.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMHalAsking:
-    """What a model is asked about which pictures, and who rates.
+class MMHalTaskOptions:
+    """Options of `MMHalTask`; the command that rates existing answers shares them.
 
     Attributes:
         data: with a model, MMHal-Bench's response_template.json.
-        images: with a model, the folder of its pictures, named as at the end of their `image_src`; the file's own
+        images: with a model, the folder of its images, named as at the end of their `image_src`; the file's own
             folder if left out.
-        judge: a program, with its arguments, that reads a prompt on standard input and writes a reply that ends with
-            "Rating: N"; empty to score replies that are kept already, or none.
-        template: the prompt, a text with {contents}, {question}, {reference} and {answer}; the project's own if left
-            out, which is not the authors'.
-        timeout: seconds that the judge may take for one answer.
+        judge: a program, with its arguments, that reads a prompt from standard input and writes a reply ending with
+            "Rating: N"; if empty, only replies that are on the disk already are scored.
+        template: the judge's prompt, a text with {contents}, {question}, {reference} and {answer}; the project's own
+            if left out, which is not the authors'.
+        timeout: seconds that the judge may take per answer.
     """
 
     data: str = ""
@@ -44,19 +44,19 @@ class MMHalAsking:
     timeout: float = 120.0
 
     def asked(self) -> CommandJudge | None:
-        """The judge, if one is given.
+        """Return the judge; None if none is given.
 
         Raises:
-            JudgeError: the time it may take makes no sense.
+            UsageError: the timeout is not above 0.
         """
         if self.timeout <= 0:
-            raise JudgeError(f"--timeout {self.timeout:g} was given, expected seconds above 0")
+            raise UsageError(f"--timeout {self.timeout:g} was given, expected seconds above 0")
         return CommandJudge(self.judge, self.timeout) if self.judge else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMHalTask(MMHalAsking):
-    """Answer MMHal-Bench's questions. Without a judge the answers are written to responses.json, to be rated later."""
+class MMHalTask(MMHalTaskOptions):
+    """Answer MMHal-Bench's questions; without a judge the answers are written to responses.json for later rating."""
 
     name: ClassVar[str] = "mmhal"
     version: ClassVar[int] = 1
@@ -64,13 +64,13 @@ class MMHalTask(MMHalAsking):
 
     @property
     def prompt(self) -> str:
-        """Nothing: the questions are asked as they are."""
+        """Empty: the questions are asked as they are."""
         return ""
 
     def samples(self) -> Sequence[Sample]:
-        """One a question; see `Task.samples`. What the judge needs is looked at now, before a model works for hours."""
+        """Return one sample per question; see `Task.samples`. Check the judge's options before the model runs."""
         if not self.data:
-            raise EvalDataError("--data is missing: a model needs the questions, response_template.json")
+            raise UsageError("--data is missing: a model needs the questions, response_template.json")
         self.asked()
         read_template(self.template)
         folder = self.images or str(Path(self.data).expanduser().parent)
@@ -92,7 +92,7 @@ class MMHalTask(MMHalAsking):
         return samples
 
     def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
-        """The judge's ratings; without a judge and without kept replies, only how many answers wait for one."""
+        """Score the judge's ratings; without a judge and without kept replies, only count the answers."""
         write_json(folder / RESPONSES, [_response(one) for one in answers])
         judge, kept = self.asked(), folder / REPLIES
         if judge is None and not kept.exists():
@@ -109,8 +109,8 @@ class MMHalTask(MMHalAsking):
         return Scored(scored.data, scored.text, details)
 
 
-def score_replies(items: Sequence[Item], replies: Sequence[str], judge: str, template: str, seed: int) -> Scored:
-    """The figures over a judge's replies, as the JSON and the table that command and task give out."""
+def score_replies(items: Sequence[MMHalItem], replies: Sequence[str], judge: str, template: str, seed: int) -> Scored:
+    """Score a judge's replies, as JSON and table; shared by task and command."""
     found: MMHalScore = score_items(items, replies, seed=seed)
     score, rate = found.score, found.hallucination_rate
     data = {
@@ -141,11 +141,13 @@ def score_replies(items: Sequence[Item], replies: Sequence[str], judge: str, tem
     return Scored(data, aligned(lines))
 
 
-def _item(answer: Answer) -> Item:
+def _item(answer: Answer) -> MMHalItem:
     said = answer.fields
-    return Item(said["question_type"], tuple(said["image_content"]), answer.question, said["gt_answer"], answer.text)
+    return MMHalItem(
+        said["question_type"], tuple(said["image_content"]), answer.question, said["gt_answer"], answer.text
+    )
 
 
 def _response(answer: Answer) -> dict[str, Any]:
-    """A row as MMHal-Bench's template has it."""
+    """A row in the format of MMHal-Bench's template."""
     return {**answer.fields, "question": answer.question, "model_answer": answer.text}

@@ -1,4 +1,4 @@
-"""POPE as a task: is there a such-and-such in the image, split by split."""
+"""POPE as a task: "Is there a dog in the image?", split by split."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from evals.yesno.pope import read_questions
 from grounding.errors import EvalDataError
 
 PROTOCOLS: Mapping[str, str] = {
-    # What each one's code puts behind the question.
+    # Suffix of the question in the released code of each.
     "official": "",
     "llava": "\nAnswer the question using a single word or phrase.",
     "vcd": " Please answer this question with one word.",
     "vaf": " Please just answer yes or no.",
 }
-LIMIT = 64  # ours: every parser but PAI's decides by the first sentence or word
+LIMIT = 64  # our choice: every parser but PAI's decides by the first sentence or word
 
 
 @dataclass(frozen=True, kw_only=True)
-class PopeAsking:
-    """What a model is asked about which pictures.
+class PopeTaskOptions:
+    """Options of `PopeTask`; the command that scores existing answers shares them.
 
     Attributes:
-        questions: POPE's question files, one a split.
-        data: folder of the pictures; or, without question files, parquet or a hub id whose rows hold question, answer
-            and picture, with the split in `category`.
+        questions: POPE's question files, one per split.
+        data: folder of the images; or, without question files, parquet or a hub id whose rows hold question, answer
+            and image, with the split in `category`.
         split: of a hub data set; `test` if left out.
-        protocol: what is put behind a question: `official` (also OPERA's and PAI's) nothing, `llava` (also
-            lmms-eval's), `vcd` and `vaf` each a sentence that asks for a short answer.
-        words: other words to put behind a question.
-        parser: how an answer is read: `official`, `pai`, `lmms-eval` or `vlmevalkit`.
+        protocol: suffix of a question: `official` (also OPERA's and PAI's) none; `llava` (also lmms-eval's), `vcd` and
+            `vaf` a sentence that asks for a short answer.
+        words: another suffix of a question.
+        parser: rule that reads an answer: `official`, `pai`, `lmms-eval` or `vlmevalkit`.
     """
 
     questions: tuple[Path, ...] = ()
@@ -51,7 +51,7 @@ class PopeAsking:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PopeTask(PopeAsking):
+class PopeTask(PopeTaskOptions):
     """Answer POPE's questions."""
 
     name: ClassVar[str] = "pope"
@@ -60,15 +60,15 @@ class PopeTask(PopeAsking):
 
     @property
     def prompt(self) -> str:
-        """What is put behind every question."""
+        """Suffix of every question."""
         return self.words or PROTOCOLS[self.protocol]
 
     def samples(self) -> Sequence[Sample]:
-        """One a question; see `Task.samples`."""
+        """Return one sample per question; see `Task.samples`."""
         return self._from_files() if self.questions else self._from_rows()
 
     def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
-        """The figures of each split."""
+        """Score each split."""
         from evals.yesno.scoring import answer_json, score_splits
 
         read = self._read(answers)
@@ -78,7 +78,7 @@ class PopeTask(PopeAsking):
         return Scored(scored.data, scored.text, details)
 
     def compare(self, a: Sequence[Answer], b: Sequence[Answer], seed: int) -> Scored:
-        """The differences b - a of each split."""
+        """Score the differences b - a of each split."""
         from evals.yesno.scoring import compare_splits
 
         one, other = (self._by_split(run, self._read(run)) for run in (a, b))

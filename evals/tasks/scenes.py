@@ -1,6 +1,6 @@
-"""Hallucination on drawn scenes with planted habits: CHAIR of descriptions and POPE of yes-no answers, offline.
+"""Hallucination on drawn scenes with planted co-occurrences: CHAIR of descriptions and POPE of yes-no answers, offline.
 
-The scorers are the suite's own. A scene's classes are its shapes, and the truth is what was drawn.
+The scorers are those of `evals.chair` and `evals.yesno`. A scene's classes are its shapes; the truth is exact.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from PIL import Image
 from evals.chair.compare import differences
 from evals.chair.lexicon import Lexicon
 from evals.chair.report import HIGHER_IS_BETTER, chair_json, chair_table, sample_json, shown
-from evals.chair.score import Caption, CaptionScore, chair, score_caption
+from evals.chair.score import CaptionScore, ImageCaption, chair, score_caption
 from evals.chair.words import by_rules
 from evals.report import aligned, percent
 from evals.statistics import bootstrap_difference
 from evals.tasks.base import Answer, Sample, Scored
 from evals.yesno.confusion import Answered, answered, score_answers, yes_no_json, yes_no_ratios
 from evals.yesno.parsers import PARSERS
-from grounding.errors import EvalDataError
+from grounding.errors import UsageError
 from grounding.starter.habits import HABITS, HabitScene, measuring_scene
 from grounding.starter.language import DESCRIBE, PLURALS
 from grounding.starter.scenes import SHAPES
 
 SPLITS = ("random", "popular", "adversarial")
 QUESTION = "is there {article} {shape} ?"
-_POSITIVES = 3  # objects asked for per scene and split, each followed by an absent one; POPE's number
+_POSITIVES = 3  # present objects per scene and split, each followed by an absent one; POPE's number
 _PURPOSE = 13
 _PARSER = PARSERS["official"]
 
 
 @dataclass(frozen=True)
-class Question:
-    """One yes-no question: the split it belongs to, the shape, and whether it is there."""
+class PresenceQuestion:
+    """One yes-no question: its split, the shape, and whether the scene shows it."""
 
     split: str
     shape: str
@@ -48,19 +48,19 @@ class Question:
 
     @property
     def text(self) -> str:
-        """As the scenes' language asks."""
+        """The question in the language of the scenes."""
         return QUESTION.format(article="an" if self.shape[0] in "aeiou" else "a", shape=self.shape)
 
 
 @dataclass(frozen=True)
 class ScenesTask:
-    """Describe drawn scenes that keep and break planted habits in turn, and say what is there.
+    """Describe drawn scenes, which keep and break planted co-occurrences in turn, and answer yes-no questions.
 
     Attributes:
-        scenes: how many.
+        scenes: number of scenes.
         seed: of the set of scenes.
-        prompt: asks for the description.
-        yes_no: also ask POPE's questions, six a split and scene where the scene has enough absent shapes.
+        prompt: instruction for the description.
+        yes_no: also ask POPE's questions: six per split and scene, fewer where too few shapes are absent.
     """
 
     scenes: int = 200
@@ -75,12 +75,12 @@ class ScenesTask:
 
     def __post_init__(self) -> None:
         if self.scenes < 1 or self.seed < 0:
-            raise EvalDataError(
+            raise UsageError(
                 f"scenes {self.scenes} and seed {self.seed} were given, expected at least one scene and a seed from 0"
             )
 
     def samples(self) -> list[Sample]:
-        """See `Task`; first the descriptions, then the questions, so that batches are of texts of one length."""
+        """Return the descriptions, then the questions, so that texts of a batch have similar lengths; see `Task`."""
         drawn = [measuring_scene(self.seed, index) for index in range(self.scenes)]
         asked = pope_questions([one.shapes for one in drawn], self.seed) if self.yes_no else []
         found = [self._sample(index, one, "", self.prompt, {"kind": "describe"}) for index, one in enumerate(drawn)]
@@ -96,7 +96,7 @@ class ScenesTask:
         return Sample(name + ending, name, picture, question, {**truth, **fields}, group=name)
 
     def score(self, answers: Sequence[Answer], folder: Path, seed: int) -> Scored:
-        """See `Task`: CHAIR's figures by their names, those of broken scenes alone, and POPE's by split."""
+        """Score CHAIR over all scenes, CHAIR over scenes that break a co-occurrence, and POPE by split; see `Task`."""
         described = caption_scores(answers)
         broken = {int(one.fields["scene"]) for one in answers if one.fields["broken"]}
         rows = {"all scenes": chair(described, seed=seed)}
@@ -117,7 +117,7 @@ class ScenesTask:
         return Scored(data, text, [{"id": _name(one.image_id), **sample_json(one)} for one in described])
 
     def compare(self, a: Sequence[Answer], b: Sequence[Answer], seed: int) -> Scored:
-        """See `Comparable`."""
+        """Score the differences b - a of CHAIR, and of POPE's accuracy by split; see `Comparable`."""
         found = differences(caption_scores(a), caption_scores(b), seed=seed)
         data: dict[str, Any] = {
             name: [shown(name, value) for value in (one.difference.value, one.difference.low, one.difference.high)]
@@ -135,20 +135,20 @@ class ScenesTask:
 
 @cache
 def scene_lexicon() -> Lexicon:
-    """CHAIR's tables for scenes: the shapes, each with its plural, and no double words."""
+    """Build CHAIR's tables for scenes: the shapes and their plurals, without double words."""
     return Lexicon({word: shape for shape in SHAPES for word in (shape, PLURALS[shape])}, {})
 
 
 def caption_scores(answers: Sequence[Answer]) -> tuple[CaptionScore, ...]:
-    """CHAIR's score of every description among the answers; `image_id` is the scene's number."""
+    """Score every description among the answers by CHAIR; `image_id` is the scene's number."""
     described = [one for one in answers if one.fields["kind"] == "describe"]
     truth = {int(one.fields["scene"]): frozenset(one.fields["shapes"]) for one in described}
-    captions = [Caption(int(one.fields["scene"]), one.text) for one in described]
+    captions = [ImageCaption(int(one.fields["scene"]), one.text) for one in described]
     return tuple(score_caption(one, truth, scene_lexicon(), by_rules) for one in captions)
 
 
 def yes_no_answers(answers: Sequence[Answer]) -> dict[str, tuple[Answered, ...]]:
-    """POPE's answers by split; splits that were not asked are left out."""
+    """Read POPE's answers by split; splits without a question are left out."""
     found: dict[str, list[Answered]] = {name: [] for name in SPLITS}
     for one in answers:
         if one.fields["kind"] == "yes-no":
@@ -157,20 +157,22 @@ def yes_no_answers(answers: Sequence[Answer]) -> dict[str, tuple[Answered, ...]]
     return {name: tuple(split) for name, split in found.items() if split}
 
 
-def pope_questions(scenes: Sequence[frozenset[str]], seed: int) -> list[tuple[Question, ...]]:
-    """POPE's questions about scenes, by the rules of Li et al., EMNLP 2023, section 3, and its code.
+def pope_questions(scenes: Sequence[frozenset[str]], seed: int) -> list[tuple[PresenceQuestion, ...]]:
+    """Draw POPE's questions about scenes (Li et al., EMNLP 2023, section 3, and the released code).
 
-    Per scene and split up to three present shapes, each followed by an absent one. Random: absent shapes drawn evenly;
-    popular: the most frequent over all scenes that is absent and not yet used; adversarial: what most often goes with
-    the present one, which is what a planted habit brings where there is one. Ours: how often things go together is
-    known from the world and not counted in the measuring scenes, where habits are kept and broken by turns; a scene
-    with too few absent shapes gets fewer questions, so that yes and no stay even; and adversarial asks first for
-    present shapes whose habit is broken, since POPE takes the objects in the order of the annotations, which here have
-    none.
+    Per scene and split: up to three present shapes, each followed by an absent one. Random: absent shapes are drawn
+    uniformly. Popular: the most frequent shape over all scenes that is absent and not used yet. Adversarial: the shape
+    that most often occurs with the present one; with a planted co-occurrence, its second shape.
 
     Args:
-        scenes: per scene the shapes that are there.
+        scenes: per scene the shapes that it shows.
         seed: of the draws.
+
+    Notes:
+        Our choices. Co-occurrence is that of the training scenes and is not counted in the measuring scenes, which keep
+        and break planted co-occurrences in turn. A scene with too few absent shapes gets fewer questions, so that yes
+        and no stay balanced. The adversarial split asks first for present shapes whose partner is absent, because POPE
+        takes objects in the order of the annotations, and scenes have none.
     """
     frequency = Counter(shape for shapes in scenes for shape in shapes)
     popular = sorted(SHAPES, key=lambda shape: (-frequency[shape], shape))
@@ -191,8 +193,10 @@ def pope_questions(scenes: Sequence[frozenset[str]], seed: int) -> list[tuple[Qu
     return asked
 
 
-def _pairs(split: str, present: Sequence[str], goes_with: Mapping[str, str], absent: Sequence[str]) -> list[Question]:
-    """Each present shape, then an absent one: what goes with it, or the next that is left."""
+def _pairs(
+    split: str, present: Sequence[str], goes_with: Mapping[str, str], absent: Sequence[str]
+) -> list[PresenceQuestion]:
+    """Ask for each present shape, then for an absent one: its partner if absent, else the next one left."""
     left = list(absent)
     reserved = {goes_with[shape] for shape in present if goes_with.get(shape) in left}
     found = []
@@ -201,7 +205,7 @@ def _pairs(split: str, present: Sequence[str], goes_with: Mapping[str, str], abs
         free = [one for one in left if one not in reserved] or left
         other = wanted if wanted in left else free[0]
         left.remove(other)
-        found += [Question(split, shape, True), Question(split, other, False)]
+        found += [PresenceQuestion(split, shape, True), PresenceQuestion(split, other, False)]
     return found
 
 

@@ -1,4 +1,4 @@
-"""Accuracy, precision, recall, F1 and yes-ratio of yes-no answers, with intervals over images."""
+"""Compute accuracy, precision, recall, F1 and yes-ratio of yes-no answers, with intervals over images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evals.report import percent
-from evals.statistics import Interval, Ratio, bootstrap, mean_of
+from evals.statistics import Interval, RatioOfSums, bootstrap, mean_of
 from evals.yesno.parsers import Parser
 
 HIGHER_IS_BETTER: dict[str, bool | None] = {
@@ -17,18 +17,18 @@ HIGHER_IS_BETTER: dict[str, bool | None] = {
     "precision": True,
     "recall": True,
     "f1": True,
-    "yes_ratio": None,  # best where it equals the share of questions whose answer is yes
+    "yes_ratio": None,  # best at the share of questions whose right answer is yes
 }
 
 
 @dataclass(frozen=True)
 class Answered:
-    """One question, its truth and what was answered.
+    """One question with its truth and its parsed answer.
 
     Attributes:
         image: number of the image, for the bootstrap.
         truth: whether the right answer is yes.
-        says_yes: what was answered; None if neither could be read.
+        says_yes: the parsed answer; None if it is neither yes nor no.
         parsed: whether the answer itself decided (see `evals.yesno.parsers.Reading`).
     """
 
@@ -40,17 +40,17 @@ class Answered:
 
 @dataclass(frozen=True)
 class YesNoScore:
-    """Figures over questions, yes being the positive class; fractions with intervals.
+    """Metrics over questions, yes being the positive class; fractions with intervals.
 
     Attributes:
-        n: questions.
-        unparsable: answers that did not themselves decide, whatever the parser then did with them.
-        unread: those of them that the parser read as neither, which are wrong.
+        n: number of questions.
+        unparsable: answers read by the parser's default, because they do not themselves decide.
+        unread: unparsable answers that the parser reads as neither yes nor no; they are wrong.
         accuracy: share of right answers.
-        precision: share of yeses that are right; 0 where nobody said yes.
-        recall: share of questions to be answered with yes that were.
-        f1: harmonic mean of the two.
-        yes_ratio: share of answers that say yes, of all questions.
+        precision: share of the answers yes that are right; 0 if there are none.
+        recall: share of the questions whose right answer is yes that were answered so.
+        f1: harmonic mean of precision and recall.
+        yes_ratio: share of all questions answered yes.
     """
 
     n: int
@@ -64,17 +64,17 @@ class YesNoScore:
 
 
 def answered(image: int, truth: bool, answer: str, parser: Parser) -> Answered:
-    """One answer by a parser's rule."""
+    """Read one answer by a parser's rule."""
     reading = parser.read(answer)
     return Answered(image, truth, reading.says_yes, reading.parsed)
 
 
-def yes_no_ratios(answers: Sequence[Answered], *, unread_is_no: bool = True) -> dict[str, Ratio]:
-    """The figures as ratios of sums, by name.
+def yes_no_ratios(answers: Sequence[Answered], *, unread_is_no: bool = True) -> dict[str, RatioOfSums]:
+    """Compute the metrics as ratios of sums, by name.
 
     Args:
         answers: at least one.
-        unread_is_no: whether an answer that could not be read counts as a no in recall.
+        unread_is_no: whether an unread answer counts as a no in recall.
     """
     groups = np.array([one.image for one in answers], np.int64)
     truth = np.array([one.truth for one in answers])
@@ -83,8 +83,8 @@ def yes_no_ratios(answers: Sequence[Answered], *, unread_is_no: bool = True) -> 
     right = np.array([one.says_yes is one.truth for one in answers])
     hit, false_alarm, missed = yes & truth, yes & ~truth, no & truth
 
-    def ratio(tops: Any, bottoms: Any) -> Ratio:
-        return Ratio(np.asarray(tops, np.float64), np.asarray(bottoms, np.float64), groups)
+    def ratio(tops: Any, bottoms: Any) -> RatioOfSums:
+        return RatioOfSums(np.asarray(tops, np.float64), np.asarray(bottoms, np.float64), groups)
 
     return {
         "accuracy": mean_of(right, groups),
@@ -96,7 +96,7 @@ def yes_no_ratios(answers: Sequence[Answered], *, unread_is_no: bool = True) -> 
 
 
 def score_answers(answers: Sequence[Answered], *, unread_is_no: bool = True, seed: int = 0) -> YesNoScore:
-    """The figures over answers; see `yes_no_ratios`."""
+    """Compute the metrics with intervals; see `yes_no_ratios`."""
     found = yes_no_ratios(answers, unread_is_no=unread_is_no)
     return YesNoScore(
         n=len(answers),
@@ -107,7 +107,7 @@ def score_answers(answers: Sequence[Answered], *, unread_is_no: bool = True, see
 
 
 def yes_no_json(found: YesNoScore) -> dict[str, Any]:
-    """The figures in percent by name, with intervals."""
+    """Convert the metrics to percent by name, with intervals."""
     intervals = {one.name: getattr(found, one.name) for one in fields(found) if one.name in HIGHER_IS_BETTER}
     return {
         "n": found.n,

@@ -1,12 +1,12 @@
-"""HallusionBench: yes-no questions in pairs and figures, right only as a whole.
+"""Read and score HallusionBench: yes-no questions, scored per row, per question and per figure.
 
-Guan et al., "HallusionBench", CVPR 2024, and its released `utils.py`. Each row asks one question of one figure; a
-question has variants over figures (original, edited, or none), a figure several questions. The authors let a GPT-4
-judge say correct, incorrect or unclear; such verdicts can be scored here as they are, or the answer's own yes or no is
-compared with the truth, which needs no judge and is what VLMEvalKit does.
+Guan et al., "HallusionBench", CVPR 2024, and its released `utils.py`. Each row asks one question about one figure; a
+question has variants over figures (original, edited, or none), a figure has several questions. The authors use a GPT-4
+judge that says correct, incorrect or unclear. Such verdicts can be scored as they are; or the answer's own yes or no is
+compared with the truth, without a judge, as in VLMEvalKit.
 
-An unclear answer is wrong, except where a question that an image could only supplement was asked without one: not
-knowing is right there.
+An unclear answer is wrong, except to a question of category "VS" asked without a figure: there the model cannot know,
+and an unclear answer is right.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from evals.yesno.parsers import Parser
 from grounding.errors import EvalDataError
 
 Verdict = Literal["correct", "incorrect", "unclear"]
-# The authors' files write verdicts, and ready predictions, as digits.
+# The authors' files encode verdicts, and predictions, as digits.
 _VERDICTS: Mapping[str, Verdict] = {"0": "incorrect", "1": "correct", "2": "unclear"}
 _READY: Mapping[str, bool | None] = {"0": False, "1": True, "2": None}
 NO_FIGURE = "0"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One question of one figure, answered.
+class HallusionRow:
+    """One answered question about one figure.
 
     Attributes:
-        category: "VD", where the answer depends on the figure, or "VS", where the figure is a supplement.
+        category: "VD" (visual dependent) if the answer depends on the figure, "VS" if the figure is a supplement.
         subcategory: chart, illusion, ...
-        set_id: which group of figures.
-        figure_id: "0" for the original figure, or in "VS" for none.
+        set_id: the group of figures.
+        figure_id: "0" for the original figure; in "VS" for no figure.
         question_id: the question within its set.
         has_image: whether a figure was shown.
-        verdict: of the answer.
+        verdict: on the answer.
     """
 
     category: str
@@ -60,20 +60,20 @@ class Row:
 
     @property
     def group(self) -> tuple[str, str, str]:
-        """The group of figures; its rows are not independent."""
+        """The group of figures, the unit of resampling: its rows are not independent."""
         return (self.category, self.subcategory, self.set_id)
 
 
 @dataclass(frozen=True)
 class HallusionScore:
-    """Figures over rows, fractions with intervals over groups of figures; None where there is nothing to count.
+    """Metrics over rows, fractions with intervals over groups of figures; None where there are no rows.
 
     Attributes:
-        n: rows.
-        unclear: answers without a clear yes or no, or so judged.
-        a_acc: share of rows that are right.
-        q_acc: share of questions of which every variant is right.
-        f_acc: share of figures of which every question is right; rows of "VS" without a figure are left out.
+        n: number of rows.
+        unclear: answers without a clear yes or no, or judged unclear.
+        a_acc: share of right rows.
+        q_acc: share of questions answered right in every variant.
+        f_acc: share of figures with every question right; rows of "VS" without a figure are left out.
         easy_q_acc: q_acc over rows of figure "0" alone.
         hard_q_acc: q_acc over the other rows.
     """
@@ -87,18 +87,20 @@ class HallusionScore:
     hard_q_acc: Interval | None
 
 
-def read_results(path: str | Path, parser: Parser, *, answer: str, verdict: str | None = None) -> tuple[Row, ...]:
-    """The authors' result file: `HallusionBench.json` with one field more.
+def read_results(
+    path: str | Path, parser: Parser, *, answer: str, verdict: str | None = None
+) -> tuple[HallusionRow, ...]:
+    """Read the authors' result file: `HallusionBench.json` with one more field.
 
     Args:
         path: JSON array or lines.
-        parser: how an answer's yes or no is read.
-        answer: the field with the answer: text, or "0", "1", "2" for no, yes, unclear.
-        verdict: the field with a judge's verdict, "0", "1", "2" for incorrect, correct, unclear; if given, answers
-            are not read.
+        parser: rule that reads yes or no from an answer.
+        answer: name of the field with the answer: text, or "0", "1", "2" for no, yes, unclear.
+        verdict: name of the field with a judge's verdict, "0", "1", "2" for incorrect, correct, unclear; if given,
+            answers are not read.
 
     Raises:
-        EvalDataError: it cannot be read, a field is missing or wrong, or a question of a figure stands twice.
+        EvalDataError: it cannot be read, a field is missing or wrong, or a question of a figure occurs twice.
     """
     rows = [
         read_row(row, parser, f"row {number} of {path}", answer=answer, verdict=verdict)
@@ -108,8 +110,10 @@ def read_results(path: str | Path, parser: Parser, *, answer: str, verdict: str 
     return tuple(rows)
 
 
-def read_row(row: Mapping[str, Any], parser: Parser, where: str, *, answer: str, verdict: str | None = None) -> Row:
-    """One row of the authors' file; see `read_results`.
+def read_row(
+    row: Mapping[str, Any], parser: Parser, where: str, *, answer: str, verdict: str | None = None
+) -> HallusionRow:
+    """Read one row of the authors' file; see `read_results`.
 
     Raises:
         EvalDataError: a field is missing or wrong.
@@ -118,11 +122,11 @@ def read_row(row: Mapping[str, Any], parser: Parser, where: str, *, answer: str,
     if keys[0] not in ("VD", "VS"):
         raise EvalDataError(f"{where} has the category {keys[0]!r}, expected 'VD' or 'VS': give HallusionBench's rows")
     found = _judged(row, verdict, where) if verdict else _compared(row, answer, parser, where)
-    return Row(keys[0], keys[1], keys[2], keys[3], keys[4], _text(row, "visual_input", where) != "0", found)
+    return HallusionRow(keys[0], keys[1], keys[2], keys[3], keys[4], _text(row, "visual_input", where) != "0", found)
 
 
-def refuse_double_rows(rows: Sequence[Row], path: str | Path) -> None:
-    """Refuse a question of a figure that stands twice.
+def refuse_double_rows(rows: Sequence[HallusionRow], path: str | Path) -> None:
+    """Refuse a question of a figure that occurs twice.
 
     Raises:
         EvalDataError: naming the first.
@@ -130,8 +134,8 @@ def refuse_double_rows(rows: Sequence[Row], path: str | Path) -> None:
     refuse_doubles(((*one.group, one.figure_id, one.question_id) for one in rows), path, "questions of a figure")
 
 
-def score_rows(rows: Sequence[Row], *, seed: int = 0) -> HallusionScore:
-    """The figures over rows."""
+def score_rows(rows: Sequence[HallusionRow], *, seed: int = 0) -> HallusionScore:
+    """Compute the metrics over rows."""
     figures = [one for one in rows if not (one.category == "VS" and one.figure_id == NO_FIGURE)]
     return HallusionScore(
         n=len(rows),
@@ -144,12 +148,12 @@ def score_rows(rows: Sequence[Row], *, seed: int = 0) -> HallusionScore:
     )
 
 
-def _question(row: Row) -> Hashable:
+def _question(row: HallusionRow) -> Hashable:
     return (*row.group, row.question_id)
 
 
-def _whole(rows: Sequence[Row], key: Any, seed: int) -> Interval | None:
-    """The share of keys all of whose rows are right."""
+def _whole(rows: Sequence[HallusionRow], key: Any, seed: int) -> Interval | None:
+    """The share of keys whose rows are all right; None without rows."""
     if not rows:
         return None
     right: dict[Hashable, bool] = {}

@@ -1,4 +1,4 @@
-"""HallusionBench's figures as the JSON and the table that command and task give out."""
+"""Score HallusionBench as JSON and table of command and task."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 from evals.report import aligned, percent
 from evals.statistics import Interval
 from evals.tasks.base import Scored
-from evals.yesno.hallusion import HallusionScore, Row, score_rows
+from evals.yesno.hallusion import HallusionRow, HallusionScore, score_rows
 from grounding.runs.provenance import versions
 
 VERSION = 1
 _NAMES = ("a_acc", "q_acc", "f_acc", "easy_q_acc", "hard_q_acc")
 
 
-def score_all(rows: Sequence[Row], how: str, variant: dict[str, Any], seed: int) -> Scored:
-    """The figures of all rows and of each category.
+def score_all(rows: Sequence[HallusionRow], how: str, variant: dict[str, Any], seed: int) -> Scored:
+    """Score all rows and each category.
 
     Args:
         rows: at least one.
-        how: how the answers were read, for the table's title.
+        how: the rule that read the answers, for the table's title.
         variant: the same for the JSON.
         seed: of the bootstrap.
     """
@@ -44,7 +44,7 @@ def score_all(rows: Sequence[Row], how: str, variant: dict[str, Any], seed: int)
 
 
 def score_json(found: HallusionScore) -> dict[str, Any]:
-    """The figures in percent by name, with intervals; null where there was nothing to count."""
+    """Convert the metrics to percent by name, with intervals; null where there were no rows."""
     figures: dict[str, Interval | None] = {name: getattr(found, name) for name in _NAMES}
     return {
         "n": found.n,

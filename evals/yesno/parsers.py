@@ -1,13 +1,13 @@
-"""What a free answer to a yes-no question means, by four rules that are in use; each gives other figures.
+"""Read yes or no from a free answer by one of four published rules; the metrics depend on the rule.
 
-* `official`: POPE's own script and LLaVA's. First sentence, commas dropped; "No", "no" or "not" means no, everything
+* `official`: POPE's own script and LLaVA's. First sentence, commas removed; "No", "no" or "not" means no, everything
   else means yes.
 * `pai`: PAI's script. The whole answer without full stops and commas; also "NO" and words that end in "n't".
 * `lmms-eval`: the lower-cased answer must be exactly "yes" or "no"; anything else is wrong, and is left out of recall.
 * `vlmevalkit`: punctuation removed, exactly one of the words "yes" and "no"; anything else is wrong, and counts as no.
 
-The first two cannot fail to read an answer, since they take every doubt for a yes. How often they did so is counted
-all the same: an answer without a word of denial and without "yes" is unparsable.
+The first two read every answer, because their default is yes. Answers read by that default are counted as unparsable:
+those with neither a word of denial nor "yes".
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 
 @dataclass(frozen=True)
 class Reading:
-    """What an answer was read as.
+    """A parsed answer.
 
     Attributes:
-        says_yes: True, False, or None where the rule reads neither; None is always a wrong answer.
-        parsed: whether the answer itself decided, and not the rule's default.
+        says_yes: True, False, or None if the rule reads neither; None is always a wrong answer.
+        parsed: whether the answer itself decided, not the rule's default.
     """
 
     says_yes: bool | None
@@ -42,11 +42,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Parser:
-    """A rule by name.
+    """A rule with its name.
 
     Attributes:
-        name: as in the command line.
-        read: from an answer to its reading.
+        name: as on the command line.
+        read: the rule.
         unread_is_no: whether a reading of None counts as a no in recall; otherwise it is left out of recall.
     """
 
@@ -56,28 +56,28 @@ class Parser:
 
 
 def read_official(answer: str) -> Reading:
-    """POPE's `evaluate.py` and LLaVA's `eval_pope.py`."""
+    """Read as POPE's `evaluate.py` and LLaVA's `eval_pope.py` do."""
     words = answer.split(".")[0].replace(",", "").split(" ")
     return _denied_or_yes(any(word in _DENIALS for word in words), answer)
 
 
 def read_pai(answer: str) -> Reading:
-    """PAI's `pope_ans.py`."""
+    """Read as PAI's `pope_ans.py` does."""
     words = answer.replace(".", "").replace(",", "").split(" ")
     return _denied_or_yes(any(word in _PAI_DENIALS or word.endswith("n't") for word in words), answer)
 
 
 def read_lmms_eval(answer: str) -> Reading:
-    """lmms-eval's task `pope`."""
+    """Read as lmms-eval's task `pope` does."""
     found = {"yes": True, "no": False}.get(answer.lower().strip())
     return Reading(found, found is not None)
 
 
 def read_vlmevalkit(answer: str) -> Reading:
-    """VLMEvalKit's word rule, without its optional judge.
+    """Read as VLMEvalKit's word rule does, without its optional judge.
 
-    A mark beside a blank, or any mark in an answer with a comma between digits, is removed; another mark becomes a
-    blank; full stops go, unless they stand in a number.
+    A punctuation mark beside a blank is removed, and so is every mark in an answer with a comma between digits; any
+    other mark becomes a blank; full stops are removed unless they are inside a number.
     """
     text = answer.lower()
     thousands = _DIGIT_COMMA.search(text) is not None

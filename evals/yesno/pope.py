@@ -1,8 +1,8 @@
-"""POPE: its question files, which copy of them one is, and answers joined to questions.
+"""Read POPE's question files, identify their copy, and join answers to questions.
 
-Li et al., "Evaluating Object Hallucination in Large Vision-Language Models", EMNLP 2023. The COCO questions are in
-circulation in copies that differ: some have 2,910 random questions instead of 3,000 (1,410 to be answered with no),
-and some spell image "imange". Which split and copy a file is, is told from what it asks and not from its name.
+Li et al., "Evaluating Object Hallucination in Large Vision-Language Models", EMNLP 2023. Several copies of the COCO
+questions are in circulation: some have 2,910 random questions instead of 3,000 (1,410 whose right answer is no), and
+some spell image as "imange". The split and copy of a file are identified by its content, not by its name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from evals.yesno.confusion import Answered, answered
 from evals.yesno.parsers import Parser
 from grounding.errors import EvalDataError
 
-# By the fingerprint of (image, object, label), which is the same with and without the misspelling.
+# By the fingerprint of (image, object, label), which does not depend on the misspelling.
 COPIES: Mapping[str, str] = {
     "b3c931405980cab4": "coco random",
     "28a45777b55535ab": "coco random (2,910-row copy)",
@@ -34,13 +34,13 @@ _HEX = 16
 
 
 @dataclass(frozen=True)
-class Question:
+class PopeQuestion:
     """One question.
 
     Attributes:
         question_id: unique in its file.
         image: the image's file name.
-        text: as asked.
+        text: the question.
         truth: whether the right answer is yes.
     """
 
@@ -52,23 +52,23 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionFile:
-    """A file of questions and what it was recognised as.
+    """A file of questions and its copy.
 
     Attributes:
         questions: in the file's order.
-        copy: the split and copy, "coco random (2,910-row copy)" for instance, or the file's name if it is not known.
+        copy: the split and copy, such as "coco random (2,910-row copy)"; the file's stem if unknown.
         known: whether it is one of `COPIES`.
-        misspelt: how many questions say "imange".
+        misspelt: number of questions with "imange".
     """
 
-    questions: tuple[Question, ...]
+    questions: tuple[PopeQuestion, ...]
     copy: str
     known: bool
     misspelt: int
 
     @property
     def note(self) -> str | None:
-        """What a reader of the figures should know of the copy; None for an official one."""
+        """How the copy differs from the official one, to be reported with the metrics; None if it does not."""
         said = []
         if self.known and len(self.questions) != OFFICIAL_ROWS:
             said.append(
@@ -82,10 +82,10 @@ class QuestionFile:
 
 
 def read_questions(path: str | Path) -> QuestionFile:
-    """A question file: JSON lines or one array of `question_id`, `image`, `text` and `label`.
+    """Read a question file: JSON lines or one array of `question_id`, `image`, `text` and `label`.
 
     Raises:
-        EvalDataError: it cannot be read, a field is missing, a label is neither yes nor no, or an id stands twice.
+        EvalDataError: it cannot be read, a field is missing, a label is neither yes nor no, or an id occurs twice.
     """
     questions = []
     for number, row in enumerate(read_rows(path, "the questions"), 1):
@@ -94,7 +94,7 @@ def read_questions(path: str | Path) -> QuestionFile:
         if label not in ("yes", "no"):
             raise EvalDataError(f"{where} has the label {label!r}, expected 'yes' or 'no': give POPE's question file")
         questions.append(
-            Question(
+            PopeQuestion(
                 whole_number(row, ("question_id",), where),
                 field(row, ("image",), str, where),
                 field(row, ("text", "question"), str, where),
@@ -107,17 +107,17 @@ def read_questions(path: str | Path) -> QuestionFile:
     return QuestionFile(tuple(questions), name or Path(path).stem, name is not None, misspelt)
 
 
-def fingerprint(questions: Sequence[Question]) -> str:
-    """16 hexadecimal digits over what is asked of which image with which label; order and spelling do not matter."""
+def fingerprint(questions: Sequence[PopeQuestion]) -> str:
+    """Hash the (image, object, label) triples to 16 hexadecimal digits, whatever their order and spelling."""
     asked = sorted((Path(one.image).name, _object(one.text), one.truth) for one in questions)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:_HEX]
 
 
 def read_answers(path: str | Path) -> dict[int, str]:
-    """Answers by question id: JSON lines or one array of `question_id` and `answer` (or `text`, `response`, ...).
+    """Read answers by question id: JSON lines or one array of `question_id` and `answer` (or `text`, `response`, ...).
 
     Raises:
-        EvalDataError: it cannot be read, a field is missing, or an id stands twice.
+        EvalDataError: it cannot be read, a field is missing, or an id occurs twice.
     """
     pairs = []
     for number, row in enumerate(read_rows(path, "the answers"), 1):
@@ -128,12 +128,12 @@ def read_answers(path: str | Path) -> dict[int, str]:
 
 
 def join(
-    questions: Sequence[Question], answers: Mapping[int, str], parser: Parser, where: str | Path
+    questions: Sequence[PopeQuestion], answers: Mapping[int, str], parser: Parser, where: str | Path
 ) -> tuple[Answered, ...]:
-    """Every question with its answer.
+    """Join every question with its answer.
 
     Raises:
-        EvalDataError: a question has no answer, or an answer no question.
+        EvalDataError: a question has no answer, or an answer has no question.
     """
     ids = {one.question_id for one in questions}
     missing, strange = sorted(ids - set(answers)), sorted(set(answers) - ids)

@@ -1,11 +1,11 @@
-"""Yes-no answers split by split, also those of two runs, as the JSON and the tables that commands and tasks give."""
+"""Score yes-no answers, and differences of two runs, split by split, as JSON and tables of commands and tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evals.paired import Alone, difference_table, differences_json, in_percent, paired
+from evals.paired import DiscordantPairs, difference_table, differences_json, in_percent, paired
 from evals.report import aligned, percent
 from evals.statistics import Interval
 from evals.tasks.base import Scored
@@ -25,15 +25,15 @@ def score_splits(
     title: str = "POPE",
     extra: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Scored:
-    """The figures of each split and their mean over splits, which is what LLaVA calls POPE.
+    """Score each split, and the mean over splits, which LLaVA calls POPE.
 
     Args:
         splits: answers by split, none of them empty.
-        parser: how they were read.
+        parser: the rule that read them.
         seed: of the bootstrap.
-        task: what the JSON calls the task.
-        title: what the table calls it.
-        extra: more to say of splits in the JSON, by split.
+        task: the task's name in the JSON.
+        title: of the table.
+        extra: further JSON fields by split.
     """
     found = {
         name: score_answers(answers, unread_is_no=parser.unread_is_no, seed=seed) for name, answers in splits.items()
@@ -61,13 +61,13 @@ def score_splits(
 def compare_splits(
     a: Mapping[str, Sequence[Answered]], b: Mapping[str, Sequence[Answered]], parser: Parser, seed: int
 ) -> Scored:
-    """The differences b - a of each split, paired by image; right answers also by McNemar's exact test.
+    """Score the differences b - a of each split, paired by image; right answers also by McNemar's exact test.
 
     Args:
         a: the first run's answers by split.
         b: the second's, to the same questions in the same order.
-        parser: how they were read.
-        seed: of bootstrap and permutation.
+        parser: the rule that read them.
+        seed: of bootstrap and permutation test.
     """
     splits, parts = {}, []
     for name, one in a.items():
@@ -76,7 +76,7 @@ def compare_splits(
             *(yes_no_ratios(run, unread_is_no=parser.unread_is_no) for run in (one, other)),
             seed=seed,
         )
-        alone = Alone.of(*([x.says_yes is x.truth for x in run] for run in (one, other)))
+        alone = DiscordantPairs.of(*([x.says_yes is x.truth for x in run] for run in (one, other)))
         splits[name] = {
             "n": len(one),
             "differences": differences_json(figures, in_percent),
@@ -101,14 +101,14 @@ def compare_splits(
 
 
 def means(found: Mapping[str, YesNoScore]) -> dict[str, float]:
-    """The mean over splits of each figure, in percent."""
+    """Average each metric over splits, in percent."""
     return {
         name: percent(sum(getattr(one, name).value for one in found.values()) / len(found)) for name in HIGHER_IS_BETTER
     }
 
 
 def answer_json(answer: Answered) -> dict[str, Any]:
-    """What was made of one answer, for a run's details."""
+    """Convert one answer to a line of a run's details."""
     return {
         "truth": answer.truth,
         "says": answer.says_yes,

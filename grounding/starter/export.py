@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
+from grounding.models.llava import Llava
 from grounding.starter.dataset import PLANTED_PRIORS
 from grounding.starter.language import CELLS, VOCABULARY
 from grounding.starter.measure import measure
@@ -68,7 +69,7 @@ def export(model: LlavaForConditionalGeneration, out: Path, curves: dict[str, An
     processor = build_processor()
     half = {name: tensor.half() for name, tensor in model.state_dict().items()}
     model.load_state_dict(half)  # measure what is shipped: the weights as they are after rounding
-    scores = measure(model.eval(), processor, MEASURED_SEEDS)
+    scores = measure(Llava(model.eval(), processor, "starter"), MEASURED_SEEDS)
     processor.save_pretrained(folder)
     model.half().save_pretrained(folder)
     model.float()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from evals.data import picture_in, read_data
 from evals.inputs import read_rows
-from grounding.errors import EvalDataError, ImageError, MissingExtraError
+from grounding.errors import EvalDataError, ImageError, MissingExtraError, UsageError
 
 
 @pytest.fixture
@@ -61,7 +61,6 @@ def test_what_is_no_data(folder):
     (folder / "object.json").write_text('{"a": 1}')
     (folder / "rows.jsonl").write_text('{"caption": "x"}\n')
     for source, said in (
-        ("", "--data is missing"),
         ("empty", "has neither pictures nor"),
         ("object.json", "holds no list of objects"),
         ("rows.jsonl", "row 1 of .* has no 'image'"),
@@ -70,7 +69,9 @@ def test_what_is_no_data(folder):
         ("missing/", "there is no folder"),
     ):
         with pytest.raises(EvalDataError, match=said):
-            read_data(str(folder / source) if source else "")
+            read_data(str(folder / source))
+    with pytest.raises(UsageError, match="--data is missing"):
+        read_data("")
 
 
 def test_only_a_line_feed_ends_a_json_line(folder):

@@ -242,7 +242,7 @@ def test_runs_are_compared_image_by_image(options, whole, tmp_path, capsys):
     assert length["difference"] == pytest.approx(length["b"] - length["a"], abs=1e-5)
     assert length["a"] == RunFolder(whole).scores()["length"]
     assert set(found["runs"]) == {"a", "b"}
-    with pytest.raises(EvalDataError, match="are a file and a folder"):
+    with pytest.raises(UsageError, match="are a file and a folder"):
         EvalCompareCommand(a=whole, b=whole / "samples.jsonl").run()
     with pytest.raises(EvalDataError, match=r"is no run folder, manifest.json is missing"):
         EvalCompareCommand(a=whole, b=tmp_path).run()

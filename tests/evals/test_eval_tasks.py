@@ -24,7 +24,7 @@ from evals.tasks.mmhal import MMHalTask
 from evals.tasks.pope import PopeTask
 from evals.tasks.registry import TASKS, task_class
 from grounding import schema
-from grounding.errors import EvalDataError, GroundingError, JudgeError
+from grounding.errors import EvalDataError, GroundingError, JudgeError, UsageError
 from grounding.files import to_json
 
 
@@ -205,7 +205,7 @@ def test_amber_parts(amber):
         for part in ("generative", "discriminative")
     }
     assert kept == {"generative": ["1"], "discriminative": ["2", "3"]}
-    with pytest.raises(EvalDataError, match="--images is missing"):
+    with pytest.raises(UsageError, match="--images is missing"):
         AmberTask(data=amber).samples()
     (amber / "annotations.json").write_text('[{"id": 9, "type": "relation", "truth": "no"}]')
     with pytest.raises(EvalDataError, match="3 ids are not in AMBER's annotations"):

@@ -14,7 +14,7 @@ from lmms_eval.api.instance import Instance, unwrap_generation_output
 from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelRegistryV2
 
-from evals.lmms import SteeredModel, cut, decoding_of, manifest
+from evals.lmms import SteeredModel, cut_at_stop, decoding_of, manifest
 from grounding.errors import ImageError, MethodError
 from grounding.steering.generate import generate
 
@@ -72,5 +72,5 @@ def test_settings_and_ends():
     assert decoding_of({"temperature": 0, "top_p": None, "do_sample": True}, 7).do_sample is False
     drawn = decoding_of({"temperature": 0.5, "max_new_tokens": 9, "num_beams": None}, 7)
     assert (drawn.do_sample, drawn.temperature, drawn.max_new_tokens, drawn.seed) == (True, 0.5, 9, 7)
-    assert cut("a dog.\n\nA cat", ["\n\n", ""]) == "a dog."
-    assert cut("a dog", None) == cut("a dog", "cat") == "a dog"
+    assert cut_at_stop("a dog.\n\nA cat", ["\n\n", ""]) == "a dog."
+    assert cut_at_stop("a dog", None) == cut_at_stop("a dog", "cat") == "a dog"

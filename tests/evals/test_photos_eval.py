@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,18 @@ from made_maps import WORDS, made_maps
 from tiny_photos import tiny_spec, write_photos
 
 from evals.commands.photos import EvalPhotosCommand
-from evals.photos.annotations import expressions, nouns, pope_rows
+from evals.photos.annotations import expressions, nouns
 from evals.photos.measure import point_in_box
+from evals.photos.plan import PhotoPlan
 from evals.photos.pointing import Pointed, box_mask, shuffle_heads
+from evals.photos.questions import pope_scores
 from evals.scenes import CENTRE
-from grounding.errors import ManifestError
-from grounding.starter.photo.data import read_photos
+from evals.tasks.base import Answer
+from evals.tasks.chair import ChairTask
+from evals.tasks.pope import PopeTask
+from grounding.errors import UsageError
+from grounding.models.load import load
+from grounding.photos import read_photos
 from grounding.starter.photo.model import build_model, build_processor
 
 SYNONYMS = "person, man, woman, people\ndog, puppy\ncar, taxi\nbench\nhot dog\ntraffic light, street light\ntrain\n"
@@ -55,10 +62,20 @@ def test_boxes_are_scaled_to_the_stored_picture_and_empty_ones_left_out(folder: 
     assert mask.tolist() == [[False, True, True, False]] * 2 + [[False] * 4]
 
 
-def test_pope_rows_carry_their_split_and_label(folder: Path):
-    rows = pope_rows(folder, read_photos(folder))
-    assert len(rows) == 12
-    assert [row.yes for row in rows[:4]] == [True, False, True, False]
+def test_the_suites_own_tasks_read_a_photo_set(folder: Path):
+    """Names of 2014 find the photos, ids give file names, and the list of photos is CHAIR's ground truth."""
+    splits = ("random", "popular", "adversarial")
+    questions = PopeTask(questions=tuple(folder / f"pope_{split}.json" for split in splits), data=str(folder)).samples()
+    assert len(questions) == 12
+    assert [one.fields["truth"] for one in questions[:4]] == [True, False, True, False]
+    assert {one.picture for one in questions} == {folder / "images" / "000000000001.jpg"}
+    listing = str(folder / "images.json")
+    described = ChairTask(data=str(folder), ground_truth=listing, synonyms=str(folder / "synonyms.txt"))
+    samples = described.samples()
+    assert [one.id for one in samples] == [str(photo.id) for photo in read_photos(folder).photos]
+    assert [one.picture for one in samples] == [photo.file for photo in read_photos(folder).photos]
+    answer = Answer("1", "", "", "A dog and a bench .", 6, True, None)
+    assert described.score([answer], folder, 0).data["chair_i"] == 50.0
 
 
 def test_shuffled_heads_come_from_donors_head_by_head():
@@ -110,7 +127,23 @@ def test_the_command_measures_everything_and_writes_it_down(
 
 
 def test_what_is_missing_is_one_sentence(folder: Path):
-    with pytest.raises(ManifestError, match="--synonyms"):
+    with pytest.raises(UsageError, match="--synonyms"):
         EvalPhotosCommand(data=folder).run()
-    with pytest.raises(ManifestError, match="--parts cats"):
+    with pytest.raises(UsageError, match="--parts cats"):
         EvalPhotosCommand(data=folder, parts=("cats",)).run()
+    with pytest.raises(UsageError, match="--limit -1"):
+        EvalPhotosCommand(data=folder, parts=("nouns",), limit=-1).run()
+
+
+def test_questions_with_unknown_words_are_counted_as_failed(folder: Path, tiny_starter: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    rows = json.loads((copy / "pope_popular.json").read_text())
+    rows[1]["text"] = "Is there a zyzzyva in the image?"
+    (copy / "pope_popular.json").write_text(json.dumps(rows))
+    vlm = load(str(tiny_starter), device="cpu")
+    scores = pope_scores(vlm, read_photos(copy), PhotoPlan(copy, None, ("pope",)), lambda count: None)
+    assert {split: (row["n"], row["failed"]) for split, row in scores.items()} == {
+        "random": (4, 0),
+        "popular": (3, 1),
+        "adversarial": (4, 0),
+    }

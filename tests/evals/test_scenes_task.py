@@ -5,7 +5,7 @@ import pytest
 from evals.tasks.base import Answer, Comparable
 from evals.tasks.registry import task_class
 from evals.tasks.scenes import SPLITS, ScenesTask, caption_scores, pope_questions, scene_lexicon
-from grounding.errors import EvalDataError
+from grounding.errors import UsageError
 from grounding.starter.habits import HABITS, measuring_scene
 from grounding.starter.scenes import SHAPES
 
@@ -113,5 +113,5 @@ def test_task_is_registered():
 
 
 def test_no_scenes_are_refused():
-    with pytest.raises(EvalDataError, match="at least one scene"):
+    with pytest.raises(UsageError, match="at least one scene"):
         ScenesTask(scenes=0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evals.statistics import Ratio, bootstrap, bootstrap_difference, mean_of
+from evals.statistics import RatioOfSums, bootstrap, bootstrap_difference, mean_of, swap_test
 
 
 def test_the_interval_of_a_mean_agrees_with_theory():
@@ -32,7 +32,7 @@ def test_values_of_one_image_are_drawn_together():
 
 
 def test_a_ratio_of_sums_is_no_mean_of_ratios():
-    ratio = Ratio(np.array([1.0, 90.0]), np.array([10.0, 100.0]), np.array([0, 1]))
+    ratio = RatioOfSums(np.array([1.0, 90.0]), np.array([10.0, 100.0]), np.array([0, 1]))
     assert ratio.value == pytest.approx(91 / 110)
     interval = bootstrap(ratio)
     assert (interval.low, interval.high) == (pytest.approx(0.1), pytest.approx(0.9))
@@ -60,3 +60,21 @@ def test_a_single_sample_has_an_interval_without_width():
 def test_a_ratio_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one"):
         mean_of([], [])
+
+
+def test_few_images_are_swapped_in_every_way():
+    """All of 2^3 swaps: only the observed one and its mirror image are as extreme."""
+    one, other = mean_of([1.1, 2.2, 3.3], [4, 7, 9]), mean_of([0.0, 0.0, 0.0], [4, 7, 9])
+    assert swap_test(one, other) == 2 / 8
+    assert swap_test(mean_of([1.0, 0.0, 0.3], [4, 7, 9]), mean_of([0.0, 1.0, 0.3], [4, 7, 9])) == 1
+    assert swap_test(mean_of([1.0], [0]), mean_of([0.0], [0])) == 1
+
+
+def test_random_swaps_are_seeded_and_never_give_zero():
+    groups = np.arange(30)
+    one, other = mean_of(np.ones(30), groups), mean_of(np.zeros(30), groups)
+    assert swap_test(one, other, resamples=200) == 1 / 201
+    noise = np.random.default_rng(0).normal(size=(2, 30))
+    assert swap_test(mean_of(noise[0], groups), mean_of(noise[1], groups), seed=1) == swap_test(
+        mean_of(noise[0], groups), mean_of(noise[1], groups), seed=1
+    )

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
 from grounding.errors import ExpressionError
+from grounding.models.llava import Llava
 from grounding.models.load import load
 from grounding.models.maps import record_maps
 from grounding.starter.language import CELLS, VOCABULARY, SceneTexts
@@ -64,9 +65,8 @@ def test_every_word_is_one_token_and_none_is_unknown():
 
 def test_measuring_counts_every_kind_of_question():
     seeds = range(9_000_100, 9_000_104)
-    untrained = measure(build_model(0).eval(), build_processor(), seeds)
-    vlm = load("starter", device="cpu")
-    trained = measure(vlm.model, vlm.processor, seeds)
+    untrained = measure(Llava(build_model(0).eval(), build_processor(), "starter"), seeds)
+    trained = measure(load("starter", device="cpu"), seeds)
     texts = [SceneTexts(draw_scene(seed)) for seed in seeds]
     expected = Counter(f"locate {one.kind}" for text in texts for one in text.expressions)
     expected.update(one.kind for text in texts for one in text.questions)

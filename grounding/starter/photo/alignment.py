@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from grounding.photos import Photo, coco_classes
 from grounding.starter.packing import OPENING
 from grounding.starter.photo.classes import words_of_classes
-from grounding.starter.photo.data import Photo
-from grounding.starter.photo.words import coco_classes, is_thing, split
+from grounding.starter.photo.words import is_thing, split
 
 _SHARPNESS = 12.0  # of a class's choice of cells, in units of cosine
 _POOLING = 1.0  # of the soft maximum over cells that tells presence: close to their mean

@@ -14,8 +14,8 @@ from rich.console import Console
 from torch import Tensor
 
 from grounding.images import open_image
+from grounding.photos import Photo
 from grounding.starter.photo.backbone import Backbone
-from grounding.starter.photo.data import Photo
 
 if TYPE_CHECKING:
     from transformers import LlavaProcessor

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import rotate_half
 
+from grounding.photos import Photo
 from grounding.starter.dataset import batches
 from grounding.starter.packing import OPENING, Packed, answer_loss, pack
 from grounding.starter.photo.alignment import Alignment, Concepts, Look
-from grounding.starter.photo.data import Photo
 from grounding.starter.photo.features import Levels
 from grounding.starter.photo.tasks import dialogue, habits_of
 from grounding.starter.photo.words import split

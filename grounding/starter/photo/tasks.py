@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grounding.starter.photo.data import Photo
+from grounding.photos import Photo, coco_classes
 from grounding.starter.photo.words import (
     ABOUT,
     DESCRIBE,
     DETAIL,
     ENUMERATE,
     EXISTS,
-    coco_classes,
     is_thing,
     split,
     with_article,

@@ -1,6 +1,6 @@
 """Trains the photo starter: `python -m grounding.starter.photo.train --data PHOTOS --out runs/photo`.
 
-Reads a folder of photos (see `grounding.starter.photo.data`), keeps the test photos away, computes the backbone's
+Reads a folder of photos (see `grounding.photos`), keeps the test photos away, computes the backbone's
 features once, aligns projector and words, trains the language model, and writes the model folder with its card. Every
 step is kept in the output folder, so the same command goes on after an interruption. Needs the extra `photo`; nothing
 is downloaded.
@@ -21,9 +21,9 @@ import tyro
 from torch import nn
 from transformers import LlavaForConditionalGeneration
 
+from grounding.photos import read_photos
 from grounding.starter.photo.alignment import Alignment, concepts_of
 from grounding.starter.photo.backbone import load_imagenet
-from grounding.starter.photo.data import read_photos
 from grounding.starter.photo.features import cached_levels
 from grounding.starter.photo.model import Shape, Spec, build_model, build_processor
 from grounding.starter.photo.stages import Album, Reader, looks, talks

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from functools import cache
 from typing import TYPE_CHECKING
 
+from grounding.photos import coco_classes
 from grounding.text.words import kind_of
 from grounding.types import WordKind
 
@@ -32,15 +32,6 @@ _NO_THINGS = frozenset(
     "nine ten one many some few number kind type way time front back side top middle background area scene day "
     "various different other others another something each together".split()
 )
-
-
-@cache
-def coco_classes() -> tuple[str, ...]:
-    """The eighty classes of COCO in the order of their numbers, as torchvision lists them for its detectors."""
-    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
-
-    names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    return tuple(name for name in names if name not in ("__background__", "N/A"))
 
 
 def split(text: str) -> list[str]:

@@ -9,10 +9,10 @@ from extras import needs_extra
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.amber.annotations import Scene, Statement, Words, read_annotations
+from evals.amber.annotations import AmberScene, Statement, Words, read_annotations
 from evals.amber.discriminative import amber_score, read_verdict, score_groups, score_verdicts
 from evals.amber.generative import HIGHER_IS_BETTER, score_description, score_descriptions
-from evals.amber.nouns import noun_finder, similarity
+from evals.amber.nouns import description_nouns, similarity
 from evals.commands.amber import EvalAmberCommand
 from grounding.errors import EvalDataError, GroundingError
 
@@ -31,7 +31,7 @@ WORDS = Words(
     },
     frozenset({"light"}),
 )
-SCENE = Scene(("forest", "tree", "person"), ("cloud", "dog"))
+SCENE = AmberScene(("forest", "tree", "person"), ("cloud", "dog"))
 
 
 def counts(*nouns, similar=None):
@@ -99,7 +99,7 @@ def test_the_counts_are_those_of_flags_kept_by_position(nouns, truth, targets, a
     def similar(one, other):
         return one == other or frozenset((one, other)) in alike
 
-    scene = Scene(tuple(truth), tuple(targets))
+    scene = AmberScene(tuple(truth), tuple(targets))
     found = score_description(1, nouns, scene, WORDS, similar)
     assert (len(found.flagged), found.covered, found.cognitive) == by_flags(nouns, scene, WORDS, similar)
 
@@ -140,7 +140,7 @@ def test_directions():
 
 def test_a_true_word_outside_the_lists_is_refused():
     with pytest.raises(EvalDataError, match="lack 'unicorn'"):
-        score_description(1, ["man"], Scene(("unicorn",), ()), WORDS)
+        score_description(1, ["man"], AmberScene(("unicorn",), ()), WORDS)
 
 
 def verdicts(dimension, truths, responses):
@@ -249,7 +249,7 @@ def test_the_official_annotations_have_the_counts_that_were_published():
 @needs_extra("nltk", "eval")
 @pytest.mark.usefixtures("nltk_data")
 def test_with_nltk_only_nouns_are_found_as_lemmas():
-    assert noun_finder("nltk")("The dogs are on the benches.") == ("dog", "bench")
+    assert description_nouns("nltk")("The dogs are on the benches.") == ("dog", "bench")
 
 
 @needs_extra("spacy", "nlp")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from evals.chair.curve import curve_point, truncation_curve
 from evals.chair.lexicon import make_lexicon
-from evals.chair.score import Caption, chair, cut, ratios, read_captions, score_caption, with_words
+from evals.chair.score import ImageCaption, chair, cut, ratios, read_captions, score_caption, with_words
 from evals.chair.words import by_rules
 from evals.textquality import text_quality
 
@@ -43,7 +43,7 @@ def test_f1_is_the_harmonic_mean_of_the_distinct_precision_and_recall(scores):
 
 
 def test_an_empty_caption_counts_and_names_nothing(resources):
-    (score,) = resources.score([Caption(1, "  ")], "here")
+    (score,) = resources.score([ImageCaption(1, "  ")], "here")
     found = chair([score])
     assert (found.n, found.empty, found.chair_s.value, found.recall.value, found.length.value) == (1, 1, 0, 0, 0)
     assert found.cut_off.value == 0
@@ -51,8 +51,8 @@ def test_an_empty_caption_counts_and_names_nothing(resources):
 
 def test_repetition_lowers_chair_i_and_not_its_distinct_form():
     truth = {1: frozenset({"dog"})}
-    once = score_caption(Caption(1, "A dog and a cat."), truth, LEXICON, by_rules)
-    often = score_caption(Caption(1, "A dog and a cat. A dog. A dog. A dog."), truth, LEXICON, by_rules)
+    once = score_caption(ImageCaption(1, "A dog and a cat."), truth, LEXICON, by_rules)
+    often = score_caption(ImageCaption(1, "A dog and a cat. A dog. A dog. A dog."), truth, LEXICON, by_rules)
     one, other = ratios([once]), ratios([often])
     assert other["chair_i"].value < one["chair_i"].value
     assert other["chair_i_distinct"].value == one["chair_i_distinct"].value

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evals.chair.words import by_rules, normaliser, singular
-from grounding.errors import EvalDataError, MissingExtraError
+from evals.nltk_tags import load_nltk
+from grounding.errors import EvalDataError, MissingExtraError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -49,9 +50,8 @@ def test_marks_are_words_and_hyphens_hold_together():
 
 
 def test_without_nltk_its_pipeline_is_refused_in_a_sentence(monkeypatch):
-    from evals.chair import words
 
-    words._nltk.cache_clear()
+    load_nltk.cache_clear()
     monkeypatch.setitem(sys.modules, "nltk", None)
     with pytest.raises(MissingExtraError, match="needs the package 'nltk'"):
         normaliser("nltk")
@@ -61,16 +61,14 @@ def test_without_nltk_its_pipeline_is_refused_in_a_sentence(monkeypatch):
 def test_without_nltks_data_the_command_that_brings_it_is_named(monkeypatch):
     import nltk
 
-    from evals.chair import words
-
     def missing(*args, **kwargs):
         raise LookupError("Resource punkt_tab not found")
 
-    words._nltk.cache_clear()
+    load_nltk.cache_clear()
     monkeypatch.setattr(nltk, "word_tokenize", missing)
     with pytest.raises(EvalDataError, match=r"python -m nltk.downloader punkt_tab .*, or use --pipeline rules"):
         normaliser("nltk")
-    words._nltk.cache_clear()
+    load_nltk.cache_clear()
 
 
 @needs_extra("nltk", "eval")
@@ -83,5 +81,5 @@ def test_nltk_takes_seated_for_a_seat_and_the_rules_do_not():
 
 
 def test_an_unknown_pipeline_is_refused():
-    with pytest.raises(EvalDataError, match="the known ones are rules, nltk"):
+    with pytest.raises(UsageError, match="the known ones are rules, nltk"):
         normaliser("spacy")  # type: ignore[arg-type]

@@ -105,8 +105,8 @@ def test_truth_of_scenes_and_of_runs(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({}, EvalDataError),
-        ({"scenes": 1, "run_folder": "x"}, EvalDataError),
+        ({}, UsageError),
+        ({"scenes": 1, "run_folder": "x"}, UsageError),
         ({"scenes": 1, "tau": 0.0}, UsageError),
         ({"scenes": 1, "limit": 0}, UsageError),
     ],

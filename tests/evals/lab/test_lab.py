@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from evals.commands.lab import LabCommand
-from evals.lab.compare import Figures, Trial, choose
+from evals.lab.compare import Figures, Trial, best_trial
 from evals.lab.plan import Candidate, load_plan, with_value
 from evals.lab.report import truncated_at
 from grounding.errors import EvalDataError, MethodError
@@ -62,7 +62,7 @@ def test_the_shipped_plan_is_within_its_own_budget_and_names_shipped_methods():
     plan = load_plan()
     fitted = Steering("fitted", "", "", (HeadGains(image=((2.0,),)),))
     for contender in plan.contenders:
-        assert 1 <= len(contender.candidates(fitted if contender.fit else None)) <= plan.budget
+        assert 1 <= len(contender.settings(fitted if contender.fit else None)) <= plan.budget
 
 
 @pytest.mark.slow
@@ -97,8 +97,8 @@ def test_chosen_is_the_lowest_chair_among_the_allowed():
         tried("b", 0.05, 0.8, allowed=True),
         tried("c", 0.04, 0.7, allowed=True),
     ]
-    assert choose(found).name == "c"
-    assert choose([*found[:1], tried("d", 0.2, 0.95, allowed=False)]).name == "d"
+    assert best_trial(found).name == "c"
+    assert best_trial([*found[:1], tried("d", 0.2, 0.95, allowed=False)]).name == "d"
 
 
 def test_a_grid_over_the_budget_is_refused(plan):
@@ -114,7 +114,7 @@ def test_tuning_on_the_test_scenes_is_refused(plan):
 
 
 def test_candidates_differ_in_the_grid_alone():
-    one, other = Candidate("g", {"text_guidance.gamma": (1.1, 2.0)}, "pai-guidance").candidates()
+    one, other = Candidate("g", {"text_guidance.gamma": (1.1, 2.0)}, "pai-guidance").settings()
     assert one.steps[0].gamma == 1.1
     assert with_value(one, "text_guidance.gamma", 2.0).steps == other.steps
 

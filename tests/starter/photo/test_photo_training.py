@@ -13,10 +13,10 @@ from torch import nn
 from grounding.errors import ExpressionError, OutputError
 from grounding.models.load import load
 from grounding.models.maps import record_maps
+from grounding.photos import read_photos
 from grounding.starter.packing import NO_LABEL, pack
 from grounding.starter.photo import export as export_module
 from grounding.starter.photo.alignment import Alignment, concepts_of
-from grounding.starter.photo.data import read_photos
 from grounding.starter.photo.export import export
 from grounding.starter.photo.features import cached_levels
 from grounding.starter.photo.model import build_model, build_processor

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from tiny_photos import CAPTIONS
 
+from grounding.photos import Photo, coco_classes
 from grounding.starter.model import build_tokenizer
 from grounding.starter.photo.classes import imagenet_names, words_of_classes
-from grounding.starter.photo.data import Photo
 from grounding.starter.photo.tasks import absent_classes, dialogue, habits_of, phrases
-from grounding.starter.photo.words import coco_classes, is_thing, split, vocabulary
+from grounding.starter.photo.words import is_thing, split, vocabulary
 
 DOG = Photo(1, Path("1.jpg"), (9, 9), CAPTIONS, ("dog", "person"))
 CAR = Photo(2, Path("2.jpg"), (9, 9), CAPTIONS, ("bench", "car", "person"))

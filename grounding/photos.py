@@ -1,9 +1,9 @@
-"""Photos with captions, and which of them a model is never trained on.
+"""Photo sets: COCO photos with captions and classes, and the split into training and test photos.
 
 A folder of photos holds `images/ID.jpg` (twelve digits) and `images.json`: a list of objects with `id`, `width`,
 `height` (of the original; pictures may be stored smaller), `captions` and `chair_objects`, the COCO classes present by
-the rules of CHAIR (Rohrbach et al., 2018). What evaluations need besides (`pope_*.json`, `expressions.json`,
-`instances_some.json`) is read here for one purpose only: to know which photos to keep away from training.
+the rules of CHAIR (Rohrbach et al., 2018). Beside it lie `pope_*.json`, `expressions.json` and `instances_some.json`.
+Only the ids in them are read here, to keep the photos that an evaluation asks about out of training.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from grounding.errors import ManifestError
 
 SPLITS = ("random", "popular", "adversarial")
-_HELD_OUT = 5  # one photo in so many of those that nothing is asked about is kept for testing all the same
+_HELD_OUT = 5  # one in five of the photos that no evaluation asks about is a test photo too
 
 
 class _Row(BaseModel):
@@ -34,13 +34,13 @@ class _Row(BaseModel):
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo and what people and annotations say of it as a whole.
+    """One photo with its captions and classes.
 
     Attributes:
         id: COCO's number.
         file: the stored picture, perhaps smaller than the original.
-        size: (width, height) of the original in pixels, which annotations refer to.
-        captions: what people wrote.
+        size: (width, height) of the original in pixels; annotations are in its frame.
+        captions: human captions.
         objects: COCO classes present, in alphabetical order.
     """
 
@@ -57,7 +57,7 @@ class PhotoSet:
 
     Attributes:
         photos: by ascending id.
-        asked: ids of the photos that an evaluation asks about: those with a POPE row, an expression or a polygon.
+        asked: ids of the photos with a POPE row, an expression or a polygon.
     """
 
     photos: tuple[Photo, ...]
@@ -65,19 +65,19 @@ class PhotoSet:
 
     @cached_property
     def train(self) -> tuple[Photo, ...]:
-        """The photos to learn from."""
+        """The training photos."""
         return tuple(photo for photo in self.photos if not is_test(photo.id, self.asked))
 
     @cached_property
     def test(self) -> tuple[Photo, ...]:
-        """The photos to measure on."""
+        """The test photos."""
         return tuple(photo for photo in self.photos if is_test(photo.id, self.asked))
 
 
 def is_test(photo_id: int, asked: Iterable[int]) -> bool:
-    """Whether a photo is kept for measuring: every one that is asked about, and a fifth of the rest by its id's hash.
+    """Whether a photo is a test photo: every one in `asked`, and a fifth of the rest by a hash of the id.
 
-    The hash depends on the id alone, so the answer stays when photos are added.
+    The hash depends on the id alone, so that a photo stays in its part when photos are added.
     """
     digest = hashlib.blake2b(str(photo_id).encode(), digest_size=8).digest()
     return photo_id in asked or int.from_bytes(digest, "big") % _HELD_OUT == 0
@@ -104,22 +104,31 @@ def read_photos(folder: Path) -> PhotoSet:
         raise ManifestError(
             f"{len(missing)} of {len(photos)} photos are missing, {missing[0]} among them: complete the folder"
         )
-    asked = {pope_photo(row) for name in SPLITS for row in read_json(folder / f"pope_{name}.json")}
+    asked = {coco_number(row["image"]) for name in SPLITS for row in read_json(folder / f"pope_{name}.json")}
     asked |= {int(row["image_id"]) for row in read_json(folder / "expressions.json")}
     asked |= {int(key) for key in read_json(folder / "instances_some.json")}
     return PhotoSet(photos, frozenset(asked))
 
 
-def pope_photo(row: dict[str, Any]) -> int:
-    """The photo a POPE row asks about: the number at the end of its file name."""
-    return int(Path(row["image"]).stem.rpartition("_")[2])
+def coco_number(name: str) -> int:
+    """The photo's number at the end of a COCO file name, of 2014 or of 2017."""
+    return int(Path(name).stem.rpartition("_")[2])
+
+
+@cache
+def coco_classes() -> tuple[str, ...]:
+    """The eighty classes of COCO in the order of their numbers, as torchvision lists them for its detectors."""
+    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+    names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    return tuple(name for name in names if name not in ("__background__", "N/A"))
 
 
 def read_json(file: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        ManifestError: it is missing or is no JSON.
+        ManifestError: it is missing or is not JSON.
     """
     try:
         return json.loads(file.read_bytes())

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tiny_photos import SIZE, write_photos
 
 from grounding.errors import ManifestError
-from grounding.starter.photo.data import is_test, read_photos
+from grounding.photos import is_test, read_photos
 
-PHOTOS = Path(__file__).resolve().parents[4] / "shared" / "data" / "photos_mini"
+PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "photos_mini"
 
 
 @pytest.fixture
