@@ -34,7 +34,7 @@ quick: $(STAMP)
 # The tests that need an extra, with all extras installed; a missing package is a failure here and not a skip.
 test-extras: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
-	GROUNDING_TEST_EXTRAS=1 $(BIN)/python -m pytest -m extra --ignore tests/evals/test_lmms.py
+	GROUNDING_TEST_EXTRAS=1 $(BIN)/python -m pytest -n 0 -m extra --ignore tests/evals/test_lmms.py
 
 # Replaces antlr4-python3-runtime by the version of lmms-eval, which hydra-core refuses: not for an environment to keep.
 test-lmms: $(STAMP)

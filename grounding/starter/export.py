@@ -1,4 +1,4 @@
-"""The finished starter as a folder: weights in half precision, processor, loss curve and a card with its scores."""
+"""Write a trained starter as a folder: weights in half precision, processor, loss curve and model card with scores."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ Seeds {first} to {last}, greedy decoding, torch {torch}, transformers {transform
 
 
 def export(model: LlavaForConditionalGeneration, out: Path, curves: dict[str, Any], seed: int, scenes: int) -> Path:
-    """Writes `out/model` and returns it.
+    """Write `out/model` and return it.
 
     Args:
         model: the trained model, float32.

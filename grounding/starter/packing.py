@@ -22,7 +22,6 @@ from grounding.starter.scenes import SceneObject
 
 OPENING = "user :"  # the chat template's text before the image
 CLOSING = "assistant :"  # its text between the question and the answer
-PREFIX = 2 + CELLS * CELLS
 LENGTH = 400
 NO_LABEL = -100
 _PAD, _UNKNOWN, _END = (SPECIAL_TOKENS.index(token) for token in ("<pad>", "<unk>", "</s>"))

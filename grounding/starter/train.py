@@ -21,8 +21,6 @@ from grounding.starter.model import build_model, build_tokenizer
 from grounding.starter.training import Schedule, train_stage
 from grounding.starter.vision_stage import CellReader, labels_of, normalise
 
-HELD_OUT_SEED = 5_000_000
-
 
 @dataclass(frozen=True)
 class TrainConfig:

@@ -12,9 +12,11 @@ from grounding.starter.dataset import NOTHING, SceneArrays, batches, render
 from grounding.starter.language import CELLS, LOCATE, locate_answer
 from grounding.starter.language_stage import Reader
 from grounding.starter.model import SPECIAL_TOKENS, build_model, build_processor, build_tokenizer
-from grounding.starter.packing import LENGTH, NO_LABEL, PREFIX, dialogue, pack
+from grounding.starter.packing import LENGTH, NO_LABEL, dialogue, pack
 from grounding.starter.training import Schedule, train_stage
 from grounding.starter.vision_stage import CellReader, labels_of, normalise
+
+PREFIX = 2 + CELLS**2  # positions of the opening and the picture
 
 
 @pytest.fixture(scope="module")

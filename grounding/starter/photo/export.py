@@ -1,4 +1,4 @@
-"""The finished photo starter as a folder: weights in half precision, processor, loss curve and a card."""
+"""Write a trained photo starter as a folder: weights in half precision, processor, loss curve and model card."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from grounding.starter.photo.model import Spec, build_processor
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration
 
-LARGEST = 25_000_000  # bytes that may be shipped
+LARGEST = 25_000_000  # limit of the packaged weights in bytes
 
 _CARD = """---
 license: apache-2.0
@@ -58,11 +58,11 @@ torch {torch}, transformers {transformers}, Python {python}.
 def export(
     model: LlavaForConditionalGeneration, spec: Spec, out: Path, curves: dict[str, Any], seed: int, threads: int
 ) -> Path:
-    """Writes `out/model` and returns it.
+    """Write `out/model` and return it.
 
     Args:
-        model: the trained model, float32; it holds the rounded weights afterwards.
-        spec: what it was built from.
+        model: the trained model, float32; its weights are rounded in place.
+        spec: its specification.
         out: the training run's folder.
         curves: loss curve by stage.
         seed: the run's seed, for the card.

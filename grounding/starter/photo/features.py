@@ -1,4 +1,4 @@
-"""What the frozen backbone says about every training photo, computed once into files that training maps."""
+"""Compute the frozen backbone's features of every training photo once, into memory-mapped files."""
 
 from __future__ import annotations
 
@@ -37,10 +37,9 @@ class Levels:
     coarse: np.ndarray
 
     def batch(self, rows: np.ndarray, flipped: np.ndarray) -> tuple[Tensor, Tensor]:
-        """float32 features of some photos, mirrored where `flipped` says so.
+        """Return float32 features of some photos, mirrored where `flipped` is True.
 
-        The features are mirrored instead of the picture, which is nearly the same for a backbone that was trained on
-        mirrored pictures and costs nothing.
+        Mirroring features approximates mirroring the pictures, for a backbone that was trained on mirrored pictures.
         """
         pair = []
         for level in (self.fine, self.coarse):
@@ -51,7 +50,7 @@ class Levels:
         return pair[0], pair[1]
 
     def scales(self, photos: int = 64) -> tuple[float, float]:
-        """Factors (fine, coarse) that bring each depth's root mean square to one over the first photos."""
+        """Return factors (fine, coarse) that scale each depth's root mean square over the first photos to 1."""
         fine, coarse = (
             1 / float(np.sqrt((level[:photos].astype(np.float32) ** 2).mean())) for level in (self.fine, self.coarse)
         )
@@ -59,7 +58,7 @@ class Levels:
 
 
 def cached_levels(backbone: Backbone, processor: LlavaProcessor, photos: Sequence[Photo], folder: Path) -> Levels:
-    """Features of photos, in their order, from `folder` or into it; an interrupted run goes on where it stopped.
+    """Load or compute the features of photos, in their order, in `folder`; an interrupted run resumes.
 
     Raises:
         ImageError: a photo cannot be read.

@@ -1,4 +1,4 @@
-"""The two stages of training: projector and words are aligned, then the language model learns to talk about photos."""
+"""Train in two stages: align projector and words, then train the language model on questions about photos."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from grounding.starter.photo.words import split
 
 LENGTH = 300  # tokens of questions and answers about one photo
 _ALIGNMENT, _ATTENDED = 1.0, 6.0
-_YES, _NO = 6.0, 4.0  # where both count the same, photos held out of training get too many a no
-_FLIPPED, _DROPPED = 0.5, 0.2  # share of mirrored photos, and of features set to nothing
+_YES, _NO = 6.0, 4.0  # with equal weights, "no" is answered too often on held-out photos
+_FLIPPED, _DROPPED = 0.5, 0.2  # share of mirrored photos, and of features that are dropped
 _SIDES = frozenset(("left", "right"))
-_WORD_OFFSET = 3  # positions from the last cell to a word that is asked about: "describe the dog ."
+_WORD_OFFSET = 3  # positions from the last cell to the noun of a question: "describe the dog ."
 
 
 @dataclass(frozen=True)
 class Album:
-    """The training photos with everything that batches are made of.
+    """The training photos and their features and labels.
 
     Attributes:
         photos: N photos.
         levels: their features.
-        concepts: what presence is known of.
-        present: bool [N, K].
-        tokenizer: of the vocabulary.
+        concepts: concepts with a presence label.
+        present: bool [N, K], the labels.
+        tokenizer: the starter's tokenizer.
     """
 
     photos: tuple[Photo, ...]
@@ -46,12 +46,12 @@ class Album:
     tokenizer: PreTrainedTokenizerFast
 
     def encoder(self) -> Callable[[str], list[int]]:
-        """Text to token ids; words outside the vocabulary become `<unk>`."""
+        """Return a function from text to token ids; words outside the vocabulary become `<unk>`."""
         ids, unknown = self.tokenizer.get_vocab(), self.tokenizer.unk_token_id
         return lambda text: [ids.get(word, unknown) for word in split(text)]
 
     def answer_weights(self) -> Tensor:
-        """float32 [V]: a yes or no, the one word of its answer, counts as much as several words of a caption."""
+        """Return the loss weight of each token, float32 [V]; "yes" and "no" weigh more than words of captions."""
         weights, ids = torch.ones(len(self.tokenizer)), self.tokenizer.get_vocab()
         weights[ids["yes"]], weights[ids["no"]] = _YES, _NO
         return weights
@@ -59,14 +59,14 @@ class Album:
 
 @dataclass(frozen=True)
 class Batch:
-    """B photos, and in the second stage what is asked about them.
+    """Features of B photos, and in the second stage their questions.
 
     Attributes:
         fine: float32 [B, C, S / 16, S / 16].
         coarse: float32 [B, D, S / 32, S / 32].
-        kept: float32 [B, 1, D + C], 0 for the features of a photo that are hidden in this batch.
+        kept: float32 [B, 1, D + C], dropout factors of the features; 0 drops one.
         present: bool [B, K].
-        packed: the questions; None in the first stage.
+        packed: packed questions; None in the first stage.
     """
 
     fine: Tensor
@@ -77,19 +77,19 @@ class Batch:
 
 
 def looks(album: Album, size: int, seed: int, start: int) -> Iterator[Batch]:
-    """Endless batches for the first stage."""
+    """Yield batches of the first stage without end."""
     for step, rows in enumerate(batches(len(album.photos), size, seed, start), start=start):
         yield _batch(album, rows, np.random.default_rng((seed, step, 3)))
 
 
 def talks(album: Album, cells: int, size: int, seed: int, start: int) -> Iterator[Batch]:
-    """Endless batches for the second stage; questions and captions are drawn anew each time.
+    """Yield batches of the second stage without end; questions and captions are drawn anew each time.
 
     Args:
         album: the photos.
-        cells: tokens that stand for one photo.
+        cells: image tokens per photo.
         size: photos per batch.
-        seed: of order, questions and mirroring.
+        seed: seed of order, questions and mirroring.
         start: batches to skip, on resume.
     """
     encode, habits = album.encoder(), habits_of(album.photos)
@@ -97,7 +97,7 @@ def talks(album: Album, cells: int, size: int, seed: int, start: int) -> Iterato
     for step, rows in enumerate(batches(len(album.photos), size, seed, start), start=start):
         rng = np.random.default_rng((seed, step, 7))
         dialogues = [dialogue(album.photos[row], habits, rng) for row in rows]
-        # A mirrored photo must not be told left from right.
+        # Photos whose texts say left or right are not mirrored.
         keeps_side = np.array([any(_SIDES & set(split(f"{q} {a}")) for q, a in pairs) for pairs in dialogues])
         yield _batch(album, rows, rng, ~keeps_side, pack(dialogues, encode, cells, prefix + LENGTH))
 
@@ -117,12 +117,12 @@ def _batch(
 
 
 class Reader(nn.Module):
-    """Projector, word embeddings and language model over cached features, sharing their weights with the model.
+    """Projector, word embeddings and language model over cached features; the weights are those of the model.
 
     Args:
-        model: the starter; its tower joins the features and stays frozen.
+        model: the starter; its tower concatenates the features and stays frozen.
         alignment: the weak supervision.
-        weight: [V], how much each word counts in an answer; all the same where None.
+        weight: [V], weight of each token in the loss of answers; None is uniform.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Reader(nn.Module):
         self._join = model.model.vision_tower.join
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Returns the loss and its parts; answers count only where the batch has questions."""
+        """Return the loss and its terms; the loss of answers is included if the batch has questions."""
         with torch.no_grad():
             features = self._join(batch.fine, batch.coarse)
             features[..., : batch.kept.shape[-1]] *= batch.kept
@@ -155,10 +155,10 @@ class Reader(nn.Module):
         return answers + _ALIGNMENT * loss, {"answers": answers.item(), "right": right, **figures}
 
     def _first_look(self, projected: Tensor, words: Tensor) -> Look:
-        """What the first layer's heads for likeness compare.
+        """Return keys and queries of the first layer's heads with equal initial query and key matrices.
 
-        There a word has read nothing yet, so its attention is known without running the model, and the same weak
-        supervision that brings words and cells together brings those heads' attention to where the word is.
+        The first layer's attention depends on the word embedding alone, so it is computed without running the model,
+        and the weak supervision applies to it directly.
         """
         layer = self.language_model.layers[0]
         likeness = layer.self_attn.q_proj.out_features // 2  # the half that `attend_to_likeness` prepared
@@ -178,7 +178,7 @@ class Reader(nn.Module):
         )
 
     def aligned(self) -> nn.ModuleDict:
-        """What the first stage trains: projector, words, and what the first layer's attention looks with."""
+        """Return the modules of the first stage: projector, words, and the first layer's norm, queries and keys."""
         layer = self.language_model.layers[0]
         return nn.ModuleDict(
             {
@@ -193,6 +193,6 @@ class Reader(nn.Module):
 
 
 def _turned(vectors: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary positions on the heads' vectors [B, N, heads * width], waves [1, N or 1, width]; [B, N, heads, width]."""
+    """Apply rotary positions: vectors [B, N, heads * width], waves [1, N or 1, width], result [B, N, heads, width]."""
     heads = vectors.unflatten(-1, (-1, cosine.shape[-1]))
     return heads * cosine[:, :, None] + rotate_half(heads) * sine[:, :, None]

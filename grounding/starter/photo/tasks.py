@@ -1,7 +1,7 @@
-"""What a photo starter is asked about each training photo, all of it from captions and the list of classes present.
+"""Make training questions about photos from captions and the classes present, without boxes and masks.
 
-No box and no mask is read here. Questions about a phrase ("describe the brown dog .") are answered with what a caption
-goes on to say of it, so that the model has to look where the phrase is to answer.
+A question about a phrase ("describe the brown dog .") is answered with the continuation of a caption, so that the model
+must attend to the phrase's object.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from grounding.text.parse import RuleNounFinder
 from grounding.text.words import split_words
 
 _MOST_PHRASES, _PHRASE_WORDS = 4, 8
-_EACH_SPLIT = 3  # questions with answer no, of each of the three kinds
+_EACH_SPLIT = 3  # questions with answer "no" of each of the three kinds
 
 
 @dataclass(frozen=True)
 class Habits:
-    """How often classes occur in the training photos, alone and together.
+    """Counts of classes and of pairs of classes in the training photos.
 
     Attributes:
         classes: C names.
-        alone: float64 [C], photos with the class.
-        together: float64 [C, C], photos with both; the diagonal is 0.
+        alone: float64 [C], number of photos with the class.
+        together: float64 [C, C], number of photos with both classes; the diagonal is 0.
     """
 
     classes: tuple[str, ...]
@@ -46,7 +46,7 @@ class Habits:
 
 
 def habits_of(photos: Iterable[Photo], classes: Sequence[str] | None = None) -> Habits:
-    """Counts over photos."""
+    """Count classes and pairs of classes over photos."""
     names = tuple(classes or coco_classes())
     index = {name: number for number, name in enumerate(names)}
     present = np.zeros((0, len(names)))
@@ -61,16 +61,18 @@ def habits_of(photos: Iterable[Photo], classes: Sequence[str] | None = None) -> 
 
 
 def absent_classes(photo: Photo, habits: Habits, rng: np.random.Generator, each: int = _EACH_SPLIT) -> list[str]:
-    """Classes the photo does not show: at random, by popularity, and by what usually comes with what it shows.
+    """Draw classes that the photo does not show: at random, by frequency, and by co-occurrence with shown ones.
 
-    These are the three kinds of negatives of POPE (Li et al., 2023, section 4.1). There the most frequent ones are
-    taken; here they are drawn with probabilities that follow the counts, so that all are asked for over time.
+    These are the three kinds of negatives of POPE (Li et al., 2023, section 4.1).
 
     Args:
         photo: the photo.
         habits: counts over the training photos.
-        rng: where draws come from.
-        each: how many of each kind; fewer where the photo shows nearly everything.
+        rng: random generator.
+        each: number of classes of each kind; fewer if the photo shows nearly all.
+
+    Notes:
+        POPE takes the most frequent classes; here they are drawn with probabilities proportional to the counts.
     """
     shown = np.isin(habits.classes, photo.objects)
     company = habits.together[shown].sum(axis=0)
@@ -89,17 +91,17 @@ def absent_classes(photo: Photo, habits: Habits, rng: np.random.Generator, each:
 
 @dataclass(frozen=True)
 class Phrase:
-    """A noun phrase of a caption and what the caption says from there on."""
+    """A noun phrase of a caption, and the caption's text from the phrase on."""
 
     expression: str
     text: str
 
 
 def phrases(caption: str) -> list[Phrase]:
-    """Short referring phrases of a caption: each noun with the adjectives before it.
+    """Return short referring phrases of a caption: each noun with the adjectives before it.
 
-    The noun is what the rules for head nouns find in the words between two stop words; the phrase's text is the phrase
-    with up to eight words of what follows.
+    The noun is the head noun, by rules, of the words between two stop words; the phrase's text is the phrase with up to
+    eight following words.
     """
     text = " ".join(split(caption))
     words = split_words(text)
@@ -124,7 +126,7 @@ def phrases(caption: str) -> list[Phrase]:
 
 
 def dialogue(photo: Photo, habits: Habits, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """(question, answer) pairs about one photo: two captions, then phrases, presence and a list in random order."""
+    """Draw (question, answer) pairs about a photo: two captions, then phrases, presence and a list in random order."""
     order = rng.permutation(len(photo.captions))
     captions = [_tidy(photo.captions[i]) for i in order]
     pairs = [(DESCRIBE, captions[0]), (DETAIL, " ".join(captions[:3]))]
@@ -137,10 +139,10 @@ def dialogue(photo: Photo, habits: Habits, rng: np.random.Generator) -> list[tup
         if said[phrase.expression] and question not in dict(asked) and len(asked) < _MOST_PHRASES:
             asked.append((question, f"{phrase.text} ."))
     absent = absent_classes(photo, habits, rng)
-    # As many answers of yes as of no, classes asked for again where a photo shows few.
+    # As many answers "yes" as "no"; classes repeat if the photo shows few.
     shown = (
         [photo.objects[i % len(photo.objects)] for i in rng.permutation(max(len(absent), len(photo.objects)))]
-        if (photo.objects)
+        if photo.objects
         else []
     )
     asked += [(EXISTS.format(thing=with_indefinite(name)), "no") for name in absent]
@@ -152,7 +154,7 @@ def dialogue(photo: Photo, habits: Habits, rng: np.random.Generator) -> list[tup
 
 
 def with_indefinite(name: str) -> str:
-    """The class with the article POPE gives it: "a dog", "an apple", and "a skis" as well."""
+    """Return the class with an article as in POPE: "a dog", "an apple", also "a skis"."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 

@@ -1,8 +1,8 @@
-"""Trains the photo starter: `python -m grounding.starter.photo.train --data PHOTOS --out runs/photo`.
+"""Train the photo starter: `python -m grounding.starter.photo.train --data PHOTOS --out runs/photo`.
 
 Reads a folder of photos (see `grounding.photos`), keeps the test photos away, computes the backbone's
 features once, aligns projector and words, trains the language model, and writes the model folder with its card. Every
-step is kept in the output folder, so the same command goes on after an interruption. Needs the extra `photo`; nothing
+step is kept in the output folder, so the same command resumes after an interruption. Needs the extra `photo`; nothing
 is downloaded.
 
 On one core a step of the first stage takes about 0.45 s and one of the second 1.3 s with 12 x 12 cells, several times
@@ -38,13 +38,13 @@ class TrainConfig:
     Attributes:
         data: folder of photos.
         out: folder for features, checkpoints, curves and, at the end, `model/`.
-        seed: of weights, batches and questions.
+        seed: seed of weights, batches and questions.
         shape: size of the language model and of the grid.
         alignment: schedule of the first stage.
         alignment_batch: photos per step of the first stage.
         language: schedule of the second stage.
         language_batch: photos, with all their questions, per step of the second stage.
-        limit: train on the first photos only, to try things out; all where 0.
+        limit: number of training photos; 0 is all.
         threads: CPU threads.
     """
 
@@ -63,7 +63,7 @@ class TrainConfig:
 
 
 def train(config: TrainConfig) -> Path:
-    """Runs what is left to do of a training run and returns the model folder.
+    """Run or resume a training run and return the model folder.
 
     Raises:
         ManifestError: the photos cannot be read.
@@ -95,7 +95,7 @@ def train(config: TrainConfig) -> Path:
 
 
 def prepare(config: TrainConfig) -> tuple[LlavaForConditionalGeneration, Album, Spec, Reader]:
-    """The model with its frozen backbone loaded, and the training photos with their features."""
+    """Build the model with its frozen backbone, and the training photos with their features."""
     photos = read_photos(config.data).train
     photos = photos[: config.limit] if config.limit else photos
     spec = Spec(vocabulary(c for photo in photos for c in photo.captions), len(photos), config.shape)
@@ -114,7 +114,7 @@ def prepare(config: TrainConfig) -> tuple[LlavaForConditionalGeneration, Album, 
 
 
 def main() -> None:
-    """Command line of the training script."""
+    """Run the training from the command line."""
     train(tyro.cli(TrainConfig, description=__doc__))
 
 
