@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from grounding.errors import EmptyMapError, MethodError
+from grounding.geometry import tight_box
 from grounding.types import BoolArray, Box, FloatArray, Heatmap, IntArray, PointPrompts
 
 EIGHT = np.ones((3, 3), int)
@@ -56,7 +57,7 @@ class PointRule(ABC):
     def cells(self, values: FloatArray) -> tuple[IntArray, IntArray]:
         """Cells on and off the object, [P, 2] and [N, 2] (row, column), of a map [h, w] that is not empty."""
 
-    def box(self, values: FloatArray) -> tuple[int, int, int, int] | None:
+    def box(self, values: FloatArray) -> Box | None:
         """A box in cells (left, top, right, bottom), right and bottom not included, where the rule gives one."""
         return None
 
@@ -201,9 +202,9 @@ class SpreadPoints(PointRule):
             np.where(allowed, -values - nearness, -np.inf), self.negatives, max(self.spacing * unit, 1)
         )
 
-    def box(self, values: FloatArray) -> tuple[int, int, int, int] | None:
+    def box(self, values: FloatArray) -> Box | None:
         """The region's tight box in cells, where asked for."""
-        return _tight(connected_region(values, self.threshold, self.region)) if self.with_box else None
+        return tight_box(connected_region(values, self.threshold, self.region)) if self.with_box else None
 
 
 @dataclass(frozen=True)
@@ -228,9 +229,9 @@ class OtsuBox(PointRule):
             return _NONE, _NONE
         return np.array([_peak(np.where(connected_region(values, "otsu", self.region), values, -1))]), _NONE
 
-    def box(self, values: FloatArray) -> tuple[int, int, int, int]:
+    def box(self, values: FloatArray) -> Box:
         """The region's tight box in cells."""
-        return _tight(connected_region(values, "otsu", self.region))
+        return tight_box(connected_region(values, "otsu", self.region))
 
 
 RULES: dict[str, type[PointRule]] = {rule.name: rule for rule in (ArgMax, MaxMinPair, SpreadPoints, OtsuBox)}
@@ -307,11 +308,6 @@ _NONE: IntArray = np.zeros((0, 2), np.int64)
 def _peak(values: npt.NDArray[Any]) -> tuple[int, int]:
     row, column = np.unravel_index(int(np.argmax(values)), values.shape)
     return int(row), int(column)
-
-
-def _tight(region: BoolArray) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _check_threshold(threshold: Threshold, rule: str) -> None:

@@ -14,10 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from grounding.geometry import Box, tight_box
+
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ class Segment:
         score: the segmenter's own estimate of the mask's IoU, in [0, 1] up to rounding.
         points: the prompt that led to it.
         label: the words it stands for.
-        agreement: how well the mask covers the map (see `segmenters/choice.py`), where it was measured.
+        agreement: how well the mask covers the map (see `segmenters/mask_selection.py`), where it was measured.
     """
 
     mask: BoolArray
@@ -240,7 +241,4 @@ class Segment:
     @property
     def box_xyxy(self) -> Box:
         """The tightest box around the mask in pixels, (0, 0, 0, 0) for an empty mask."""
-        rows, columns = np.any(self.mask, axis=1).nonzero()[0], np.any(self.mask, axis=0).nonzero()[0]
-        if len(rows) == 0:
-            return (0.0, 0.0, 0.0, 0.0)
-        return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+        return tight_box(self.mask)

@@ -331,11 +331,11 @@ class FaithfulDescription:
             yield NounSupport(phrase.text, phrase.noun.text, phrase.span, heatmap, points, segment, support, supported)
 
     def _segment(self, segmenter: Segmenter, heatmap: Heatmap, points: PointPrompts, phrase: NounPhrase) -> Segment:
-        from grounding.segmenters.mask_selection import MaskRule, ask
+        from grounding.segmenters.mask_selection import MaskRule, predict_mask
 
         wanted = self.method.mask
         rule = MaskRule(wanted.choice, wanted.measure)
-        return ask(segmenter, points, heatmap, rule, wanted.cascade, phrase.text)
+        return predict_mask(segmenter, points, heatmap, rule, wanted.cascade, phrase.text)
 
     def _background(self, image: Image.Image) -> AttentionMaps | None:
         """The maps of the method's generic prompt, of all layers as those of the nouns are."""

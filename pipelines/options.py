@@ -66,7 +66,7 @@ class ModelOptions(LoadOptions):
         import torch
         from transformers.utils.logging import disable_progress_bar
 
-        from grounding.console import talk
+        from grounding.console import stderr
 
         torch.manual_seed(self.seed)
         disable_progress_bar()  # a bar over a model's tensors says nothing; downloads have their own
@@ -80,5 +80,5 @@ class ModelOptions(LoadOptions):
             batch_size=self.batch_size,
         )
         if pipe.vlm.notice:
-            talk().print(f"note: {pipe.vlm.notice}")
+            stderr().print(f"note: {pipe.vlm.notice}")
         return pipe

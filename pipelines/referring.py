@@ -240,11 +240,11 @@ class ReferringSegmentation:
 
     def ask(self, heatmap: Heatmap, points: PointPrompts, expression: str, method: Method | None = None) -> Segment:
         """The mask for points on the picture that was encoded last, chosen by the method's rule."""
-        from grounding.segmenters.mask_selection import MaskRule, ask
+        from grounding.segmenters.mask_selection import MaskRule, predict_mask
 
         wanted = (method or self.method).mask
         rule = MaskRule(wanted.choice, wanted.measure)
-        return ask(self.segmenter, points, heatmap, rule, wanted.cascade, expression)
+        return predict_mask(self.segmenter, points, heatmap, rule, wanted.cascade, expression)
 
     def _run(self, pairs: list[Pair]) -> list[ReferringResult]:
         opened = _open(pairs)

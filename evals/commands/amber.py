@@ -8,7 +8,7 @@ from pathlib import Path
 from evals.commands.checks import check_seed
 from evals.commands.generation import GenerationOptions
 from evals.tasks.amber import AmberAsking, AmberTask
-from grounding.console import emit, results
+from grounding.console import emit, stdout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,5 +41,5 @@ class EvalAmberCommand(GenerationOptions, AmberAsking):
         if self.json:
             emit(found.data)
         else:
-            results().print(found.text)
+            stdout().print(found.text)
         return 0

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from grounding.console import emit, results, talk
+from grounding.console import emit, stderr, stdout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class BenchRecordCommand:
         from evals.bench.record import BenchSize, measure_record
 
         size = BenchSize(self.layers, self.hidden, self.heads, self.kv_heads, self.intermediate, self.length, self.rows)
-        found = measure_record(size, rounds=self.rounds, eager_rounds=self.eager_rounds, progress=talk().print)
+        found = measure_record(size, rounds=self.rounds, eager_rounds=self.eager_rounds, progress=stderr().print)
         tell(asdict(found), self.json)
         return 0
 
@@ -125,7 +125,7 @@ class BenchSteerCommand:
         size = SteerBenchSize(
             self.layers, self.hidden, self.heads, self.kv_heads, self.image_tokens, self.new_tokens, self.steer
         )
-        tell(asdict(measure_steer(size, rounds=self.rounds, progress=talk().print)), self.json)
+        tell(asdict(measure_steer(size, rounds=self.rounds, progress=stderr().print)), self.json)
         return 0
 
 
@@ -139,4 +139,4 @@ def tell(found: dict[str, Any], as_json: bool) -> None:
         return
     width = max(len(name) for name in values)
     for name, value in values.items():
-        results().print(f"{name:<{width}}  {f'{value:.4g}' if isinstance(value, float) else value}")
+        stdout().print(f"{name:<{width}}  {f'{value:.4g}' if isinstance(value, float) else value}")

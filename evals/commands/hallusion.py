@@ -8,7 +8,7 @@ from pathlib import Path
 from evals.commands.checks import check_seed
 from evals.commands.generation import GenerationOptions
 from evals.tasks.hallusion import HallusionAsking, HallusionTask
-from grounding.console import emit, results
+from grounding.console import emit, stdout
 from grounding.errors import EvalDataError
 
 
@@ -57,5 +57,5 @@ class EvalHallusionCommand(GenerationOptions, HallusionAsking):
         if self.json:
             emit(found.data)
         else:
-            results().print(found.text)
+            stdout().print(found.text)
         return 0

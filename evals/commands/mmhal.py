@@ -8,7 +8,7 @@ from pathlib import Path
 from evals.commands.checks import check_seed
 from evals.commands.generation import GenerationOptions
 from evals.tasks.mmhal import MMHalAsking, MMHalTask
-from grounding.console import emit, progress_bar, results, talk
+from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import EvalDataError
 
 
@@ -43,12 +43,12 @@ class EvalMMHalCommand(GenerationOptions, MMHalAsking):
         judge = self.asked()
         items, template = read_items(self.responses), read_template(self.template)
         prompts = [prompt(item, template) for item in items]
-        with progress_bar(talk()) as progress:
+        with progress_bar(stderr()) as progress:
             task = progress.add_task("eval mmhal", total=len(prompts))
             replies = ask_all(prompts, judge, self.out, lambda: progress.advance(task))
         found = score_replies(items, [reply.text for reply in replies], self.judge, template, self.seed)
         if self.json:
             emit(found.data)
         else:
-            results().print(found.text)
+            stdout().print(found.text)
         return 0

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from grounding.console import emit, progress_bar, results, talk
+from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import GroundingError, ManifestError, OutputError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class CalibrateSensitivityCommand:
 
         sources = sources_of(self.manifest, self.scenes, self.seed)
         vlm = load(self.model, self.device, self.dtype)
-        with progress_bar(talk()) as progress:
+        with progress_bar(stderr()) as progress:
             task = progress.add_task("measure", total=len(sources))
 
             def left_out(index: int, why: GroundingError) -> None:
@@ -106,7 +106,7 @@ class CalibrateSensitivityCommand:
         else:
             values = found.array()
             layer, head = divmod(int(values.argmax()), values.shape[1])
-            results().print(
+            stdout().print(
                 f"{found.kind} of {values.shape[0]} layers of {values.shape[1]} heads on {found.n} samples "
                 f"({missed} left out) in {self.out}; the highest is head {head} of layer {layer}, "
                 f"{values[layer, head]:.4g}"

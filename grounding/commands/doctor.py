@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from grounding.console import emit, results
+from grounding.console import emit, stdout
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,7 @@ class DoctorCommand:
             emit({"passed": passed, "checks": [asdict(one) for one in checks]})
         else:
             for one in checks:
-                results().print(f"{'pass' if one.passed else 'FAIL'}  {one.name}: {one.detail}")
+                stdout().print(f"{'pass' if one.passed else 'FAIL'}  {one.name}: {one.detail}")
             failed = sum(not one.passed for one in checks)
-            results().print(
-                f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed"
-            )
+            stdout().print(f"{failed} of {len(checks)} checks failed" if failed else f"all {len(checks)} checks passed")
         return 0 if passed else 1

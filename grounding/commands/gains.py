@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grounding.commands.calibrate import check_out, sources_of
-from grounding.console import emit, progress_bar, results, talk
+from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import GroundingError
 from grounding.steering.fit_settings import FitSettings
 
@@ -50,7 +50,7 @@ class CalibrateGainsCommand:
 
         vlm = load(self.model, self.device, self.dtype)
         missed = 0
-        with progress_bar(talk()) as progress:
+        with progress_bar(stderr()) as progress:
             task = progress.add_task("fit", total=len(sources) * self.fit.passes)
 
             def left_out(index: int, why: GroundingError) -> None:
@@ -72,7 +72,7 @@ class CalibrateGainsCommand:
                 }
             )
         else:
-            results().print(
+            stdout().print(
                 f"gains of {vlm.layer_count} layers of {vlm.head_count} heads on {found.n} samples ({missed} "
                 f"left out) in {self.out}; mean log-probability of an answer's token {found.curve[0]:.4f} in the first "
                 f"pass, {found.curve[-1]:.4f} in the last"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from grounding.console import emit, progress_bar, results, talk
+from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import UsageError
 
 
@@ -34,13 +34,13 @@ class ScenesCommand:
 
         if self.n < 1 or self.seed < 0:
             raise UsageError(f"--n {self.n} --seed {self.seed} were given, expected n of at least 1 and a seed from 0")
-        with progress_bar(talk()) as progress:
+        with progress_bar(stderr()) as progress:
             task = progress.add_task("draw", total=self.n)
             written = write_scenes(self.out, self.seed, self.n, lambda: progress.advance(task))
         if self.json:
             emit({**asdict(written), "folder": str(self.out), "manifest": str(self.out / EXPRESSIONS)})
         else:
-            results().print(
+            stdout().print(
                 f"{written.scenes} scenes with {written.objects} objects and {written.expressions} expressions "
                 f"in {self.out}"
             )

@@ -11,8 +11,8 @@ import torch
 
 from grounding.attention.recorder import record
 from grounding.attention.request import Reduce, RowRequest
+from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM, Prepared
-from grounding.models.memory import explain_out_of_memory
 from grounding.text.align import Span, align
 from grounding.text.words import split_words
 from grounding.types import AttentionMaps, Word

@@ -11,9 +11,9 @@ import torch
 from grounding.attention.recorder import record
 from grounding.attention.request import Reduce, RowRequest
 from grounding.errors import ExpressionError
+from grounding.memory import explain_out_of_memory
 from grounding.models.base import LAST_WORD, VLM, Prepared
 from grounding.models.maps import mean_rows, spell, until_end
-from grounding.models.memory import explain_out_of_memory
 from grounding.text.align import align
 from grounding.text.nouns import NounPhrase, noun_phrases
 from grounding.text.words import split_words

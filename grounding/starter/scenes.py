@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
-from grounding.types import BoolArray, Box
+from grounding.geometry import Box, tight_box
+from grounding.types import BoolArray
 
 if TYPE_CHECKING:
     from grounding.starter.language import Expression, Question
@@ -95,8 +96,7 @@ class SceneObject:
     @property
     def box_xyxy(self) -> Box:
         """The tightest box around the visible pixels."""
-        rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
-        return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+        return tight_box(self.mask)
 
 
 @dataclass(frozen=True)

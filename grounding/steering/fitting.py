@@ -20,9 +20,9 @@ from torch import Tensor
 from grounding.attention.edits import AttentionEdit, RowEdit
 from grounding.attention.rows import AttentionCall
 from grounding.errors import GroundingError, MethodError
+from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
 from grounding.models.maps import spell
-from grounding.models.memory import explain_out_of_memory
 from grounding.steering.fit_settings import FitSettings
 from grounding.steering.head_gains import HeadGains, Table
 from grounding.steering.method import Steering

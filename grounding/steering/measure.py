@@ -20,7 +20,6 @@ from contextlib import ExitStack
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from grounding.attention import RowRequest, record
@@ -28,13 +27,14 @@ from grounding.attention.edits import AttentionEdit, RowEdit
 from grounding.attention.introspect import find_decoder, layers_of
 from grounding.attention.rows import AttentionCall, as_index, attention_rows
 from grounding.errors import GroundingError, ImageError, MethodError
+from grounding.geometry import cell_coverage
+from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
-from grounding.models.memory import explain_out_of_memory
 from grounding.steering.samples import Sample, Source
 from grounding.steering.seam import output_projection, steered
 from grounding.steering.sensitivity import Kind, Sensitivity
 from grounding.steering.teacher_forcing import AnswerEditor, AnswerForward, TeacherForcedSample
-from grounding.types import BoolArray, FloatArray, TokenGrid
+from grounding.types import BoolArray, FloatArray
 
 _REMEDY = "use a smaller picture, a shorter answer, --dtype bfloat16, or a smaller model"
 
@@ -142,16 +142,9 @@ def _covered(reading: TeacherForcedSample, mask: BoolArray | None) -> Tensor:
     image = reading.prepared.image_positions[0]
     shares = dict.fromkeys(image.tolist(), -1.0)
     for grid in reading.prepared.grids[0]:
-        shares.update(zip(grid.positions.tolist(), _cells(mask, grid).ravel().tolist(), strict=True))
+        cells = cell_coverage(mask, grid.shape, grid.box_xyxy)
+        shares.update(zip(grid.positions.tolist(), cells.ravel().tolist(), strict=True))
     return torch.tensor([shares[position] for position in image.tolist()])
-
-
-def _cells(mask: BoolArray, grid: TokenGrid) -> FloatArray:
-    """[h, w] share of each cell on the mask; where a grid reaches over the picture's border there is no object."""
-    x0, y0, x1, y1 = (round(edge) for edge in grid.box_xyxy)
-    inside = Image.fromarray(mask.astype(np.float32)).crop((x0, y0, x1, y1))
-    height, width = grid.shape
-    return np.asarray(inside.resize((width, height), Image.Resampling.BOX), dtype=np.float32)
 
 
 class _WithoutImage(AnswerEditor):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from grounding.console import emit, results, talk
+from grounding.console import emit, stderr, stdout
 from grounding.errors import FATAL, GroundingError, ManifestError
 from grounding.io import open_image
 from pipelines.commands.render import token_streamer, write_description
@@ -94,7 +94,7 @@ class DescribeCommand(LoadOptions):
             record: Record = {"key": short_hash([image, config.hash], 16), "image": image, "config": config.hash}
             if isinstance(outcome, GroundingError):
                 failed += 1
-                talk().print(f"failed: {image}: {outcome}")
+                stderr().print(f"failed: {image}: {outcome}")
                 record |= {"error": {"kind": type(outcome).__name__, "sentence": str(outcome)}}
             else:
                 record |= self._record(outcome, image, record["key"])
@@ -105,7 +105,7 @@ class DescribeCommand(LoadOptions):
                 emit(record if isinstance(outcome, GroundingError) else record | {"speed": _speed(outcome)})
         if failed:
             where = f", see their lines in {self.out / RESULTS}" if self.out is not None else ""
-            talk().print(f"{failed} of {len(images)} images failed{where}")
+            stderr().print(f"{failed} of {len(images)} images failed{where}")
         return 1 if failed else 0
 
     def _config(self, steering: Steering | None, decoding: Decoding) -> DescribeConfig:
@@ -123,10 +123,10 @@ class DescribeCommand(LoadOptions):
         vlm = load(self.model, self.device, self.dtype, self.device_map)
         segmenter = load_segmenter(self.segmenter, self.device, self.dtype) if self.masks else None
         if vlm.notice:
-            talk().print(f"note: {vlm.notice}")
+            stderr().print(f"note: {vlm.notice}")
         pipe = FaithfulDescription(vlm, self.chosen_method(), segmenter, steering, decoding, self.threshold)
         if pipe.threshold is None:
-            talk().print(
+            stderr().print(
                 f"note: no threshold of support was measured for {self.model}, so no noun is flagged for a low one: "
                 "give --threshold"
             )
@@ -139,12 +139,12 @@ class DescribeCommand(LoadOptions):
         streams = self.num_beams == 1 and not self.json
 
         def stream(label: str) -> Any:
-            results().print(f"{label}:" if label == UNSTEERED else f"{label} by {self.steer}:")
+            stdout().print(f"{label}:" if label == UNSTEERED else f"{label} by {self.steer}:")
             return token_streamer(pipe.vlm.tokenizer)
 
         for image in images:
             if not self.json:
-                results().print(image, style="bold")
+                stdout().print(image, style="bold")
             try:
                 description = pipe(image, self.question, stream=stream if streams else None)
             except FATAL:
@@ -155,7 +155,7 @@ class DescribeCommand(LoadOptions):
                 yield image, error
                 continue
             if not self.json:
-                write_description(description, results(), streamed=streams)
+                write_description(description, stdout(), streamed=streams)
             yield image, description
 
     def _record(self, description: Description, image: str, key: str) -> Record:

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from grounding.errors import ModelError
+from grounding.memory import explain_out_of_memory
 from grounding.models import load as load_module
 from grounding.models.load import load, load_config, source_of, starter_folder
 from grounding.models.maps import attend
-from grounding.models.memory import explain_out_of_memory
 from grounding.models.registry import family_class
 from grounding.models.tiny import TINY, tiny_llava
 
