@@ -21,6 +21,6 @@ CALIBRATE_GAINS = Command(
 )
 CALIBRATE_SENSITIVITY = Command(
     "measure how much each head depends on the image, for steering files",
-    "grounding.commands.calibrate:CalibrateSensitivityCommand",
+    "grounding.commands.sensitivity:CalibrateSensitivityCommand",
     group="Calibrate",
 )

@@ -1,4 +1,4 @@
-"""`grounding doctor`: is what gets recorded right, on the versions installed here?"""
+"""`grounding doctor`: check recorded attention on the installed versions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from grounding.console import emit, stdout
 class DoctorCommand:
     """Build tiny random models of the real classes and compare recorded attention with eager attention.
 
-    The exit code is 0 where every check passes and 1 where one does not.
+    The exit code is 0 if every check passes, otherwise 1.
 
     Attributes:
-        model: `starter`, a folder or a hub id: check its model type only. Its config is read, not its weights.
+        model: `starter`, a folder or a hub id; check only its model type. Its config is read, not its weights.
         json: print one JSON object on stdout instead of the list.
     """
 
@@ -22,7 +22,7 @@ class DoctorCommand:
     json: bool = False
 
     def run(self) -> int:
-        """Check, and tell."""
+        """Check, and print the results."""
         from grounding.doctor import check
 
         checks = check(self.model)

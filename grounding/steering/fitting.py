@@ -171,7 +171,7 @@ def _weights(reading: TeacherForcedSample, emphasis: float) -> Tensor:
     """[T] `emphasis` for tokens of the answer's nouns, 1 for the others."""
     text, spans = spell(reading.vlm.tokenizer, reading.inputs["input_ids"][0, list(reading.targets)].tolist())
     weights = torch.ones(len(reading.targets))
-    for tokens in align([phrase.noun.span for phrase in noun_phrases(text)], spans):
+    for tokens in align([phrase.noun.span for phrase in noun_phrases(text, reading.vlm.finder)], spans):
         weights[list(tokens)] = emphasis
     return weights
 
