@@ -2,7 +2,7 @@
 
 A word is a run of letters, marks, digits, underscores and pictographs of any script; hyphens and apostrophes join two
 runs (`t-shirt`, `man's`), and so does a point or comma between digits (`2.5`). All other characters separate words.
-The kinds come from the project's word list, `stopwords.txt`, whose version is part of a method.
+The kinds come from the project's word list, `stopwords.txt`.
 """
 
 from __future__ import annotations
@@ -23,24 +23,21 @@ Phrase = tuple[int, int]
 
 
 @cache
-def word_list() -> tuple[str, dict[str, frozenset[str]]]:
+def word_list() -> dict[str, frozenset[str]]:
     """Read the project's word list.
 
     Returns:
-        (version, words by section); the sections are `stop` and `spatial`, with words in lower case.
+        Words in lower case by section, `stop` and `spatial`.
     """
     text = (files("grounding.text") / "stopwords.txt").read_text(encoding="utf-8")
-    version = ""
     sections: dict[str, set[str]] = {}
     current: set[str] = set()
     for line in text.splitlines():
-        if line.startswith("# version:"):
-            version = line.partition(":")[2].strip()
-        elif line.startswith("["):
+        if line.startswith("["):
             current = sections.setdefault(line.strip("[] "), set())
         elif not line.startswith("#"):
             current.update(line.split())
-    return version, {name: frozenset(words) for name, words in sections.items()}
+    return {name: frozenset(words) for name, words in sections.items()}
 
 
 def normal(word: str) -> str:
@@ -50,7 +47,7 @@ def normal(word: str) -> str:
 
 def kind_of(word: str) -> WordKind:
     """Classify a single word as stop, spatial or content."""
-    _, sections = word_list()
+    sections = word_list()
     form = normal(word)
     if form in sections["stop"]:
         return WordKind.STOP
