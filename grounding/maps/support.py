@@ -34,7 +34,7 @@ class VisualSupport:
         gaze: a / (a + a'). 0.5 is a noun that looks at the picture as much as a stop word does.
         sharpness: s / (s + s'), s = 1 - H / log n, with the entropy H of that attention over the n cells: 0 where all
             cells draw alike, 1 where one draws everything; s' again of the witnesses.
-        agreement: how well the mask covers the map, negative values counting as 0 (`segmenters.choice.agreement`);
+        agreement: how well the mask covers the map, negative values counting as 0 (`mask_selection.agreement`);
             None where no mask was asked for.
     """
 

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from grounding.errors import ModelError
-from grounding.memory import explain_out_of_memory
 from grounding.models import load as load_module
 from grounding.models.load import load, load_config, source_of, starter_folder
 from grounding.models.maps import attend
@@ -224,8 +223,3 @@ def test_out_of_memory_is_one_sentence(error: Exception, saved_llava: Path, monk
     monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", fails)
     with pytest.raises(ModelError, match=r"out of memory while loading .*choose a smaller model"):
         load(str(saved_llava), device="cpu")
-
-
-def test_other_errors_pass_through() -> None:
-    with pytest.raises(RuntimeError, match="shapes"), explain_out_of_memory("running", "wait"):
-        raise RuntimeError("shapes differ")

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grounding.errors import SegmenterError
-from grounding.geometry import cell_coverage
 from grounding.segmenters.base import MaskCandidates
 from grounding.segmenters.mask_selection import MaskRule, agreement, predict_mask, refine_masks, select_mask
 from grounding.types import Heatmap
@@ -121,25 +120,6 @@ def test_agreement_over_cells_is_agreement_over_pixels(seed, size):
 @pytest.mark.parametrize("measure", ["pearson", "soft_iou", "consistency"])
 def test_a_constant_or_empty_map_agrees_with_nothing_in_particular(measure):
     assert agreement(OBJECT, heatmap(np.zeros((3, 3))), measure) == 0.0
-
-
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**31))
-def test_coverage_keeps_the_area_for_any_pair_of_sizes(h, w, height, width, seed):
-    mask = np.random.default_rng(seed).random((height, width)) < 0.5
-    cells = cell_coverage(mask, (h, w))
-    assert cells.shape == (h, w)
-    assert cells.min() >= 0
-    assert cells.max() <= 1 + 1e-5
-    assert cells.mean() == pytest.approx(mask.mean(), abs=1e-5)
-
-
-def test_coverage_splits_a_pixel_between_cells():
-    np.testing.assert_allclose(cell_coverage(np.array([[True, False, False]]), (1, 2)), [[2 / 3, 0]], atol=1e-6)
-
-
-def test_coverage_of_a_mirrored_mask_is_mirrored():
-    mask = np.random.default_rng(0).random((37, 53)) < 0.5
-    np.testing.assert_allclose(cell_coverage(mask[:, ::-1], (5, 7)), cell_coverage(mask, (5, 7))[:, ::-1], atol=1e-6)
 
 
 @pytest.fixture
