@@ -13,7 +13,7 @@ from evals.bench.segmenter import deepest_point
 from evals.metrics import Outcome, gave_up, judge
 from grounding.errors import EmptyMapError, ExpressionError
 from grounding.methods import Method, run_stages
-from grounding.segmenters.mask_selection import ask
+from grounding.segmenters.mask_selection import predict_mask
 from grounding.starter.language import Expression, SceneTexts
 from grounding.starter.scene_files import scene_seed
 from grounding.starter.scenes import Scene, draw_scene
@@ -154,7 +154,7 @@ def _answer(pipe: ReferringSegmentation, sample: Sample, maps: AttentionMaps, me
 
 def _point(pipe: ReferringSegmentation, sample: Sample, point: PointPrompts) -> Outcome:
     """A control's answer: a point that does not come from the model, and the segmenter's own choice of the mask."""
-    return judge(point, ask(pipe.segmenter, point, rule="iou"), sample.truth)
+    return judge(point, predict_mask(pipe.segmenter, point, rule="iou"), sample.truth)
 
 
 def _centre(image: Image.Image) -> PointPrompts:

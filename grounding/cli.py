@@ -1,7 +1,7 @@
-"""The command `grounding`: finds sub-commands by entry point, parses their options, and turns errors into sentences.
+"""The command `grounding`: finds sub-commands by entry point, parses their options, and prints errors as one sentence.
 
-Nothing heavy is imported before a command is known, so the help is there at once. Exit codes: 0 done, 1 done but some
-items failed or some check did not pass, 2 refused (wrong usage, or something the user can mend), 130 interrupted.
+Nothing heavy is imported before a sub-command runs. Exit codes: 0 success, 1 some items failed or a check did not pass,
+2 refused (wrong usage, or an error that the user can correct), 130 interrupted, 141 the reader of stdout has gone.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from grounding import __version__
-from grounding.command import GROUP, Command
+from grounding.command import ENTRY_POINTS, GROUPS, Command
 from grounding.errors import GroundingError
+from grounding.memory import is_out_of_memory
 
 HEADER = "Where in an image each word lives: attention of vision-language models, turned into masks."
 GLOBAL_OPTIONS = (
@@ -29,12 +30,15 @@ REFUSED = 2
 BROKEN_PIPE = 141
 INTERRUPTED = 130
 
+Path = tuple[str, ...]
+"""The words of a command: ("eval", "scenes")."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the arguments after the program's name; None takes those of the process.
+        argv: arguments after the program's name; those of the process if None.
 
     Returns:
         The exit code.
@@ -43,27 +47,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = _take_debug(arguments)
     try:
         return _dispatch(arguments)
-    except SystemExit as stop:  # tyro's way of ending after a help or a usage error
+    except SystemExit as stop:  # raised by tyro after a help or a usage error
         return stop.code if isinstance(stop.code, int) else REFUSED
     except KeyboardInterrupt:
         if debug:
             raise
-        _say("interrupted; the finished items of a manifest are kept, and the same command goes on from there")
+        _complain("interrupted; finished items of a manifest are kept, and the same command continues from there")
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader (`head`) has gone; Python would complain once more when it flushes stdout at exit.
+        # The reader of stdout (`head`) has gone; redirect it, or Python complains when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except Exception as error:
         sentence = _sentence(error)
         if sentence is None or debug:
             raise
-        _say(f"error: {sentence}")
+        _complain(f"error: {sentence}")
         return REFUSED
 
 
 def _take_debug(arguments: list[str]) -> bool:
-    """Remove `--debug` wherever it stands before a bare `--`, and switch the logs on."""
+    """Remove `--debug` from the arguments before a bare `--`, and enable the logs."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     if "--debug" not in arguments[:end]:
         return False
@@ -80,8 +84,8 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[:1] == ["--version"]:
         print(f"grounding {__version__}")
         return 0
-    commands = {tuple(entry.name.split(".")): entry for entry in entry_points(group=GROUP)}
-    path: tuple[str, ...] = ()
+    commands = {tuple(entry.name.split(".")): entry for entry in entry_points(group=ENTRY_POINTS)}
+    path: Path = ()
     for argument in arguments:
         if path in commands or argument.startswith("-"):
             break
@@ -95,69 +99,61 @@ def _dispatch(arguments: list[str]) -> int:
     return _run(path, commands[path], arguments[len(path) :])
 
 
-def _run(path: tuple[str, ...], entry: EntryPoint, rest: list[str]) -> int:
+def _run(path: Path, entry: EntryPoint, rest: list[str]) -> int:
     import tyro
 
     command: Command = entry.load()
-    kind = command.load()
-    program = " ".join(("grounding", *path))
-    # The last two: where a command has sub-commands, every option stands behind the last word, under its plain name.
+    # The last two: options of a command with sub-commands follow the last word, under their plain names.
     config = (
         tyro.conf.FlagCreatePairsOff,
         tyro.conf.DisallowNone,
         tyro.conf.CascadeSubcommandArgs,
         tyro.conf.OmitArgPrefixes,
     )
-    parsed = tyro.cli(kind, prog=program, args=rest, config=config)
-    return parsed.run()
+    return tyro.cli(command.load(), prog=" ".join(("grounding", *path)), args=rest, config=config).run()
 
 
-def _unknown(path: tuple[str, ...], commands: dict[tuple[str, ...], EntryPoint]) -> int:
-    known = sorted(
-        {name[len(path) - 1] for name in commands if len(name) >= len(path) and name[: len(path) - 1] == path[:-1]}
-    )
+def _unknown(path: Path, commands: dict[Path, EntryPoint]) -> int:
+    known = sorted({name[len(path) - 1] for name in commands if name[: len(path) - 1] == path[:-1]})
     close = difflib.get_close_matches(path[-1], known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-    group = " ".join(("grounding", *path[:-1]))
-    _say(f"error: '{group}' has no command {path[-1]!r}; {hint}")
+    _complain(f"error: '{' '.join(('grounding', *path[:-1]))}' has no command {path[-1]!r}; {hint}")
     return REFUSED
 
 
-def _help(path: tuple[str, ...], commands: dict[tuple[str, ...], EntryPoint]) -> str:
-    """The help of the program or of a group: every command below it, one a line."""
-    rows = [
-        (" ".join(name[len(path) :]), _summary(commands[name]))
-        for name in sorted(commands)
-        if name[: len(path)] == path
-    ]
+def _help(path: Path, commands: dict[Path, EntryPoint]) -> str:
+    """The help of the program, in sections by purpose, or of a group of commands, in one list."""
+    below = {name: _load(commands[name]) for name in sorted(commands) if name[: len(path)] == path}
     options = GLOBAL_OPTIONS if not path else GLOBAL_OPTIONS[:1]
-    width = max(len(name) for name, _ in (*rows, *options))
+    sections: dict[str, list[tuple[str, str]]] = {group: [] for group in (("commands",) if path else GROUPS)}
+    for name, command in below.items():
+        section = "commands" if path else command.group if command.group in sections else GROUPS[-1]
+        sections[section].append((" ".join(name[len(path) :]), command.summary))
+    sections["options"] = list(options)
+    width = max(len(name) for rows in sections.values() for name, _ in rows)
     program = " ".join(("grounding", *path))
-    lines = [f"usage: {program} COMMAND [options]", "", HEADER, "", "commands:"]
-    lines += [f"  {name:<{width}}  {summary}" for name, summary in rows]
-    lines += ["", "options:"]
-    lines += [f"  {name:<{width}}  {summary}" for name, summary in options]
+    lines = [f"usage: {program} COMMAND [options]", "", HEADER]
+    for title, rows in sections.items():
+        if rows:
+            lines += ["", f"{title}:", *(f"  {name:<{width}}  {summary}" for name, summary in rows)]
     lines += ["", f"'{program} COMMAND --help' shows a command's options."]
     return "\n".join(lines)
 
 
-def _summary(entry: EntryPoint) -> str:
-    """A command's line; one broken plug-in must not hide the others."""
+def _load(entry: EntryPoint) -> Command:
+    """Load a command's registration; a package that cannot be imported is listed with the reason."""
     try:
-        return entry.load().summary
+        return entry.load()
     except (ImportError, AttributeError) as error:
-        return f"(cannot be loaded: {error})"
+        return Command(f"(cannot be loaded: {error})", "")
 
 
 def _sentence(error: Exception) -> str | None:
-    """What to tell about an error that a user can mend; None for a fault of the program."""
+    """The sentence of an error that a user can correct; None for a bug in the program."""
     if isinstance(error, GroundingError):
         return str(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return OUT_OF_MEMORY
-    # torch's CPU allocator has no exception class of its own.
-    return OUT_OF_MEMORY if isinstance(error, RuntimeError) and "can't allocate memory" in str(error) else None
+    return OUT_OF_MEMORY if is_out_of_memory(error) else None
 
 
-def _say(text: str) -> None:
+def _complain(text: str) -> None:
     print(text, file=sys.stderr)

@@ -1,44 +1,50 @@
-"""What a package gives the command line: one line for the help, and where the command is found when it is called.
+"""Registration of a sub-command: its line and group in the help, and the class that runs it.
 
-A distribution adds a command by an entry point in the group `grounding.commands` that names a `Command`; a dot in the
-entry point's name makes a group (`eval.scenes` is `grounding eval scenes`). The module that holds the `Command` should
-import nothing heavy, because `grounding --help` loads all of them.
+A distribution adds a sub-command by an entry point in `grounding.commands` that names a `Command`. A dot in the entry
+point's name makes a group: `eval.scenes` is `grounding eval scenes`. The module that holds the `Command` must import
+nothing heavy, because `grounding --help` loads all of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
-GROUP = "grounding.commands"
+ENTRY_POINTS = "grounding.commands"
+
+Group = Literal["Use", "Measure", "Calibrate", "Benchmark", "Look at your installation", "Others"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+"""The sections of `grounding --help`, in order."""
 
 
 class Runnable(Protocol):
     """A parsed command: a frozen dataclass whose fields are its options and whose docstring is its help."""
 
     def run(self) -> int:
-        """Do it.
+        """Run the command.
 
         Returns:
-            The exit code: 0 for success.
+            The exit code: 0 for success, 1 if some items failed or a check did not pass.
 
         Raises:
-            GroundingError: something a user can mend; the command line prints it and exits with 2.
+            GroundingError: an error that a user can correct; the command line prints it and exits with 2.
         """
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command as the help shows it.
+    """One sub-command.
 
     Attributes:
-        summary: one line, without a full stop at its end.
-        target: `module:Class` of the `Runnable` dataclass; imported only when the command is called.
+        summary: its line in the help, without a full stop at the end.
+        target: `module:Class` of the `Runnable` dataclass; imported only when the command runs.
+        group: its section of `grounding --help`; `Others` for commands of other packages.
     """
 
     summary: str
     target: str
+    group: Group = "Others"
 
     def load(self) -> type[Runnable]:
         """Import the class."""

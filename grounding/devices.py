@@ -1,4 +1,4 @@
-"""Device and number format as people write them: `auto`, `cuda:1`, `bfloat16`."""
+"""Devices and number formats by name: `auto`, `cuda:1`, `bfloat16`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ DTYPES: dict[str, torch.dtype] = {
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
-    """Turn a device's name into a device that this machine has.
+    """Resolve a device's name on this machine.
 
     Args:
-        name: `auto` (the first of CUDA, Apple's MPS and the CPU that is there), `cpu`, `cuda`, `cuda:1` or `mps`.
+        name: `auto` (the first available of CUDA, Apple's MPS and the CPU), `cpu`, `cuda`, `cuda:1` or `mps`.
 
     Returns:
-        The device; a plain `cuda` keeps no index and means torch's current one.
+        The device; `cuda` without an index is torch's current one.
 
     Raises:
-        ModelError: the name is none of these, or this machine has no such device.
+        ModelError: an unknown name, or a device that this machine does not have.
     """
     text = str(name)
     if text == "auto":
@@ -50,18 +50,18 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def resolve_dtype(name: str | torch.dtype = "auto", device: torch.device | None = None) -> torch.dtype:
-    """Turn a number format's name into torch's.
+    """Resolve a number format's name.
 
     Args:
         name: `auto`, `float32`, `bfloat16` or `float16`.
-        device: where the numbers will live. `auto` is float32 on the CPU and on MPS; on CUDA it is bfloat16 where the
-            device computes it in hardware, else float16.
+        device: device that `auto` depends on: float32 on the CPU and on MPS; on CUDA bfloat16 if the hardware computes
+            it, otherwise float16.
 
     Returns:
-        The torch format.
+        The torch dtype.
 
     Raises:
-        ModelError: the name is none of these.
+        ModelError: an unknown name.
     """
     text = str(name).removeprefix("torch.")
     if text == "auto":

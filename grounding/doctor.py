@@ -1,7 +1,8 @@
-"""Does recording work on the versions installed here? Tiny random models of the real classes are asked.
+"""Checks of recording on the installed versions, with tiny random models of the real classes.
 
-For each family: rows recorded under the fast kernel against the weights of eager attention, for a left-padded batch and
-for every step of a generation; logits and generated tokens with and without recording; a batch against its elements.
+For each family: rows recorded under the fast kernel equal the weights of eager attention, for a left-padded batch and
+for every step of a generation; logits and generated tokens are the same with and without recording; a batch equals its
+single elements.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from grounding.models.base import VLM, Prepared
 
-# A batch and its single elements are runs of different length, whose own rounding differs; our choice.
 BATCH_TOLERANCE = 1e-5
+"""Largest difference between a batch and its single elements, whose rounding differs with the length; our choice."""
 GENERATED_TOKENS = 5
 OLDEST_TRANSFORMERS = (5, 2)
 EXPRESSIONS = ("the red elephant left of the dog", "dog")
@@ -23,11 +24,11 @@ EXPRESSIONS = ("the red elephant left of the dog", "dog")
 
 @dataclass(frozen=True)
 class Check:
-    """One question and its answer.
+    """One check and its result.
 
     Attributes:
-        name: family and question, "llava: rows equal eager attention".
-        passed: whether all is well.
+        name: family and property, such as "llava: rows equal eager attention".
+        passed: whether the property holds.
         detail: what was measured, or what differs.
     """
 
@@ -37,15 +38,14 @@ class Check:
 
 
 def check(model: VLM | str | None = None) -> list[Check]:
-    """Examine the installed versions.
+    """Check the installed versions.
 
     Args:
-        model: a family, or a model's name (`starter`, folder or hub id; only its config is read), to examine that
-            model's type; every known family where None.
+        model: a loaded model, or a model's name (`starter`, folder or hub id; only its config is read), to check its
+            model type; every known family if None.
 
     Returns:
-        The checks in order, one for the versions and six per family. A check that cannot run has not passed and says
-        why.
+        The checks in order, one for the versions and six per family. A check that cannot run fails with the reason.
 
     Raises:
         ModelError: the named model cannot be found, or its type has no family.
@@ -65,7 +65,7 @@ def check(model: VLM | str | None = None) -> list[Check]:
 
 
 def check_family(model_type: str) -> list[Check]:
-    """The six checks of one family on its tiny model; see `check`."""
+    """Run the six checks of one family on its tiny model; see `check`."""
     from grounding.models.registry import family_class
     from grounding.models.tiny import TINY
 
@@ -73,23 +73,23 @@ def check_family(model_type: str) -> list[Check]:
         vlm = family_class(model_type)(*TINY[model_type](), f"tiny {model_type}")
         prepared = vlm.prepare(_pictures(), EXPRESSIONS)
     except Exception as error:
-        return [Check(f"{model_type}: words and cells are found", False, _told(error))]
+        return [Check(f"{model_type}: words and cells are found", False, _one_line(error))]
     cells = sum(len(layout.cells) for layout in prepared.layouts)
     words = sum(len(words) for words in prepared.words)
     checks = [Check(f"{model_type}: words and cells are found", True, f"{words} words, {cells} cells in a batch of 2")]
-    questions: tuple[tuple[str, Callable[[VLM, Prepared], tuple[bool, str]]], ...] = (
+    properties: tuple[tuple[str, Callable[[VLM, Prepared], tuple[bool, str]]], ...] = (
         ("rows equal eager attention", _rows_equal_eager),
         ("rows of generated tokens equal eager attention", _generated_rows_equal_eager),
         ("logits are unchanged by recording", _logits_unchanged),
         ("generation is unchanged by recording", _generation_unchanged),
         ("a left-padded batch equals its single elements", _batch_equals_single),
     )
-    for question, examine in questions:
+    for name, holds in properties:
         try:
-            passed, detail = examine(vlm, prepared)
-        except Exception as error:  # a broken installation can raise anything; the report goes on
-            passed, detail = False, _told(error)
-        checks.append(Check(f"{model_type}: {question}", passed, detail))
+            passed, detail = holds(vlm, prepared)
+        except Exception as error:  # a broken installation can raise anything
+            passed, detail = False, _one_line(error)
+        checks.append(Check(f"{model_type}: {name}", passed, detail))
     return checks
 
 
@@ -130,7 +130,7 @@ def _generated_rows_equal_eager(vlm: VLM, prepared: Prepared) -> tuple[bool, str
     from grounding.attention.rows import TOLERANCE
 
     allowed = TOLERANCE[torch.float32]
-    with _watching(vlm, prepared) as recording:
+    with _recording(vlm, prepared) as recording:
         _generate(vlm, prepared)
     with _eager(vlm.model):
         eager = _generate(vlm, prepared, output_attentions=True)
@@ -153,7 +153,7 @@ def _logits_unchanged(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
 
     with torch.inference_mode():
         plain = vlm.model(**prepared.inputs, use_cache=False).logits
-        with _watching(vlm, prepared):
+        with _recording(vlm, prepared):
             recorded = vlm.model(**prepared.inputs, use_cache=False).logits
         after = vlm.model(**prepared.inputs, use_cache=False).logits
     if not torch.equal(plain, recorded):
@@ -167,7 +167,7 @@ def _generation_unchanged(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     import torch
 
     plain = _generate(vlm, prepared)
-    with _watching(vlm, prepared):
+    with _recording(vlm, prepared):
         recorded = _generate(vlm, prepared)
     same = torch.equal(plain.sequences, recorded.sequences)
     exact = same and all(torch.equal(a, b) for a, b in zip(plain.scores, recorded.scores, strict=True))
@@ -201,12 +201,12 @@ def _queries(prepared: Prepared) -> tuple[tuple[int, ...], ...]:
 def _recorded(vlm: VLM, prepared: Prepared) -> Any:
     import torch
 
-    with torch.inference_mode(), _watching(vlm, prepared) as recording:
+    with torch.inference_mode(), _recording(vlm, prepared) as recording:
         vlm.model(**prepared.inputs, use_cache=False)
     return recording
 
 
-def _watching(vlm: VLM, prepared: Prepared) -> Any:
+def _recording(vlm: VLM, prepared: Prepared) -> Any:
     from grounding.attention.recorder import record
     from grounding.attention.request import RowRequest
 
@@ -214,6 +214,7 @@ def _watching(vlm: VLM, prepared: Prepared) -> Any:
 
 
 def _generate(vlm: VLM, prepared: Prepared, **options: Any) -> Any:
+    """Call the model's `generate` for its scores and attentions, which `steering.generate` does not return."""
     import torch
 
     with torch.inference_mode():
@@ -249,5 +250,5 @@ def _pictures() -> list[Any]:
     ]
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,18 +1,18 @@
-"""One exception per thing a user can mend. Each message says what was seen, what was expected and what to do."""
+"""Exceptions for errors that a user can correct. Each message says what was seen, what was expected and what to do."""
 
 from __future__ import annotations
 
 
 class GroundingError(Exception):
-    """Base of every error a user can mend; the command line prints it as one sentence and exits with 2."""
+    """Base of every error that a user can correct; the command line prints its sentence and exits with 2."""
 
 
 class ImageError(GroundingError):
-    """A picture that is missing, broken, too small or too large."""
+    """An image that is missing, broken, too small or too large."""
 
 
 class ExpressionError(GroundingError):
-    """Words that are missing, empty, made of stop words alone, or outside a closed vocabulary."""
+    """A referring expression that is empty, made of stop words alone, or outside a closed vocabulary."""
 
 
 class ModelError(GroundingError):
@@ -40,33 +40,39 @@ class UsageError(GroundingError):
 
 
 class SegmenterError(GroundingError):
-    """A segmenter that is unknown, cannot be found or is asked before it has an image."""
+    """A segmenter that is unknown, cannot be loaded or has no image yet, or a mask rule that is wrong."""
 
 
 class OutputError(GroundingError):
-    """A place that cannot be written to, or a result file that cannot be read back."""
+    """An output path that cannot be written, or a result file that cannot be read back."""
 
 
 class ManifestError(GroundingError):
-    """A list of images and expressions that cannot be read, or a line of it that is wrong."""
+    """A manifest (images with expressions or questions) that cannot be read, or a wrong line in it."""
 
 
 class EvalDataError(GroundingError):
-    """Captions, answers, questions or truth that cannot be scored: wrong kind, broken, doubled or not matching."""
+    """Captions, answers, questions or ground truth that cannot be scored: wrong, broken, duplicate or not matching."""
 
 
 class JudgeError(GroundingError):
-    """A judge that cannot be asked, or whose answer cannot be used."""
+    """A judge model that cannot be reached, or a reply of it that cannot be used."""
 
 
 class MissingExtraError(GroundingError):
-    """An optional package that is not installed."""
+    """An optional package that is not installed.
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs the package '{package}', which is not installed: pip install 'vlm-grounding[{extra}]'"
-        )
+    Args:
+        package: what is missing.
+        extra: the extra of this distribution that installs it.
+        purpose: subject of the sentence, such as "MobileSAM".
+        remedy: how to install it, where installing the extra is not all.
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str, remedy: str = "") -> None:
+        remedy = remedy or f"pip install 'vlm-grounding[{extra}]'"
+        super().__init__(f"{purpose} needs the package '{package}', which is not installed: {remedy}")
 
 
 FATAL = (MethodError, MissingExtraError, OutputError, RecordingError, UsageError)
-"""Errors that every further item of a batch would meet too, so that a run ends with them."""
+"""Errors that every further item of a batch would raise too; a run stops at them."""

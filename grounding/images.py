@@ -1,4 +1,4 @@
-"""Pictures from files: every kind that people have, as the RGB that the eye would see, or one sentence why not."""
+"""Images from files: upright RGB from any format that Pillow reads, or an error in one sentence."""
 
 from __future__ import annotations
 
@@ -13,74 +13,82 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from grounding.errors import ImageError
 
 MIN_SIDE = 2
-"""A side of one pixel has no extent that a point could be inside of."""
+"""Smallest side in pixels that is accepted: an image one pixel wide has no room for a point prompt."""
 MAX_SIDE = 16_384
+"""Largest side in pixels that is accepted."""
 MAX_PIXELS = 120_000_000
+"""Largest area in pixels that is accepted."""
 
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 
 def open_image(path: str | Path, max_side: int = MAX_SIDE, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read a picture as it is meant to be seen.
+    """Read an image as upright RGB.
 
-    EXIF rotation is applied, so pixel coordinates are those of the upright picture. Grey, palette, 16-bit and CMYK
-    pictures become RGB, transparent ones lie on white, of a moving one the first frame is taken.
+    EXIF rotation is applied, so pixel coordinates are those of the upright image. Grey, palette, 16-bit and CMYK images
+    are converted to RGB, transparency is composited on white, and only the first frame of an animation is read.
 
     Args:
-        path: the file.
-        max_side: longest side in pixels that is accepted; checked before the pixels are decoded.
-        max_pixels: most pixels that are accepted.
+        path: image file.
+        max_side: largest side in pixels; checked before the pixels are decoded.
+        max_pixels: largest area in pixels.
 
     Returns:
-        An RGB picture, 8 bits a channel, fully loaded.
+        An RGB image, 8 bits a channel, fully loaded.
 
     Raises:
-        ImageError: there is no such file, it may not be read, is no picture, is broken, too small or too large.
+        ImageError: the file is missing, not readable, not an image, broken, too small or too large.
     """
     file = Path(path)
     if file.is_dir():
         raise ImageError(f"{file} is a folder, but an image file is needed: name the pictures in it")
     try:
         with warnings.catch_warnings():
-            # The limits below are checked on the header, so Pillow's own warning would only say it twice.
+            # Pillow's warning would repeat the check of the limits below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 return as_rgb(image, f"the image {file}", max_side, max_pixels)
-    except FileNotFoundError as wrong:
-        raise ImageError(f"there is no image at {file}: check the path") from wrong
-    except PermissionError as wrong:
-        raise ImageError(f"the image {file} may not be read: change its permissions") from wrong
-    except UnidentifiedImageError as wrong:
+    except FileNotFoundError as error:
+        raise ImageError(f"there is no image at {file}: check the path") from error
+    except PermissionError as error:
+        raise ImageError(f"the image {file} may not be read: change its permissions") from error
+    except UnidentifiedImageError as error:
         empty = file.is_file() and file.stat().st_size == 0
         what = "is an empty file" if empty else "is not an image in a format that Pillow reads"
-        raise ImageError(f"{file} {what}: give a PNG, JPEG, WebP, TIFF, BMP or GIF file") from wrong
-    except Image.DecompressionBombError as wrong:
+        raise ImageError(f"{file} {what}: give a PNG, JPEG, WebP, TIFF, BMP or GIF file") from error
+    except Image.DecompressionBombError as error:
         raise ImageError(
             f"the image {file} has more than the {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels that Pillow agrees to "
             f"open; the limits here are max_side={max_side:,} and max_pixels={max_pixels:,}: make it smaller"
-        ) from wrong
-    except MemoryError as wrong:
-        raise ImageError(f"the image {file} does not fit into memory: make it smaller") from wrong
-    except _BROKEN as wrong:
-        raise _broken(f"the image {file}", wrong) from wrong
+        ) from error
+    except MemoryError as error:
+        raise ImageError(f"the image {file} does not fit into memory: make it smaller") from error
+    except _BROKEN as error:
+        raise _broken(f"the image {file}", error) from error
 
 
 def as_rgb(
     image: Image.Image, name: str = "the image", max_side: int = MAX_SIDE, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """An opened picture upright and in RGB; see `open_image`.
+    """Convert an opened image to upright RGB; see `open_image`.
+
+    Args:
+        image: opened image; its pixels may not be decoded yet.
+        name: subject of the error sentences.
+        max_side: largest side in pixels.
+        max_pixels: largest area in pixels.
 
     Raises:
-        ImageError: it is too small, too large, or its pixels cannot be decoded.
+        ImageError: the image is too small, too large, or its pixels cannot be decoded.
     """
     _check_size(image.size, name, max_side, max_pixels)
     try:
         image.load()
-    except _BROKEN as wrong:
-        raise _broken(name, wrong) from wrong
+    except _BROKEN as error:
+        raise _broken(name, error) from error
     try:
         upright = ImageOps.exif_transpose(image)
-    except _BROKEN:  # broken EXIF says nothing about which way is up
+    except _BROKEN:  # broken EXIF: keep the stored orientation
         upright = image
     if upright.mode.startswith("I") or upright.mode == "F":
         return _from_deep_grey(upright)
@@ -90,8 +98,8 @@ def as_rgb(
     return upright.convert("RGB") if upright.mode != "RGB" or upright is image else upright
 
 
-def _broken(name: str, wrong: Exception) -> ImageError:
-    reason = " ".join(str(wrong).split()) or type(wrong).__name__
+def _broken(name: str, error: Exception) -> ImageError:
+    reason = " ".join(str(error).split()) or type(error).__name__
     return ImageError(f"{name} is broken or cut short ({reason}): get or export it again")
 
 
@@ -112,7 +120,7 @@ def _check_size(size: tuple[int, int], name: str, max_side: int, max_pixels: int
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """Integers of more than 8 bits and floats; Pillow's own conversion would clip them to white."""
+    """Convert integers of more than 8 bits, and floats, which Pillow's own conversion would clip to white."""
     values = np.nan_to_num(np.asarray(image, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     values = np.maximum(values, 0)
     largest = float(values.max())

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from grounding.errors import EmptyMapError, MethodError
+from grounding.geometry import tight_box
 from grounding.registry import Registry
 from grounding.types import BoolArray, Box, FloatArray, Heatmap, IntArray, PointPrompts
 
@@ -57,7 +58,7 @@ class PointRule(ABC):
             [P, 2] cells on the object and [N, 2] off it, (row, column), best first.
         """
 
-    def box(self, values: FloatArray) -> tuple[int, int, int, int] | None:
+    def box(self, values: FloatArray) -> Box | None:
         """The box in cells (left, top, right, bottom), right and bottom not included; None without a box."""
         return None
 
@@ -207,9 +208,9 @@ class SpreadPoints(PointRule):
             np.where(allowed, -values - nearness, -np.inf), self.negatives, max(self.spacing * unit, 1)
         )
 
-    def box(self, values: FloatArray) -> tuple[int, int, int, int] | None:
+    def box(self, values: FloatArray) -> Box | None:
         """The region's tight box in cells, with `with_box`."""
-        return _tight(connected_region(values, self.threshold, self.region)) if self.with_box else None
+        return tight_box(connected_region(values, self.threshold, self.region)) if self.with_box else None
 
 
 @dataclass(frozen=True)
@@ -236,9 +237,9 @@ class OtsuBox(PointRule):
             return _NONE, _NONE
         return np.array([_peak(np.where(connected_region(values, "otsu", self.region), values, -1))]), _NONE
 
-    def box(self, values: FloatArray) -> tuple[int, int, int, int]:
+    def box(self, values: FloatArray) -> Box:
         """The region's tight box in cells."""
-        return _tight(connected_region(values, "otsu", self.region))
+        return tight_box(connected_region(values, "otsu", self.region))
 
 
 RULES: Registry[PointRule] = Registry(
@@ -327,11 +328,6 @@ _NONE: IntArray = np.zeros((0, 2), np.int64)
 def _peak(values: npt.NDArray[Any]) -> tuple[int, int]:
     row, column = np.unravel_index(int(np.argmax(values)), values.shape)
     return int(row), int(column)
-
-
-def _tight(region: BoolArray) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _check_threshold(threshold: Threshold, rule: str) -> None:

@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from grounding.errors import RecordingError
+from grounding.geometry import Box as Box
+from grounding.geometry import tight_box
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -436,7 +437,4 @@ class Segment:
     @property
     def box_xyxy(self) -> Box:
         """The tightest box around the mask in pixels, (0, 0, 0, 0) for an empty mask."""
-        rows, columns = np.any(self.mask, axis=1).nonzero()[0], np.any(self.mask, axis=0).nonzero()[0]
-        if len(rows) == 0:
-            return (0.0, 0.0, 0.0, 0.0)
-        return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+        return tight_box(self.mask)

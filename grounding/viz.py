@@ -1,7 +1,6 @@
-"""The picture of a result: where the map is, where the points went, what the mask took.
+"""Pictures of a result: points, heat map and masks over the image.
 
-Three panels side by side over a caption: the picture with the points, the heat map over the picture, the mask. Drawn
-with Pillow alone; matplotlib gives the colours of the map and its bundled DejaVu letters, and no figure is ever made.
+Drawn with Pillow; matplotlib provides the colour maps and the DejaVu font, and no figure is created.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ PAPER: Colour = (255, 255, 255)
 POSITIVE: Colour = (22, 163, 74)
 NEGATIVE: Colour = (220, 38, 38)
 MASKS: tuple[Colour, ...] = ((255, 122, 0), (0, 150, 255), (190, 60, 220), (0, 170, 120), (235, 60, 90))
-"""Colours of masks, in turn; apart from each other also for most colour-blind eyes."""
+"""Colours of masks, used in turn; distinguishable with most kinds of colour blindness."""
 
 
 def overlay(
@@ -37,18 +36,18 @@ def overlay(
     side: int = 480,
     colours: str = "turbo",
 ) -> Image.Image:
-    """Draw a result as a strip of three panels with a caption.
+    """Draw a result as three panels side by side: image with points, heat map, masks.
 
     Args:
-        image: the original picture.
-        heatmap: where the words look.
-        segments: the masks with their points; none leaves the third panel to the picture.
-        title: the words, as the caption.
+        image: the original image.
+        heatmap: map over the same image.
+        segments: masks with their points; the third panel is the bare image if there are none.
+        title: caption, such as the referring expression.
         side: longer side of a panel in pixels.
-        colours: a matplotlib colour map.
+        colours: name of a matplotlib colour map.
 
     Returns:
-        An RGB picture.
+        An RGB image.
     """
     found = [segments] if isinstance(segments, Segment) else list(segments)
     scale = side / max(image.size)
@@ -60,39 +59,45 @@ def overlay(
         draw_points(with_points, segment.points, frame)
         with_masks = blend_mask(with_masks, segment.mask, MASKS[number % len(MASKS)])
         draw_points(with_map, segment.points, frame)
-    notes = ["picture and points", "where the words look", _mask_note(found)]
+    notes = ["image and points", "heat map", _mask_note(found)]
     return _strip([with_points, with_map, with_masks], notes, title)
 
 
 def blend_map(image: Image.Image, heatmap: Heatmap, colours: str = "turbo", strength: float = 0.75) -> Image.Image:
-    """The map in colour over the picture, stronger where it is larger, so that the picture stays to be seen elsewhere.
+    """Blend a heat map over an image, more opaque where the map is larger.
 
     Args:
-        image: an RGB picture of any size with the original's shape.
-        heatmap: the map.
-        colours: a matplotlib colour map.
-        strength: opacity at the map's largest value.
+        image: RGB image with the original's aspect ratio, at any size.
+        heatmap: map over it.
+        colours: name of a matplotlib colour map.
+        strength: opacity at the map's largest value, in [0, 1].
+
+    Returns:
+        An RGB image of the same size.
     """
     values = _resize(heatmap.values, image.size)
     painted = matplotlib.colormaps[colours](values)[..., :3] * 255
     base = np.asarray(image, np.float64)
-    # The ground loses most of its colour, or a red object would pass for a hot spot.
+    # The background loses most of its colour, or a red object would look like a hot spot.
     grey = base.mean(axis=2, keepdims=True)
-    ground = 0.35 * base + 0.65 * grey
+    background = 0.35 * base + 0.65 * grey
     opacity = (0.15 + (strength - 0.15) * np.sqrt(values))[..., None]
-    return _to_image(ground * (1 - opacity) + painted * opacity)
+    return _to_image(background * (1 - opacity) + painted * opacity)
 
 
 def blend_mask(image: Image.Image, mask: BoolArray, colour: Colour, strength: float = 0.45) -> Image.Image:
-    """The mask as a tint with a bright contour; what lies outside is dimmed a little.
+    """Tint a mask over an image, with a bright contour, and dim the rest a little.
 
     Args:
-        image: an RGB picture of any size with the mask's shape.
-        mask: bool [H, W] in the original's size.
-        colour: of the tint.
-        strength: opacity of the tint.
+        image: RGB image with the mask's aspect ratio, at any size.
+        mask: bool [H, W] in the original image's size.
+        colour: colour of the tint.
+        strength: opacity of the tint, in [0, 1].
+
+    Returns:
+        An RGB image of the same size.
     """
-    # Painted twice as large and shrunk, for a smooth contour.
+    # Drawn at twice the size and reduced, for a smooth contour.
     large = (2 * image.width, 2 * image.height)
     share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(large, Image.Resampling.BILINEAR))
     inside = share >= 0.5
@@ -107,22 +112,22 @@ def blend_mask(image: Image.Image, mask: BoolArray, colour: Colour, strength: fl
 
 
 def draw_points(image: Image.Image, points: PointPrompts, frame: tuple[float, float] = (1.0, 1.0)) -> None:
-    """Draw points as discs with a plus (on the object) or a minus (off it), and the box where there is one, in place.
+    """Draw points as discs with a plus (on the object) or a minus (off it), and the box if there is one, in place.
 
     Args:
-        image: an RGB picture.
-        points: in pixels of the original.
-        frame: pixels of `image` per pixel of the original, across and down.
+        image: RGB image.
+        points: point prompts in pixels of the original image.
+        frame: pixels of `image` per pixel of the original, (x, y).
     """
     radius = max(5.0, max(image.size) / 48)
-    over = 4  # drawn four times as large and shrunk, for smooth edges
+    over = 4  # drawn at four times the size and reduced, for smooth edges
     layer = Image.new("RGBA", (image.width * over, image.height * over))
     pen = ImageDraw.Draw(layer)
     if points.box_xyxy is not None:
         corners = [value * frame[index % 2] * over for index, value in enumerate(points.box_xyxy)]
         for width, colour in ((radius * 0.7, PAPER), (radius * 0.35, POSITIVE)):
             pen.rectangle(corners, outline=colour, width=max(over, round(width * over)))
-    # The best point is drawn last, on top.
+    # In reverse, so that the best point is on top.
     for (x, y), label in zip(points.xy[::-1], points.label[::-1], strict=True):
         at = np.array([x * frame[0], y * frame[1]]) * over
         for reach, fill in ((radius + 2, PAPER), (radius, POSITIVE if label else NEGATIVE)):
@@ -161,12 +166,12 @@ def _mask_note(segments: Sequence[Segment]) -> str:
     if len(segments) > 1:
         return f"{len(segments)} masks"
     only = segments[0]
-    share = f"mask, {only.mask.mean():.1%} of the picture, estimated IoU {only.score:.2f}"
+    share = f"mask, {only.mask.mean():.1%} of the image, estimated IoU {only.score:.2f}"
     return share if only.agreement is None else f"{share}, agreement {only.agreement:.2f}"
 
 
 def _resize(values: FloatArray, size: tuple[int, int]) -> FloatArray:
-    """A map [h, w] at every pixel [H, W] of a picture, bilinear between cell centres."""
+    """Interpolate a map [h, w] at every pixel of an image of `size` (W, H), bilinear between cell centres."""
     return np.clip(np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR)), 0, 1)
 
 
@@ -176,7 +181,7 @@ def _to_image(pixels: FloatArray) -> Image.Image:
 
 @lru_cache(maxsize=8)
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib, in a size in pixels."""
+    """Load DejaVu Sans, which comes with matplotlib, at a size in pixels."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
 
@@ -193,7 +198,7 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
 
 
 def fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text, cut off with an ellipsis where it is wider than so many pixels."""
+    """Shorten a text with an ellipsis until it is at most `width` pixels wide."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

@@ -1,4 +1,4 @@
-"""The picture of a described image: the text with its doubtful nouns in red, and a panel for every noun."""
+"""Picture of a description: the text with its doubtful nouns in red, and one panel per noun."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _COLUMNS = 4
 
 @dataclass(frozen=True)
 class NounPanel:
-    """One noun in the picture.
+    """One noun and what is drawn for it.
 
     Attributes:
         span: (start, end) characters of the noun in the text.
         title: the noun.
-        note: a line below it.
-        doubtful: drawn in red, in the text and over its panel.
-        heatmap: where it looks.
-        points: its points.
-        segment: its mask; the map is then drawn on the left half of the panel and the mask on the right.
+        note: line below the title.
+        doubtful: draw the noun in red, in the text and below its panel.
+        heatmap: its map.
+        points: its point prompts.
+        segment: its mask; if given, the panel shows the map on the left and the mask on the right.
     """
 
     span: tuple[int, int]
@@ -40,25 +40,25 @@ class NounPanel:
 def noun_sheet(
     image: Image.Image, text: str, nouns: Sequence[NounPanel], note: str = "", *, side: int = 260
 ) -> Image.Image:
-    """Draw a described image.
+    """Draw a description of an image.
 
     Args:
-        image: the original picture.
-        text: what was said.
+        image: the original image.
+        text: the description.
         nouns: its nouns in order.
-        note: a line below the text.
-        side: longer side of one picture in pixels.
+        note: line below the text.
+        side: longer side of one image in pixels.
 
     Returns:
-        An RGB picture; its first panel is the image alone.
+        An RGB image; its first panel is the image alone.
     """
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
     frame = (size[0] / image.width, size[1] / image.height)
-    panels = [("picture", "", False, small)]
+    panels = [("image", "", False, small)]
     panels += [(one.title, one.note, one.doubtful, _panel(small, one, frame)) for one in nouns]
-    cell = max(side, *(panel.width for *_, panel in panels))  # a long picture is narrower than the lines below it
+    cell = max(side, *(panel.width for *_, panel in panels))  # the lines below a narrow image may be wider than it
     columns = min(_COLUMNS if cell == side else _COLUMNS - 1, max(3, len(panels)))
     width = _MARGIN + columns * (cell + _MARGIN)
     heading = _heading(text, nouns, note, width)
@@ -90,7 +90,7 @@ def _panel(small: Image.Image, noun: NounPanel, frame: tuple[float, float]) -> I
 
 
 def _heading(text: str, nouns: Sequence[NounPanel], note: str, width: int) -> Image.Image:
-    """The text in wrapped lines, doubtful nouns in red."""
+    """Draw the text in wrapped lines, doubtful nouns in red."""
     letters, line = font(18), 26
     doubtful = [one.span for one in nouns if one.doubtful]
     placed: list[tuple[float, int, str, bool]] = []

@@ -235,9 +235,9 @@ class FaithfulDescription:
             yield NounSupport(phrase.text, phrase.noun.text, phrase.span, heatmap, points, segment, support, supported)
 
     def _segment(self, segmenter: Segmenter, heatmap: Heatmap, points: PointPrompts, phrase: NounPhrase) -> Segment:
-        from grounding.segmenters.mask_selection import ask
+        from grounding.segmenters.mask_selection import predict_mask
 
-        return ask(segmenter, points, heatmap, self.method.mask, phrase.text)
+        return predict_mask(segmenter, points, heatmap, self.method.mask, phrase.text)
 
     def _background(self, image: Image.Image) -> AttentionMaps | None:
         """The maps under the method's generic prompt, if it has one."""

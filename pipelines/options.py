@@ -62,7 +62,7 @@ class LoadOptions:
         """Load the model, and print its notice on stderr."""
         from transformers.utils.logging import disable_progress_bar
 
-        from grounding.console import talk
+        from grounding.console import stderr
         from grounding.models.load import load
         from grounding.text.parse import noun_finder
 
@@ -70,7 +70,7 @@ class LoadOptions:
         disable_progress_bar()  # it counts tensors, which says nothing; downloads have a bar of their own
         vlm = load(self.model, self.device, self.dtype, self.device_map, finder)
         if vlm.notice:
-            talk().print(f"note: {vlm.notice}")
+            stderr().print(f"note: {vlm.notice}")
         return vlm
 
     def load_segmenter(self) -> Segmenter:

@@ -167,9 +167,9 @@ class ReferringSegmentation:
 
     def ask(self, heatmap: Heatmap, points: PointPrompts, expression: str, method: Method | None = None) -> Segment:
         """The mask for points on the picture encoded last, chosen by the method's rule."""
-        from grounding.segmenters.mask_selection import ask
+        from grounding.segmenters.mask_selection import predict_mask
 
-        return ask(self.segmenter, points, heatmap, (method or self.method).mask, expression)
+        return predict_mask(self.segmenter, points, heatmap, (method or self.method).mask, expression)
 
     def _run(self, pairs: list[Pair]) -> list[ReferringResult]:
         opened = _open(pairs)

@@ -226,7 +226,7 @@ def test_out_of_memory_in_the_segmenter(refused, picture, monkeypatch):
 
     monkeypatch.setattr(SamModel, "get_image_embeddings", full)
     monkeypatch.setattr(SamModel, "forward", full)
-    assert "ran out of memory" in refused(picture, WORDS)
+    assert "out of memory while running segmenter" in refused(picture, WORDS)
 
 
 @pytest.mark.parametrize("line", ["no json", '{"image": "a.png"}', ""])

@@ -11,7 +11,7 @@ import pytest
 
 from grounding import __version__, cli
 from grounding.cli import main
-from grounding.command import GROUP, Command
+from grounding.command import ENTRY_POINTS, GROUPS, Command
 from grounding.errors import ModelError
 
 HEAVY = ("torch", "transformers", "numpy", "PIL", "tyro", "rich")
@@ -38,14 +38,15 @@ class Raises:
 
 
 RAISES = Command("raise what is asked for", f"{__name__}:Raises")
+ELSEWHERE = Command("raise what is asked for", f"{__name__}:Raises", group="My own")  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def with_raises(monkeypatch):
     """`grounding raises` beside the real commands, and one plug-in whose module is not there."""
     extra = (
-        EntryPoint("raises", f"{__name__}:RAISES", GROUP),
-        EntryPoint("broken.plugin", "no_such_module_anywhere:COMMAND", GROUP),
+        EntryPoint("raises", f"{__name__}:RAISES", ENTRY_POINTS),
+        EntryPoint("broken.plugin", "no_such_module_anywhere:COMMAND", ENTRY_POINTS),
     )
     monkeypatch.setattr(cli, "entry_points", lambda group: [*entry_points(group=group), *extra])
 
@@ -59,6 +60,34 @@ def test_help_needs_nothing_heavy():
     assert done.stderr.strip() == "[] 0"
     for name in ("segment", "scenes", "doctor", "eval scenes", "bench record", "bench segmenter"):
         assert f"\n  {name} " in done.stdout
+
+
+def sections(text: str) -> dict[str, list[str]]:
+    """The lines of a help text below each heading."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.endswith(":"):
+            found[line[:-1]] = below = []
+        elif line.startswith("  ") and found:
+            below.append(line.strip())
+    return found
+
+
+def test_help_is_grouped_by_purpose(with_raises, capsys):
+    assert main(["--help"]) == 0
+    found = sections(capsys.readouterr().out)
+    assert [*found] == [*GROUPS, "options"]
+    assert {line.split("  ")[0] for line in found["Use"]} >= {"describe", "segment"}
+    assert all(line.startswith("bench ") for line in found["Benchmark"])
+    assert all(line.startswith("calibrate ") for line in found["Calibrate"])
+    assert {line.split("  ")[0] for line in found["Others"]} == {"raises", "broken plugin"}  # all from elsewhere
+
+
+def test_an_unknown_group_and_an_empty_one(monkeypatch, capsys):
+    entries = [EntryPoint("raises", f"{__name__}:ELSEWHERE", ENTRY_POINTS)]
+    monkeypatch.setattr(cli, "entry_points", lambda group: entries)
+    assert main(["--help"]) == 0
+    assert [*sections(capsys.readouterr().out)] == ["Others", "options"]
 
 
 def test_version(capsys):
@@ -92,7 +121,7 @@ def test_a_group_lists_its_commands(capsys):
 
 
 def test_every_command_loads_and_measuring_ones_have_json():
-    found = entry_points(group=GROUP)
+    found = entry_points(group=ENTRY_POINTS)
     assert len(found) >= 6
     for entry in found:
         command = entry.load()
@@ -160,7 +189,7 @@ def test_a_broken_plug_in_does_not_hide_the_others(with_raises, capsys):
     out = capsys.readouterr().out
     assert "broken plugin" in out
     assert "cannot be loaded: No module named 'no_such_module_anywhere'" in out
-    assert "find what words mean" in out
+    assert "segment what a referring expression means" in out
 
 
 def test_doctor_tells_and_fails_with_1(monkeypatch, capsys):

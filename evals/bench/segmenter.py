@@ -21,7 +21,7 @@ from scipy.ndimage import distance_transform_edt
 
 from grounding.errors import OutputError
 from grounding.segmenters.load import load_segmenter
-from grounding.segmenters.mask_selection import MaskRule, ask
+from grounding.segmenters.mask_selection import MaskRule, predict_mask
 from grounding.types import BoolArray, PointPrompts
 
 MIN_AREA = 32 * 32
@@ -106,7 +106,9 @@ def measure_segmenter(
         for annotation in objects:
             truth = decode(annotation["segmentation"], image.height, image.width)
             start = time.perf_counter()
-            segment = ask(segmenter, deepest_point(truth), rule=replace(rule or MaskRule("iou"), cascade=cascade))
+            segment = predict_mask(
+                segmenter, deepest_point(truth), rule=replace(rule or MaskRule("iou"), cascade=cascade)
+            )
             asking += time.perf_counter() - start
             ious.append(float((segment.mask & truth).sum() / (segment.mask | truth).sum()))
             areas.append(int(truth.sum()))

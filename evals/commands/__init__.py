@@ -5,66 +5,82 @@ from __future__ import annotations
 from grounding.command import Command
 
 SCENES = Command(
-    "measure pointing and masks on drawn scenes with exact truth",
+    "measure pointing and masks on drawn scenes with exact ground truth",
     "evals.commands.scenes:EvalScenesCommand",
+    group="Measure",
 )
 CHAIR = Command(
-    "captions against the objects their images show: CHAIR, recall, length, repetition, truncation curve",
+    "score captions by CHAIR, with recall, length, repetition and the truncation curve",
     "evals.commands.chair:EvalChairCommand",
+    group="Measure",
 )
 POPE = Command(
-    "yes-no answers to POPE's questions, by any of four parsers",
+    "score yes-no answers to POPE by any of four parsers",
     "evals.commands.pope:EvalPopeCommand",
+    group="Measure",
 )
 AMBER = Command(
-    "descriptions and yes-no answers to AMBER's queries, by its authors' rules",
+    "score descriptions and yes-no answers by AMBER's rules",
     "evals.commands.amber:EvalAmberCommand",
+    group="Measure",
 )
 COMPARE = Command(
-    "compare two runs, or two files of captions: differences with intervals, tests, equal recall, equal length",
+    "compare two runs, or two files of captions, paired by image",
     "evals.commands.compare:EvalCompareCommand",
+    group="Measure",
 )
 HALLUSION = Command(
-    "yes-no answers to HallusionBench's questions",
+    "score yes-no answers to HallusionBench",
     "evals.commands.hallusion:EvalHallusionCommand",
+    group="Measure",
 )
 MMHAL = Command(
-    "answers to MMHal-Bench, rated by a judge that you bring",
+    "score answers to MMHal-Bench with a judge model of your choice",
     "evals.commands.mmhal:EvalMMHalCommand",
+    group="Measure",
 )
 PHOTOS = Command(
-    "measure pointing, presence questions and captions on photos",
+    "measure pointing, masks, POPE and CHAIR on annotated photos",
     "evals.commands.photos:EvalPhotosCommand",
+    group="Measure",
 )
 RECORD = Command(
-    "time and memory of recording attention, beside the plain kernel and eager attention",
+    "measure time and memory of recording, beside the plain kernel and eager attention",
     "evals.commands.bench:BenchRecordCommand",
+    group="Benchmark",
 )
 SEGMENTER = Command(
-    "masks of a segmenter on annotated photos, and its time",
+    "measure masks from one point, and their time, on annotated photos",
     "evals.commands.bench:BenchSegmenterCommand",
+    group="Benchmark",
 )
 DIAGNOSE = Command(
-    "where a model looks while it writes: attention shares by layer, head and token, sinks, real and invented objects",
+    "show where a model attends while it generates, by layer, head, token and object",
     "evals.commands.diagnose:EvalDiagnoseCommand",
+    group="Measure",
 )
 REPORT = Command(
-    "one HTML file about one or several runs: figures, truncation curve, diagnostics, worst cases with pictures",
+    "write one offline HTML file about one or several runs",
     "evals.commands.report:EvalReportCommand",
+    group="Measure",
 )
 STEER = Command(
-    "speed and memory of generate: plain, steered, PAI as published, VCD",
+    "measure speed and memory of steered generation",
     "evals.commands.bench:BenchSteerCommand",
+    group="Benchmark",
 )
 RUN = Command(
-    "put a task to a model, steered or not, into a folder that can be gone on with",
+    "run a task with a model, steered or not; resumes after an interruption",
     "evals.commands.run:EvalRunCommand",
+    group="Measure",
 )
 JOIN = Command(
-    "put the folders of a run's shards into one and score it",
+    "join the folders of a run's shards and score them",
     "evals.commands.run:EvalJoinCommand",
+    group="Measure",
 )
 LAB = Command(
-    "compare all steering methods on drawn scenes with planted habits, tuned alike, with paired intervals",
+    "compare all steering methods on drawn scenes with planted co-occurrences",
     "evals.commands.lab:LabCommand",
+    group="Measure",
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evals.commands.generation import GenerationOptions
 from evals.tasks.amber import AmberTask, AmberTaskOptions
-from grounding.console import emit, results
+from grounding.console import emit, stdout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,5 +39,5 @@ class EvalAmberCommand(GenerationOptions, AmberTaskOptions):
         if self.json:
             emit(found.data)
         else:
-            results().print(found.text)
+            stdout().print(found.text)
         return 0

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grounding.console import emit, results, talk
+from grounding.console import emit, stderr, stdout
 
 if TYPE_CHECKING:
     from evals.bench.guard import ExpectedRatios
@@ -52,7 +52,9 @@ class BenchRecordCommand:
 
         size = BenchSize(self.layers, self.hidden, self.heads, self.kv_heads, self.intermediate, self.length, self.rows)
         expected = expected_ratios(self.check, asdict(size))
-        found = asdict(measure_record(size, rounds=self.rounds, eager_rounds=self.eager_rounds, progress=talk().print))
+        found = asdict(
+            measure_record(size, rounds=self.rounds, eager_rounds=self.eager_rounds, progress=stderr().print)
+        )
         print_measurement(found, self.json)
         return exit_code(expected, found)
 
@@ -136,7 +138,7 @@ class BenchSteerCommand:
             self.layers, self.hidden, self.heads, self.kv_heads, self.image_tokens, self.new_tokens, self.steer
         )
         expected = expected_ratios(self.check, asdict(size))
-        found = asdict(measure_steer(size, rounds=self.rounds, progress=talk().print))
+        found = asdict(measure_steer(size, rounds=self.rounds, progress=stderr().print))
         print_measurement(found, self.json)
         return exit_code(expected, found)
 
@@ -157,7 +159,7 @@ def exit_code(expected: ExpectedRatios | None, found: dict[str, Any]) -> int:
     regression = expected.regression(found) if expected is not None else None
     if regression is None:
         return 0
-    talk().print(f"the benchmark has become worse: {regression}")
+    stderr().print(f"the benchmark has become worse: {regression}")
     return 1
 
 
@@ -171,4 +173,4 @@ def print_measurement(found: dict[str, Any], as_json: bool) -> None:
         return
     width = max(len(name) for name in values)
     for name, value in values.items():
-        results().print(f"{name:<{width}}  {f'{value:.4g}' if isinstance(value, float) else value}")
+        stdout().print(f"{name:<{width}}  {f'{value:.4g}' if isinstance(value, float) else value}")

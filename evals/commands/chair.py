@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evals.commands.generation import GenerationOptions
 from evals.tasks.chair import ChairTask, ChairTaskOptions
-from grounding.console import emit, results, talk
+from grounding.console import emit, stderr, stdout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +50,8 @@ class EvalChairCommand(GenerationOptions, ChairTaskOptions):
             lines = [to_json(one, str(self.samples)) for one in found.details]
             write_text(self.samples, "\n".join(lines) + "\n")
         if empty := found.data["empty"]:
-            talk().print(f"{empty} of {found.data['n']} captions are empty and count as naming nothing")
+            stderr().print(f"{empty} of {found.data['n']} captions are empty and count as naming nothing")
         if self.json:
             emit(found.data)
         else:
-            results().print(found.text)
+            stdout().print(found.text)

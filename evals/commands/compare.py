@@ -10,7 +10,7 @@ import tyro
 
 from evals.chair.options import ChairOptions
 from evals.commands.generation import check_seed
-from grounding.console import emit, results, talk
+from grounding.console import emit, stderr, stdout
 from grounding.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,14 +51,14 @@ class EvalCompareCommand(ChairOptions):
         found = self._runs() if self.a.is_dir() else self._captions()
         only_a, only_b = found.data["only_a"], found.data["only_b"]
         if only_a or only_b:
-            talk().print(
+            stderr().print(
                 f"{found.data['n']} are in both; {only_a} only in {self.a.name} and {only_b} only in {self.b.name} are "
                 "left out"
             )
         if self.json:
             emit(found.data)
         else:
-            results().print(found.text)
+            stdout().print(found.text)
         return 0
 
     def _captions(self) -> Scored:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from evals.commands.generation import check_seed
-from grounding.console import emit, progress_bar, results, talk
+from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import EvalDataError, ImageError, UsageError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class EvalDiagnoseCommand:
             emit(asdict(found))
         else:
             self._print(found)
-            results().print(f"\n{out / FILE} and {len(pictures)} figures in {out / 'diagnostics'}")
+            stdout().print(f"\n{out / FILE} and {len(pictures)} figures in {out / 'diagnostics'}")
         return 0
 
     def _chosen(self) -> tuple[list[Item], str, Steering | None]:
@@ -128,15 +128,15 @@ class EvalDiagnoseCommand:
         decoding, sinks = Decoding(max_new_tokens=self.max_new_tokens), SinkRule(self.tau)
         vlm = load(model, self.device, self.dtype)
         if vlm.notice:
-            talk().print(f"note: {vlm.notice}")
+            stderr().print(f"note: {vlm.notice}")
         looked: list[TracedItem] = []
-        with progress_bar(talk()) as progress:
+        with progress_bar(stderr()) as progress:
             task = progress.add_task("diagnose", total=len(items))
             for item in items:
                 try:
                     image = item.open()
                 except ImageError as wrong:
-                    talk().print(f"{item.id} is left out: {wrong}")
+                    stderr().print(f"{item.id} is left out: {wrong}")
                 else:
                     one = trace(
                         vlm, image, item.question, steering, decoding, sinks, budget_bytes=self.budget_mib << 20
@@ -171,10 +171,10 @@ class EvalDiagnoseCommand:
             shares = [values[layer] for values in found.segments.values()]
             more = (found.first_key[layer], found.visual_sinks[layer], found.sink_keys[layer])
             lines.append([str(layer), *(f"{100 * one:.1f}" for one in (*shares, *more))])
-        results().print(f"{len(found.texts)} texts of {found.model}, steering {found.steering or 'none'}\n")
-        results().print("share of attention in percent, mean over heads, tokens and texts\n")
-        results().print(aligned(lines))
+        stdout().print(f"{len(found.texts)} texts of {found.model}, steering {found.steering or 'none'}\n")
+        stdout().print("share of attention in percent, mean over heads, tokens and texts\n")
+        stdout().print(aligned(lines))
         for name, at in (("there", found.real), ("not there", found.hallucinated)):
             if at is not None:
                 share = 100 * sum(at.mean) / len(at.mean)
-                results().print(f"at {at.n} words for objects that are {name}: image share {share:.1f}")
+                stdout().print(f"at {at.n} words for objects that are {name}: image share {share:.1f}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from grounding.console import emit, progress_bar, results, talk
+from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import UsageError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class GenerationOptions:
         waiting = run.answered().count(None)
         if waiting:
             if me.is_main:
-                talk().print(
+                stderr().print(
                     f"done here; {waiting} of {len(run.samples)} samples are left to other processes or shards"
                 )
             return 0
@@ -126,9 +126,11 @@ class GenerationOptions:
         if self.json:
             emit(scores)
         else:
-            results().print(scored.text)
+            stdout().print(scored.text)
         if scores["failed"]:
-            talk().print(f"{scores['failed']} of {scores['samples']} samples failed, see {self.out / 'samples.jsonl'}")
+            stderr().print(
+                f"{scores['failed']} of {scores['samples']} samples failed, see {self.out / 'samples.jsonl'}"
+            )
         # A launcher takes any other exit code for a crash and ends the other processes.
         return 1 if scores["failed"] and not me.launched else 0
 
@@ -162,9 +164,9 @@ class GenerationOptions:
         before = run.manifest["versions"]
         changed = [name for name, value in versions().items() if before.get(name) != value]
         if changed:
-            talk().print(f"note: the run was begun with another version of {', '.join(changed)}; texts may differ")
+            stderr().print(f"note: the run was begun with another version of {', '.join(changed)}; texts may differ")
         vlm = self._load(me)
-        with progress_bar(talk()) as progress:
+        with progress_bar(stderr()) as progress:
             total = sum(len(batch) for _, batch in todo)
             bar = progress.add_task(f"eval {run.task.name}", total=total, visible=me.is_main)
 
@@ -172,7 +174,7 @@ class GenerationOptions:
                 progress.advance(bar, len(answers))
                 for one in answers:
                     if one.error:
-                        talk().print(f"failed: {one.id}: {one.error}")
+                        stderr().print(f"failed: {one.id}: {one.error}")
 
             run.work(todo, vlm, plan, me, report)
 
@@ -184,5 +186,5 @@ class GenerationOptions:
         disable_progress_bar()
         vlm = load(self.model, me.device(self.device), self.dtype, self.device_map)
         if vlm.notice and me.is_main:
-            talk().print(f"note: {vlm.notice}")
+            stderr().print(f"note: {vlm.notice}")
         return vlm

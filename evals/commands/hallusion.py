@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evals.commands.generation import GenerationOptions
 from evals.tasks.hallusion import HallusionTask, HallusionTaskOptions
-from grounding.console import emit, results
+from grounding.console import emit, stdout
 from grounding.errors import EvalDataError
 
 
@@ -55,5 +55,5 @@ class EvalHallusionCommand(GenerationOptions, HallusionTaskOptions):
         if self.json:
             emit(found.data)
         else:
-            results().print(found.text)
+            stdout().print(found.text)
         return 0

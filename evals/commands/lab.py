@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grounding.console import emit, progress_bar, results, talk
+from grounding.console import emit, progress_bar, stderr, stdout
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -60,9 +60,9 @@ class LabCommand:
             plan = replace(plan, calibration_scenes=self.limit, validation_scenes=self.limit, test_scenes=self.limit)
         vlm = load(plan.model)
         if vlm.notice:
-            talk().print(vlm.notice)
+            stderr().print(vlm.notice)
         started = time.perf_counter()
-        with progress_bar(talk()) as progress:
+        with progress_bar(stderr()) as progress:
             found = run_lab(
                 plan,
                 lambda *what: self._answers(plan, vlm, progress, *what),
@@ -84,7 +84,7 @@ class LabCommand:
         if self.json:
             emit(data)
         else:
-            results().print(text)
+            stdout().print(text)
         return 0
 
     def _fitted(self, plan: LabPlan, candidate: Candidate, vlm: VLM, progress: Progress) -> Steering:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evals.commands.generation import GenerationOptions
 from evals.tasks.mmhal import MMHalTask, MMHalTaskOptions
-from grounding.console import emit, progress_bar, results, talk
+from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import UsageError
 
 
@@ -41,12 +41,12 @@ class EvalMMHalCommand(GenerationOptions, MMHalTaskOptions):
         judge = self.asked()
         items, template = read_items(self.responses), read_template(self.template)
         prompts = [prompt(item, template) for item in items]
-        with progress_bar(talk()) as progress:
+        with progress_bar(stderr()) as progress:
             task = progress.add_task("eval mmhal", total=len(prompts))
             replies = ask_all(prompts, judge, self.out, lambda: progress.advance(task))
         found = score_replies(items, [reply.text for reply in replies], self.judge, template, self.seed)
         if self.json:
             emit(found.data)
         else:
-            results().print(found.text)
+            stdout().print(found.text)
         return 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grounding.console import emit, progress_bar, results, talk
+from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import UsageError
 from pipelines.options import ModelOptions
 
@@ -59,7 +59,7 @@ class EvalPhotosCommand(ModelOptions):
         photos = read_photos(self.data)
         config = self.config()
         pipe = self.load()
-        with progress_bar(talk()) as progress:
+        with progress_bar(stderr()) as progress:
             task = progress.add_task("eval photos", total=None)
             plan = PhotoPlan(self.data, self.synonyms, self.parts, self.ablate, self.limit or None, self.seed)
             scores = measure(pipe, photos, plan, lambda count: progress.advance(task, count))
@@ -70,5 +70,5 @@ class EvalPhotosCommand(ModelOptions):
         if self.json:
             emit(data)
         else:
-            results().print(text, markup=False, highlight=False)
+            stdout().print(text, markup=False, highlight=False)
         return 0

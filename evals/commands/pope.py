@@ -8,7 +8,7 @@ from pathlib import Path
 from evals.commands.generation import GenerationOptions
 from evals.tasks.base import Scored
 from evals.tasks.pope import PopeTask, PopeTaskOptions
-from grounding.console import emit, results, talk
+from grounding.console import emit, stderr, stdout
 from grounding.errors import EvalDataError, UsageError
 
 
@@ -33,11 +33,11 @@ class EvalPopeCommand(GenerationOptions, PopeTaskOptions):
         found = self._score()
         for name, split in found.data["splits"].items():
             if split["note"]:
-                talk().print(f"{name}: {split['note']}")
+                stderr().print(f"{name}: {split['note']}")
         if self.json:
             emit(found.data)
         else:
-            results().print(found.text)
+            stdout().print(found.text)
         return 0
 
     def _score(self) -> Scored:

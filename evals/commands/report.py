@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from evals.commands.generation import check_seed
-from grounding.console import emit, results
+from grounding.console import emit, stdout
 from grounding.errors import UsageError
 
 
@@ -62,5 +62,5 @@ class EvalReportCommand:
         if self.json:
             emit({"report": str(out), "runs": len(runs), "bytes": len(page.encode())})
         else:
-            results().print(f"{out}: {len(runs)} runs, {len(page.encode()) / 1e6:.1f} MB")
+            stdout().print(f"{out}: {len(runs)} runs, {len(page.encode()) / 1e6:.1f} MB")
         return 0

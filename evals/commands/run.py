@@ -10,7 +10,7 @@ import tyro
 
 from evals.commands.generation import GenerationOptions
 from evals.tasks.registry import TASKS, task_class
-from grounding.console import emit, results, talk
+from grounding.console import emit, stderr, stdout
 from grounding.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class EvalJoinCommand:
         if self.json:
             emit(scores)
         else:
-            results().print(scored.text)
+            stdout().print(scored.text)
         if scores["failed"]:
-            talk().print(f"{scores['failed']} of {scores['samples']} samples failed")
+            stderr().print(f"{scores['failed']} of {scores['samples']} samples failed")
         return 1 if scores["failed"] else 0

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grounding.console import emit, progress_bar, results, talk
+from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import UsageError
 from pipelines.options import ModelOptions
 
@@ -52,7 +52,7 @@ class EvalScenesCommand(ModelOptions):
         from evals.scenes import answer_samples, draw_samples
 
         started = time.perf_counter()
-        with progress_bar(talk()) as progress:
+        with progress_bar(stderr()) as progress:
             task = progress.add_task("eval scenes", total=self.limit)
             answers = answer_samples(
                 pipe,
@@ -109,13 +109,13 @@ class EvalScenesCommand(ModelOptions):
         changes = {
             name: change(outcomes[name], outcomes[FULL], scenes) for name in rows if name not in (FULL, *controls)
         }
-        results().print(
+        stdout().print(
             f"scenes, seed {self.seed}: {self.model} with {self.segmenter}, method {self.chosen_method().name}, "
             f"{seconds:.0f} s\n"
         )
-        results().print(score_table(rows, changes))
-        results().print("\nby kind of expression, full method\n")
-        results().print(score_table(kind_scores(answers)))
+        stdout().print(score_table(rows, changes))
+        stdout().print("\nby kind of expression, full method\n")
+        stdout().print(score_table(kind_scores(answers)))
 
 
 def kind_scores(answers: Answers) -> dict[str, Any]:

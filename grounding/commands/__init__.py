@@ -1,22 +1,26 @@
-"""The library's own commands, found through the entry points in pyproject.toml."""
+"""Sub-commands of the library, registered as entry points in pyproject.toml."""
 
 from __future__ import annotations
 
 from grounding.command import Command
 
 DOCTOR = Command(
-    "check that recorded attention is right on the installed versions, or for one model",
+    "check recorded attention against eager attention, on the installed versions",
     "grounding.commands.doctor:DoctorCommand",
+    group="Look at your installation",
 )
 SCENES = Command(
     "draw scenes of shapes with exact masks and referring expressions",
     "grounding.commands.scenes:ScenesCommand",
+    group="Measure",
 )
 CALIBRATE_GAINS = Command(
-    "fit a gain for every head of a model on true descriptions, and write them as a steering file",
+    "fit a gain for every head on true descriptions, and write a steering file",
     "grounding.commands.gains:CalibrateGainsCommand",
+    group="Calibrate",
 )
 CALIBRATE_SENSITIVITY = Command(
-    "measure how much each head of a model sees, for steering files that choose heads by it",
-    "grounding.commands.calibrate:CalibrateSensitivityCommand",
+    "measure how much each head depends on the image, for steering files",
+    "grounding.commands.sensitivity:CalibrateSensitivityCommand",
+    group="Calibrate",
 )

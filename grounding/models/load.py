@@ -122,7 +122,7 @@ def load(
     source = source_of(name_or_folder)
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from grounding.models.memory import explain_out_of_memory
+    from grounding.memory import explain_out_of_memory
 
     with explain_out_of_memory(f"loading {name_or_folder} on {target}", _SMALLER):
         with _explained(name_or_folder, "its processor"):

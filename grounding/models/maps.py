@@ -10,7 +10,7 @@ import torch
 
 from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
-from grounding.models.memory import explain_out_of_memory
+from grounding.memory import explain_out_of_memory
 from grounding.types import AttentionMaps, RecordSpec, TokenLayout, Word
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Points to masks: the SAM family behind one protocol, an image encoded once and asked many times.
+"""Point prompts to masks: the SAM family behind one protocol, `set_image` once, then `predict` many times.
 
-`load_segmenter` (load.py) makes a segmenter, `ask` (choice.py) gets one mask out of it.
+`load.load_segmenter` loads a segmenter by name; `mask_selection.predict_mask` predicts one mask.
 """

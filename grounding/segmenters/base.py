@@ -1,14 +1,12 @@
-"""What every segmenter is: set an image once, ask many times.
+"""The segmenter protocol of this package: set an image once, predict masks for any number of prompts.
 
-Coordinates follow `grounding.types`: a pixel's centre lies at +0.5. SAM counts a pixel's centre as its whole index and
-adds the half itself, so `to_input_frame` takes it off after scaling; without that every prompt would land half an
-input pixel to the lower right.
+Coordinates follow `grounding.types`: a pixel's centre lies at +0.5. SAM takes a pixel's centre at its whole index and
+adds 0.5 itself, so `to_input_frame` subtracts 0.5 after scaling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +15,7 @@ import torch
 from PIL import Image
 
 from grounding.errors import ImageError, SegmenterError
+from grounding.memory import explain_out_of_memory
 from grounding.types import BoolArray, FloatArray, PointPrompts
 
 LONGEST_TO_SHORTEST = 1000
@@ -24,13 +23,13 @@ LONGEST_TO_SHORTEST = 1000
 
 @dataclass(frozen=True)
 class MaskCandidates:
-    """The masks a segmenter offers for one prompt.
+    """Masks of one prompt, as a segmenter predicts them.
 
     Attributes:
         masks: bool [M, H, W] in the original image's size.
         scores: [M] float32, the segmenter's own estimate of each mask's IoU, about [0, 1].
         low_res_logits: [M, h, w] float32 in the decoder's frame (256 x 256 for SAM and SAM 2, 288 x 288 for SAM 3),
-            positive on the mask; one of them can be fed back as `mask_logits`.
+            positive on the mask; one of them can be fed back as `mask_input`.
     """
 
     masks: BoolArray
@@ -53,31 +52,35 @@ class MaskCandidates:
 
 
 class Segmenter(Protocol):
-    """Encodes an image once and turns any number of prompts on it into masks."""
+    """Encode an image once, then predict masks for any number of prompts on it.
+
+    Attributes:
+        name: the segmenter's name, for messages.
+    """
 
     name: str
 
     def set_image(self, image: Image.Image) -> None:
-        """Encode an image; it replaces the one before.
+        """Encode an image, replacing the previous one.
 
         Args:
-            image: any Pillow image; it is read as RGB.
+            image: any Pillow image; converted to RGB.
 
         Raises:
             ImageError: the image is too thin to be scaled to the model's input.
             SegmenterError: the device ran out of memory.
         """
 
-    def segment(
-        self, prompts: PointPrompts, *, mask_logits: FloatArray | None = None, multimask: bool = True
+    def predict(
+        self, prompts: PointPrompts, *, mask_input: FloatArray | None = None, multimask_output: bool = True
     ) -> MaskCandidates:
-        """Masks for one object of the image that was set.
+        """Predict masks for one object of the current image.
 
         Args:
-            prompts: points and, where there is one, a box, in pixels of the original image.
-            mask_logits: [h, w] low resolution logits of an earlier answer, as a further hint.
-            multimask: three masks from small part to whole object, else the single mask that SAM's authors advise
-                for prompts which leave no doubt, such as several points.
+            prompts: points and optionally a box, in pixels of the original image.
+            mask_input: [h, w] low resolution logits of an earlier prediction, as a further prompt.
+            multimask_output: predict three masks, from small part to whole object; False predicts one, which SAM's
+                authors advise for unambiguous prompts such as several points.
 
         Returns:
             The candidates.
@@ -88,7 +91,11 @@ class Segmenter(Protocol):
 
 
 def check_image(image: Image.Image) -> Image.Image:
-    """The image as RGB, refused where scaling it to a square input would leave no pixel of its short side."""
+    """Convert an image to RGB.
+
+    Raises:
+        ImageError: the image is too thin: scaled to a square input, its short side would have no pixel.
+    """
     width, height = image.size
     if min(width, height) < 1 or max(width, height) > LONGEST_TO_SHORTEST * min(width, height):
         raise ImageError(
@@ -99,23 +106,23 @@ def check_image(image: Image.Image) -> Image.Image:
 
 
 def no_image(name: str) -> SegmenterError:
-    """The error of a segmenter that is asked before it has an image."""
+    """Create the error of `predict` without `set_image`."""
     return SegmenterError(f"segmenter {name!r} was asked for a mask before it had an image: call set_image first")
 
 
 def to_input_frame(
     prompts: PointPrompts, original: tuple[int, int], content: tuple[int, int], device: torch.device
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-    """Prompts in the coordinates SAM's prompt encoder wants.
+    """Convert prompts to the coordinates of SAM's prompt encoder.
 
     Args:
         prompts: in pixels of the original image.
         original: (H, W) of the original image.
-        content: (h, w) that the image takes up inside the model's input, from its top left corner.
-        device: where the tensors go.
+        content: (h, w) of the resized image inside the model's input, from its top left corner.
+        device: device of the tensors.
 
     Returns:
-        points [N, 2] float32 and labels [N] int32, or None twice where there is no point; box [4] float32 or None.
+        points [N, 2] float32 and labels [N] int32, both None without points; box [4] float32 or None.
     """
     scale = np.array([content[1] / original[1], content[0] / original[0]], dtype=np.float32)
     points = labels = box = None
@@ -128,17 +135,17 @@ def to_input_frame(
     return points, labels, box
 
 
-def mask_input(mask_logits: FloatArray | None, device: torch.device) -> torch.Tensor | None:
-    """[h, w] logits as the [1, 1, h, w] tensor that prompt encoders take."""
-    if mask_logits is None:
+def mask_tensor(mask_input: FloatArray | None, device: torch.device) -> torch.Tensor | None:
+    """Convert [h, w] logits to the [1, 1, h, w] tensor of prompt encoders."""
+    if mask_input is None:
         return None
-    if mask_logits.ndim != 2:
-        raise ValueError(f"mask_logits is one [h, w] array out of low_res_logits, got shape {mask_logits.shape}")
-    return torch.as_tensor(mask_logits, dtype=torch.float32, device=device)[None, None]
+    if mask_input.ndim != 2:
+        raise ValueError(f"mask_input is one [h, w] array out of low_res_logits, got shape {mask_input.shape}")
+    return torch.as_tensor(mask_input, dtype=torch.float32, device=device)[None, None]
 
 
-def candidates(masks: torch.Tensor, scores: torch.Tensor, low_res_logits: torch.Tensor) -> MaskCandidates:
-    """[M, H, W] masks, [M] scores and [M, h, w] logits of a model, as NumPy arrays on the CPU."""
+def to_candidates(masks: torch.Tensor, scores: torch.Tensor, low_res_logits: torch.Tensor) -> MaskCandidates:
+    """Convert [M, H, W] masks, [M] scores and [M, h, w] logits of a model to NumPy arrays on the CPU."""
     return MaskCandidates(
         masks=masks.cpu().numpy(),
         scores=scores.float().cpu().numpy(),
@@ -147,27 +154,15 @@ def candidates(masks: torch.Tensor, scores: torch.Tensor, low_res_logits: torch.
 
 
 def encoder_precision(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Lower precision for the image encoder alone.
+    """Run the image encoder alone in lower precision (autocast).
 
-    Nearly all time goes into the encoder. Prompt encoder and mask decoder stay in float32: in bfloat16 a coordinate
-    of 1000 would be rounded to a multiple of 4.
+    The encoder takes nearly all of the time. Prompt encoder and mask decoder stay in float32: bfloat16 rounds a
+    coordinate near 1000 to a multiple of 4.
     """
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
-@contextmanager
-def memory_sentence(name: str, device: torch.device) -> Iterator[None]:
-    """Turn the device's running out of memory into a `SegmenterError` with a sentence."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise SegmenterError(
-            f"segmenter {name!r} ran out of memory on {device}: use a smaller one (mobile-sam), a smaller --dtype, or "
-            "--device cpu"
-        ) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        raise SegmenterError(
-            f"segmenter {name!r} ran out of memory on {device}: use a smaller one (mobile-sam) or a smaller image"
-        ) from error
+def explain_memory(name: str, device: torch.device) -> AbstractContextManager[None]:
+    """Re-raise out-of-memory errors of a segmenter as `SegmenterError`; see `grounding.memory`."""
+    remedy = "use a smaller segmenter (mobile-sam), a smaller image, a smaller --dtype, or --device cpu"
+    return explain_out_of_memory(f"running segmenter {name!r} on {device}", remedy, SegmenterError)

@@ -1,9 +1,9 @@
-"""What the SAM models of transformers share: encode once, hand the embedding back with every prompt.
+"""Base class of segmenters on transformers' SAM models: encode the image once, pass its embedding with every prompt.
 
 `get_image_embeddings` returns what `forward(image_embeddings=...)` takes instead of `pixel_values`: one tensor for SAM,
-a list from fine to coarse for SAM 2 and the SAM 3 tracker. Low resolution logits go back in as `input_masks`
-[1, 1, h, w]. A backend is one subclass in a file of its own; it says which model class it is and what its image
-processor does to the picture.
+a list from fine to coarse for SAM 2 and the SAM 3 tracker. Low resolution logits are passed as `input_masks`
+[1, 1, h, w]. Each backend is one subclass in a file of its own: it names the model class and says how the image
+processor resizes the image.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from PIL import Image
 from grounding.errors import SegmenterError
 from grounding.segmenters.base import (
     MaskCandidates,
-    candidates,
     check_image,
     encoder_precision,
-    mask_input,
-    memory_sentence,
+    explain_memory,
+    mask_tensor,
     no_image,
+    to_candidates,
     to_input_frame,
 )
 from grounding.types import FloatArray, PointPrompts
 
 
 class HubSegmenter(ABC):
-    """A transformers model of the SAM family that holds one encoded image.
+    """Segmenter on a transformers model of the SAM family; holds one encoded image.
 
     Attributes:
-        name: hub id or folder, as the user gave it.
-        device: where it runs.
+        name: hub id or folder, as given.
+        device: device of the model.
         model_class: the class in `transformers`.
         config_types: the `model_type`s of checkpoints this backend can load.
     """
@@ -44,18 +44,21 @@ class HubSegmenter(ABC):
     def __init__(
         self, model: Any, image_processor: Any, name: str, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> None:
-        """Take over a model.
+        """Wrap a model.
 
         Args:
-            model: an instance of `model_class`, weights in float32; moved to `device` and set to evaluation.
-            image_processor: the image processor that belongs to it.
-            name: for messages.
-            device: where to run.
+            model: instance of `model_class` with float32 weights; moved to `device` and set to evaluation mode.
+            image_processor: its image processor.
+            name: name for messages.
+            device: device to run on.
             dtype: number format of the image encoder (autocast).
+
+        Raises:
+            SegmenterError: the device is out of memory.
         """
         self.name = name
         self.device = device
-        with memory_sentence(name, device):
+        with explain_memory(name, device):
             self._model = model.to(device).eval()
         self._processor = image_processor
         self._dtype = dtype
@@ -72,40 +75,40 @@ class HubSegmenter(ABC):
         self._original = (rgb.height, rgb.width)
         self._content = self._content_size(inputs)
         pixels = inputs["pixel_values"].to(self.device)
-        with memory_sentence(self.name, self.device), encoder_precision(self.device, self._dtype):
+        with explain_memory(self.name, self.device), encoder_precision(self.device, self._dtype):
             embeddings = self._model.get_image_embeddings(pixels)
         self._embeddings = [e.float() for e in embeddings] if isinstance(embeddings, list) else embeddings.float()
 
     @torch.inference_mode()
-    def segment(
-        self, prompts: PointPrompts, *, mask_logits: FloatArray | None = None, multimask: bool = True
+    def predict(
+        self, prompts: PointPrompts, *, mask_input: FloatArray | None = None, multimask_output: bool = True
     ) -> MaskCandidates:
-        """Masks for one prompt; see `Segmenter.segment`."""
+        """Predict masks for one prompt; see `Segmenter.predict`."""
         if self._embeddings is None:
             raise no_image(self.name)
         points, labels, box = to_input_frame(prompts, self._original, self._content, self.device)
-        with memory_sentence(self.name, self.device):
+        with explain_memory(self.name, self.device):
             output = self._model(
                 image_embeddings=self._embeddings,
                 input_points=None if points is None else points[None, None],  # [image, object, point, xy]
                 input_labels=None if labels is None else labels[None, None],
                 input_boxes=None if box is None else box[None, None],  # [image, object, 4]
-                input_masks=mask_input(mask_logits, self.device),
-                multimask_output=multimask,
+                input_masks=mask_tensor(mask_input, self.device),
+                multimask_output=multimask_output,
             )
             logits = output.pred_masks[0].float()  # [object, M, h, w]
-            return candidates(self._upscale(logits)[0], output.iou_scores[0, 0], self._feed_back(logits[0]))
+            return to_candidates(self._upscale(logits)[0], output.iou_scores[0, 0], self._feed_back(logits[0]))
 
     @abstractmethod
     def _content_size(self, inputs: Any) -> tuple[int, int]:
-        """(h, w) that the image takes up inside the model's input, given what the processor returned."""
+        """Return (h, w) of the resized image inside the model's input, given the processor's output."""
 
     @abstractmethod
     def _upscale(self, logits: torch.Tensor) -> torch.Tensor:
-        """Masks, bool [object, M, H, W] in the original size, from [object, M, h, w] logits."""
+        """Convert [object, M, h, w] logits to masks, bool [object, M, H, W] in the original size."""
 
     def _feed_back(self, logits: torch.Tensor) -> torch.Tensor:
-        """[M, h, w] logits in the range that the prompt encoder was trained on."""
+        """Limit [M, h, w] logits to the range that the prompt encoder was trained on."""
         return logits
 
     @classmethod
@@ -114,11 +117,11 @@ class HubSegmenter(ABC):
 
         Args:
             name: hub id or folder.
-            device: where to run.
+            device: device to run on.
             dtype: number format of the image encoder.
 
         Returns:
-            The segmenter.
+            The segmenter, without an image.
 
         Raises:
             SegmenterError: the files cannot be found, fetched or read, or the device is out of memory.
@@ -129,12 +132,12 @@ class HubSegmenter(ABC):
             processor = transformers.AutoImageProcessor.from_pretrained(name)
             model = getattr(transformers, cls.model_class).from_pretrained(name, dtype=torch.float32)
         except (OSError, ValueError) as error:
-            raise unreachable(name, error) from error
+            raise not_loadable(name, error) from error
         return cls(model, processor, name, device, dtype)
 
 
-def unreachable(name: str, error: Exception) -> SegmenterError:
-    """The error of a hub id or folder whose files could not be had, with the first line of the cause."""
+def not_loadable(name: str, error: Exception) -> SegmenterError:
+    """Create the error of a hub id or folder that transformers cannot load, with the first line of the cause."""
     cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return SegmenterError(
         f"segmenter {name!r} could not be loaded as a transformers checkpoint ({cause}); expected a folder with "

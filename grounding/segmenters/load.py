@@ -1,4 +1,4 @@
-"""One name, one segmenter: `mobile-sam`, `sam:vit_b:FILE`, a checkpoint file, a hub id or a folder."""
+"""Load a segmenter by name: `mobile-sam`, `sam:vit_b:FILE`, a checkpoint file, a hub id or a folder."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def load_segmenter(
 
     Args:
         name: one of
-            `mobile-sam`: MobileSAM from the package of extra `starter`, no download;
+            `mobile-sam`: MobileSAM from a package of the extra `starter`, no download;
             `sam:vit_b:FILE`: a checkpoint of `segment-anything` (`vit_b`, `vit_l`, `vit_h`) or of MobileSAM (`vit_t`);
-            `FILE`: the same where the file's name holds the variant;
+            `FILE`: the same if the file's name contains the variant;
             a hub id or a folder of a `SamModel`, `Sam2Model` or `Sam3TrackerModel`.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: number format of the image encoder: `auto`, `float32`, `bfloat16` or `float16`.
@@ -39,9 +39,9 @@ def load_segmenter(
         The segmenter, without an image.
 
     Raises:
-        SegmenterError: the name has none of the known forms, or what it names cannot be found or loaded.
-        MissingExtraError: MobileSAM without extra `starter`.
-        ModelError: a device or number format that is not known or not there.
+        SegmenterError: the name has none of the known forms, or the files cannot be found or loaded.
+        MissingExtraError: MobileSAM without the extra `starter`.
+        ModelError: an unknown or unavailable device or number format.
     """
     place = resolve_device(device)
     number_format = resolve_dtype(dtype, place)
@@ -61,7 +61,7 @@ def load_segmenter(
 
 
 def _checkpoint(name: str) -> tuple[str, Path] | None:
-    """(variant, file) where the name asks for a checkpoint file."""
+    """Return (variant, file) if the name means a checkpoint file."""
     prefix, _, rest = name.partition(":")
     if prefix == "sam":
         variant, _, file = rest.partition(":")
@@ -95,10 +95,10 @@ def _load_checkpoint(variant: str, path: Path, name: str, device: torch.device, 
 
 
 def _load_hub(name: str, source: str, device: torch.device, dtype: torch.dtype) -> Segmenter:
-    """Choose the backend by the checkpoint's `model_type`."""
+    """Load a transformers checkpoint with the backend of its `model_type`."""
     from transformers import AutoConfig
 
-    from grounding.segmenters.hub import HubSegmenter, unreachable
+    from grounding.segmenters.hub import HubSegmenter, not_loadable
     from grounding.segmenters.sam import SamSegmenter
     from grounding.segmenters.sam2 import Sam2Segmenter
     from grounding.segmenters.sam3_tracker import Sam3TrackerSegmenter
@@ -107,7 +107,7 @@ def _load_hub(name: str, source: str, device: torch.device, dtype: torch.dtype) 
     try:
         model_type = AutoConfig.from_pretrained(source).model_type
     except (OSError, ValueError) as error:
-        raise unreachable(name, error) from error
+        raise not_loadable(name, error) from error
     for backend in backends:
         if model_type in backend.config_types:
             return backend.load(source, device, dtype)

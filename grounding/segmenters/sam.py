@@ -1,4 +1,4 @@
-"""SAM in transformers (`SamModel`): the longest side is scaled to the input, the rest is padding."""
+"""SAM in transformers (`SamModel`): the longest side is scaled to the input size, the rest is padded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from grounding.segmenters.hub import HubSegmenter
 
 
 class SamSegmenter(HubSegmenter):
-    """Kirillov et al., "Segment Anything", ICCV 2023, for example `facebook/sam-vit-base`."""
+    """Kirillov et al., "Segment Anything", ICCV 2023; for example `facebook/sam-vit-base`."""
 
     model_class: ClassVar[str] = "SamModel"
     config_types: ClassVar[tuple[str, ...]] = ("sam",)

@@ -1,4 +1,4 @@
-"""SAM 2 in transformers (`Sam2Model`): the image is stretched to a square, nothing is padded."""
+"""SAM 2 in transformers (`Sam2Model`): the image is stretched to a square, without padding."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ LOGIT_LIMIT = 32.0
 class Sam2Segmenter(HubSegmenter):
     """Ravi et al., "SAM 2: Segment Anything in Images and Videos" (arXiv 2408.00714), its image part.
 
-    For example `facebook/sam2.1-hiera-tiny`. As in the authors' image predictor, low resolution logits are limited to
-    +-32 before they can be fed back.
+    For example `facebook/sam2.1-hiera-tiny`. As in the authors' image predictor, low resolution logits are clamped to
+    [-32, 32].
     """
 
     model_class: ClassVar[str] = "Sam2Model"

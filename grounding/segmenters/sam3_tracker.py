@@ -1,6 +1,6 @@
-"""The tracker of SAM 3 in transformers (`Sam3TrackerModel`): the part of SAM 3 that takes points.
+"""The tracker of SAM 3 in transformers (`Sam3TrackerModel`), the part of SAM 3 that takes points.
 
-`Sam3Model` takes words and boxes, not points, and is no segmenter in the sense of this package.
+`Sam3Model` takes words and boxes instead of points, so it is not a segmenter in the sense of this package.
 """
 
 from __future__ import annotations

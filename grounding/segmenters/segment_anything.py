@@ -1,8 +1,8 @@
-"""Segment Anything as its authors published it: package `segment-anything`, checkpoints by path.
+"""Segment Anything by the authors' package `segment-anything`, with checkpoints by path.
 
-Kirillov et al., "Segment Anything", ICCV 2023 (arXiv 2304.02643). The package's own `SamPredictor` holds an image and
-answers in NumPy; this class does the same steps in inference mode, in our coordinates and with our errors, for any
-image encoder that fits (MobileSAM's too, see mobile_sam.py).
+Kirillov et al., "Segment Anything", ICCV 2023 (arXiv 2304.02643). The class does the steps of the package's
+`SamPredictor` in inference mode, with the coordinates and errors of this package, for any image encoder that fits
+(MobileSAM's too, see mobile_sam.py).
 """
 
 from __future__ import annotations
@@ -21,25 +21,23 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from grounding.errors import SegmenterError
 from grounding.segmenters.base import (
     MaskCandidates,
-    candidates,
     check_image,
     encoder_precision,
-    mask_input,
-    memory_sentence,
+    explain_memory,
+    mask_tensor,
     no_image,
+    to_candidates,
     to_input_frame,
 )
 from grounding.types import FloatArray, PointPrompts
 
-VARIANTS = ("vit_b", "vit_l", "vit_h")
-
 
 class SegmentAnything:
-    """A `segment_anything` model that holds one encoded image.
+    """Segmenter on a `segment_anything` model; holds one encoded image.
 
     Attributes:
-        name: what the user called it.
-        device: where it runs.
+        name: the segmenter's name, as given.
+        device: device of the model.
     """
 
     def __init__(
@@ -51,18 +49,21 @@ class SegmentAnything:
         *,
         channels_last: bool = False,
     ) -> None:
-        """Take over a model.
+        """Wrap a model.
 
         Args:
-            model: weights in float32; it is moved to `device` and set to evaluation.
-            name: for messages.
-            device: where to run.
+            model: model with float32 weights; moved to `device` and set to evaluation mode.
+            name: name for messages.
+            device: device to run on.
             dtype: number format of the image encoder (autocast).
-            channels_last: feed the encoder channels-last memory, faster for convolutional encoders.
+            channels_last: use channels-last memory in the encoder, faster for convolutional encoders.
+
+        Raises:
+            SegmenterError: the device is out of memory.
         """
         self.name = name
         self.device = device
-        with memory_sentence(name, device):
+        with explain_memory(name, device):
             self._model = model.to(device).eval()
         self._dtype = dtype
         self._memory = torch.channels_last if channels_last else torch.contiguous_format
@@ -79,46 +80,46 @@ class SegmentAnything:
         resized = torch.as_tensor(self._resize.apply_image(rgb), device=self.device).permute(2, 0, 1)[None]  # [1,3,h,w]
         self._original, self._content = rgb.shape[:2], (resized.shape[2], resized.shape[3])
         pixels = self._model.preprocess(resized.float()).contiguous(memory_format=self._memory)
-        with memory_sentence(self.name, self.device), encoder_precision(self.device, self._dtype):
+        with explain_memory(self.name, self.device), encoder_precision(self.device, self._dtype):
             self._embedding = self._model.image_encoder(pixels).float()
 
     @torch.inference_mode()
-    def segment(
-        self, prompts: PointPrompts, *, mask_logits: FloatArray | None = None, multimask: bool = True
+    def predict(
+        self, prompts: PointPrompts, *, mask_input: FloatArray | None = None, multimask_output: bool = True
     ) -> MaskCandidates:
-        """Masks for one prompt; see `Segmenter.segment`."""
+        """Predict masks for one prompt; see `Segmenter.predict`."""
         if self._embedding is None:
             raise no_image(self.name)
         points, labels, box = to_input_frame(prompts, self._original, self._content, self.device)
-        with memory_sentence(self.name, self.device):
+        with explain_memory(self.name, self.device):
             sparse, dense = self._model.prompt_encoder(
                 points=None if points is None or labels is None else (points[None], labels[None]),
                 boxes=None if box is None else box[None],
-                masks=mask_input(mask_logits, self.device),
+                masks=mask_tensor(mask_input, self.device),
             )
             logits, scores = self._model.mask_decoder(  # [1, M, 256, 256], [1, M]
                 image_embeddings=self._embedding,
                 image_pe=self._model.prompt_encoder.get_dense_pe(),
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
-                multimask_output=multimask,
+                multimask_output=multimask_output,
             )
             masks = self._model.postprocess_masks(logits, self._content, self._original)
-            return candidates(masks[0] > self._model.mask_threshold, scores[0], logits[0])
+            return to_candidates(masks[0] > self._model.mask_threshold, scores[0], logits[0])
 
 
 def read_checkpoint(path: Path, name: str) -> Mapping[str, torch.Tensor]:
-    """A state dict from disk, read without running anything that the file may hold.
+    """Read a state dict from disk without executing code that the file may contain.
 
     Args:
-        path: the file.
+        path: checkpoint file.
         name: the segmenter's name, for messages.
 
     Returns:
         Tensors by parameter name.
 
     Raises:
-        SegmenterError: there is no such file, or it holds no plain state dict.
+        SegmenterError: there is no such file, or it is not a plain state dict.
     """
     if not path.is_file():
         raise SegmenterError(f"segmenter {name!r}: there is no file {path}; give the path of a SAM checkpoint (.pth)")
@@ -140,7 +141,7 @@ def read_checkpoint(path: Path, name: str) -> Mapping[str, torch.Tensor]:
 
 
 def fit_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path, name: str) -> None:
-    """Load a state dict that must fit exactly.
+    """Load a state dict, with no missing and no unexpected keys.
 
     Raises:
         SegmenterError: the weights belong to another model.
@@ -149,25 +150,25 @@ def fit_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor], path:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise SegmenterError(
-            f"segmenter {name!r}: the weights in {path} do not fit this model; say which one they are of, for example "
-            f"sam:vit_l:{path} (known: {', '.join(VARIANTS)}, vit_t for MobileSAM)"
+            f"segmenter {name!r}: the weights in {path} do not fit this model; name the variant, for example "
+            f"sam:vit_l:{path} (known: vit_b, vit_l, vit_h, and vit_t for MobileSAM)"
         ) from error
 
 
 def load_segment_anything(
     variant: str, path: Path, name: str, device: torch.device, dtype: torch.dtype
 ) -> SegmentAnything:
-    """A `segment-anything` checkpoint by path.
+    """Load a `segment-anything` checkpoint by path.
 
     Args:
         variant: `vit_b`, `vit_l` or `vit_h`.
-        path: the checkpoint.
-        name: for messages.
-        device: where to run.
+        path: checkpoint file.
+        name: name for messages.
+        device: device to run on.
         dtype: number format of the image encoder.
 
     Returns:
-        The segmenter.
+        The segmenter, without an image.
 
     Raises:
         SegmenterError: no such file, not a checkpoint, weights of another model, or out of memory.

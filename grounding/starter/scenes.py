@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageDraw
 
-from grounding.types import BoolArray, Box
+from grounding.geometry import Box, tight_box
+from grounding.types import BoolArray
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -89,9 +90,8 @@ class SceneObject:
 
     @property
     def box_xyxy(self) -> Box:
-        """Tight box around the visible pixels, in pixels, x1 and y1 exclusive."""
-        rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
-        return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+        """The tightest box around the visible pixels."""
+        return tight_box(self.mask)
 
 
 @dataclass(frozen=True)

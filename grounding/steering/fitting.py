@@ -19,8 +19,8 @@ from torch import Tensor
 
 from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
 from grounding.errors import GroundingError, MethodError
+from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
-from grounding.models.memory import explain_out_of_memory
 from grounding.models.spelling import spell
 from grounding.steering.apply import apply
 from grounding.steering.fit_settings import FitSettings
@@ -170,7 +170,7 @@ def _weights(reading: TeacherForcedSample, emphasis: float) -> Tensor:
     """[T] `emphasis` for tokens of the answer's nouns, 1 for the others."""
     text, spans = spell(reading.vlm.tokenizer, reading.inputs["input_ids"][0, list(reading.targets)].tolist())
     weights = torch.ones(len(reading.targets))
-    for tokens in align([phrase.noun.span for phrase in noun_phrases(text)], spans):
+    for tokens in align([phrase.noun.span for phrase in noun_phrases(text, reading.vlm.finder)], spans):
         weights[list(tokens)] = emphasis
     return weights
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from grounding.errors import MethodError
+from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
-from grounding.models.memory import explain_out_of_memory
 from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding, Generated
 from grounding.steering.editor import applied

@@ -20,7 +20,6 @@ from contextlib import ExitStack
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from grounding.attention import RowRequest, record
@@ -30,13 +29,14 @@ from grounding.attention.intercept import intercept
 from grounding.attention.rows import as_index, attention_rows
 from grounding.attention.sinks import SINKS, SinkRule
 from grounding.errors import GroundingError, ImageError, MethodError
+from grounding.geometry import cell_coverage
+from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
-from grounding.models.memory import explain_out_of_memory
 from grounding.steering.apply import apply
 from grounding.steering.samples import Sample, Source
 from grounding.steering.sensitivity import Kind, Sensitivity
 from grounding.steering.teacher_forcing import AnswerEditor, AnswerForward, TeacherForcedSample
-from grounding.types import BoolArray, FloatArray, ImageGrid, RecordSpec
+from grounding.types import BoolArray, FloatArray, RecordSpec
 
 _REMEDY = "use a smaller picture, a shorter answer, --dtype bfloat16, or a smaller model"
 
@@ -144,16 +144,9 @@ def _covered(reading: TeacherForcedSample, mask: BoolArray | None) -> Tensor:
     image = reading.prepared.layouts[0].image
     shares = dict.fromkeys(image.tolist(), -1.0)
     for grid in reading.prepared.layouts[0].grids:
-        shares.update(zip(grid.positions.tolist(), _cells(mask, grid).ravel().tolist(), strict=True))
+        cells = cell_coverage(mask, grid.shape, grid.box_xyxy)
+        shares.update(zip(grid.positions.tolist(), cells.ravel().tolist(), strict=True))
     return torch.tensor([shares[position] for position in image.tolist()])
-
-
-def _cells(mask: BoolArray, grid: ImageGrid) -> FloatArray:
-    """[h, w] share of each cell on the mask; where a grid reaches over the picture's border there is no object."""
-    x0, y0, x1, y1 = (round(edge) for edge in grid.box_xyxy)
-    inside = Image.fromarray(mask.astype(np.float32)).crop((x0, y0, x1, y1))
-    height, width = grid.shape
-    return np.asarray(inside.resize((width, height), Image.Resampling.BOX), dtype=np.float32)
 
 
 class _WithoutImage(AnswerEditor):

@@ -1,14 +1,15 @@
-"""Every noun of a longer text, such as a generated caption, as a phrase that a map can be made for."""
+"""Noun phrases of a longer text, such as a generated caption; a map can be made for each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from grounding.text.parse import NounFinder, RuleNounFinder
+from grounding.text.parse import NounFinder
+from grounding.text.rules import RuleNounFinder
 from grounding.text.words import normal, split_words
 from grounding.types import Word
 
-# Nouns of captions that speak of the picture, of talk about it, or of no thing that has a place in it.
+# Nouns of captions without a place in the image: the image itself, its mood, quantities, and words of the dialogue.
 PLACELESS = frozenset(
     "image picture photo photograph photography snapshot shot view scene scenery setting atmosphere mood ambiance"
     " environment area time day moment way type kind sort number variety group pair couple lot bunch part rest addition"
@@ -18,12 +19,12 @@ PLACELESS = frozenset(
 
 @dataclass(frozen=True)
 class NounPhrase:
-    """A noun of a text with the adjectives and nouns before it.
+    """A noun with the adjectives and nouns before it.
 
     Attributes:
         text: the phrase as written, without its article.
-        span: (start, end) characters in the text it stands in.
-        words: its words with spans into that text; exactly one, the noun, is the head.
+        span: (start, end) characters in the source text.
+        words: its words with spans into the source text; exactly one, the noun, is the head.
     """
 
     text: str
@@ -32,16 +33,19 @@ class NounPhrase:
 
     @property
     def noun(self) -> Word:
-        """The head."""
+        """The head noun."""
         return next(word for word in self.words if word.is_head)
 
 
 def noun_phrases(text: str, finder: NounFinder | None = None) -> tuple[NounPhrase, ...]:
-    """The noun phrases of a text whose noun can have a place in a picture, in order.
+    """Find the noun phrases of a text whose noun can have a place in an image.
 
     Args:
-        text: a caption of any length; it may have no noun at all.
-        finder: who finds them; the rules where None.
+        text: text of any length.
+        finder: finder of noun phrases; the rules if None.
+
+    Returns:
+        The phrases in order, disjoint; empty if there are none.
     """
     words = split_words(text)
     found = []

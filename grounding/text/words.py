@@ -1,8 +1,8 @@
-"""Text to words with character spans, and what each word is to a map.
+"""Text to words with character spans, and the kind of each word: content, stop or spatial.
 
 A word is a run of letters, marks, digits, underscores and pictographs of any script; hyphens and apostrophes join two
-runs (`t-shirt`, `man's`), and so do a point or comma between digits (`2.5`). Everything else separates. The kinds
-come from one list in the project, `stopwords.txt`, whose version is part of a method.
+runs (`t-shirt`, `man's`), and so does a point or comma between digits (`2.5`). All other characters separate words.
+The kinds come from the project's word list, `stopwords.txt`.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from grounding.types import Word, WordKind
 _HYPHENS_AND_APOSTROPHES = "-'\u2019\u2010\u2011"
 _ZERO_WIDTH_JOINERS = "\u200c\u200d"  # inside words of Persian and Indic scripts, and between pictographs
 
+Phrase = tuple[int, int]
+"""A noun phrase in a sequence of words: (index of its first word, index of its noun)."""
+
 
 @cache
-def word_list() -> tuple[str, dict[str, frozenset[str]]]:
-    """The project's word list.
+def word_list() -> dict[str, frozenset[str]]:
+    """Read the project's word list.
 
     Returns:
-        (version, words by section); the sections are `stop` and `spatial`, all words in lower case.
+        Words in lower case by section, `stop` and `spatial`.
     """
     text = (files("grounding.text") / "stopwords.txt").read_text(encoding="utf-8")
-    version = ""
     sections: dict[str, set[str]] = {}
     current: set[str] = set()
     for line in text.splitlines():
-        if line.startswith("# version:"):
-            version = line.partition(":")[2].strip()
-        elif line.startswith("["):
+        if line.startswith("["):
             current = sections.setdefault(line.strip("[] "), set())
         elif not line.startswith("#"):
             current.update(line.split())
-    return version, {name: frozenset(words) for name, words in sections.items()}
+    return {name: frozenset(words) for name, words in sections.items()}
 
 
 def normal(word: str) -> str:
-    """The form under which a word is looked up: lower case, straight apostrophe, plain hyphen."""
+    """Normalise a word for look-up: lower case, straight apostrophe, plain hyphen."""
     return re.sub("[\u2010\u2011]", "-", word.replace("\u2019", "'")).casefold()
 
 
 def kind_of(word: str) -> WordKind:
-    """What a single word is to a map: stop, spatial or content."""
-    _, sections = word_list()
+    """Classify a single word as stop, spatial or content."""
+    sections = word_list()
     form = normal(word)
     if form in sections["stop"]:
         return WordKind.STOP
@@ -55,7 +55,7 @@ def kind_of(word: str) -> WordKind:
 
 
 def split_words(text: str) -> tuple[Word, ...]:
-    """Cut a text into words.
+    """Split a text into words.
 
     Args:
         text: any string.

@@ -5,10 +5,12 @@ from __future__ import annotations
 from grounding.command import Command
 
 DESCRIBE = Command(
-    "describe images, steered and not, and flag the nouns that nothing in the image speaks for",
+    "describe images, steered or not, and flag nouns with little visual support",
     "pipelines.commands.describe:DescribeCommand",
+    group="Use",
 )
 SEGMENT = Command(
-    "find what words mean in images and cut it out, for one image, many, or a manifest",
+    "segment what a referring expression means, in one image, many, or a manifest",
     "pipelines.commands.segment:SegmentCommand",
+    group="Use",
 )

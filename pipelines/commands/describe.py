@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from grounding.console import emit, results, talk
+from grounding.console import emit, stderr, stdout
 from grounding.errors import GroundingError, UsageError
 from grounding.files import slug
 from grounding.images import open_image
@@ -101,7 +101,7 @@ class DescribeCommand(LoadOptions):
             record: Record = {"key": short_hash([image, config.hash], 16), "image": image, "config": config.hash}
             if isinstance(outcome, GroundingError):
                 failed += 1
-                talk().print(f"failed: {image}: {outcome}")
+                stderr().print(f"failed: {image}: {outcome}")
                 record |= {"error": error_json(outcome)}
             else:
                 record |= self._record(outcome, image, record["key"])
@@ -112,7 +112,7 @@ class DescribeCommand(LoadOptions):
                 emit(record if isinstance(outcome, GroundingError) else record | {"speed": _speed(outcome)})
         if failed:
             where = f", see their lines in {self.out / RESULTS.records}" if self.out is not None else ""
-            talk().print(f"{failed} of {len(images)} images failed{where}")
+            stderr().print(f"{failed} of {len(images)} images failed{where}")
         return 1 if failed else 0
 
     def _config(self, steering: Steering | None, decoding: Decoding) -> DescribeConfig:
@@ -124,7 +124,7 @@ class DescribeCommand(LoadOptions):
         segmenter = self.load_segmenter() if self.masks else None
         pipe = FaithfulDescription(vlm, method, segmenter, steering, decoding, self.threshold)
         if pipe.threshold is None:
-            talk().print(
+            stderr().print(
                 f"note: no threshold of support was measured for {self.model}, so no noun is flagged for a low one: "
                 "give --threshold"
             )
@@ -137,7 +137,7 @@ class DescribeCommand(LoadOptions):
         streams = self.num_beams == 1 and not self.json
 
         def stream(label: str) -> Any:
-            results().print(f"{label}:" if label == UNSTEERED else f"{label} by {self.steer}:")
+            stdout().print(f"{label}:" if label == UNSTEERED else f"{label} by {self.steer}:")
             return token_streamer(pipe.vlm.tokenizer)
 
         def describe(image: str) -> Description:
@@ -145,13 +145,13 @@ class DescribeCommand(LoadOptions):
 
         for image in images:
             if not self.json:
-                results().print(image, style="bold")
+                stdout().print(image, style="bold")
             outcome = attempt_one(partial(describe, image))
             if isinstance(outcome, GroundingError):
                 if len(images) == 1:
                     raise outcome
             elif not self.json:
-                write_description(outcome, results(), streamed=streams)
+                write_description(outcome, stdout(), streamed=streams)
             yield image, outcome
 
     def _record(self, description: Description, image: str, key: str) -> Record:

@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from grounding.console import results
+from grounding.console import stdout
 
 if TYPE_CHECKING:
     from pipelines.results import Caption, Description
@@ -21,7 +21,7 @@ def token_streamer(tokenizer: Any) -> Any:
 
     class Printer(TextStreamer):
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            console = results()
+            console = stdout()
             console.print(Text(text), end="\n" if stream_end else "")
             console.file.flush()
 

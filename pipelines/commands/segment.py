@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from grounding.console import emit, progress_bar, results, talk
+from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import GroundingError, UsageError
 from grounding.images import open_image
 from grounding.runs.folder import RESULTS
@@ -85,12 +85,12 @@ class SegmentCommand(ModelOptions):
         records = finish(job, lines)
         failed = sum(record["error"] is not None for record in records)
         took = time.perf_counter() - started
-        talk().print(_summary(len(items) - before, before, failed, took, spent, self.out))
+        stderr().print(_summary(len(items) - before, before, failed, took, spent, self.out))
         for record in records:
             if self.json:
                 emit(record | spent.of(record["key"]))
             elif record["error"] is None:
-                results().print(_line(record, self.out))
+                stdout().print(_line(record, self.out))
         return 1 if failed else 0
 
     def _items(self) -> tuple[Item, ...]:
@@ -108,13 +108,13 @@ class SegmentCommand(ModelOptions):
         started = time.perf_counter()
         pipe = self.load()
         spent = Spent(time.perf_counter() - started, {})
-        with progress_bar(talk()) as progress:
+        with progress_bar(stderr()) as progress:
             task = progress.add_task("segment", total=left)
 
             def report(item: Item, outcome: Outcome) -> None:
                 progress.advance(task)
                 if isinstance(outcome, GroundingError):
-                    talk().print(f"failed: {item.image}, {item.expression!r}: {outcome}")
+                    stderr().print(f"failed: {item.image}, {item.expression!r}: {outcome}")
                 else:
                     spent.items[item.key(job.config.hash)] = outcome.timings
 

@@ -12,12 +12,12 @@ import pytest
 
 from evals.tasks.registry import TASKS
 from grounding import cli
-from grounding.command import GROUP
+from grounding.command import ENTRY_POINTS
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 ENTRIES = [
-    EntryPoint(name, target, GROUP)
-    for name, target in tomllib.loads(PYPROJECT.read_text())["project"]["entry-points"][GROUP].items()
+    EntryPoint(name, target, ENTRY_POINTS)
+    for name, target in tomllib.loads(PYPROJECT.read_text())["project"]["entry-points"][ENTRY_POINTS].items()
     if name.startswith("eval.")
 ]
 

@@ -17,7 +17,6 @@ from grounding.errors import ModelError
 from grounding.models import load as load_module
 from grounding.models.load import load, load_config, source_of, starter_folder
 from grounding.models.maps import record_maps
-from grounding.models.memory import explain_out_of_memory
 from grounding.models.registry import family_class
 from grounding.models.tiny import TINY, tiny_llava
 from grounding.types import RecordSpec
@@ -233,8 +232,3 @@ def test_out_of_memory_is_one_sentence(error: Exception, saved_llava: Path, monk
     monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", fails)
     with pytest.raises(ModelError, match=r"out of memory while loading .*choose a smaller model"):
         load(str(saved_llava), device="cpu")
-
-
-def test_other_errors_pass_through() -> None:
-    with pytest.raises(RuntimeError, match="shapes"), explain_out_of_memory("running", "wait"):
-        raise RuntimeError("shapes differ")

@@ -88,7 +88,7 @@ def test_a_terminal_gets_both_texts_side_by_side(describe, scenes, monkeypatch) 
     from rich.console import Console
 
     wide = Console(highlight=False, markup=False, soft_wrap=True, force_terminal=True, width=140)
-    monkeypatch.setattr("pipelines.commands.describe.results", lambda: wide)
+    monkeypatch.setattr("pipelines.commands.describe.stdout", lambda: wide)
     code, out, _ = describe(scenes / "0.png", "--steer", "truncation", "--threshold", "1")
     assert code == 0
     assert "steered by truncation" in out

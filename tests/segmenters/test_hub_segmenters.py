@@ -57,7 +57,7 @@ def reference(tiny_hub, image, xy, labels, box=None):
 )
 def test_reused_embedding_equals_the_full_forward_pass(tiny_hub, segmenter, noise, points, xy, labels, box):
     segmenter.set_image(noise)
-    found = segmenter.segment(points(*xy, labels=labels, box=box))
+    found = segmenter.predict(points(*xy, labels=labels, box=box))
     logits, masks, scores = reference(tiny_hub, noise, xy, labels, box)
     np.testing.assert_allclose(found.low_res_logits, np.clip(logits, -32, 32), atol=1e-4)
     np.testing.assert_allclose(found.scores, scores, atol=1e-4)
@@ -70,9 +70,9 @@ def test_an_image_is_encoded_once_for_many_prompts(tiny_hub, segmenter, noise, p
     calls = []
     tiny_hub[1].vision_encoder.register_forward_hook(lambda *_: calls.append(1))
     segmenter.set_image(noise)
-    first = segmenter.segment(points((10, 20)))
-    second = segmenter.segment(points((70, 5)))
-    again = segmenter.segment(points((10, 20)))
+    first = segmenter.predict(points((10, 20)))
+    second = segmenter.predict(points((70, 5)))
+    again = segmenter.predict(points((10, 20)))
     assert len(calls) == 1
     assert not np.allclose(first.low_res_logits, second.low_res_logits)
     np.testing.assert_array_equal(first.low_res_logits, again.low_res_logits)
@@ -80,30 +80,30 @@ def test_an_image_is_encoded_once_for_many_prompts(tiny_hub, segmenter, noise, p
 
 def test_a_new_image_replaces_the_old_one(segmenter, noise, points):
     segmenter.set_image(noise)
-    before = segmenter.segment(points((10, 20)))
+    before = segmenter.predict(points((10, 20)))
     segmenter.set_image(noise.transpose(0).resize((40, 50)))
-    after = segmenter.segment(points((10, 20)))
+    after = segmenter.predict(points((10, 20)))
     assert after.masks.shape == (3, 50, 40)
     assert not np.allclose(before.low_res_logits, after.low_res_logits)
 
 
 def test_a_box_alone_is_a_prompt(segmenter, noise, points):
     segmenter.set_image(noise)
-    small = segmenter.segment(points(box=(5, 5, 20, 20)))
-    large = segmenter.segment(points(box=(5, 5, 70, 28)))
+    small = segmenter.predict(points(box=(5, 5, 20, 20)))
+    large = segmenter.predict(points(box=(5, 5, 70, 28)))
     assert not np.allclose(small.low_res_logits, large.low_res_logits)
 
 
 def test_logits_fed_back_change_the_answer_and_keep_their_frame(segmenter, noise, points):
     segmenter.set_image(noise)
-    first = segmenter.segment(points((10, 20)))
-    second = segmenter.segment(points((10, 20)), mask_logits=first.low_res_logits[1])
+    first = segmenter.predict(points((10, 20)))
+    second = segmenter.predict(points((10, 20)), mask_input=first.low_res_logits[1])
     assert second.low_res_logits.shape == first.low_res_logits.shape
-    other = segmenter.segment(points((10, 20)), mask_logits=first.low_res_logits[0])
+    other = segmenter.predict(points((10, 20)), mask_input=first.low_res_logits[0])
     assert not np.allclose(first.low_res_logits, second.low_res_logits)
     assert not np.allclose(other.low_res_logits, second.low_res_logits)
-    with pytest.raises(ValueError, match="mask_logits"):
-        segmenter.segment(points((10, 20)), mask_logits=first.low_res_logits)
+    with pytest.raises(ValueError, match="mask_input"):
+        segmenter.predict(points((10, 20)), mask_input=first.low_res_logits)
 
 
 def test_logits_to_feed_back_stay_in_the_range_of_training(tiny_hub, segmenter, noise, points):
@@ -112,24 +112,24 @@ def test_logits_to_feed_back_stay_in_the_range_of_training(tiny_hub, segmenter, 
         for network in model.mask_decoder.output_hypernetworks_mlps:
             network.proj_out.weight.mul_(1e4)
     segmenter.set_image(noise)
-    largest = np.abs(segmenter.segment(points((10, 20))).low_res_logits).max()
+    largest = np.abs(segmenter.predict(points((10, 20))).low_res_logits).max()
     assert largest > 100 if name == "SamModel" else largest == 32
 
 
 def test_a_single_mask_can_be_asked_for(segmenter, noise, points):
     segmenter.set_image(noise)
-    assert segmenter.segment(points((10, 20)), multimask=False).masks.shape == (1, 30, 75)
+    assert segmenter.predict(points((10, 20)), multimask_output=False).masks.shape == (1, 30, 75)
 
 
 def test_asked_before_it_has_an_image(segmenter, points):
     with pytest.raises(SegmenterError, match="call set_image first"):
-        segmenter.segment(points((1, 1)))
+        segmenter.predict(points((1, 1)))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
 def test_any_mode_is_read_as_rgb(segmenter, noise, points, mode):
     segmenter.set_image(noise.convert(mode))
-    assert segmenter.segment(points((10, 20))).masks.shape == (3, 30, 75)
+    assert segmenter.predict(points((10, 20))).masks.shape == (3, 30, 75)
 
 
 def test_a_thread_like_image_is_refused(segmenter, noise):
@@ -144,10 +144,10 @@ def test_out_of_memory_is_a_sentence_and_leaves_no_old_image(tiny_hub, segmenter
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
     tiny_hub[1].vision_encoder.register_forward_pre_hook(full)
-    with pytest.raises(SegmenterError, match="ran out of memory on cpu"):
+    with pytest.raises(SegmenterError, match=r"out of memory while running segmenter .* on cpu"):
         segmenter.set_image(noise)
     with pytest.raises(SegmenterError, match="call set_image first"):
-        segmenter.segment(points((1, 1)))
+        segmenter.predict(points((1, 1)))
 
 
 def test_half_precision_touches_the_encoder_alone(tiny_hub, segmenter, noise, points):
@@ -155,7 +155,7 @@ def test_half_precision_touches_the_encoder_alone(tiny_hub, segmenter, noise, po
     half = BACKENDS[name](model, image_processor, name, CPU, torch.bfloat16)
     segmenter.set_image(noise)
     half.set_image(noise)
-    full_scores, half_scores = (s.segment(points((10, 20))).scores for s in (segmenter, half))
+    full_scores, half_scores = (s.predict(points((10, 20))).scores for s in (segmenter, half))
     assert not np.array_equal(full_scores, half_scores)
     assert half_scores.dtype == np.float32
     np.testing.assert_allclose(full_scores, half_scores, rtol=0.2, atol=0.2)
@@ -170,5 +170,5 @@ def test_loads_from_a_folder(tiny_hub, segmenter, noise, points, tmp_path):
     for each in (segmenter, loaded):
         each.set_image(noise)
     np.testing.assert_allclose(
-        segmenter.segment(points((10, 20))).low_res_logits, loaded.segment(points((10, 20))).low_res_logits, atol=1e-4
+        segmenter.predict(points((10, 20))).low_res_logits, loaded.predict(points((10, 20))).low_res_logits, atol=1e-4
     )

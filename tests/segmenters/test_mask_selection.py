@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from grounding.errors import SegmenterError
 from grounding.segmenters.base import MaskCandidates
-from grounding.segmenters.mask_selection import MaskRule, agreement, ask, choose, coverage, refine
+from grounding.segmenters.mask_selection import MaskRule, agreement, predict_mask, refine_masks, select_mask
 from grounding.types import Heatmap
 
 
@@ -33,46 +33,46 @@ HOT = heatmap([[0, 0.1, 0, 0], [0.1, 1, 0.2, 0], [0, 0.1, 0, 0], [0, 0, 0, 0]])
 
 
 def test_iou_takes_the_segmenters_estimate():
-    assert choose(candidates(PART, OBJECT, scores=[0.9, 0.8])) == 0
+    assert select_mask(candidates(PART, OBJECT, scores=[0.9, 0.8])) == 0
 
 
 @pytest.mark.parametrize("measure", ["pearson", "soft_iou", "consistency"])
 def test_agreement_overrules_the_estimate(measure):
     offered = candidates(PART, OBJECT, box_mask(20, 20, 40, 40), scores=[0.9, 0.5, 0.95])
-    assert choose(offered, HOT, MaskRule("agreement", measure)) == 1
+    assert select_mask(offered, HOT, MaskRule("agreement", measure)) == 1
 
 
 def test_both_needs_both():
     offered = candidates(PART, OBJECT, box_mask(20, 20, 40, 40), scores=[0.9, 0.0, 1.0])
-    assert choose(offered, HOT, "both") == 0
+    assert select_mask(offered, HOT, "both") == 0
 
 
 def test_ties_fall_to_the_estimate():
     flat = heatmap(np.full((4, 4), 0.5))
-    assert choose(candidates(PART, OBJECT, scores=[0.2, 0.8]), flat, "agreement") == 1
+    assert select_mask(candidates(PART, OBJECT, scores=[0.2, 0.8]), flat, "agreement") == 1
 
 
 @pytest.mark.parametrize(("penalty", "expected"), [(0.0, 1), (0.5, 0), (1.0, 0)])
 def test_a_mask_of_nearly_everything_pays_the_penalty(penalty, expected):
     offered = candidates(OBJECT, WHOLE, scores=[0.6, 0.95])
-    assert choose(offered, rule=MaskRule("iou", whole_penalty=penalty)) == expected
+    assert select_mask(offered, rule=MaskRule("iou", whole_penalty=penalty)) == expected
 
 
 def test_the_share_that_counts_as_everything_can_be_set():
     half = box_mask(0, 0, 40, 24)
-    assert choose(candidates(OBJECT, half, scores=[0.6, 0.95])) == 1
-    assert choose(candidates(OBJECT, half, scores=[0.6, 0.95]), rule=MaskRule("iou", whole_share=0.5)) == 0
+    assert select_mask(candidates(OBJECT, half, scores=[0.6, 0.95])) == 1
+    assert select_mask(candidates(OBJECT, half, scores=[0.6, 0.95]), rule=MaskRule("iou", whole_share=0.5)) == 0
 
 
 def test_an_empty_mask_never_wins():
     empty = np.zeros((40, 40), dtype=bool)
-    assert choose(candidates(empty, OBJECT, scores=[1.0, -0.5])) == 1
+    assert select_mask(candidates(empty, OBJECT, scores=[1.0, -0.5])) == 1
 
 
 @pytest.mark.parametrize("rule", ["agreement", "both"])
 def test_a_rule_without_its_map_is_refused(rule):
     with pytest.raises(SegmenterError, match="heat map"):
-        choose(candidates(PART, scores=[1.0]), None, rule)
+        select_mask(candidates(PART, scores=[1.0]), None, rule)
 
 
 @pytest.mark.parametrize(
@@ -128,25 +128,6 @@ def test_a_constant_or_empty_map_agrees_with_nothing_in_particular(measure):
     assert agreement(OBJECT, heatmap(np.zeros((3, 3))), measure) == 0.0
 
 
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**31))
-def test_coverage_keeps_the_area_for_any_pair_of_sizes(h, w, height, width, seed):
-    mask = np.random.default_rng(seed).random((height, width)) < 0.5
-    cells = coverage(mask, (h, w))
-    assert cells.shape == (h, w)
-    assert cells.min() >= 0
-    assert cells.max() <= 1 + 1e-5
-    assert cells.mean() == pytest.approx(mask.mean(), abs=1e-5)
-
-
-def test_coverage_splits_a_pixel_between_cells():
-    np.testing.assert_allclose(coverage(np.array([[True, False, False]]), (1, 2)), [[2 / 3, 0]], atol=1e-6)
-
-
-def test_coverage_of_a_mirrored_mask_is_mirrored():
-    mask = np.random.default_rng(0).random((37, 53)) < 0.5
-    np.testing.assert_allclose(coverage(mask[:, ::-1], (5, 7)), coverage(mask, (5, 7))[:, ::-1], atol=1e-6)
-
-
 @pytest.fixture
 def tiny(tiny_original, noise):
     import torch
@@ -161,17 +142,17 @@ def tiny(tiny_original, noise):
 @pytest.mark.parametrize("wanted", [0, 1, 2])
 def test_the_cascade_is_three_calls_with_the_last_answer_as_hint(tiny, points, wanted, monkeypatch):
     # The segmenter's estimate is replaced by a fixed preference so that every index has its turn.
-    monkeypatch.setattr("grounding.segmenters.mask_selection.choose", lambda *_: wanted)
+    monkeypatch.setattr("grounding.segmenters.mask_selection.select_mask", lambda *_: wanted)
     prompt = points((10, 20), (60, 10), labels=[1, 0])
-    first = tiny.segment(prompt, multimask=False)
-    second = tiny.segment(prompt, mask_logits=first.low_res_logits[0])
+    first = tiny.predict(prompt, multimask_output=False)
+    second = tiny.predict(prompt, mask_input=first.low_res_logits[0])
     best = wanted
     rows, columns = second.masks[best].nonzero()
     box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-    third = tiny.segment(points((10, 20), (60, 10), labels=[1, 0], box=box), mask_logits=second.low_res_logits[best])
-    refined = refine(tiny, prompt)
+    third = tiny.predict(points((10, 20), (60, 10), labels=[1, 0], box=box), mask_input=second.low_res_logits[best])
+    refined = refine_masks(tiny, prompt)
     np.testing.assert_array_equal(refined.low_res_logits, third.low_res_logits)
-    assert not np.allclose(refined.low_res_logits, tiny.segment(prompt).low_res_logits)
+    assert not np.allclose(refined.low_res_logits, tiny.predict(prompt).low_res_logits)
 
 
 @pytest.mark.parametrize("cascade", [False, True])
@@ -179,8 +160,8 @@ def test_ask_gives_the_chosen_mask_with_its_agreement(tiny, points, cascade):
     prompt = points((10, 20))
     values = heatmap(np.random.default_rng(1).random((4, 6)), image_size=(75, 30))
     rule = MaskRule("agreement", whole_penalty=0.0)
-    segment = ask(tiny, prompt, values, replace(rule, cascade=cascade), label="noise")
-    offered = refine(tiny, prompt, values, rule) if cascade else tiny.segment(prompt)
+    segment = predict_mask(tiny, prompt, values, replace(rule, cascade=cascade), label="noise")
+    offered = refine_masks(tiny, prompt, values, rule) if cascade else tiny.predict(prompt)
     agreements = [agreement(mask, values) for mask in offered.masks]
     assert segment.agreement == pytest.approx(max(agreements))
     assert segment.score == pytest.approx(float(offered.scores[int(np.argmax(agreements))]))
@@ -190,12 +171,12 @@ def test_ask_gives_the_chosen_mask_with_its_agreement(tiny, points, cascade):
 
 
 def test_ask_without_a_map_measures_no_agreement(tiny, points):
-    assert ask(tiny, points((10, 20))).agreement is None
+    assert predict_mask(tiny, points((10, 20))).agreement is None
 
 
 def test_a_single_mask_can_be_the_rule(tiny, points):
-    single = tiny.segment(points((10, 20)), multimask=False)
-    segment = ask(tiny, points((10, 20)), rule=MaskRule("iou", multimask=False))
+    single = tiny.predict(points((10, 20)), multimask_output=False)
+    segment = predict_mask(tiny, points((10, 20)), rule=MaskRule("iou", multimask=False))
     np.testing.assert_array_equal(segment.mask, single.masks[0])
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from grounding.errors import MissingExtraError, SegmenterError
 from grounding.segmenters import mobile_sam
 from grounding.segmenters.load import load_segmenter
-from grounding.segmenters.mask_selection import MaskRule, ask
+from grounding.segmenters.mask_selection import MaskRule, predict_mask
 from grounding.types import Heatmap
 
 needs_extra = pytest.mark.skipif(
@@ -44,13 +44,13 @@ def test_loading_it_starts_no_server_package(loaded):
 @needs_extra
 def test_a_point_finds_the_thing_it_lies_on(loaded, disc_and_square, points):
     _, disc, square = disc_and_square
-    assert iou(ask(loaded[0], points((80, 90))).mask, disc) > 0.9
-    assert iou(ask(loaded[0], points((220, 100))).mask, square) > 0.9
+    assert iou(predict_mask(loaded[0], points((80, 90))).mask, disc) > 0.9
+    assert iou(predict_mask(loaded[0], points((220, 100))).mask, square) > 0.9
 
 
 @needs_extra
 def test_a_box_finds_the_thing_inside(loaded, disc_and_square, points):
-    assert iou(ask(loaded[0], points(box=(180, 60, 260, 140))).mask, disc_and_square[2]) > 0.9
+    assert iou(predict_mask(loaded[0], points(box=(180, 60, 260, 140))).mask, disc_and_square[2]) > 0.9
 
 
 @needs_extra
@@ -58,7 +58,7 @@ def test_the_cascade_and_the_map_find_it_too(loaded, disc_and_square, points):
     _, disc, _ = disc_and_square
     values = np.zeros((4, 6), dtype=np.float32)
     values[1:3, 1:3] = 1
-    segment = ask(loaded[0], points((80, 90)), Heatmap(values, (300, 200)), MaskRule(cascade=True))
+    segment = predict_mask(loaded[0], points((80, 90)), Heatmap(values, (300, 200)), MaskRule(cascade=True))
     assert iou(segment.mask, disc) > 0.9
     assert segment.agreement > 0.6  # the hot cells lie 20 px right of and 10 px below the disc
 

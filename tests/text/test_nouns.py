@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from grounding.text.nouns import noun_phrases
-from grounding.text.parse import SpacyNounFinder
 
 
 @pytest.mark.parametrize(
@@ -45,20 +42,3 @@ def test_any_text_has_disjoint_phrases_in_order(text: str) -> None:
     for one in noun_phrases(text):
         assert one.span[0] >= ends[-1]
         ends.append(one.span[1])
-
-
-def test_a_parsers_chunks_are_taken() -> None:
-    text = "It shows a very big dog"
-
-    class Root(SimpleNamespace):
-        def __len__(self) -> int:
-            return len(self.text)
-
-    root = Root(pos_="NOUN", idx=20, text="dog")
-    pronoun = Root(pos_="PRON", idx=0, text="It")
-    chunks = [
-        SimpleNamespace(root=pronoun, start_char=0, end_char=2),
-        SimpleNamespace(root=root, start_char=9, end_char=23),
-    ]
-    finder = SpacyNounFinder(lambda text: SimpleNamespace(noun_chunks=chunks))
-    assert [one.text for one in noun_phrases(text, finder)] == ["big dog"]

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from extras import needs_extra
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grounding.errors import ExpressionError, MissingExtraError
-from grounding.text.parse import RuleNounFinder, SpacyNounFinder, noun_finder, parse
+from grounding.errors import ExpressionError, UsageError
+from grounding.text.parse import noun_finder, parse
+from grounding.text.rules import RuleNounFinder
 from grounding.text.words import split_words
 from grounding.types import Word
 
@@ -107,37 +107,6 @@ def test_another_finder_decides() -> None:
 
 def test_finders_by_name() -> None:
     assert isinstance(noun_finder("rules"), RuleNounFinder)
-    with pytest.raises(ExpressionError, match="choose rules, spacy"):
-        noun_finder("nltk")
-
-
-def test_spacy_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "spacy", None)
-    with pytest.raises(MissingExtraError, match=r"vlm-grounding\[nlp\]"):
-        SpacyNounFinder()
-
-
-@needs_extra("spacy", "nlp")
-def test_spacy_reads_the_root_of_the_first_noun_chunk() -> None:
-    import spacy
-    from spacy.tokens import Doc
-
-    blank = spacy.blank("en")
-
-    def parsed(text: str) -> Doc:
-        assert text == "man in red shirt"
-        return Doc(
-            blank.vocab,
-            words=["man", "in", "red", "shirt"],
-            pos=["NOUN", "ADP", "ADJ", "NOUN"],
-            heads=[0, 0, 3, 1],
-            deps=["ROOT", "prep", "amod", "pobj"],
-        )
-
-    assert [w.text for w in parse("man in red shirt", SpacyNounFinder(parsed)) if w.is_head] == ["man"]
-
-
-@needs_extra("spacy", "nlp")
-def test_spacy_pipeline_missing_says_how_to_get_it() -> None:
-    with pytest.raises(ExpressionError, match="python -m spacy download no_such_pipeline"):
-        noun_finder("spacy:no_such_pipeline")
+    for name in ("nltk", "", "rules:x"):
+        with pytest.raises(UsageError, match="choose rules, spacy or spacy:MODEL"):
+            noun_finder(name)

@@ -23,7 +23,7 @@ from grounding.starter.photo.words import (
     split,
     with_article,
 )
-from grounding.text.parse import RuleNounFinder
+from grounding.text.rules import RuleNounFinder
 from grounding.text.words import split_words
 
 _MOST_PHRASES, _PHRASE_WORDS = 4, 8

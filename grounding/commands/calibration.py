@@ -1,0 +1,50 @@
+"""What the calibration commands share: their samples, and the check of the output path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grounding.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from grounding.steering.samples import Source
+
+
+def read_sources(manifest: Path | None, scenes: int | None, seed: int) -> list[Source]:
+    """Read the samples of a calibration.
+
+    Args:
+        manifest: JSON lines file; see `grounding.steering.samples.manifest_samples`.
+        scenes: number of drawn scenes, instead of a manifest.
+        seed: seed of the scenes.
+
+    Returns:
+        One source per sample; a sample is opened when its source is called.
+
+    Raises:
+        UsageError: both or none of manifest and scenes are given, or a number is out of range.
+        ManifestError: the manifest cannot be read or a line of it is wrong.
+    """
+    from grounding.starter.samples import scene_samples
+    from grounding.steering.samples import manifest_samples
+
+    if manifest is not None and scenes is not None:
+        raise UsageError("--manifest and --scenes were both given: choose one")
+    if manifest is not None:
+        return manifest_samples(manifest)
+    if scenes is None:
+        raise UsageError("no samples were given: choose --manifest FILE.jsonl or --scenes N")
+    if scenes < 1 or seed < 0:
+        raise UsageError(f"--scenes {scenes} with seed {seed} was given, expected at least 1 scene and a seed from 0")
+    return scene_samples(scenes, seed)
+
+
+def check_out(out: Path) -> None:
+    """Refuse an output path that is a folder, before anything is measured.
+
+    Raises:
+        OutputError: `out` is a folder.
+    """
+    if out.is_dir():
+        raise OutputError(f"--out {out} is a folder: name a YAML file in it")
