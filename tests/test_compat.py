@@ -1,0 +1,94 @@
+"""Each private API of a dependency: what the library relies on."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from grounding import compat
+from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
+
+
+def test_a_config_says_its_kernels_name() -> None:
+    model = tiny_llava()[0]
+    assert compat.kernel_name(model.get_decoder().config) == "sdpa"
+    model.set_attn_implementation("eager")
+    assert compat.kernel_name(model.get_decoder().config) == "eager"
+    assert compat.kernel_name(SimpleNamespace(_attn_implementation=None)) == "eager"
+
+
+def test_known_kernels_and_their_masks() -> None:
+    assert {"sdpa", "flash_attention_2"} <= set(compat.known_kernels())
+    assert compat.is_flash("flash_attention_2")
+    assert not any(compat.is_flash(name) for name in ("sdpa", "eager", "nonsense"))
+
+
+def test_the_sdpa_kernel_takes_an_additive_mask_per_head() -> None:
+    query, key = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4)
+    mask = torch.randn(1, 2, 3, 3)
+    found = compat.sdpa_kernel()(nn.Identity(), query, key, key, mask, scaling=0.5)[0]
+    expected = (query @ key.transpose(-1, -2) * 0.5 + mask).softmax(-1) @ key
+    torch.testing.assert_close(found, expected.transpose(1, 2), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+def test_every_look_up_of_a_kernel_is_wrapped_once_and_undone(kernel: str) -> None:
+    from transformers import AttentionInterface
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    model = tiny_llava()[0]
+    model.set_attn_implementation(kernel)
+    before = AttentionInterface.get_interface, AttentionInterface.__getitem__
+    looked_up: list[str] = []
+
+    def wrap(name: str, found: compat.Kernel) -> compat.Kernel:
+        def wrapped(*args: Any, **options: Any) -> Any:
+            looked_up.append(name)
+            return found(*args, **options)
+
+        return wrapped
+
+    def fail_inside() -> None:
+        with torch.no_grad(), compat.looked_up_kernels(wrap):
+            model(input_ids=torch.arange(5, 9)[None])
+            assert ALL_ATTENTION_FUNCTIONS["sdpa"] is not compat.sdpa_kernel()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_inside()
+    assert looked_up == [kernel] * len(model.get_decoder().layers)
+    assert (AttentionInterface.get_interface, AttentionInterface.__getitem__) == before
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is compat.sdpa_kernel()
+
+
+def test_compiled_modules_are_recognised() -> None:
+    module = nn.Linear(2, 2)
+    assert not compat.is_compiled(module)
+    assert compat.is_compiled(torch.compile(nn.Linear(2, 2)))  # type: ignore[arg-type]
+    module.compile()
+    assert compat.is_compiled(module)
+
+
+def test_the_cache_argument_is_one_that_the_forward_takes() -> None:
+    from transformers import DynamicCache
+
+    decoder = tiny_llava()[0].get_decoder()
+    cache = DynamicCache(config=decoder.config)
+    with torch.no_grad():
+        decoder(input_ids=torch.arange(5, 9)[None], use_cache=True, **{compat.cache_argument(decoder): cache})
+    assert cache.get_seq_length() == 4
+
+
+def test_positions_are_those_that_generate_gives() -> None:
+    ids = torch.arange(5, 9)[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    for model in (tiny_llava()[0], tiny_qwen2_5_vl()[0]):
+        positions = compat.generation_positions(model, inputs)
+        if positions is not None:
+            assert positions.shape[-1] == 4
+            assert (positions[..., 1:] - positions[..., :-1] == 1).all(), "text positions count on"
+    assert compat.generation_positions(SimpleNamespace(), inputs) is None
