@@ -108,7 +108,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(options, tmp_path):
     slow = {**options, "batch_size": 1, "max_new_tokens": 300}
     out, calm = tmp_path / "killed", tmp_path / "calm"
     process = subprocess.Popen([sys.executable, "-m", "grounding", *words(slow, out)], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (out / "samples.jsonl").exists():
+    samples = out / "samples.jsonl"
+    while process.poll() is None and not (samples.exists() and b"\n" in samples.read_bytes()):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
