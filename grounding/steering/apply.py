@@ -98,9 +98,9 @@ class SteeringHooks(Subscriber):
     def begin_pass(self, running: Pass) -> None:
         """Place the pass in the generation."""
         if running.queries is not None:
-            self.place(running.past, running.queries)
+            self.set_pass(running.past, running.queries)
 
-    def place(self, past: int, queries: int) -> None:
+    def set_pass(self, past: int, queries: int) -> None:
         """Note that a pass over `queries` positions on top of `past` cached ones runs, or has run before the block."""
         if self._running is None and past > 0:
             raise MethodError(

@@ -135,18 +135,18 @@ class _SampleCache:
     """The samples, read once per pass; keys and values of prompts are kept within a byte budget."""
 
     def __init__(self, vlm: VLM, sources: Sequence[Source], emphasis: float, kept_bytes: int) -> None:
-        self._family, self._sources, self._emphasis, self._free = vlm, sources, emphasis, kept_bytes
+        self._vlm, self._sources, self._emphasis, self._free = vlm, sources, emphasis, kept_bytes
         self._kept: dict[int, tuple[TeacherForcedSample, AnswerForward, Tensor]] = {}
         self._digests: dict[int, bytes] = {}
 
     def likelihood(self, row: int, logs: Tensor) -> tuple[float, Tensor]:
         """Weighted mean log-probability of a sample's answer, and its slope by the gains' logarithms."""
-        vlm = self._family
+        vlm = self._vlm
         with explain_out_of_memory(f"fitting gains of {vlm.name}", _REMEDY), torch.enable_grad():
-            reading, tail, weights = self._kept.get(row) or self._read(row)
-            with apply(vlm.model, _GainEditor(reading, logs), reading.prepared.length, 1) as hooks:
-                hooks.place(0, reading.start)  # the prompt was read before, unedited
-                value = tail.log_probability(weights=weights)[0]
+            forced, forward, weights = self._kept.get(row) or self._read(row)
+            with apply(vlm.model, _GainEditor(forced, logs), forced.prepared.length, 1) as hooks:
+                hooks.set_pass(0, forced.start)  # the prompt was read before, unedited
+                value = forward.log_probability(weights=weights)[0]
             (slope,) = torch.autograd.grad(value, logs)
         return value.item(), slope
 
@@ -157,8 +157,8 @@ class _SampleCache:
 
     def _read(self, row: int) -> tuple[TeacherForcedSample, AnswerForward, Tensor]:
         sample = self._sources[row]()
-        reading = TeacherForcedSample.of(self._family, sample, ended=True)
-        found = reading, AnswerForward(reading), _weights(reading, self._emphasis)
+        forced = TeacherForcedSample.of(self._vlm, sample, ended=True)
+        found = forced, AnswerForward(forced), _weights(forced, self._emphasis)
         self._digests[row] = sample.digest()
         if found[1].cached_bytes <= self._free:
             self._free -= found[1].cached_bytes
@@ -166,11 +166,11 @@ class _SampleCache:
         return found
 
 
-def _weights(reading: TeacherForcedSample, emphasis: float) -> Tensor:
+def _weights(forced: TeacherForcedSample, emphasis: float) -> Tensor:
     """[T] `emphasis` for tokens of the answer's nouns, 1 for the others."""
-    text, spans = spell(reading.vlm.tokenizer, reading.inputs["input_ids"][0, list(reading.targets)].tolist())
-    weights = torch.ones(len(reading.targets))
-    for tokens in align([phrase.noun.span for phrase in noun_phrases(text, reading.vlm.finder)], spans):
+    text, spans = spell(forced.vlm.tokenizer, forced.inputs["input_ids"][0, list(forced.targets)].tolist())
+    weights = torch.ones(len(forced.targets))
+    for tokens in align([phrase.noun.span for phrase in noun_phrases(text, forced.vlm.finder)], spans):
         weights[list(tokens)] = emphasis
     return weights
 
@@ -178,8 +178,8 @@ def _weights(reading: TeacherForcedSample, emphasis: float) -> Tensor:
 class _GainEditor(AnswerEditor):
     """Gains that gradients are taken of, on the answer's rows: what `HeadGains` does with numbers."""
 
-    def __init__(self, reading: TeacherForcedSample, logs: Tensor) -> None:
-        super().__init__(reading)
+    def __init__(self, forced: TeacherForcedSample, logs: Tensor) -> None:
+        super().__init__(forced)
         self._logs = logs
 
     def answer(self, layer: int, call: AttentionCall) -> RowEdit:

@@ -11,6 +11,7 @@ import torch
 from grounding.errors import MethodError
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
+from grounding.models.spelling import end_of_text, end_tokens
 from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding, Generated
 from grounding.steering.editor import applied
@@ -103,9 +104,7 @@ def _listed(processors: Sequence[Any]) -> Any:
 
 
 def _generated(vlm: VLM, ids: list[int]) -> Generated:
-    end = vlm.model.generation_config.eos_token_id
-    ends = set(end) if isinstance(end, list) else {end}
-    stop = next((index for index, token in enumerate(ids) if token in ends), None)
+    stop = end_of_text(ids, end_tokens(vlm.model))
     kept = ids if stop is None else ids[: stop + 1]
     text = vlm.tokenizer.decode(kept, skip_special_tokens=True).strip()
     return Generated(text, tuple(kept), stop is not None)

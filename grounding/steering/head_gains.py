@@ -11,13 +11,13 @@ from torch import Tensor
 from grounding.attention.call import AttentionCall, AttentionEdit
 from grounding.errors import MethodError
 from grounding.models.base import VLM
-from grounding.steering.modulation import KeyMasks, OnImage
+from grounding.steering.modulation import ImageModulation, KeyMasks
 
 Table = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
-class HeadGains(OnImage):
+class HeadGains(ImageModulation):
     """Multiply each head's weights on image and on text by that head's own gains and renormalise the row.
 
     The abstract of arXiv 2501.12206v1 promises modulation by head and gives no rule; this one is ours. Heads play

@@ -40,7 +40,7 @@ class HeadChoice:
 
     listed: tuple[tuple[int, int], ...] = ()
     sensitivity: str = ""
-    measure: Literal["image", "text"] = "image"
+    measure: Literal["mass", "text"] = "mass"
     rule: Literal["top", "threshold", "proportional"] = "proportional"
     top: float = 0.25
     count: int | None = None

@@ -107,25 +107,25 @@ def head_values(vlm: VLM, sample: Sample, kind: Kind, *, sinks: SinkRule = SINKS
         ModelError: out of memory, among others.
     """
     with explain_out_of_memory(f"measuring heads of {vlm.name}", _REMEDY):
-        reading = TeacherForcedSample.of(vlm, sample)
+        forced = TeacherForcedSample.of(vlm, sample)
         if kind == "ablation":
-            values = _ablation(reading)
+            values = _ablation(forced)
         elif kind == "gradient":
-            values = _gradient(reading)
+            values = _gradient(forced)
         elif kind == "mass":
-            values = _image_rows(reading, sinks).sum(-1).mean(-1)
+            values = _image_rows(forced, sinks).sum(-1).mean(-1)
         else:
-            values = _agreement(_image_rows(reading, sinks), _covered(reading, sample.mask))
+            values = _agreement(_image_rows(forced, sinks), _covered(forced, sample.mask))
     return values.float().cpu().numpy()
 
 
-def _image_rows(reading: TeacherForcedSample, sinks: SinkRule) -> Tensor:
+def _image_rows(forced: TeacherForcedSample, sinks: SinkRule) -> Tensor:
     """[L, H, R, C] attention on image keys, 0 on sinks."""
-    image = (tuple(reading.prepared.layouts[0].image.tolist()),)
-    request = RowRequest((reading.rows,), keys=image, spec=RecordSpec(residual_sinks=True))
-    model = reading.vlm.model
+    image = (tuple(forced.prepared.layouts[0].image.tolist()),)
+    request = RowRequest((forced.rows,), keys=image, spec=RecordSpec(residual_sinks=True))
+    model = forced.vlm.model
     with torch.inference_mode(), record(model, request) as recording:
-        model(**reading.inputs, use_cache=False, logits_to_keep=1)
+        model(**forced.inputs, use_cache=False, logits_to_keep=1)
     assert recording.residual_sinks is not None
     marked = torch.stack([sinks.sinks(phi, layer) for layer, phi in enumerate(recording.residual_sinks[0])])  # [L, C]
     return recording.prefill[0] * ~marked[:, None, None]
@@ -137,13 +137,13 @@ def _agreement(rows: Tensor, covered: Tensor) -> Tensor:
     return ((rows * covered.clamp(min=0)).sum(-1) / on_cells.clamp(min=1e-12)).mean(-1)
 
 
-def _covered(reading: TeacherForcedSample, mask: BoolArray | None) -> Tensor:
+def _covered(forced: TeacherForcedSample, mask: BoolArray | None) -> Tensor:
     """[C] per image key the share of its cell on the mask; -1 for keys that are no cells, which are left out."""
     if mask is None or not mask.any():
         raise ImageError("agreement needs a mask with at least one pixel of the object: give every sample its mask")
-    image = reading.prepared.layouts[0].image
+    image = forced.prepared.layouts[0].image
     shares = dict.fromkeys(image.tolist(), -1.0)
-    for grid in reading.prepared.layouts[0].grids:
+    for grid in forced.prepared.layouts[0].grids:
         cells = cell_coverage(mask, grid.shape, grid.box_xyxy)
         shares.update(zip(grid.positions.tolist(), cells.ravel().tolist(), strict=True))
     return torch.tensor([shares[position] for position in image.tolist()])
@@ -169,8 +169,8 @@ class _WithoutImage(AnswerEditor):
 class _ImageParts(AnswerEditor):
     """Keeps what image keys bring to each head's output."""
 
-    def __init__(self, reading: TeacherForcedSample) -> None:
-        super().__init__(reading)
+    def __init__(self, forced: TeacherForcedSample) -> None:
+        super().__init__(forced)
         self.parts: dict[int, Tensor] = {}
         """Layer → [R, H, Dv] float32."""
 
@@ -193,32 +193,32 @@ class _HeadOutputs(Subscriber):
         self._outputs.append(outputs)
 
 
-def _ablation(reading: TeacherForcedSample, at_once: int = 16) -> Tensor:
+def _ablation(forced: TeacherForcedSample, at_once: int = 16) -> Tensor:
     """[L, H]; `at_once` heads are taken away in one batch, each from its own copy."""
-    plan, vlm = _WithoutImage(reading), reading.vlm
+    editor, vlm = _WithoutImage(forced), forced.vlm
     values = torch.zeros(vlm.layer_count, vlm.head_count)
-    with torch.no_grad(), apply(vlm.model, plan, reading.prepared.length, 1):
-        tail = AnswerForward(reading)
-        whole = tail.log_probability()
+    with torch.no_grad(), apply(vlm.model, editor, forced.prepared.length, 1):
+        forward = AnswerForward(forced)
+        whole = forward.log_probability()
         for layer in range(vlm.layer_count):
             for first in range(0, vlm.head_count, at_once):
-                plan.layer, plan.heads = layer, tuple(range(first, min(first + at_once, vlm.head_count)))
-                values[layer, list(plan.heads)] = (whole - tail.log_probability(len(plan.heads))).cpu()
+                editor.layer, editor.heads = layer, tuple(range(first, min(first + at_once, vlm.head_count)))
+                values[layer, list(editor.heads)] = (whole - forward.log_probability(len(editor.heads))).cpu()
     return values
 
 
-def _gradient(reading: TeacherForcedSample) -> Tensor:
-    """[L, H]; the gradient is of the model as it is, since the plan only looks."""
-    plan, vlm = _ImageParts(reading), reading.vlm
+def _gradient(forced: TeacherForcedSample) -> Tensor:
+    """[L, H]; the gradient is of the model as it is, since the editor only looks."""
+    editor, vlm = _ImageParts(forced), forced.vlm
     outputs: list[Tensor] = []
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(apply(vlm.model, plan, reading.prepared.length, 1))
-        tail = AnswerForward(reading, differentiable=True)
+        stack.enter_context(apply(vlm.model, editor, forced.prepared.length, 1))
+        forward = AnswerForward(forced, differentiable=True)
         stack.enter_context(intercept(vlm.model, _HeadOutputs(outputs), Scope(gates=range(vlm.layer_count))))
-        gradients = torch.autograd.grad(tail.log_probability()[0], outputs)
+        gradients = torch.autograd.grad(forward.log_probability()[0], outputs)
     values = []
     for number, gradient in enumerate(gradients):
-        part = plan.parts[number].to(gradient.device)  # [R, H, Dv]
+        part = editor.parts[number].to(gradient.device)  # [R, H, Dv]
         values.append((gradient[0].float().view_as(part) * part).sum((0, 2)).cpu())
     return torch.stack(values)

@@ -97,7 +97,7 @@ class Modulation(ABC):
         """Per element the chosen image keys."""
         return tuple(layout.image for layout in context.prepared.layouts)
 
-    def sink_memory(self, segments: Sequence[TokenLayout]) -> SinkMemory | None:
+    def sink_memory(self, layouts: Sequence[TokenLayout]) -> SinkMemory | None:
         """Who looks for sinks, for forms that need them."""
         return None
 
@@ -110,7 +110,7 @@ class Modulation(ABC):
 
 
 @dataclass(frozen=True)
-class OnImage(Modulation):
+class ImageModulation(Modulation):
     """A modulation of chosen image keys.
 
     Attributes:
@@ -125,7 +125,7 @@ class OnImage(Modulation):
 
 
 @dataclass(frozen=True)
-class _Gained(OnImage):
+class _GainModulation(ImageModulation):
     gain: float = 1.0
 
     def __post_init__(self) -> None:
@@ -142,7 +142,7 @@ class _Gained(OnImage):
 
 
 @dataclass(frozen=True)
-class Renormalise(_Gained):
+class Renormalise(_GainModulation):
     """Multiply weights of image keys and renormalise the row: A' = g A / sum(g A), as S + log g, exactly.
 
     Attributes:
@@ -158,7 +158,7 @@ class Renormalise(_Gained):
 
 
 @dataclass(frozen=True)
-class Values(_Gained):
+class Values(_GainModulation):
     """Multiply weights of image keys after the softmax without renormalising, which multiplies their value rows.
 
     Attributes:
@@ -174,7 +174,7 @@ class Values(_Gained):
 
 
 @dataclass(frozen=True)
-class Pai(OnImage):
+class Pai(ImageModulation):
     """Raise logits of image keys by a share of their size: S' = S + a |S| (PAI, ECCV 2024, arXiv 2407.21771).
 
     The paper's rule is for the last row of all heads; its released code begins at layer 2. Text-only guidance, its

@@ -13,13 +13,13 @@ from grounding.attention.call import AttentionCall, AttentionEdit
 from grounding.attention.rows import weight_rows
 from grounding.attention.sinks import SKIP_LAYERS, TAU, SinkRule
 from grounding.errors import MethodError
-from grounding.steering.modulation import KeyMasks, OnImage
+from grounding.steering.modulation import ImageModulation, KeyMasks
 from grounding.steering.sinks import SinkMemory
 from grounding.types import TokenLayout
 
 
 @dataclass(frozen=True)
-class Redistribute(OnImage):
+class Redistribute(ImageModulation):
     """Visual attention redistribution (VAR, Kang et al., ICLR 2025, arXiv 2503.03321).
 
     In a row of a head that attends enough to the image and mostly off its sinks, every sink key, text or visual, keeps
@@ -67,9 +67,9 @@ class Redistribute(OnImage):
         """Whether sinks keep all."""
         return self.kept == 1.0
 
-    def sink_memory(self, segments: Sequence[TokenLayout]) -> SinkMemory:
+    def sink_memory(self, layouts: Sequence[TokenLayout]) -> SinkMemory:
         """Who looks for the sinks."""
-        return SinkMemory(segments, SinkRule(self.tau, self.skip_layers), self.dims or None)
+        return SinkMemory(layouts, SinkRule(self.tau, self.skip_layers), self.dims or None)
 
     def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
         """A bias of log c on sinks and on the keys that gain."""

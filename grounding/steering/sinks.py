@@ -20,13 +20,13 @@ class SinkMemory:
     paper looks for sinks at prefill only.
 
     Args:
-        segments: the prompt of every element.
+        layouts: the prompt of every element.
         rule: which positions are sinks.
         dims: the model's sink dimensions; those of the element's first token where None (see `sink_dimensions`).
     """
 
-    def __init__(self, segments: Sequence[TokenLayout], rule: SinkRule, dims: Sequence[int] | None = None) -> None:
-        self._segments = segments
+    def __init__(self, layouts: Sequence[TokenLayout], rule: SinkRule, dims: Sequence[int] | None = None) -> None:
+        self._layouts = layouts
         self._rule = rule
         self._dims = dims
         self._own_dims: dict[tuple[int, int], Tensor] = {}
@@ -35,23 +35,21 @@ class SinkMemory:
     def find(self, layer: int, hidden: Tensor, running: GenerationPass) -> None:
         """Find the sinks in a layer's input [rows, Q, E], in a pass that reads the prompt."""
         if running.past == 0:
-            self._sinks[layer] = torch.zeros(
-                len(self._segments), running.prompt, dtype=torch.bool, device=hidden.device
-            )
-        beams = beams_of(hidden.shape[0], len(self._segments))
+            self._sinks[layer] = torch.zeros(len(self._layouts), running.prompt, dtype=torch.bool, device=hidden.device)
+        beams = beams_of(hidden.shape[0], len(self._layouts))
         stop = running.past + running.queries
-        for element, segment in enumerate(self._segments):
+        for element, layout in enumerate(self._layouts):
             own = hidden[element * beams]  # [Q, E]
-            if running.past <= segment.padding < stop:
+            if running.past <= layout.padding < stop:
                 found = (
-                    sink_dimensions(own, segment.padding - running.past)
+                    sink_dimensions(own, layout.padding - running.past)
                     if self._dims is None
                     else as_index(self._dims, hidden.device)
                 )
                 self._own_dims[layer, element] = found
             if (layer, element) in self._own_dims:
                 phi = sink_strength(own, self._own_dims[layer, element])
-                real = torch.arange(running.past, stop, device=phi.device) >= segment.padding
+                real = torch.arange(running.past, stop, device=phi.device) >= layout.padding
                 self._sinks[layer][element, running.past : stop] = self._rule.sinks(phi, layer) & real
 
     def of(self, layer: int, rows: int, keys: int) -> Tensor:

@@ -66,12 +66,12 @@ class TeacherForcedSample:
             raise ExpressionError("the answer is empty: give the text that the model is to read")
         if ended and vlm.tokenizer.eos_token_id is not None:
             tokens = (*tokens, vlm.tokenizer.eos_token_id)
-        places = tuple(range(len(tokens))) if sample.word is None else _places(vlm, tokens, sample.word)
+        chosen = tuple(range(len(tokens))) if sample.word is None else _tokens_of_word(vlm, tokens, sample.word)
         return cls(
             vlm,
             prepared,
             continued(vlm, prepared.inputs, [tokens]),
-            tuple(prepared.length + place for place in places),
+            tuple(prepared.length + index for index in chosen),
         )
 
     @property
@@ -101,35 +101,37 @@ class AnswerForward:
     Passes go through the decoder itself, with the embeddings and positions that the whole model gave it.
 
     Args:
-        reading: what is read.
+        forced: what is read.
         differentiable: whether gradients can be taken of what is computed from the tail's embeddings on.
     """
 
-    def __init__(self, reading: TeacherForcedSample, *, differentiable: bool = False) -> None:
+    def __init__(self, forced: TeacherForcedSample, *, differentiable: bool = False) -> None:
         from transformers import DynamicCache
 
-        model, self._decoder = reading.vlm.model, reading.vlm.decoder
+        model, self._decoder = forced.vlm.model, forced.vlm.decoder
         self._head = model.get_output_embeddings()
-        self._start = reading.start
+        self._start = forced.start
         inputs = _DecoderInputs()
         with torch.no_grad(), intercept(model, inputs, Scope(), stack=decoder_stack(model, self._decoder)):
-            model(**reading.inputs, use_cache=False, logits_to_keep=1)
+            model(**forced.inputs, use_cache=False, logits_to_keep=1)
         seen = inputs.of_last_pass
         self._argument = cache_argument(self._decoder)
-        stop = reading.rows[-1] + 1
+        stop = forced.rows[-1] + 1
         self._embeddings: Tensor = seen["inputs_embeds"]
         self._positions: Tensor | None = seen.get("position_ids")
         self._cache = DynamicCache(config=self._decoder.config)
         with torch.no_grad():
             self._decoder(**self._part(0, self._start), **{self._argument: self._cache}, use_cache=True)
-        self._tail = self._part(self._start, stop)
+        self._answer_inputs = self._part(self._start, stop)
         if differentiable:
             # Also of a model whose weights are frozen.
-            self._tail["inputs_embeds"] = self._tail["inputs_embeds"].detach().clone().requires_grad_()
-        ids = reading.inputs["input_ids"][0]
+            self._answer_inputs["inputs_embeds"] = (
+                self._answer_inputs["inputs_embeds"].detach().clone().requires_grad_()
+            )
+        ids = forced.inputs["input_ids"][0]
         device = self._head.weight.device
-        self._targets = ids[list(reading.targets)].to(device)
-        self._rows = torch.tensor([row - self._start for row in reading.rows], device=device)
+        self._targets = ids[list(forced.targets)].to(device)
+        self._rows = torch.tensor([row - self._start for row in forced.rows], device=device)
 
     @property
     def cached_bytes(self) -> int:
@@ -148,7 +150,7 @@ class AnswerForward:
             cache.batch_repeat_interleave(copies)
         inputs = {
             name: value.repeat_interleave(copies, dim=0 if name == "inputs_embeds" else value.ndim - 2)
-            for name, value in self._tail.items()
+            for name, value in self._answer_inputs.items()
         }
         hidden = self._decoder(**inputs, **{self._argument: cache}, use_cache=True).last_hidden_state
         logits = self._head(hidden.to(self._rows.device)[:, self._rows]).float()  # [copies, T, V]
@@ -167,15 +169,15 @@ class AnswerEditor(ABC):
     """Edit the answer's rows alone; the prompt is left as it is.
 
     Args:
-        reading: what is read.
+        forced: what is read.
     """
 
     residual_layers: Collection[int] = ()
     gate_layers: Collection[int] = ()
 
-    def __init__(self, reading: TeacherForcedSample) -> None:
-        self.layers: Collection[int] = range(reading.vlm.layer_count)
-        self.image = reading.prepared.layouts[0].image.tolist()
+    def __init__(self, forced: TeacherForcedSample) -> None:
+        self.layers: Collection[int] = range(forced.vlm.layer_count)
+        self.image = forced.prepared.layouts[0].image.tolist()
 
     def edit(self, layer: int, call: AttentionCall, running: GenerationPass) -> RowEdit | None:
         """The edit of the answer's rows."""
@@ -197,10 +199,10 @@ class AnswerEditor(ABC):
         return torch.tensor([running.prompt])
 
 
-def _places(vlm: VLM, tokens: tuple[int, ...], word: str) -> tuple[int, ...]:
+def _tokens_of_word(vlm: VLM, tokens: tuple[int, ...], word: str) -> tuple[int, ...]:
     text, spans = spell(vlm.tokenizer, tokens)
     found = re.search(rf"(?<!\w){re.escape(word.strip())}(?!\w)", text, re.IGNORECASE) if word.strip() else None
-    places = align([found.span()], spans)[0] if found else ()
-    if not places:
+    chosen = align([found.span()], spans)[0] if found else ()
+    if not chosen:
         raise ExpressionError(f"the word {word!r} is not in the answer {text.strip()[:60]!r}: name a word of it")
-    return places
+    return chosen

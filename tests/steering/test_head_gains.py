@@ -107,31 +107,31 @@ def test_gains_for_another_model_are_refused(vlm: Llava, images: list[Image.Imag
 
 def test_the_slope_is_that_of_the_answer_under_steering(vlm: Llava, samples: list[Sample], gains: HeadGains) -> None:
     """Against finite differences of the whole pass, steered as a generation is."""
-    desk = _SampleCache(vlm, [lambda: samples[0]], 5.0, 0)
+    cache = _SampleCache(vlm, [lambda: samples[0]], 5.0, 0)
     logs = torch.tensor([gains.image, gains.text]).log().requires_grad_()
-    value, slope = desk.likelihood(0, logs)
-    reading = TeacherForcedSample.of(vlm, samples[0], ended=True)
-    weights = _weights(reading, 5.0)
+    value, slope = cache.likelihood(0, logs)
+    forced = TeacherForcedSample.of(vlm, samples[0], ended=True)
+    weights = _weights(forced, 5.0)
     assert sorted(set(weights.tolist())) == [1.0, 5.0]
-    context = GenerationContext(vlm, [samples[0].image], [samples[0].question], reading.prepared, Decoding())
+    context = GenerationContext(vlm, [samples[0].image], [samples[0].question], forced.prepared, Decoding())
 
     def likelihood(at: torch.Tensor) -> float:
         image, text = (tuple(tuple(row) for row in table) for table in at.exp().tolist())
         with torch.no_grad(), applied(HeadGains(image=image, text=text), context):
-            said = vlm.model(**reading.inputs).logits[0].double().log_softmax(-1)
-        ids = reading.inputs["input_ids"][0]
-        each = torch.stack([said[t - 1, ids[t]] for t in reading.targets])
+            said = vlm.model(**forced.inputs).logits[0].double().log_softmax(-1)
+        ids = forced.inputs["input_ids"][0]
+        each = torch.stack([said[t - 1, ids[t]] for t in forced.targets])
         return float((each * weights).sum() / weights.sum())
 
     assert value == pytest.approx(likelihood(logs.detach()), abs=1e-5)
     gap = 0.05
-    for place in ((0, 0, 1), (0, 1, 6), (1, 0, 3), (1, 1, 2)):
+    for head in ((0, 0, 1), (0, 1, 6), (1, 0, 3), (1, 1, 2)):
         ends = []
         for sign in (1, -1):
             at = logs.detach().clone()
-            at[place] += sign * gap
+            at[head] += sign * gap
             ends.append(likelihood(at))
-        assert float(slope[place]) == pytest.approx((ends[0] - ends[1]) / (2 * gap), abs=5e-5, rel=0.05)
+        assert float(slope[head]) == pytest.approx((ends[0] - ends[1]) / (2 * gap), abs=5e-5, rel=0.05)
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 1 << 30])

@@ -35,7 +35,7 @@ def images() -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 255, (80, 100, 3), dtype=np.uint8)) for _ in range(2)]
 
 
-def subject_of(vlm: Llava, images: list[Image.Image]) -> GenerationContext:
+def context_of(vlm: Llava, images: list[Image.Image]) -> GenerationContext:
     return GenerationContext(vlm, images, QUESTIONS, vlm.prepare_questions(images, QUESTIONS), Decoding())
 
 
@@ -46,7 +46,7 @@ def test_shipped_files_read_back_and_steer(name: str, vlm: Llava, images: list[I
     assert again == method
     for decoding in (Decoding(max_new_tokens=4), Decoding(max_new_tokens=4, num_beams=2)):
         assert len(generate(vlm, images, QUESTIONS, method, decoding)) == 2
-    context = subject_of(vlm, images)
+    context = context_of(vlm, images)
     with torch.no_grad():
         plain = vlm.model(**context.prepared.inputs).logits[:, -1]
         with applied(method.steps[0], context):
@@ -60,18 +60,20 @@ def test_a_misspelt_key_inside_a_part_is_refused() -> None:
 
 
 def test_on_the_fly_strengths_follow_the_last_prompt_rows_mass(vlm: Llava, images: list[Image.Image]) -> None:
-    context = subject_of(vlm, images)
-    form = Renormalise(gain=3.0, layers=LayerRange(indices=(0,)), heads=HeadChoice(sensitivity="prefill", least=0.25))
-    plan, last = ModulationEditor(form, context), context.prepared.length - 1
+    context = context_of(vlm, images)
+    modulation = Renormalise(
+        gain=3.0, layers=LayerRange(indices=(0,)), heads=HeadChoice(sensitivity="prefill", least=0.25)
+    )
+    editor, last = ModulationEditor(modulation, context), context.prepared.length - 1
     with torch.no_grad():
         with record(vlm.model, RowRequest(((last,), (last,)))) as recording:
             vlm.model(**context.prepared.inputs)
-        with apply(vlm.model, plan, context.prepared.length, 2):
+        with apply(vlm.model, editor, context.prepared.length, 2):
             vlm.model(**context.prepared.inputs)
-    for element, segment in enumerate(context.prepared.layouts):
-        mass = recording.prefill[element][0, :, 0, segment.image].sum(-1)
+    for element, layout in enumerate(context.prepared.layouts):
+        mass = recording.prefill[element][0, :, 0, layout.image].sum(-1)
         expected = 0.25 + 0.75 * (mass - mass.min()) / (mass.max() - mass.min())
-        torch.testing.assert_close(plan._found[0][element], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(editor._measured[0][element], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_strengths_by_rule() -> None:

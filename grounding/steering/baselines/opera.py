@@ -20,6 +20,7 @@ from grounding.attention.intercept import intercept
 from grounding.attention.rows import iter_rows
 from grounding.errors import MethodError
 from grounding.models.base import Prepared
+from grounding.models.spelling import end_tokens
 from grounding.steering.base import GenerateOverrides, GenerationContext
 from grounding.steering.baselines.beams import Beams
 from grounding.steering.baselines.follower import Follower
@@ -66,13 +67,13 @@ class OverTrust:
     patience: int = 15
     window: int = 512
 
-    name: ClassVar[str] = "over_trust"
+    name: ClassVar[str] = "over-trust"
 
     def __post_init__(self) -> None:
         if min(self.beams, self.early, self.window) < 1 or self.candidates < 2 or self.patience < 2:
-            raise MethodError("over_trust needs beams, early and window of at least 1, candidates and patience of 2")
+            raise MethodError("over-trust needs beams, early and window of at least 1, candidates and patience of 2")
         if not (self.scale > 0 and self.base > 0 and self.weight >= 0):
-            raise MethodError("over_trust needs scale and base above 0 and a weight of at least 0")
+            raise MethodError("over-trust needs scale and base above 0 and a weight of at least 0")
 
     @contextmanager
     def applied(self, context: GenerationContext) -> Iterator[GenerateOverrides]:
@@ -82,13 +83,12 @@ class OverTrust:
             MethodError: the decoding samples, or the model's last layer cannot be followed.
         """
         if context.decoding.do_sample:
-            raise MethodError("over_trust is a beam search and draws no tokens: leave do_sample off")
+            raise MethodError("over-trust is a beam search and draws no tokens: leave do_sample off")
         vlm = context.vlm
         rows = _LastRows()
 
         def loop(model: Any, input_ids: Tensor, logits_processor: Any, generation_config: Any, **_: Any) -> Tensor:
-            end = generation_config.eos_token_id
-            ends = frozenset(end if isinstance(end, list) else [] if end is None else [end])
+            ends = end_tokens(model)
             limit = generation_config.max_length - input_ids.shape[1]
             answers = []
             for image, question in zip(context.images, context.questions, strict=True):
@@ -160,7 +160,7 @@ class _Search:
         self._step, self._rows, self._processor, self._limit = step, rows, processor, limit
         self._follower = Follower(model, prepared.inputs)
         if not self._follower.can_forget:
-            raise MethodError("over_trust takes back what it has read, but this model's cache is a sliding window")
+            raise MethodError("over-trust takes back what it has read, but this model's cache is a sliding window")
         self._prompt = prepared.inputs["input_ids"]  # [1, N]
         self._image = torch.as_tensor(prepared.layouts[0].image, device=self._prompt.device)
         self._beams = Beams.start(step.beams, ends, self._prompt.device)

@@ -37,12 +37,12 @@ class TextGuidance:
     gamma: float = 1.1
     cut: float = 0.1
 
-    name: ClassVar[str] = "text_guidance"
+    name: ClassVar[str] = "text-guidance"
 
     def __post_init__(self) -> None:
         if self.gamma < 0 or not 0 <= self.cut <= 1:
             raise MethodError(
-                f"text_guidance: gamma {self.gamma} and cut {self.cut} were given, expected gamma >= 0 and cut "
+                f"text-guidance: gamma {self.gamma} and cut {self.cut} were given, expected gamma >= 0 and cut "
                 "in [0, 1]"
             )
 

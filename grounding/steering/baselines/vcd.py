@@ -39,12 +39,12 @@ class VisualContrast:
     noise_step: int = 500
     sample: bool = True
 
-    name: ClassVar[str] = "visual_contrast"
+    name: ClassVar[str] = "visual-contrast"
 
     def __post_init__(self) -> None:
         if self.alpha < 0 or not 0 <= self.beta <= 1 or not 0 <= self.noise_step < STEPS:
             raise MethodError(
-                f"visual_contrast: alpha {self.alpha}, beta {self.beta} and noise_step {self.noise_step} were given, "
+                f"visual-contrast: alpha {self.alpha}, beta {self.beta} and noise_step {self.noise_step} were given, "
                 f"expected alpha >= 0, beta in [0, 1] and a step from 0 to {STEPS - 1}"
             )
 
@@ -100,7 +100,7 @@ def noised(inputs: dict[str, Tensor], config: Any, step: int, seed: int) -> Tens
         noise = torch.cat(parts)
     else:
         raise MethodError(
-            f"visual_contrast: the pixels have the shape {tuple(pixels.shape)}, expected whole pictures [B, C, H, W] "
+            f"visual-contrast: the pixels have the shape {tuple(pixels.shape)}, expected whole pictures [B, C, H, W] "
             "or flattened patches with their grid: this family's pictures cannot be noised yet"
         )
     noisy = kept.sqrt() * pixels.float().cpu() + (1 - kept).sqrt() * noise

@@ -101,7 +101,7 @@ class Slow:
     """The text-only branch without a cache, row by row."""
 
     def __init__(self, vlm, images, questions) -> None:
-        self._family, self._length = vlm, vlm.prepare_questions(images, questions).length
+        self._vlm, self._length = vlm, vlm.prepare_questions(images, questions).length
         self._prompts = [
             without_image(vlm, dict(vlm.prepare_questions([image], [question]).inputs))
             for image, question in zip(images, questions, strict=True)
@@ -112,7 +112,7 @@ class Slow:
         rows = []
         for index, (ids, own) in enumerate(zip(input_ids, scores, strict=True)):
             answer = ids[self._length :].tolist()
-            other = next_log_probabilities(self._family.model, self._prompts[index // beams], answer)
+            other = next_log_probabilities(self._vlm.model, self._prompts[index // beams], answer)
             rows.append(guided(own.double(), other).float())
         return torch.stack(rows)
 
