@@ -14,15 +14,15 @@ from grounding.types import TokenLayout
 
 
 class SinkMemory:
-    """Remember per layer which prompt positions are sinks.
+    """Store the sink positions of the prompt, per layer and element.
 
-    Beams of one element share a prompt, so sinks are kept per element. Generated tokens are never sinks, since the
-    paper looks for sinks at prefill only.
+    Beams of one element share a prompt and so its sinks. Generated tokens are never sinks: the paper finds sinks during
+    prefill only.
 
     Args:
         layouts: the prompt of every element.
-        rule: which positions are sinks.
-        dims: the model's sink dimensions; those of the element's first token where None (see `sink_dimensions`).
+        rule: decides which positions are sinks.
+        dims: the model's sink dimensions; found at the element's first token where None (see `sink_dimensions`).
     """
 
     def __init__(self, layouts: Sequence[TokenLayout], rule: SinkRule, dims: Sequence[int] | None = None) -> None:
@@ -33,7 +33,13 @@ class SinkMemory:
         self._sinks: dict[int, Tensor] = {}
 
     def find(self, layer: int, hidden: Tensor, running: GenerationPass) -> None:
-        """Find the sinks in a layer's input [rows, Q, E], in a pass that reads the prompt."""
+        """Find the sinks in a layer's input during prefill.
+
+        Args:
+            layer: the decoder layer.
+            hidden: [rows, Q, E], rows = elements times beams.
+            running: the pass, which reads the prompt or a piece of it.
+        """
         if running.past == 0:
             self._sinks[layer] = torch.zeros(len(self._layouts), running.prompt, dtype=torch.bool, device=hidden.device)
         beams = beams_of(hidden.shape[0], len(self._layouts))
@@ -53,7 +59,13 @@ class SinkMemory:
                 self._sinks[layer][element, running.past : stop] = self._rule.sinks(phi, layer) & real
 
     def of(self, layer: int, rows: int, keys: int) -> Tensor:
-        """Which keys are sinks, [rows, 1, 1, K] bool with rows = elements times beams."""
+        """Return [rows, 1, 1, K] bool, true on sinks.
+
+        Args:
+            layer: the decoder layer.
+            rows: elements times beams.
+            keys: K.
+        """
         sinks = self._sinks[layer]
         sinks = sinks.repeat_interleave(beams_of(rows, sinks.shape[0]), dim=0)
         return torch.nn.functional.pad(sinks, (0, keys - sinks.shape[1]))[:, None, None]
