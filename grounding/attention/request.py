@@ -1,4 +1,4 @@
-"""What to record (`RowRequest`) and what was recorded (`Recording`)."""
+"""Define what to record (`RowRequest`) and the result (`Recording`)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ Positions = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class RowRequest:
-    """Which attention weights to keep of one batch.
+    """Choose the attention weights of one batch to record.
 
-    Positions are absolute: they count from 0 at the left end of the (padded) prompt, after the model's processor has
-    put in its image tokens.
+    Positions count from 0 at the left end of the padded prompt, with its image tokens expanded by the model's processor.
 
     Attributes:
-        queries: per batch element, the positions whose rows are wanted.
+        queries: per batch element, the positions whose rows are recorded.
         keys: per batch element, the positions whose columns are kept; None keeps all. The softmax always runs over all
             keys, so a kept row sums to at most 1.
-        image_keys: per element, the image positions; needed by the statistic `"max_image"`, and offered as columns
-            when a request is over its budget.
+        image_keys: per batch element, the image positions; required by the statistic `"max_image"`, and suggested as
+            columns when a request exceeds its budget.
         spec: layers, heads, reductions and statistics.
-        decode: whether to record the newest token's row at every decode step as well.
-        decode_steps: how many decode steps the budget is checked for. More are recorded as long as they fit.
+        decode: also record the newest token's row at every decode step.
+        decode_steps: number of decode steps that the budget is checked for before the run, >= 0; further steps are
+            recorded as long as they fit.
+
+    Raises:
+        RecordingError: positions are negative, repeated or missing, or nothing is requested.
     """
 
     queries: Positions

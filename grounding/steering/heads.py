@@ -29,8 +29,8 @@ class HeadChoice:
         measure: quantity measured by `prefill`: `mass`, the row's attention on image keys that are not sinks, the same
             quantity as sensitivity kind `mass`; `text`, its attention on the keys after the image.
         rule: `top`, strength 1 for the highest values (see `top` and `count`) and 0 for the rest; `threshold`, 1 for
-            values >= `threshold` and 0 for the rest; `proportional`, linear from `least` at the lowest value to 1 at the
-            highest.
+            values >= `threshold` and 0 for the rest; `proportional`, linear from `least` at the lowest value to 1 at
+            the highest.
         top: for rule `top`, share of the heads in (0, 1], rounded by `grounding.layers.share_of`, at least one head.
         count: for rule `top`, number of heads, >= 1; takes precedence over `top`.
         threshold: for rule `threshold`.

@@ -78,7 +78,7 @@ class Redistribute(ImageModulation):
         return SinkMemory(layouts, SinkRule(self.tau, self.skip_layers), self.dims or None)
 
     def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
-        """Return a logit bias of log c, with c the factor of each weight: below 1 on sinks, above 1 on their targets."""
+        """Return a logit bias of log c, with c each weight's factor: below 1 on sinks, above 1 on receiving keys."""
         assert masks.sinks is not None
         weights = weight_rows(call, rows)  # [B, H, R, K]
         visual = (weights * masks.image).sum(-1, keepdim=True)  # [B, H, R, 1]

@@ -102,7 +102,7 @@ def _calls_of(context: GenerationContext, stack: LayerStack, index: int) -> list
 
 
 def _of_image(call: AttentionCall, element: int, cells: int) -> CellAttention:
-    """Read one image of a tower whose calls have one batch element per image; a key more than cells is the class token."""
+    """Read one image of a tower with one batch element per image; a first key beyond the cells is the class token."""
     extra = call.key_count - cells
     rows = torch.arange(extra, call.query_count, device=call.query.device)
     received = _column_sums(call, element, rows)[extra:]
