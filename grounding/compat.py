@@ -91,7 +91,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def cache_argument(module: nn.Module) -> str:
-    """Return the name of a module's key/value cache argument: `cache` since transformers 5.24, else `past_key_values`."""
+    """Return the name of a module's cache argument: `cache` since transformers 5.24, `past_key_values` before."""
     return "cache" if "cache" in inspect.signature(module.forward).parameters else "past_key_values"
 
 

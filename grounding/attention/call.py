@@ -1,7 +1,7 @@
 """Describe an attention call as the kernel receives it, and the edits that steering makes to it.
 
-An edit is a function of row indices, so that the same edit applies to the row of a decode step, to some rows of a prompt
-and, in chunks, to a whole prompt. A recorder of an edited call records the edited weights.
+An edit is a function of row indices, so that the same edit applies to the row of a decode step, to some rows of a
+prompt and, in chunks, to a whole prompt. A recorder of an edited call records the edited weights.
 
 Shape letters: B batch, H query heads, G query heads per key head, Q queries of this call, K keys of this call, R chosen
 rows, D query and key width, Dv value width.
@@ -66,8 +66,8 @@ class AttentionCall:
             [B, <=K] padding as flash kernels take (true is a token), or None.
         scale: factor on q k^T.
         causal: whether a query attends only to keys at or before its position, in addition to the mask.
-        window: number of newest keys that a query attends to, itself included, where the kernel applies the window; None
-            where the mask does or there is none.
+        window: number of newest keys that a query attends to, itself included, where the kernel applies the window;
+            None where the mask does or there is none.
         softcap: logits become softcap * tanh(logit / softcap); None applies no cap.
         bias: additive [B or 1, H or 1, Q, K] position bias, in addition to the mask.
         query_offset: sequence position of query 0.

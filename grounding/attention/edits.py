@@ -4,13 +4,13 @@ The output of an edited row r of one head, with the edit's `logit_bias` b and `w
 
     o[r] = (g * softmax(scale * q[r] @ k.T + mask[r] + b)) @ v
 
-Unedited rows are computed by the kernel as without an edit and stay bit-identical. Edited rows are computed in chunks of
-bounded memory, with b added to the mask [B, H, r, K]; a decode step has one row and needs one call. Weight scales are
-applied outside the kernel, for the edited heads only.
+Unedited rows are computed by the kernel as without an edit and stay bit-identical. Edited rows are computed in chunks
+of bounded memory, with b added to the mask [B, H, r, K]; a decode step has one row and needs one call. Weight scales
+are applied outside the kernel, for the edited heads only.
 
 Notes:
-    A bias of rank one could instead be carried by one additional column of queries and keys, without a mask; this copies
-    every cached key at each step and is not done.
+    A bias of rank one could instead be carried by one additional column of queries and keys, without a mask; this
+    copies every cached key at each step and is not done.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def intercept(
 ) -> Iterator[None]:
     """Emit the attention events of a model's layers to a subscriber inside the block.
 
-    All hooks are removed when the block ends, also after an exception. Blocks may be nested, also on one model, and used
-    in several threads; a subscriber receives the passes of its own thread.
+    All hooks are removed when the block ends, also after an exception. Blocks may be nested, also on one model, and
+    used in several threads; a subscriber receives the passes of its own thread.
 
     Args:
         model: a transformers model.

@@ -18,7 +18,7 @@ Positions = tuple[tuple[int, ...], ...]
 class RowRequest:
     """Choose the attention weights of one batch to record.
 
-    Positions count from 0 at the left end of the padded prompt, with its image tokens expanded by the model's processor.
+    Positions count from 0 at the left end of the padded prompt, after the processor has expanded its image tokens.
 
     Attributes:
         queries: per batch element, the positions whose rows are recorded.
@@ -82,9 +82,10 @@ class RowRequest:
 
 
 class Recording:
-    """What `record` kept, complete once its `with` block has ended without an error.
+    """Hold what `record` kept; it is complete once the `with` block has ended without an error.
 
-    Every tensor is float32 and on the CPU. B batch, L layers, H heads, R rows, C columns; a reduced axis has length 1.
+    Every tensor is float32 and on the CPU. Shape letters: L layers, H heads, R rows, C columns; a reduced axis has
+    length 1. Reading an incomplete recording raises RecordingError.
     """
 
     def __init__(self, layers: tuple[int, ...]) -> None:
@@ -96,14 +97,14 @@ class Recording:
 
     @property
     def prefill(self) -> list[Tensor]:
-        """Per batch element [L, H, R, C], rows and columns in the order of the request."""
+        """Per batch element [L, H, R, C], with rows and columns in the order of the request."""
         self._check_complete()
         assert self._prefill is not None
         return self._prefill
 
     @property
     def decode(self) -> list[Tensor]:
-        """Per batch element [steps, L, H, 1, C], or an empty list where decode steps were not asked for.
+        """Per batch element [steps, L, H, 1, C]; an empty list where decode steps were not requested.
 
         Step 0 is the pass that reads the first generated token. With `keys=None`, C is the length at the last step
         and earlier steps hold 0 in columns that did not exist yet.
@@ -113,13 +114,13 @@ class Recording:
 
     @property
     def head_statistics(self) -> list[dict[str, Tensor]]:
-        """Per batch element, name → [L, H] over the recorded layers and heads, never reduced."""
+        """Per batch element, name → [L, H] over the recorded layers and heads; never reduced."""
         self._check_complete()
         return self._statistics
 
     @property
     def residual_sinks(self) -> list[Tensor] | None:
-        """Per batch element [L, C], how far each kept key stands out in the sink dimensions; None if not asked for."""
+        """Per batch element [L, C], phi of each kept key (see `sinks.sink_strength`); None if not requested."""
         self._check_complete()
         return self._sinks
 

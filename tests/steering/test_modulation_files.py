@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from grounding.steering.decoding import Decoding
 from grounding.steering.editor import ModulationEditor, applied
 from grounding.steering.generate import generate
 from grounding.steering.heads import HeadChoice
-from grounding.steering.method import load_steering, parse_steering
+from grounding.steering.method import STEPS, load_steering, parse_steering
 from grounding.steering.modulation import Renormalise
 from grounding.steering.schedule import StrengthSchedule
 from grounding.steering.sensitivity import Sensitivity, load_sensitivity
@@ -56,6 +58,29 @@ def test_shipped_files_read_back_and_steer(name: str, vlm: Llava, images: list[I
 def test_a_misspelt_key_inside_a_part_is_refused() -> None:
     text = "description: d\nsource: s\nsteps:\n- step: renormalise\n  gain: 2.0\n  heads: {sensitivty: prefill}\n"
     with pytest.raises(MethodError, match=r"heads: unknown key 'sensitivty' \(did you mean 'sensitivity'\?\)"):
+        parse_steering(text, "mine", "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("text_guidance", "text-guidance"), ("visual_contrast", "visual-contrast"), ("over_trust", "over-trust")],
+)
+def test_a_step_is_spelt_in_kebab_case(old: str, new: str) -> None:
+    assert new in STEPS
+    with pytest.raises(MethodError, match=f"step '{old}' is unknown \\(did you mean '{new}'\\?\\)"):
+        parse_steering(f"description: d\nsource: s\nsteps:\n- step: {old}\n", "mine", "mine.yaml")
+
+
+def test_every_step_has_a_kebab_case_name_and_states_it() -> None:
+    for name in STEPS:
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", name)
+        assert STEPS.get(name).name == name
+
+
+def test_the_measure_of_heads_is_named_as_the_sensitivity_kind() -> None:
+    assert HeadChoice().measure == "mass"
+    text = "description: d\nsource: s\nsteps:\n- step: renormalise\n  heads: {sensitivity: prefill, measure: image}\n"
+    with pytest.raises(MethodError, match="measure"):
         parse_steering(text, "mine", "mine.yaml")
 
 

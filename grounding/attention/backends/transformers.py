@@ -30,7 +30,7 @@ _users = 0
 
 @contextmanager
 def emitting() -> Iterator[None]:
-    """Emit the calls of all modules that look up a kernel inside the block; blocks may be nested and used in threads."""
+    """Emit the calls of all modules that look up a kernel inside the block; it may be nested and used in threads."""
     global _users
     with _LOCK:
         if _users == 0:

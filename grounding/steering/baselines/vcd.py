@@ -22,7 +22,8 @@ STEPS = 1000
 class VisualContrast:
     """Score tokens by `(1 + alpha) z - alpha z'`, with z' the logits for a noised image.
 
-    Leng et al., CVPR 2024, arXiv 2311.16922. Log-probabilities are used in place of logits; they differ by a constant per row, which the softmax removes.
+    Leng et al., CVPR 2024, arXiv 2311.16922. Log-probabilities are used in place of logits; they differ by a constant
+    per row, which the softmax removes.
 
     Attributes:
         alpha: contrast strength, >= 0; 0 does not run the second branch and keeps the plausibility cut.
