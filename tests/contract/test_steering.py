@@ -1,4 +1,4 @@
-"""The promises of steering, for every model family: each modulation equals its formula in plain attention."""
+"""Test for every model family that each modulation equals its formula in reference attention."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def models(request: pytest.FixtureRequest) -> Models:
 
 
 class Reference:
-    """Explicit attention of a decoder, [B, H, Q, K] and all, with one modulation's formula written out."""
+    """Compute a decoder's attention as [B, H, Q, K] weights, with the formula of one modulation."""
 
     def __init__(self, modulation: Modulation, context: GenerationContext) -> None:
         self.modulation, self.layouts = modulation, context.prepared.layouts
@@ -78,7 +78,7 @@ class Reference:
         for layer, head in modulation.heads.listed or [(i, j) for i in range(layers) for j in range(heads)]:
             self.on[layer, head] = True
 
-    def look(self, layer: int, hidden: Tensor) -> None:
+    def find_sinks(self, layer: int, hidden: Tensor) -> None:
         if hidden.shape[1] < self.prompt:
             return
         rows = []
@@ -143,12 +143,12 @@ class Reference:
 
 
 def configs_of(decoder: torch.nn.Module) -> list[Any]:
-    """Every config that decides on the decoder's kernel and masks; modules may hold different objects."""
+    """Return every config that decides the decoder's kernel and masks; modules may hold different objects."""
     return list({id(m.config): m.config for m in decoder.modules() if hasattr(m, "config")}.values())
 
 
 @contextmanager
-def plainly(vlm: VLM, reference: Reference) -> Iterator[None]:
+def reference_attention(vlm: VLM, reference: Reference) -> Iterator[None]:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
 
@@ -157,7 +157,7 @@ def plainly(vlm: VLM, reference: Reference) -> Iterator[None]:
     layers = vlm.decoder.layers
     configs = configs_of(vlm.decoder)
     hooks = [
-        layer.register_forward_pre_hook(lambda m, args, i=i: reference.look(i, args[0]))
+        layer.register_forward_pre_hook(lambda m, args, i=i: reference.find_sinks(i, args[0]))
         for i, layer in enumerate(layers)
     ]
     before = [config._attn_implementation for config in configs]
@@ -183,10 +183,10 @@ def run(models: Models, modulation: Modulation | None, decoding: Decoding) -> li
     return [one.token_ids for one in generate(models.steered, models.images, QUESTIONS, steering, decoding)]
 
 
-def run_plainly(models: Models, modulation: Modulation, decoding: Decoding, **options: Any) -> list[tuple[int, ...]]:
+def run_reference(models: Models, modulation: Modulation, decoding: Decoding, **options: Any) -> list[tuple[int, ...]]:
     plain = models.plain
     context = models.context()
-    with plainly(plain, Reference(modulation, context)), torch.random.fork_rng(), torch.no_grad():
+    with reference_attention(plain, Reference(modulation, context)), torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(decoding.seed)
         length = context.prepared.length
         output = plain.model.generate(
@@ -206,7 +206,7 @@ def test_logits_of_the_prompt_equal_the_formula(models: Models, name: str) -> No
     with torch.no_grad():
         plain = models.steered.model(**inputs).logits
         reference = Reference(modulation, context)
-        with plainly(models.plain, reference):
+        with reference_attention(models.plain, reference):
             expected = models.plain.model(**inputs).logits
         with applied(modulation, context):
             found = models.steered.model(**inputs).logits
@@ -233,7 +233,7 @@ def test_decode_steps_equal_the_formula_without_a_cache(models: Models, name: st
     if "mm_token_type_ids" in inputs:
         longer["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(new)], 1)
     with torch.no_grad():
-        with plainly(models.plain, Reference(modulation, context)):
+        with reference_attention(models.plain, Reference(modulation, context)):
             expected = models.plain.model(**longer).logits[:, -5:]
         with applied(modulation, context):
             n = context.prepared.length
@@ -259,7 +259,7 @@ def test_decode_steps_equal_the_formula_without_a_cache(models: Models, name: st
     ids=["greedy", "sampling", "beams"],
 )
 def test_generated_tokens_equal_the_formula(models: Models, name: str, decoding: Decoding) -> None:
-    assert run(models, MODULATIONS[name], decoding) == run_plainly(models, MODULATIONS[name], decoding)
+    assert run(models, MODULATIONS[name], decoding) == run_reference(models, MODULATIONS[name], decoding)
 
 
 def test_no_cache_generation_equals_the_cached_one(models: Models) -> None:
@@ -267,7 +267,7 @@ def test_no_cache_generation_equals_the_cached_one(models: Models) -> None:
     found = run(models, modulation, decoding)
     rope = models.plain.model.config.get_text_config().rope_parameters
     if "mrope_section" not in rope:  # positions in three axes are computed at the prefill and need the cache
-        assert found == run_plainly(models, modulation, decoding, use_cache=False)
+        assert found == run_reference(models, modulation, decoding, use_cache=False)
     assert found != run(models, None, decoding)
 
 
@@ -287,7 +287,7 @@ def test_no_op_is_bit_identical(models: Models, modulation: Modulation) -> None:
             assert torch.equal(models.steered.model(**inputs).logits, plain)
 
 
-def test_a_layer_without_chosen_heads_is_left_alone_bit_for_bit(models: Models) -> None:
+def test_a_layer_without_chosen_heads_is_bit_identical(models: Models) -> None:
     context = models.context()
     modulation = Renormalise(gain=9.0, heads=HeadChoice(listed=((1, 0),)))
     seen: dict[str, Tensor] = {}
@@ -316,7 +316,7 @@ def test_a_recorder_sees_the_steered_rows(models: Models, name: str) -> None:
             models.steered.model.generate(
                 **context.prepared.inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False
             )
-        with plainly(models.plain, reference):
+        with reference_attention(models.plain, reference):
             attention = models.plain.decoder.layers[1].self_attn
             hook = attention.register_forward_hook(lambda m, a, out: kept.append(out[1]))
             models.plain.model.generate(**context.prepared.inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
@@ -329,7 +329,7 @@ def test_a_recorder_sees_the_steered_rows(models: Models, name: str) -> None:
         torch.testing.assert_close(row, kept[1 + step][0, :, 0], atol=2e-6, rtol=0)
 
 
-def test_static_cache_equals_the_growing_one(models: Models) -> None:
+def test_static_cache_equals_the_dynamic_one(models: Models) -> None:
     context = models.context()
     for modulation in (
         MODULATIONS["renormalise"],
@@ -337,11 +337,11 @@ def test_static_cache_equals_the_growing_one(models: Models) -> None:
         MODULATIONS["redistribute"],
         MODULATIONS["text route, from a mass on"],
     ):
-        with torch.no_grad(), applied(modulation, context) as changes:
-            options = {"max_new_tokens": 5, "do_sample": False, **changes.options}
-            grown = models.steered.model.generate(**context.prepared.inputs, **options)
+        with torch.no_grad(), applied(modulation, context) as overrides:
+            options = {"max_new_tokens": 5, "do_sample": False, **overrides.options}
+            dynamic = models.steered.model.generate(**context.prepared.inputs, **options)
             static = models.steered.model.generate(**context.prepared.inputs, **options, cache_implementation="static")
-        assert torch.equal(grown, static)
+        assert torch.equal(dynamic, static)
 
 
 def test_two_steps_act_one_after_the_other(models: Models) -> None:

@@ -54,7 +54,7 @@ def log_probability(vlm: VLM, forced: TeacherForcedSample) -> torch.Tensor:
     return torch.stack([logits[t - 1, ids[t]] for t in forced.targets]).mean()
 
 
-def test_a_words_tokens_are_its_own(vlm: Llava, sample: Sample) -> None:
+def test_targets_are_the_tokens_of_the_word(vlm: Llava, sample: Sample) -> None:
     forced = TeacherForcedSample.of(vlm, sample)
     ids = forced.inputs["input_ids"][0]
     assert vlm.tokenizer.decode(ids[list(forced.targets)]).strip() == "dog"
@@ -65,7 +65,7 @@ def test_a_words_tokens_are_its_own(vlm: Llava, sample: Sample) -> None:
 
 
 @pytest.mark.parametrize("build", ["llava", "qwen"])
-def test_the_tail_on_kept_keys_is_the_whole_pass(build: str, vlm: Llava, sample: Sample) -> None:
+def test_the_answer_on_cached_keys_equals_the_full_pass(build: str, vlm: Llava, sample: Sample) -> None:
     one = vlm if build == "llava" else Qwen25VL(*tiny_qwen2_5_vl(), name="tiny")
     forced = TeacherForcedSample.of(one, sample)
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_ablation_equals_eager_attention_with_weights_set_to_zero(
 
 
 def test_gradient_is_the_slope_of_removing_a_little(vlm: Llava, sample: Sample) -> None:
-    """Against finite differences: the shipped modulation with gain 1 - e, over the same rows."""
+    """Compare the measure with finite differences of a modulation with gain 1 - e on the same rows."""
     from grounding.steering.apply import apply
     from grounding.steering.base import GenerationContext
     from grounding.steering.editor import ModulationEditor
@@ -156,11 +156,11 @@ def test_mass_and_agreement_equal_eager_rows(vlm: Llava, sample: Sample) -> None
         head_values(vlm, Sample(sample.image, "what?", "a dog"), "agreement")
 
 
-def test_a_bad_sample_is_told_and_left_out(vlm: Llava, sample: Sample) -> None:
-    told: list[int] = []
+def test_a_bad_sample_is_reported_and_left_out(vlm: Llava, sample: Sample) -> None:
+    left_out: list[int] = []
     wrong = Sample(sample.image, sample.question, sample.answer, "cat")
-    both = calibrate(vlm, [lambda: wrong, lambda: sample], "mass", left_out=lambda index, why: told.append(index))
-    assert (both.n, told) == (1, [0])
+    both = calibrate(vlm, [lambda: wrong, lambda: sample], "mass", left_out=lambda index, why: left_out.append(index))
+    assert (both.n, left_out) == (1, [0])
     assert both == calibrate(vlm, [lambda: sample], "mass")
     with pytest.raises(MethodError, match="none of 1 samples could be measured; of the first one: the word 'cat'"):
         calibrate(vlm, [lambda: wrong], "mass")
