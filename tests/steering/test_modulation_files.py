@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -8,18 +11,19 @@ import torch
 from PIL import Image
 
 from grounding.attention import RowRequest, record
+from grounding.attention.call import AttentionCall, AttentionEdit
 from grounding.errors import MethodError
 from grounding.layers import LayerRange
 from grounding.models.llava import Llava
 from grounding.models.tiny import tiny_llava_gqa
 from grounding.steering.apply import apply
-from grounding.steering.base import GenerationContext
+from grounding.steering.base import GenerateOverrides, GenerationContext
 from grounding.steering.decoding import Decoding
 from grounding.steering.editor import ModulationEditor, applied
 from grounding.steering.generate import generate
 from grounding.steering.heads import HeadChoice
 from grounding.steering.method import STEPS, load_steering, parse_steering
-from grounding.steering.modulation import Renormalise
+from grounding.steering.modulation import ImageModulation, KeyMasks, Renormalise
 from grounding.steering.schedule import StrengthSchedule
 from grounding.steering.sensitivity import Sensitivity, load_sensitivity
 
@@ -82,6 +86,34 @@ def test_the_measure_of_heads_is_named_as_the_sensitivity_kind() -> None:
     text = "description: d\nsource: s\nsteps:\n- step: renormalise\n  heads: {sensitivity: prefill, measure: image}\n"
     with pytest.raises(MethodError, match="measure"):
         parse_steering(text, "mine", "mine.yaml")
+
+
+@dataclass(frozen=True)
+class Halve(ImageModulation):
+    """A modulation as another distribution adds it; see `Intervention`."""
+
+    name: ClassVar[str] = "halve"
+
+    @property
+    def is_idle(self) -> bool:
+        return False
+
+    def edit(self, masks: KeyMasks, call: AttentionCall, rows: torch.Tensor) -> AttentionEdit:
+        return AttentionEdit(logit_bias=torch.where(masks.keys, torch.log(1 - 0.5 * masks.strength), 0.0))
+
+    def applied(self, context: GenerationContext) -> AbstractContextManager[GenerateOverrides]:
+        return applied(self, context)
+
+
+def test_an_outside_modulation_applies_itself(vlm: Llava, images: list[Image.Image]) -> None:
+    context = context_of(vlm, images)
+    with torch.no_grad():
+        with Halve().applied(context):
+            found = vlm.model(**context.prepared.inputs).logits
+        with applied(Renormalise(gain=0.5), context):
+            expected = vlm.model(**context.prepared.inputs).logits
+        assert not torch.equal(found, vlm.model(**context.prepared.inputs).logits)
+    assert torch.equal(found, expected)
 
 
 def test_on_the_fly_strengths_follow_the_last_prompt_rows_mass(vlm: Llava, images: list[Image.Image]) -> None:
