@@ -90,17 +90,17 @@ class AttentionCall:
 
     @property
     def query_count(self) -> int:
-        """Q."""
+        """Q, queries of this call."""
         return self.query.shape[2]
 
     @property
     def key_count(self) -> int:
-        """K."""
+        """K, keys of this call."""
         return self.key.shape[2]
 
     @property
     def head_count(self) -> int:
-        """H."""
+        """H, query heads."""
         return self.query.shape[1]
 
     def heads(self, chosen: Tensor) -> AttentionCall:

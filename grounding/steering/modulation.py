@@ -131,6 +131,8 @@ class ImageModulation(Modulation):
 
 @dataclass(frozen=True)
 class _GainModulation(ImageModulation):
+    """Base of modulations with one gain >= 0 that is the identity at 1."""
+
     gain: float = 1.0
 
     def __post_init__(self) -> None:

@@ -191,14 +191,14 @@ class AnswerEditor(ABC):
         """Return the edit of a call whose queries are all rows of the answer; None edits nothing."""
 
     def residual(self, layer: int, hidden: Tensor, running: GenerationPass) -> None:  # noqa: B027 - residuals are optional
-        """No residuals needed."""
+        """Ignore residuals."""
 
     def gates(self, layer: int, running: GenerationPass) -> Tensor | None:
-        """No gates."""
+        """Return None: no output is gated."""
         return None
 
     def gated_from(self, running: GenerationPass) -> Tensor:
-        """No position is gated."""
+        """Return the end of the prompt; unused, since no output is gated."""
         return torch.tensor([running.prompt])
 
 
