@@ -1,6 +1,6 @@
-"""Every private API of a dependency that this library touches, each in one function with one test.
+"""Wrap every private API of a dependency that this library uses, each in one function.
 
-The floor is transformers 5.2. What is public needs no entry here.
+The oldest supported transformers release is 5.2.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ Kernel = Callable[..., Any]
 
 
 def kernel_name(config: Any) -> str:
-    """The name of the attention kernel that modules with this config run; `eager` where none is set."""
+    """Return the name of the attention kernel that a transformers config selects; `eager` where none is set."""
     return str(config._attn_implementation or "eager")
 
 
 def known_kernels() -> tuple[str, ...]:
-    """Names of the attention kernels registered with transformers, sorted; `eager` is not among them."""
+    """Return the names of the attention kernels registered with transformers, sorted, without `eager`."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     return tuple(sorted(ALL_ATTENTION_FUNCTIONS))
 
 
 def is_flash(name: str) -> bool:
-    """Whether a registered kernel gets its mask in the form of flash kernels, [B, K] padding or None."""
+    """Whether a registered kernel takes its mask in the form of flash kernels, [B, K] padding or None."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
     mask = ALL_MASK_ATTENTION_FUNCTIONS.get(name)
@@ -36,7 +36,7 @@ def is_flash(name: str) -> bool:
 
 
 def sdpa_kernel() -> Kernel:
-    """The function of transformers that runs torch's scaled_dot_product_attention."""
+    """Return transformers' kernel that calls torch's `scaled_dot_product_attention`."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     return sdpa_attention_forward
@@ -46,11 +46,11 @@ def sdpa_kernel() -> Kernel:
 def looked_up_kernels(wrap: Callable[[str, Kernel], Kernel]) -> Iterator[None]:
     """Wrap every attention kernel that a transformers module looks up inside the block.
 
-    The config keeps the kernel's name, so classes that read it (sparse attention, flash paths) compute what they do
-    without. `get_interface` and the registry's `[]` are both wrapped, since both are used for look-ups.
+    The config keeps the kernel's name, so classes that branch on it (sparse attention, flash paths) behave as without
+    the block. Both `get_interface` and the registry's `[]` are wrapped, because modules use either.
 
     Args:
-        wrap: takes the kernel's name and the kernel, gives the function that the module calls instead.
+        wrap: a function from the kernel's name and the kernel to the kernel to call in its place.
     """
     from transformers import AttentionInterface
 
@@ -59,7 +59,7 @@ def looked_up_kernels(wrap: Callable[[str, Kernel], Kernel]) -> Iterator[None]:
 
     def wrapped_get_interface(self: Any, attn_implementation: str, default: Kernel) -> Kernel:
         kernel = get_interface(self, attn_implementation, default)
-        # A registered kernel has been wrapped by `[]` on the way; the module's own eager function has not.
+        # A registered kernel has already been wrapped by `[]`; the module's own eager function has not.
         return (
             kernel if getattr(kernel, "is_wrapped_kernel", False) else _marked(attn_implementation or "eager", kernel)
         )
@@ -86,24 +86,24 @@ def looked_up_kernels(wrap: Callable[[str, Kernel], Kernel]) -> Iterator[None]:
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether `torch.compile` has wrapped this module, in place or by a wrapper."""
+    """Whether a module is compiled by `torch.compile`, in place or as a wrapper."""
     return module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
 
 
 def cache_argument(module: nn.Module) -> str:
-    """What a transformers module calls its key/value cache: `cache` from 5.24 on, `past_key_values` before."""
+    """Return the name of a module's cache argument: `cache` since transformers 5.24, `past_key_values` before."""
     return "cache" if "cache" in inspect.signature(module.forward).parameters else "past_key_values"
 
 
 def generation_positions(model: Any, inputs: Mapping[str, Tensor]) -> Tensor | None:
-    """The position ids that `generate` gives a prompt, [B, N] or [4, B, N].
+    """Compute the position ids that `generate` passes for a prompt.
 
     Args:
-        model: a transformers model that generates.
-        inputs: of the prompt, by the model's argument names.
+        model: a transformers model with `generate`.
+        inputs: the prompt, by the model's argument names.
 
     Returns:
-        None where the model's forward makes its own.
+        [B, N] or [4, B, N]; None where the model's forward computes its own.
     """
     find = getattr(model, "_prepare_position_ids_for_generation", None)
     if find is None:

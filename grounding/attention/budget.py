@@ -1,4 +1,4 @@
-"""Estimate the bytes of a recording before the model runs, and suggest a change where they are too many."""
+"""Estimate the memory of a recording before the model runs, and suggest a change where it exceeds the budget."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from grounding.attention.request import RowRequest
 from grounding.attention.rows import UPCAST_KEYS, rows_per_chunk
 from grounding.errors import BudgetError
 
-FLOAT = 4  # bytes; recorded rows are float32
+FLOAT = 4
+"""Bytes of one recorded weight, float32."""
 
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """The sizes of a decoder that a recording depends on.
+    """Hold the sizes of a decoder.
 
     Attributes:
-        layers: L.
-        heads: H query heads.
+        layers: L, decoder layers.
+        heads: H, query heads.
         kv_heads: key and value heads.
-        head_width: D.
+        head_width: D, query and key width.
     """
 
     layers: int
@@ -38,12 +39,12 @@ class DecoderShape:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a recording costs on top of the model's own run.
+    """Hold the cost of a recording, in addition to the model's own run.
 
     Attributes:
-        kept_bytes: rows, statistics and sinks that stay.
-        working_bytes: the most that is held while one layer's rows are computed.
-        flops: extra multiply-adds, counted twice as usual.
+        kept_bytes: bytes of recorded rows, statistics and sinks.
+        working_bytes: peak bytes while one layer's rows are computed.
+        flops: additional floating-point operations, two per multiply-add.
     """
 
     kept_bytes: int
@@ -52,12 +53,12 @@ class Estimate:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes that are checked against the budget."""
+        """Sum of kept and working bytes, which is checked against the budget."""
         return self.kept_bytes + self.working_bytes
 
 
 def estimate(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
-    """Cost of a request.
+    """Estimate the cost of a request.
 
     Args:
         request: what to record.
@@ -91,7 +92,7 @@ def estimate(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
 
 
 def check_budget(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
-    """Refuse a request over its budget.
+    """Check that a request fits its budget.
 
     Args:
         request: what to record.
@@ -99,10 +100,10 @@ def check_budget(request: RowRequest, shape: DecoderShape, length: int) -> Estim
         length: N, the prompt's length in positions.
 
     Returns:
-        The estimate of a request that fits.
+        The estimate.
 
     Raises:
-        BudgetError: naming the bytes and the change that gives up least.
+        BudgetError: the request exceeds its budget; the message suggests the least lossy change.
     """
     cost = estimate(request, shape, length)
     if cost.total_bytes > request.spec.budget_bytes:
@@ -116,16 +117,17 @@ def check_budget(request: RowRequest, shape: DecoderShape, length: int) -> Estim
 def cheapest_change(request: RowRequest, shape: DecoderShape, length: int) -> str:
     """Suggest the least lossy change that makes a request fit its budget.
 
-    Tried in order: columns that no map uses, then up to half of the layers, then the head axis, then the
-    layer axis, then both, then fewer layers still, and last a larger budget. The order is our choice.
-
     Args:
         request: a request over its budget.
         shape: the decoder's sizes.
         length: N, the prompt's length in positions.
 
     Returns:
-        A clause for an error's sentence.
+        A clause for an error message.
+
+    Notes:
+        The order is our choice: drop columns that no map uses, drop up to half of the layers, average heads, average
+        layers, average both, drop more layers, raise the budget.
     """
     layers = request.spec.layers if request.spec.layers is not None else tuple(range(shape.layers))
     fitting = 0
@@ -162,7 +164,7 @@ def cheapest_change(request: RowRequest, shape: DecoderShape, length: int) -> st
 
 
 def readable(count: int) -> str:
-    """A byte count for people, such as `1.5 GiB`."""
+    """Format a byte count, for example `1.5 GiB`."""
     size = float(count)
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:

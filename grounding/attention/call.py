@@ -1,7 +1,7 @@
-"""An attention call as the kernel sees it, and the edits that steering makes to it.
+"""Describe an attention call as the kernel receives it, and the edits that steering makes to it.
 
-An edit names rows, not tensors, so one description serves the single row of a decode step, the few text rows of a
-prompt and, in chunks, all of a prompt. A recorder of an edited call sees the weights that were really used.
+An edit is a function of row indices, so that the same edit applies to the row of a decode step, to some rows of a
+prompt and, in chunks, to a whole prompt. A recorder of an edited call records the edited weights.
 
 Shape letters: B batch, H query heads, G query heads per key head, Q queries of this call, K keys of this call, R chosen
 rows, D query and key width, Dv value width.
@@ -20,20 +20,21 @@ WeightScale = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class AttentionEdit:
-    """Change the attention weights of chosen rows. Every axis but the last may have length 1 and is then broadcast.
+    """Change the attention weights of chosen rows.
 
-    With S the scaled and masked logits, the edited weights are `weight_scale * softmax(S + logit_bias)`.
+    With S the scaled and masked logits, the edited weights are `weight_scale * softmax(S + logit_bias)`. All axes but
+    the last may have length 1 and are then broadcast.
 
     Attributes:
-        logit_bias: [B, H, R, K] float32 added to the logits before the softmax; None adds nothing.
-        weight_scale: factors on the weights after the softmax, not renormalised; None scales nothing.
+        logit_bias: [B, H, R, K] float32, added to the logits before the softmax; None adds nothing.
+        weight_scale: factors on the weights after the softmax, without renormalising; None scales nothing.
     """
 
     logit_bias: Tensor | None = None
     weight_scale: WeightScale | None = None
 
     def first_keys(self, count: int) -> AttentionEdit:
-        """The same edit for the first `count` keys."""
+        """Return the edit restricted to the first `count` keys."""
         bias = None if self.logit_bias is None else self.logit_bias[..., :count]
         scale = None if self.weight_scale is None else (self.weight_scale[0], self.weight_scale[1][..., :count])
         return AttentionEdit(bias, scale)
@@ -44,9 +45,9 @@ class RowEdit:
     """Edit the last queries of a call.
 
     Attributes:
-        start: index of the first edited query; all queries from it on are edited.
-        edit: the edit of all these rows, or a function from the call (holding the edits made before this one) and
-            [R] int64 row indices to the edit of those rows.
+        start: index of the first edited query; it and all later queries are edited.
+        edit: the edit of all these rows, or a function from the call (with all earlier edits) and [R] int64 row indices
+            to the edit of those rows.
     """
 
     start: int
@@ -55,19 +56,20 @@ class RowEdit:
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """One attention call as the kernel sees it, after rotary embedding and after the cache update.
+    """Hold one attention call as the kernel receives it, after rotary embedding and after the cache update.
 
     Attributes:
         query: [B, H, Q, D].
         key: [B, H/G, K, D]; G query heads share a key head.
         value: [B, H/G, K, Dv].
-        mask: what the model's mask builder made: bool [B, 1 or H, Q, K] (True attends), additive float of that shape,
-            2-D [B, <=K] padding as flash kernels take (True is a token), or None.
+        mask: the mask of the model's mask builder: bool [B, 1 or H, Q, K] (true attends), additive float of that shape,
+            [B, <=K] padding as flash kernels take (true is a token), or None.
         scale: factor on q k^T.
-        causal: whether a query sees only keys at or before its own position, on top of the mask.
-        window: how many keys back a query sees, itself included, where the kernel and not the mask cuts them off.
-        softcap: logits are squashed to softcap * tanh(logit / softcap) where set.
-        bias: additive [B or 1, H or 1, Q, K] position bias, on top of the mask.
+        causal: whether a query attends only to keys at or before its position, in addition to the mask.
+        window: number of newest keys that a query attends to, itself included, where the kernel applies the window;
+            None where the mask does or there is none.
+        softcap: logits become softcap * tanh(logit / softcap); None applies no cap.
+        bias: additive [B or 1, H or 1, Q, K] position bias, in addition to the mask.
         query_offset: sequence position of query 0.
         key_offset: sequence position of key 0; above 0 only where a sliding cache has dropped keys.
         edits: edits of the weights, in order; empty for a call as the model makes it.
@@ -88,21 +90,21 @@ class AttentionCall:
 
     @property
     def query_count(self) -> int:
-        """Q."""
+        """Q, queries of this call."""
         return self.query.shape[2]
 
     @property
     def key_count(self) -> int:
-        """K."""
+        """K, keys of this call."""
         return self.key.shape[2]
 
     @property
     def head_count(self) -> int:
-        """H."""
+        """H, query heads."""
         return self.query.shape[1]
 
     def heads(self, chosen: Tensor) -> AttentionCall:
-        """The same call for some query heads alone, each with a key head of its own.
+        """Return the call restricted to some query heads, each with its own copy of its key head, without edits.
 
         Args:
             chosen: [H'] int64 query heads.

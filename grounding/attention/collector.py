@@ -1,4 +1,4 @@
-"""Collect the rows of one recording while the model runs, and check that they are what was asked for."""
+"""Collect the rows of one recording while the model runs, and check that they are complete and exact."""
 
 from __future__ import annotations
 
@@ -28,16 +28,15 @@ from grounding.errors import BudgetError, RecordingError
 
 
 class RowCollector(Subscriber):
-    """Keep the rows of a decoder's passes that a request asks for.
+    """Keep the requested rows of a decoder's passes.
 
-    The first passes read the prompt (several where it is read in pieces); a later pass of one position is a decode
-    step.
+    The first passes read the prompt (several where prefill is chunked); a later pass of one position is a decode step.
 
     Args:
         request: what to record.
         shape: the decoder's sizes.
-        undo: takes what restores the cache when the recording ends.
-        on_step: takes each decode step's rows, which are then not kept.
+        undo: receives a callback that restores the cache when the recording ends.
+        on_step: receives each decode step's rows, which are then not kept.
     """
 
     def __init__(
@@ -71,13 +70,21 @@ class RowCollector(Subscriber):
     # -- events
 
     def before_model(self, length: int) -> None:
-        """Check the budget for a prompt of `length` positions."""
+        """Check the budget for a prompt of `length` positions.
+
+        Raises:
+            BudgetError: the request exceeds its budget.
+        """
         if length > self._checked_length and self._steps == 0:
             check_budget(self.request, self.shape, length)
             self._checked_length = length
 
     def begin_pass(self, running: Pass) -> None:
-        """Tell whether the pass reads the prompt or a generated token, and refuse one that does not follow the last."""
+        """Decide whether the pass reads the prompt or a generated token.
+
+        Raises:
+            RecordingError: the pass does not continue the previous one, or positions were read before the recording.
+        """
         past, queries = running.past, running.queries
         if queries is None:
             raise RecordingError("the language model was called without input_ids and without inputs_embeds")
@@ -108,16 +115,20 @@ class RowCollector(Subscriber):
             self._forbid_reorder(running.cache)
 
     def wants(self, layer: int) -> bool:
-        """Whether rows of the running pass are kept."""
+        """Whether rows of the current pass are kept."""
         return self._running and (self.request.decode or not self._decoding)
 
     def residual(self, layer: int, hidden: Tensor) -> None:
-        """Hold a layer's input until its attention call says which positions are padding."""
+        """Hold a layer's input [B, Q, E] until its attention call identifies padding."""
         if self._running and not self._decoding:
             self._statistics.hold_residual(layer, hidden)
 
     def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
-        """Keep the wanted rows of a call and check that they explain its output."""
+        """Keep the requested rows of a call, and check one row per layer against the kernel's output.
+
+        Raises:
+            RecordingError: the call's shape does not fit the request or the model's config.
+        """
         if layer in self._seen:
             raise RecordingError(
                 f"layer {layer} attends more than once in one pass, for example to itself and to an encoder; "
@@ -130,14 +141,19 @@ class RowCollector(Subscriber):
         self._seen.add(layer)
         with torch.no_grad():
             for element in range(self.request.batch_size):
-                rows, places = self._wanted(call, element, check=first)
-                self._keep_rows(layer, call, element, rows, places, output)
+                rows, slots = self._wanted(call, element, check=first)
+                self._keep_rows(layer, call, element, rows, slots, output)
                 if not self._decoding:
                     self._statistics.add(layer, element, call)
         self._statistics.drop_residuals(layer)
 
     def end_pass(self, *, failed: bool) -> None:
-        """Check that every layer was seen, and bring the rows to the CPU."""
+        """Check that every recorded layer made a call, and move the rows to the CPU.
+
+        Raises:
+            RecordingError: a layer made no call, or its rows do not reproduce its output.
+            BudgetError: the decode steps exceed the budget.
+        """
         if not self._running:
             return
         self._running = False
@@ -163,7 +179,11 @@ class RowCollector(Subscriber):
             )
 
     def finish(self, recording: Recording) -> None:
-        """Check that all that was asked for was seen, and complete the recording."""
+        """Check that all requested positions were read, and fill the recording.
+
+        Raises:
+            RecordingError: the model did not run in the block, or the prompt is too short for the request.
+        """
         if self._total is None:
             raise RecordingError(
                 "nothing was recorded: the model was not run inside the `with record(...)` block, or was run in "
@@ -197,11 +217,11 @@ class RowCollector(Subscriber):
     # -- keeping
 
     def _wanted(self, call: AttentionCall, element: int, *, check: bool) -> tuple[Tensor, tuple[int, ...]]:
-        """Indices into this call's queries, and their places in the request; a decode step has one of each."""
+        """Return the requested queries: indices into this call's queries, and indices into the request's queries."""
         assert self._total is not None
         if self._decoding:
             return as_index((0,), call.query.device), (0,)
-        chosen = [(place, q) for place, q in enumerate(self.request.queries[element]) if self._past <= q < self._total]
+        chosen = [(slot, q) for slot, q in enumerate(self.request.queries[element]) if self._past <= q < self._total]
         rows = as_index([q - self._past for _, q in chosen], call.query.device)
         if check and chosen and (real := real_queries(call, element)) is not None:
             padding = [q for (_, q), ok in zip(chosen, real[rows.to(real.device)].tolist(), strict=True) if not ok]
@@ -210,10 +230,10 @@ class RowCollector(Subscriber):
                     f"query position {padding[0]} of batch element {element} is padding; positions count from the left "
                     "end of the padded prompt, so add the element's padding to positions in its own text"
                 )
-        return rows, tuple(place for place, _ in chosen)
+        return rows, tuple(slot for slot, _ in chosen)
 
     def _keep_rows(
-        self, layer: int, call: AttentionCall, element: int, rows: Tensor, places: tuple[int, ...], output: Tensor
+        self, layer: int, call: AttentionCall, element: int, rows: Tensor, slots: tuple[int, ...], output: Tensor
     ) -> None:
         assert self._total is not None
         keys = self.request.keys
@@ -225,12 +245,12 @@ class RowCollector(Subscriber):
                 self._errors.append((layer, call.query.dtype, error))
             kept = keep_columns(weights, columns, call.key_offset, self._total)
             kept = kept if heads is None else kept.index_select(0, heads)
-            self._store.add(layer, element, places[part], kept, decode=self._decoding)
+            self._store.add(layer, element, slots[part], kept, decode=self._decoding)
 
     # -- refusing
 
     def _is_decode(self, past: int, queries: int) -> bool:
-        """Whether the pass that follows earlier ones is a decode step and not one more piece of the prompt."""
+        """Whether a pass after the first is a decode step and not a further chunk of the prompt."""
         if self._steps == 0 and queries > 1:
             return False
         if queries > 1:
@@ -293,7 +313,7 @@ class RowCollector(Subscriber):
             )
 
     def _refuse_unexplained(self) -> None:
-        """Rows times values must give the kernel's own output, else the attention is not what was computed."""
+        """Refuse rows that, multiplied by the values, do not reproduce the kernel's output."""
         errors, self._errors = self._errors, []
         for layer, dtype, error in errors:
             worst, allowed = float(error), OUTPUT_TOLERANCE.get(dtype, OUTPUT_TOLERANCE[torch.float32])

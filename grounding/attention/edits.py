@@ -1,13 +1,16 @@
-"""Run an edited attention call: the model's own kernel on plain rows, the same kernel with a bias on edited rows.
+"""Run an edited attention call with the model's own kernel.
 
-What is computed for an edited row r of one head, with the edit's `logit_bias` b and `weight_scale` g:
+The output of an edited row r of one head, with the edit's `logit_bias` b and `weight_scale` g:
 
     o[r] = (g * softmax(scale * q[r] @ k.T + mask[r] + b)) @ v
 
-Edited rows are computed a second time, in chunks of bounded memory, with b as an additive mask [B, H, r, K]. A decode
-step has one row, so it is computed once, in one call, and the mask is small. How heads are grouped does not matter, and
-plain rows keep their bits. (Widening queries and keys by one column would carry a bias of rank one without a mask, but
-copies every cached key at each step.)
+Unedited rows are computed by the kernel as without an edit and stay bit-identical. Edited rows are computed in chunks
+of bounded memory, with b added to the mask [B, H, r, K]; a decode step has one row and needs one call. Weight scales
+are applied outside the kernel, for the edited heads only.
+
+Notes:
+    A bias of rank one could instead be carried by one additional column of queries and keys, without a mask; this
+    copies every cached key at each step and is not done.
 """
 
 from __future__ import annotations
@@ -38,13 +41,13 @@ def run_edited(
         options: the keyword arguments that the model passed.
 
     Returns:
-        (output [B, Q, H, Dv], None), as kernels return it.
+        (output [B, Q, H, Dv], None), the return value of transformers' kernels.
     """
     start = min(edit.start for edit in call.edits)
     parts = []
     if start > 0:
         parts.append(kernel(module, call.query, call.key, call.value, mask, *args, **options)[0][:, :start])
-    # Both are in the additive mask built below, so the kernel must not apply them again.
+    # The additive mask built below includes both, so the kernel must not apply them again.
     options = {name: value for name, value in options.items() if name not in ("position_bias", "sliding_window")}
     size = rows_per_chunk(call.query.shape[0] * call.head_count, call.key_count)
     for first in range(start, call.query_count, size):
@@ -65,7 +68,7 @@ def _run_part(
             additive = extra if additive is None else additive + extra
     if additive is not None:
         full = (call.query.shape[0], call.head_count, len(rows), call.key_count)
-        # With -inf, a row of padding that sees no key at all would be NaN.
+        # With -inf, a padding row without any visible key would be NaN.
         lowest = torch.finfo(call.query.dtype).min
         additive = additive.clamp(min=lowest).to(call.query.dtype).expand(full)
     output = kernel(module, call.query[:, :, part], call.key, call.value, additive, *args, **options)[0]
@@ -75,7 +78,7 @@ def _run_part(
 
 
 def _scaled(call: AttentionCall, rows: Tensor, bias: Tensor | None, scale: WeightScale, output: Tensor) -> Tensor:
-    """Add what scaled weights bring to the kernel's output; only the heads concerned are computed."""
+    """Add the effect of scaled weights to the kernel's output [B, R, H, Dv], for the scaled heads only."""
     heads, factor = scale
     few = call.heads(heads)
     own = bias if bias is None or bias.shape[1] == 1 else bias.index_select(1, heads)

@@ -1,8 +1,7 @@
-"""The stream of attention events: what a subscriber is shown, and which subscribers listen in the running thread.
+"""Define the stream of attention events and its subscribers.
 
 For every run of a stack of layers the events are, in order: `begin_pass`; per layer `residual`, `edit`, `observe` and
-`gate`; `end_pass`. Recording is a subscriber that keeps what it observes, steering one that returns edits. Every event
-has a default that does nothing, so a subscriber says only what it is interested in.
+`gate`; `end_pass`. Recording is a subscriber that keeps observed rows; steering is a subscriber that returns edits.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from grounding.attention.call import AttentionCall
 
 @dataclass(frozen=True)
 class Pass:
-    """One run of a stack of layers.
+    """Describe one run of a stack of layers.
 
     Attributes:
-        past: positions in the key/value cache before it.
-        queries: Q, new positions that it reads; None where the call does not say (a vision tower).
+        past: positions in the key/value cache before the run.
+        queries: Q, new positions that the run reads; None where the call does not show it (a vision tower).
         cache: the key/value cache, or None.
-        inputs: the keyword arguments of the call.
+        inputs: keyword arguments of the call.
     """
 
     past: int
@@ -36,39 +35,42 @@ class Pass:
 
 
 class Subscriber:
-    """Base of everything that listens to attention events. Letters: B sequences, Q queries, E residual width."""
+    """Base of all subscribers to attention events; every event has a default that does nothing.
+
+    Shape letters: B sequences, Q queries, H heads, Dv value width, E residual width.
+    """
 
     def before_model(self, length: int) -> None:
-        """The whole model is about to read `length` positions, before its vision tower runs."""
+        """Handle the start of the whole model on `length` positions, before its vision tower runs."""
 
     def begin_pass(self, running: Pass) -> None:
-        """A run of the stack is about to begin."""
+        """Handle the start of a run of the stack."""
 
     def end_pass(self, *, failed: bool) -> None:
-        """The run is over; `failed` if it ended by an exception."""
+        """Handle the end of a run; `failed` is true if it ended with an exception."""
 
     def wants(self, layer: int) -> bool:
-        """Whether calls of this layer are of interest in the running pass; asked before a call is described."""
+        """Return whether calls of this layer are to be emitted in the current pass; asked before each call."""
         return True
 
     def residual(self, layer: int, hidden: Tensor) -> None:
-        """A layer's input [B, Q, E], before its attention."""
+        """Receive a layer's input [B, Q, E], before its attention."""
 
     def edit(self, layer: int, call: AttentionCall) -> AttentionCall:
-        """The call with one more edit; the same object where the kernel is to run it as it is, bit for bit."""
+        """Return the call with one more edit; return the same object to keep the kernel's output bit for bit."""
         return call
 
     def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
-        """A call, edits included, and its output [B, Q, H, Dv]. Change neither."""
+        """Receive a call, edits included, and its output [B, Q, H, Dv]; neither may be modified."""
 
     def gate(self, layer: int, outputs: Tensor) -> Tensor | None:
-        """The heads' outputs [B, Q, H * Dv] before the output projection: new ones, or None to keep them."""
+        """Return new heads' outputs [B, Q, H * Dv] before the output projection, or None to keep them."""
         return None
 
 
 @dataclass(frozen=True)
 class Scope:
-    """Which events of a stack are emitted.
+    """Choose the events of a stack that are emitted.
 
     Attributes:
         calls: layers whose attention calls are emitted.
@@ -84,12 +86,12 @@ class Scope:
 
 
 class Route:
-    """A subscriber at work: which modules belong to which of its layers.
+    """Connect a subscriber to the modules of its layers.
 
     Args:
         subscriber: receives the events.
-        layers: the stack's layers.
-        scope: which events.
+        layers: layers of the stack.
+        scope: events to emit.
     """
 
     def __init__(self, subscriber: Subscriber, layers: nn.ModuleList, scope: Scope) -> None:
@@ -98,13 +100,13 @@ class Route:
         self._layer_of = {id(module): i for i in scope.calls for module in layers[i].modules()}
 
     def layer(self, module: nn.Module) -> int | None:
-        """The layer of a module whose call the subscriber wants now."""
+        """Return the layer of a module; None if it is outside the scope or the subscriber does not want its calls."""
         layer = self._layer_of.get(id(module))
         return layer if layer is not None and self.subscriber.wants(layer) else None
 
     @property
     def is_active(self) -> bool:
-        """Whether the route was opened in this thread or async task, and not in another one using the same model."""
+        """Whether the route was opened in the current thread or async task."""
         return any(route is self for route in _ROUTES.get())
 
 
@@ -112,13 +114,13 @@ _ROUTES: ContextVar[tuple[Route, ...]] = ContextVar("grounding_attention_routes"
 
 
 def active_routes() -> tuple[Route, ...]:
-    """The routes of this thread or async task, outermost first."""
+    """Return the routes of the current thread or async task, outermost first."""
     return _ROUTES.get()
 
 
 @contextmanager
 def opened(route: Route) -> Iterator[None]:
-    """Send this thread's events along `route` too, inside the block."""
+    """Emit the current thread's events to `route` inside the block."""
     token = _ROUTES.set((*_ROUTES.get(), route))
     try:
         yield
@@ -128,7 +130,7 @@ def opened(route: Route) -> Iterator[None]:
 
 @contextmanager
 def without_edits() -> Iterator[None]:
-    """Run passes unedited inside a steered block, for example over a prompt without its image."""
+    """Disable all edits inside the block, for example to read another prompt while steering."""
     token = _ROUTES.set(tuple(route for route in _ROUTES.get() if not route.edits))
     try:
         yield

@@ -1,4 +1,4 @@
-"""`intercept`: the one place that finds layers, wraps kernels and follows passes; it emits attention events."""
+"""Find layers, wrap kernels and follow passes of a model, and emit attention events (`intercept`)."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def intercept(
 ) -> Iterator[None]:
     """Emit the attention events of a model's layers to a subscriber inside the block.
 
-    Everything is undone when the block ends, however it ends. Blocks may be nested, also on one model, and used in
-    several threads; a subscriber sees the passes of its own thread.
+    All hooks are removed when the block ends, also after an exception. Blocks may be nested, also on one model, and
+    used in several threads; a subscriber receives the passes of its own thread.
 
     Args:
         model: a transformers model.
         subscriber: receives the events.
-        scope: which events.
-        stack: the layers to follow; the language model's where None.
-        backend: who emits calls: `transformers`, the registry that layers look their kernel up in; `sdpa`, torch's
-            attention function; `auto`, the registry where every layer of the scope uses it.
+        scope: events to emit.
+        stack: layers to follow; those of the language model where None.
+        backend: source of calls: `transformers`, the kernel registry; `sdpa`, torch's attention function; `auto`, the
+            registry if every layer of the scope uses it, else torch's function.
 
     Raises:
-        RecordingError: for a model without such layers, a layer that is not there, a compiled model, a kernel that
-            cannot be followed, or edits of layers that do not use the registry.
+        RecordingError: the model has no such layers, is compiled or has a kernel that cannot be followed, or edits are
+            requested of layers that do not use the registry.
     """
     refuse_compiled(model)
     stack = stack if stack is not None else decoder_stack(model)
@@ -82,10 +82,10 @@ def intercept(
 
 
 def refuse_missing(scope: Scope, stack: LayerStack) -> None:
-    """Refuse layers that the stack does not have.
+    """Check that all layers of a scope exist.
 
     Raises:
-        RecordingError: naming the first one.
+        RecordingError: one does not; the message names the first.
     """
     count = len(stack.layers)
     for i in (*scope.calls, *scope.residuals, *scope.gates):
@@ -94,10 +94,10 @@ def refuse_missing(scope: Scope, stack: LayerStack) -> None:
 
 
 class _PassHooks:
-    """Follows the runs of a stack.
+    """Follow the runs of a stack by forward hooks.
 
     Args:
-        undo: takes what removes the hooks.
+        undo: receives callbacks that remove the hooks.
         route: receives the events.
         model: the whole model.
         module: the stack's module.
@@ -106,7 +106,7 @@ class _PassHooks:
     def __init__(self, undo: ExitStack, route: Route, model: nn.Module, module: nn.Module) -> None:
         self._route = route
         self.queries: int | None = None
-        """Q of the running pass."""
+        """Q of the current pass; None before the first."""
         if model is not module:
             undo.callback(model.register_forward_pre_hook(self._before_model, with_kwargs=True).remove)
         undo.callback(module.register_forward_pre_hook(self._before, with_kwargs=True).remove)
@@ -133,7 +133,7 @@ class _PassHooks:
 
 
 def _tap(undo: ExitStack, route: Route, passes: _PassHooks, index: int, layer: nn.Module) -> None:
-    """Listen to torch's attention function from a layer's beginning to its end."""
+    """Emit calls of torch's attention function made while a layer runs."""
     entered: list[SdpaTap] = []
     heads = head_count(layer)
 
@@ -161,6 +161,8 @@ def _tap(undo: ExitStack, route: Route, passes: _PassHooks, index: int, layer: n
 
 
 def _emit_residual(undo: ExitStack, route: Route, index: int, layer: nn.Module) -> None:
+    """Emit a layer's input."""
+
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs.get("hidden_states")
         if route.is_active and isinstance(hidden, Tensor):
@@ -170,6 +172,8 @@ def _emit_residual(undo: ExitStack, route: Route, index: int, layer: nn.Module) 
 
 
 def _emit_outputs(undo: ExitStack, route: Route, index: int, layer: nn.Module) -> None:
+    """Emit the input of a layer's output projection, and replace it by the subscriber's."""
+
     def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         changed = route.subscriber.gate(index, args[0]) if route.is_active else None
         return None if changed is None else (changed, *args[1:])

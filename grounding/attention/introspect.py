@@ -27,7 +27,7 @@ OUTPUT_NAMES = ("o_proj", "out_proj", "c_proj", "dense", "wo")
 
 @dataclass(frozen=True)
 class LayerStack:
-    """A module with a list of layers; one run of the module is one pass.
+    """Hold a module and its list of layers; one run of the module is one pass.
 
     Attributes:
         module: the decoder, or the vision tower's encoder.
@@ -39,14 +39,14 @@ class LayerStack:
 
 
 def decoder_stack(model: nn.Module, decoder: nn.Module | None = None) -> LayerStack:
-    """The language model's layers.
+    """Find the language model's layers.
 
     Args:
         model: a transformers model.
-        decoder: the module with the layers, where it is not the one that `model.get_decoder()` finds.
+        decoder: the module with the layers; found by `model.get_decoder()` where None.
 
     Raises:
-        RecordingError: there is none.
+        RecordingError: no module has a list of layers.
     """
     if decoder is not None:
         layers = layers_of(decoder)
@@ -70,10 +70,10 @@ def decoder_stack(model: nn.Module, decoder: nn.Module | None = None) -> LayerSt
 
 
 def vision_tower(model: nn.Module) -> nn.Module:
-    """The vision tower of a vision-language model.
+    """Find the vision tower of a vision-language model.
 
     Raises:
-        RecordingError: there is none under a known name.
+        RecordingError: no attribute of `TOWER_NAMES` is a module.
     """
     for holder in (getattr(model, "model", None), model):
         for name in TOWER_NAMES:
@@ -84,7 +84,7 @@ def vision_tower(model: nn.Module) -> nn.Module:
 
 
 def tower_stack(tower: nn.Module) -> LayerStack | None:
-    """The layers of a vision tower; None for a tower without a list of layers, such as a convolutional one."""
+    """Find the layers of a vision tower; None for a tower without a list of layers, such as a convolutional one."""
     for module in tower.modules():
         layers = layers_of(module)
         if layers is not None:
@@ -93,7 +93,7 @@ def tower_stack(tower: nn.Module) -> LayerStack | None:
 
 
 def layers_of(module: nn.Module) -> nn.ModuleList | None:
-    """The list of layers that a module holds itself; None if it holds none."""
+    """Return a module's own list of layers, under a name of `LAYER_NAMES`; None if it has none."""
     for name in LAYER_NAMES:
         layers = getattr(module, name, None)
         if isinstance(layers, nn.ModuleList) and len(layers) > 0:
@@ -102,10 +102,10 @@ def layers_of(module: nn.Module) -> nn.ModuleList | None:
 
 
 def output_projection(layer: nn.Module) -> nn.Module:
-    """The matrix that mixes the heads' outputs of a layer.
+    """Find the output projection of a layer's attention.
 
     Raises:
-        RecordingError: it is not found under a known name.
+        RecordingError: no attribute of `OUTPUT_NAMES` is a module.
     """
     attention = next((found for name in ATTENTION_NAMES if (found := getattr(layer, name, None)) is not None), None)
     for name in OUTPUT_NAMES:
@@ -119,10 +119,10 @@ def output_projection(layer: nn.Module) -> nn.Module:
 
 
 def refuse_compiled(model: nn.Module) -> None:
-    """Refuse a model under torch.compile.
+    """Refuse a model under `torch.compile`.
 
     Raises:
-        RecordingError: some module of it is compiled.
+        RecordingError: a module of the model is compiled.
     """
     if any(is_compiled(module) for module in model.modules()):
         raise RecordingError(
@@ -132,14 +132,14 @@ def refuse_compiled(model: nn.Module) -> None:
 
 
 def argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str) -> Any:
-    """A call's argument by its name, passed by position or by keyword; None if it was not passed."""
+    """Return a call's argument by name, whether passed by position or by keyword; None if it was not passed."""
     if name in kwargs or not args:
         return kwargs.get(name)
     return inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments.get(name)
 
 
 def length_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
-    """Positions that a call reads, from its token ids or embeddings; None if it has neither."""
+    """Return the number of positions that a call reads, from token ids or embeddings; None if it has neither."""
     for name in ("inputs_embeds", "input_ids"):
         tensor = argument(module, args, kwargs, name)
         if isinstance(tensor, Tensor) and tensor.ndim >= 2:
@@ -148,7 +148,7 @@ def length_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
 
 
 def cache_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The key/value cache passed to a call, under its name of before or since transformers 5.24; None without one."""
+    """Return a call's key/value cache, under its name before or since transformers 5.24; None without one."""
     for name in ("cache", "past_key_values"):
         found = argument(module, args, kwargs, name)
         if found is not None:
@@ -157,10 +157,10 @@ def cache_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 
 
 def cached_length(cache: Any) -> int:
-    """Positions in a key/value cache, 0 without one.
+    """Return the number of positions in a key/value cache, 0 without one.
 
     Raises:
-        RecordingError: the cache is not one of transformers'.
+        RecordingError: the cache is not a transformers `Cache`.
     """
     if cache is None:
         return 0

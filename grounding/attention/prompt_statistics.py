@@ -1,4 +1,4 @@
-"""Record statistics of a prompt beside its rows: per head over all queries, and phi of every key."""
+"""Compute statistics of a prompt: per head over all queries, and the sink strength phi of every key."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from grounding.attention.sinks import sink_dimensions, sink_strength
 from grounding.errors import RecordingError
 
 KEYS_AT_ONCE = 1024
-"""How many keys' residuals are looked at in one go, to bound the copy (our choice)."""
+"""Number of keys whose residuals are copied at a time, to bound memory (our choice)."""
 
 
 class PromptStatistics:
-    """Gather head statistics and phi of one prompt, layer by layer and piece by piece.
+    """Accumulate head statistics and phi of one prompt, per layer and per prefill chunk.
 
     Args:
         request: what to record.
-        layers: the decoder layers recorded, in order.
+        layers: recorded decoder layers, in order.
     """
 
     def __init__(self, request: RowRequest, layers: tuple[int, ...]) -> None:
@@ -37,7 +37,7 @@ class PromptStatistics:
         self._sums: dict[tuple[str, int, int], tuple[Tensor, int]] = {}
 
     def hold_residual(self, layer: int, hidden: Tensor) -> None:
-        """Hold a layer's input [B, Q, E] until its attention call says which positions are padding."""
+        """Hold a layer's input [B, Q, E] until its attention call identifies padding."""
         self._residuals[layer] = hidden.detach()
 
     def drop_residuals(self, layer: int | None = None) -> None:
@@ -48,14 +48,14 @@ class PromptStatistics:
             self._residuals.pop(layer, None)
 
     def add(self, layer: int, element: int, call: AttentionCall) -> None:
-        """Add one layer's attention call for one batch element. Only for calls that read the prompt."""
+        """Add one layer's attention call for one batch element; the call must read the prompt."""
         if self._request.spec.head_statistics:
             self._add_statistics(layer, element, call)
         if self._request.spec.residual_sinks:
             self._add_sinks(layer, element, call)
 
     def statistics(self, element: int) -> dict[str, Tensor]:
-        """Name → [L, H] means over the element's unpadded prompt positions."""
+        """Return name → [L, H] means over the element's unpadded prompt positions."""
         means = {}
         for name in self._request.spec.head_statistics:
             rows = []
@@ -67,7 +67,7 @@ class PromptStatistics:
         return means
 
     def sinks(self, element: int, columns: int) -> Tensor:
-        """[L, C] how far each kept key stands out in its layer's sink dimensions."""
+        """Return [L, C] phi of each kept key in its layer's sink dimensions (`columns` is C)."""
         return torch.stack([self._sinks_of(layer, element, columns) for layer in self._layers])
 
     def _add_statistics(self, layer: int, element: int, call: AttentionCall) -> None:
@@ -88,17 +88,17 @@ class PromptStatistics:
             real = real_queries(call, element)
             first = 0 if real is None else int(real.int().argmax())
             if real is not None and not bool(real[first]):
-                return  # a piece of nothing but padding
+                return  # the chunk is all padding
             self._dims[layer, element] = sink_dimensions(hidden, first)
         start, stop = call.query_offset, call.query_offset + call.query_count
         keys = self._request.keys[element] if self._request.keys is not None else tuple(range(stop))
-        chosen = [(place, key - start) for place, key in enumerate(keys) if start <= key < stop]
+        chosen = [(slot, key - start) for slot, key in enumerate(keys) if start <= key < stop]
         phi = self._sinks_of(layer, element, len(keys))
         for first in range(0, len(chosen), KEYS_AT_ONCE):
             part = chosen[first : first + KEYS_AT_ONCE]
             index = as_index([local for _, local in part], hidden.device)
             strength = sink_strength(hidden.index_select(0, index), self._dims[layer, element])
-            phi[[place for place, _ in part]] = strength.cpu()
+            phi[[slot for slot, _ in part]] = strength.cpu()
         self._sinks[layer, element] = phi
 
     def _sinks_of(self, layer: int, element: int, columns: int) -> Tensor:

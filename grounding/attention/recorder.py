@@ -1,4 +1,4 @@
-"""`record`: keep chosen attention weights of a transformers model while it runs with its own kernel."""
+"""Record chosen attention rows of a transformers model while it runs with its own kernel (`record`)."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def record(
     decoder: nn.Module | None = None,
     on_step: Callable[[list[Tensor]], None] | None = None,
 ) -> Iterator[Recording]:
-    """Record attention rows of everything that `model` computes for one prompt inside the block.
+    """Record attention rows of all passes over one prompt, and of its generation, inside the block.
 
     The model runs with its own kernel and its outputs are bit-identical to a run without recording. Only the language
-    model is followed, not the vision tower. Everything is undone when the block ends, however it ends. Blocks may be
-    nested, also on one model, and used in several threads; each sees the passes of its own thread.
+    model is followed, not the vision tower. All hooks are removed when the block ends, also after an exception. Blocks
+    may be nested, also on one model, and used in several threads; each records the passes of its own thread.
 
     Args:
-        model: a transformers model, of any class that holds a decoder with `.layers`.
-        request: what to keep.
-        decoder: the module with `.layers`, where it is not the one that `model.get_decoder()` finds.
-        on_step: takes each decode step's rows, per batch element [L, H, 1, C] float32 on the CPU, as soon as the step
-            has run. They are not kept then, so that a long generation needs the memory of one step.
+        model: a transformers model of any class that holds a decoder with `.layers`.
+        request: what to record.
+        decoder: the module with `.layers`; found by `model.get_decoder()` where None.
+        on_step: receives each decode step's rows, per batch element [L, H, 1, C] float32 on the CPU, as soon as the
+            step has run. The rows are then not kept, so a long generation needs the memory of one step.
 
     Yields:
         The recording, readable after the block.
 
     Raises:
-        RecordingError: before, in or after the run, for a model, a position or a way of generating that cannot be
-            recorded.
-        BudgetError: before the run, for a request over its budget.
+        RecordingError: the model, a position or the way of generating cannot be recorded; raised before, during or
+            after the run.
+        BudgetError: the request exceeds its budget (raised before the run), or its decode steps do (during the run).
     """
     stack = decoder_stack(model, decoder)
     shape = DecoderShape.of(stack.module.config, len(stack.layers))
@@ -59,7 +59,7 @@ def record(
 
 
 def _least_length(request: RowRequest) -> int:
-    """The shortest prompt that holds every position of the request."""
+    """Return the length of the shortest prompt that has every position of the request."""
     named = [positions for positions in (request.queries, request.keys, request.image_keys) if positions is not None]
     return 1 + max((p for positions in named for element in positions for p in element), default=0)
 

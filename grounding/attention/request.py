@@ -1,4 +1,4 @@
-"""What to record (`RowRequest`) and what was recorded (`Recording`)."""
+"""Define what to record (`RowRequest`) and the result (`Recording`)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ Positions = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class RowRequest:
-    """Which attention weights to keep of one batch.
+    """Choose the attention weights of one batch to record.
 
-    Positions are absolute: they count from 0 at the left end of the (padded) prompt, after the model's processor has
-    put in its image tokens.
+    Positions count from 0 at the left end of the padded prompt, after the processor has expanded its image tokens.
 
     Attributes:
-        queries: per batch element, the positions whose rows are wanted.
+        queries: per batch element, the positions whose rows are recorded.
         keys: per batch element, the positions whose columns are kept; None keeps all. The softmax always runs over all
             keys, so a kept row sums to at most 1.
-        image_keys: per element, the image positions; needed by the statistic `"max_image"`, and offered as columns
-            when a request is over its budget.
+        image_keys: per batch element, the image positions; required by the statistic `"max_image"`, and suggested as
+            columns when a request exceeds its budget.
         spec: layers, heads, reductions and statistics.
-        decode: whether to record the newest token's row at every decode step as well.
-        decode_steps: how many decode steps the budget is checked for. More are recorded as long as they fit.
+        decode: also record the newest token's row at every decode step.
+        decode_steps: number of decode steps that the budget is checked for before the run, >= 0; further steps are
+            recorded as long as they fit.
+
+    Raises:
+        RecordingError: positions are negative, repeated or missing, or nothing is requested.
     """
 
     queries: Positions
@@ -79,9 +82,10 @@ class RowRequest:
 
 
 class Recording:
-    """What `record` kept, complete once its `with` block has ended without an error.
+    """Hold what `record` kept; it is complete once the `with` block has ended without an error.
 
-    Every tensor is float32 and on the CPU. B batch, L layers, H heads, R rows, C columns; a reduced axis has length 1.
+    Every tensor is float32 and on the CPU. Shape letters: L layers, H heads, R rows, C columns; a reduced axis has
+    length 1. Reading an incomplete recording raises RecordingError.
     """
 
     def __init__(self, layers: tuple[int, ...]) -> None:
@@ -93,14 +97,14 @@ class Recording:
 
     @property
     def prefill(self) -> list[Tensor]:
-        """Per batch element [L, H, R, C], rows and columns in the order of the request."""
+        """Per batch element [L, H, R, C], with rows and columns in the order of the request."""
         self._check_complete()
         assert self._prefill is not None
         return self._prefill
 
     @property
     def decode(self) -> list[Tensor]:
-        """Per batch element [steps, L, H, 1, C], or an empty list where decode steps were not asked for.
+        """Per batch element [steps, L, H, 1, C]; an empty list where decode steps were not requested.
 
         Step 0 is the pass that reads the first generated token. With `keys=None`, C is the length at the last step
         and earlier steps hold 0 in columns that did not exist yet.
@@ -110,13 +114,13 @@ class Recording:
 
     @property
     def head_statistics(self) -> list[dict[str, Tensor]]:
-        """Per batch element, name → [L, H] over the recorded layers and heads, never reduced."""
+        """Per batch element, name → [L, H] over the recorded layers and heads; never reduced."""
         self._check_complete()
         return self._statistics
 
     @property
     def residual_sinks(self) -> list[Tensor] | None:
-        """Per batch element [L, C], how far each kept key stands out in the sink dimensions; None if not asked for."""
+        """Per batch element [L, C], phi of each kept key (see `sinks.sink_strength`); None if not requested."""
         self._check_complete()
         return self._sinks
 

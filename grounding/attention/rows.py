@@ -22,29 +22,29 @@ from torch import Tensor
 from grounding.attention.call import AttentionCall, AttentionEdit, WeightScale
 
 WORKING_BYTES = 64 << 20
-"""Upper bound in bytes of what one chunk of rows takes while it is computed (our choice)."""
+"""Upper bound on the bytes of one chunk of rows while it is computed (our choice)."""
 
 UPCAST_KEYS = 1024
-"""How many half-precision keys are turned into float32 at a time (our choice)."""
+"""Number of half-precision keys that are converted to float32 at a time (our choice)."""
 
 TOLERANCE: dict[torch.dtype, float] = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
-"""Largest difference between a recorded weight and eager attention's, by the model's dtype.
+"""Largest difference between a recorded weight and the weight of eager attention, by the model's dtype.
 
-In float32 both compute the same numbers. In half precision eager rounds each logit and each weight to the model's
-dtype, whereas recorded rows stay in float32 as fast kernels do inside; the table bounds eager's rounding.
+In half precision, eager attention rounds each logit and each weight to the model's dtype, whereas recorded rows are
+computed in float32, as inside fast kernels; the table bounds the rounding of eager attention.
 """
 
 OUTPUT_TOLERANCE: dict[torch.dtype, float] = {torch.float32: 2e-3, torch.bfloat16: 4e-2, torch.float16: 1e-2}
-"""Largest difference between rows @ values and the kernel's own output, as a share of the largest value."""
+"""Largest difference between rows @ values and the kernel's output, relative to the largest absolute value entry."""
 
 
 def rows_per_chunk(heads: int, keys: int) -> int:
-    """How many rows of `heads` x `keys` weights fit into `WORKING_BYTES`, counting logits, weights and one copy."""
+    """Return how many rows of `heads` x `keys` fit `WORKING_BYTES` as logits, weights and one copy; at least 1."""
     return max(1, WORKING_BYTES // (heads * keys * 4 * 3))
 
 
 def attention_rows(call: AttentionCall, element: int, rows: Tensor) -> Tensor:
-    """Chosen rows of the attention matrix of one batch element.
+    """Compute chosen rows of the attention matrix of one batch element.
 
     Args:
         call: the attention call.
@@ -67,16 +67,16 @@ def attention_rows(call: AttentionCall, element: int, rows: Tensor) -> Tensor:
 
 
 def combined_edit(call: AttentionCall, rows: Tensor) -> AttentionEdit:
-    """All edits of a call as one, for chosen rows of every batch element.
+    """Combine all edits of a call, for chosen rows of every batch element.
 
-    Each edit sees the call with the edits before it; rows before an edit's start stay as they are.
+    Each edit is computed on the call with all earlier edits; rows before an edit's start are not edited by it.
 
     Args:
         call: the attention call.
         rows: [R] int64, indices into this call's queries.
 
     Returns:
-        Biases summed, scales multiplied.
+        The sum of all biases and the product of all scales.
     """
     bias: Tensor | None = None
     scale: WeightScale | None = None
@@ -107,12 +107,12 @@ def _product(one: WeightScale, other: WeightScale) -> WeightScale:
 
 
 def weight_rows(call: AttentionCall, rows: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Chosen rows of the attention matrix of every batch element, for all heads, without weight scales.
+    """Compute chosen rows of the attention matrix of every batch element, for all heads, without weight scales.
 
     Args:
         call: the attention call.
         rows: [R] int64, indices into this call's queries.
-        bias: added to the logits; where None, the logit bias of the call's own edits.
+        bias: [B or 1, H or 1, R or 1, K] added to the logits; the logit bias of the call's own edits where None.
 
     Returns:
         [B, H, R, K] float32; every row sums to 1.
@@ -126,7 +126,7 @@ def weight_rows(call: AttentionCall, rows: Tensor, bias: Tensor | None = None) -
 
 
 def logit_rows(call: AttentionCall, rows: Tensor, element: int | None = None) -> Tensor:
-    """Chosen rows of the logits, scaled, capped and biased by position as the model does, without mask and edits.
+    """Compute chosen rows of the logits: scaled, soft-capped and with position bias, without mask and edits.
 
     Args:
         call: the attention call.
@@ -146,7 +146,7 @@ def logit_rows(call: AttentionCall, rows: Tensor, element: int | None = None) ->
 
 
 def mask_rows(call: AttentionCall, rows: Tensor, element: int | None = None) -> Tensor | None:
-    """Chosen rows of mask, causality, padding and window as one additive mask.
+    """Compute chosen rows of an additive mask that combines mask, causality, padding and window.
 
     Args:
         call: the attention call.
@@ -167,7 +167,7 @@ def mask_rows(call: AttentionCall, rows: Tensor, element: int | None = None) -> 
 
 
 def iter_rows(call: AttentionCall, element: int, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """`attention_rows` in chunks of bounded memory.
+    """Compute `attention_rows` in chunks of bounded memory.
 
     Args:
         call: the attention call.
@@ -184,17 +184,17 @@ def iter_rows(call: AttentionCall, element: int, rows: Tensor) -> Iterator[tuple
 
 
 def real_queries(call: AttentionCall, element: int) -> Tensor | None:
-    """Which queries of one batch element are tokens and not padding.
+    """Find the queries of one batch element that are tokens and not padding.
 
-    A token always attends to itself and padding is masked as a key for every query, its own included, so the mask's
-    diagonal tells them apart, whatever form the mask has.
+    A token attends to itself, and padding is masked as a key for every query including its own, so the diagonal of the
+    mask decides, in any form of the mask.
 
     Args:
         call: the attention call.
         element: index into the batch.
 
     Returns:
-        [Q] bool, or None where no mask was made, so that every query is a token.
+        [Q] bool; None where the call has no mask, so that every query is a token.
     """
     if call.mask is None:
         return None
@@ -209,13 +209,13 @@ def real_queries(call: AttentionCall, element: int) -> Tensor | None:
 
 
 def keep_columns(weights: Tensor, columns: Tensor | None, key_offset: int, length: int) -> Tensor:
-    """Columns of full rows by sequence position; positions outside this call's keys hold weight 0.
+    """Select columns of full rows by sequence position; positions outside this call's keys have weight 0.
 
     Args:
         weights: [H, R, K].
-        columns: [C] int64 sequence positions, or None for all of 0..length-1.
+        columns: [C] int64 sequence positions; None selects 0 to length - 1.
         key_offset: sequence position of key 0.
-        length: sequence positions seen so far, this call's included.
+        length: number of sequence positions read so far, this call's included.
 
     Returns:
         [H, R, C], with C = length where `columns` is None.
@@ -230,7 +230,7 @@ def keep_columns(weights: Tensor, columns: Tensor | None, key_offset: int, lengt
 
 
 def row_maxima(call: AttentionCall, element: int, columns: dict[str, Tensor | None]) -> tuple[dict[str, Tensor], int]:
-    """Sum over every unpadded query of its largest weight, in query chunks.
+    """Sum the largest weight of every unpadded query, in query chunks.
 
     Args:
         call: the attention call.
@@ -253,7 +253,7 @@ def row_maxima(call: AttentionCall, element: int, columns: dict[str, Tensor | No
 
 
 def output_error(call: AttentionCall, element: int, row: Tensor, weights: Tensor, output: Tensor) -> Tensor:
-    """How far one recorded row is from explaining the kernel's own output at that query.
+    """Compare one recorded row, multiplied by the values, with the kernel's output at that query.
 
     Args:
         call: the attention call.
@@ -263,7 +263,7 @@ def output_error(call: AttentionCall, element: int, row: Tensor, weights: Tensor
         output: [B, Q, H, Dv] the kernel's output.
 
     Returns:
-        Scalar tensor: the largest difference as a share of the largest absolute value vector entry.
+        Scalar tensor: the largest absolute difference, relative to the largest absolute value entry.
     """
     value = call.value[element]  # [H/G, K, Dv]
     grouped = weights.reshape(value.shape[0], -1, weights.shape[-1])  # [H/G, G, K]
@@ -276,12 +276,12 @@ def output_error(call: AttentionCall, element: int, row: Tensor, weights: Tensor
 
 
 def as_index(positions: Sequence[int], device: torch.device) -> Tensor:
-    """Positions as an int64 index on `device`."""
+    """Return positions as an int64 index on `device`."""
     return torch.tensor(list(positions), dtype=torch.int64, device=device)
 
 
 def _logits(query: Tensor, key: Tensor) -> Tensor:
-    """[B, H, R, D] x [B, H/G, K, D] → [B, H, R, K] float32, without repeating the shared keys."""
+    """Multiply [B, H, R, D] by [B, H/G, K, D] to [B, H, R, K] float32, without repeating shared keys."""
     batch, heads, count, width = query.shape
     grouped = query.reshape(batch, key.shape[1], -1, width)  # [B, H/G, G*R, D]
     if key.dtype == torch.float32 and grouped.dtype == torch.float32:
@@ -296,7 +296,7 @@ def _logits(query: Tensor, key: Tensor) -> Tensor:
 
 
 def pick_rows(mask: Tensor, element: int | None, rows: Tensor, keys: int) -> Tensor:
-    """Chosen rows of a mask or bias.
+    """Select chosen rows of a mask or bias.
 
     Args:
         mask: [B or 1, H or 1, Q or 1, >= K].
@@ -314,7 +314,7 @@ def pick_rows(mask: Tensor, element: int | None, rows: Tensor, keys: int) -> Ten
 
 
 def _allowed(call: AttentionCall, element: int | None, rows: Tensor) -> Tensor | None:
-    """[B or 1, H or 1, R or 1, K] bool, or None where no bool mask, causality, padding or window cuts anything off."""
+    """Compute [B or 1, H or 1, R or 1, K] bool from bool mask, causality, padding and window; None without any."""
     allowed: Tensor | None = None
     if call.causal or call.window is not None:
         query = (rows + call.query_offset)[:, None]  # [R, 1]

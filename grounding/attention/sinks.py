@@ -1,4 +1,4 @@
-"""Attention sinks in the residual stream: the one definition that recording, maps, steering and diagnostics share.
+"""Define attention sinks in the residual stream, for recording, maps, steering and diagnostics.
 
 Kang et al., "See What You Are Told: Visual Attention Sink in Large Multimodal Models", ICLR 2025.
 """
@@ -17,10 +17,10 @@ TAU = 20.0
 """The paper's threshold on phi."""
 
 SKIP_LAYERS = 2
-"""The first layers, in which the paper looks for no sinks."""
+"""Number of first layers in which the paper finds no sinks."""
 
 SINK_DIMENSIONS = 2
-"""How many sink dimensions are looked for where the model's own are not known; the paper lists two per model."""
+"""Number of sink dimensions to find where the model's are not known; the paper lists two per model."""
 
 T = TypeVar("T", "Tensor", FloatArray)
 
@@ -31,19 +31,18 @@ class SinkRule:
 
     Attributes:
         tau: a key with phi >= tau is a sink.
-        skip_layers: the first layers, in which no key counts as a sink.
-
+        skip_layers: number of first layers in which no key is a sink.
     """
 
     tau: float = TAU
     skip_layers: int = SKIP_LAYERS
 
     def sinks(self, phi: T, layer: int) -> T:
-        """Which keys are sinks.
+        """Decide which keys are sinks.
 
         Args:
             phi: [..., K] from `sink_strength`.
-            layer: the decoder layer that phi was measured at the input of, counted from 0.
+            layer: the decoder layer at whose input phi was measured, counted from 0.
 
         Returns:
             [..., K] bool.
@@ -56,12 +55,12 @@ SINKS = SinkRule()
 
 
 def sink_dimensions(hidden: Tensor, first: int, count: int = SINK_DIMENSIONS) -> Tensor:
-    """The dimensions in which a token's residual is largest.
+    """Find the dimensions in which a token's residual is largest in absolute value.
 
     Args:
-        hidden: [N, E] block input of one batch element.
-        first: index of the first real token.
-        count: how many dimensions to name.
+        hidden: [N, E] layer input of one batch element.
+        first: index of the first token that is not padding.
+        count: number of dimensions.
 
     Returns:
         [count] int64.
@@ -73,19 +72,19 @@ def sink_dimensions(hidden: Tensor, first: int, count: int = SINK_DIMENSIONS) ->
 
 
 def sink_strength(hidden: Tensor, dims: Tensor, eps: float = 1e-6) -> Tensor:
-    """phi: how far each token stands out in the sink dimensions.
+    """Compute phi of each token, its largest normalised activation in the sink dimensions.
 
     phi(x) = max over sink dimensions d of |x[d]| / sqrt(mean(x^2) + eps).
 
     Args:
-        hidden: [K, E] block input of the tokens.
+        hidden: [K, E] layer input of the tokens.
         dims: [k] int64 sink dimensions.
         eps: the paper's constant under the root.
 
     Returns:
         [K] float32.
     """
-    import torch  # here, so that rooms without torch can use the rule
+    import torch  # here, so that modules without torch can import the rule
 
     square = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32).square() / hidden.shape[-1]
     return hidden.index_select(-1, dims).float().abs().amax(dim=-1) / torch.sqrt(square + eps)

@@ -1,4 +1,7 @@
-"""Store recorded rows: reduced as they arrive, on the CPU at the end of each pass."""
+"""Store recorded rows: reduce them on arrival, and move them to the CPU at the end of each pass.
+
+Shape letters: L layers and H heads after any reduction, R rows, C kept columns.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,15 @@ from grounding.attention.request import RowRequest
 
 
 class RowStore:
-    """Prefill and decode rows of one recording.
+    """Hold prefill and decode rows of one recording.
 
-    Rows on the CPU are written to their place at once. Rows on an accelerator wait there until the pass has ended, so
-    that recording does not make the host wait for the device once per layer.
+    Rows on the CPU are written at once. Rows on an accelerator stay there until the pass ends, so that recording does
+    not synchronise host and device once per layer.
 
     Args:
         request: what to record.
-        layers: the decoder layers recorded, in order.
-        heads: number of heads kept before any reduction.
+        layers: recorded decoder layers, in order.
+        heads: number of recorded heads before any reduction.
     """
 
     def __init__(self, request: RowRequest, layers: tuple[int, ...], heads: int) -> None:
@@ -36,8 +39,8 @@ class RowStore:
         Args:
             layer: the decoder layer.
             element: index into the batch.
-            rows: places in the request's queries the rows belong to; (0,) at a decode step.
-            weights: [H, r, C] float32, heads already chosen, on any device.
+            rows: indices into the request's queries; (0,) at a decode step.
+            weights: [H, r, C] float32 of the recorded heads, on any device.
             decode: whether the rows belong to the newest decode step.
         """
         if self._request.reduces_heads:
@@ -48,7 +51,7 @@ class RowStore:
             return
         key = (self._slot[layer], element, decode, rows)
         known = self._waiting.get(key)
-        # With device_map the layers of one model live on several devices.
+        # With device_map the layers of one model may be on several devices.
         self._waiting[key] = weights if known is None else known + weights.to(known.device)
 
     def start_step(self) -> None:
@@ -61,24 +64,24 @@ class RowStore:
         return [steps.pop() for steps in self._steps]
 
     def flush(self) -> None:
-        """Bring waiting rows to the CPU; call at the end of every pass."""
+        """Move waiting rows to the CPU; call it at the end of every pass."""
         for (slot, element, decode, rows), weights in self._waiting.items():
             self._write(slot, element, rows, weights.cpu(), decode)
         self._waiting.clear()
 
     def bytes_of_decode(self) -> int:
-        """Bytes the decode steps take so far."""
+        """Return the bytes of the decode steps stored so far."""
         return sum(step.numel() * step.element_size() for steps in self._steps for step in steps)
 
     def finished_prefill(self, element: int, columns: int) -> Tensor:
-        """[L, H, R, C] of one batch element; `columns` is C."""
+        """Return [L, H, R, C] of one batch element; `columns` is C."""
         kept = self._prefill[element]
         if kept is None:
             kept = torch.zeros(*self._size, len(self._request.queries[element]), columns)
         return pad(kept, (0, columns - kept.shape[-1])) if kept.shape[-1] < columns else kept
 
     def finished_decode(self, element: int, columns: int) -> Tensor:
-        """[steps, L, H, 1, C] of one batch element; `columns` is the least C."""
+        """Return [steps, L, H, 1, C] of one batch element; `columns` is the smallest C."""
         steps = self._steps[element]
         columns = max([columns, *(step.shape[-1] for step in steps)])
         out = torch.zeros(len(steps), *self._size, 1, columns)
@@ -92,7 +95,7 @@ class RowStore:
         if target is None:
             target = torch.zeros(*self._size, len(self._request.queries[element]), columns)
         elif target.shape[-1] < columns:
-            # All columns are kept and the prompt comes in pieces: columns of later pieces hold 0 in earlier rows.
+            # All columns are kept and prefill is chunked: rows of earlier chunks have 0 in columns of later ones.
             target = pad(target, (0, columns - target.shape[-1]))
         target[slot, ..., :columns].index_add_(1, torch.tensor(rows, dtype=torch.int64), weights)
         if decode:

@@ -1,1 +1,1 @@
-"""Attention turned round: a model is steered while it writes, so that it says less that is not there."""
+"""Attention steering: modify attention during generation to reduce object hallucination."""

@@ -1,4 +1,8 @@
-"""Apply an editor to a model for one generation: which pass runs, where in the text it is, what is edited."""
+"""Apply an editor to the decoder for one generation: follow its passes and edit its attention calls.
+
+Shape letters: B prompts of the batch, Q queries of this pass, H query heads, E residual width, Dv value width; `rows`
+is the model's batch, B times beams.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +22,12 @@ from grounding.errors import MethodError
 
 @dataclass(frozen=True)
 class GenerationPass:
-    """One run of the decoder in a generation.
+    """Locate one run of the decoder within a generation.
 
     Attributes:
-        past: positions in the cache before it.
-        queries: Q, new positions it reads.
-        prompt: N, the prompt's length, padding included.
+        past: positions in the key/value cache before the pass.
+        queries: Q, new positions that the pass reads.
+        prompt: N, the prompt's length in positions, padding included.
     """
 
     past: int
@@ -32,45 +36,49 @@ class GenerationPass:
 
     @property
     def step(self) -> int:
-        """0 while the prompt is read, t for the pass that reads the t-th generated token first."""
+        """0 while the prompt is read; t in the pass whose first query is the t-th generated token."""
         return max(self.past - self.prompt + 1, 0)
 
     def first_query(self, position: int) -> int | None:
-        """Index of the first query at or after a position of the sequence; None if all queries are before it."""
+        """Index of the first query at or after a sequence position; None if all queries are before it."""
         index = max(position - self.past, 0)
         return index if index < self.queries else None
 
 
 class Editor(Protocol):
-    """What a steering step does in one generation. Rows of a batch are elements times beams."""
+    """Decide the edits of one generation."""
 
     layers: Collection[int]
     """Decoder layers whose attention calls may be edited."""
 
     residual_layers: Collection[int]
-    """Decoder layers whose input is shown while the prompt is read."""
+    """Decoder layers whose input is passed to `residual` while the prompt is read."""
 
     gate_layers: Collection[int]
     """Decoder layers whose heads' outputs are multiplied."""
 
     def residual(self, layer: int, hidden: Tensor, running: GenerationPass) -> None:
-        """The input [rows, Q, E] of a layer, before its attention."""
+        """Receive the input [rows, Q, E] of a layer, before its attention, while the prompt is read."""
 
     def edit(self, layer: int, call: AttentionCall, running: GenerationPass) -> RowEdit | None:
-        """The edit of a layer's attention call; None leaves it to the kernel, bit for bit."""
+        """Return the edit of a layer's attention call; None keeps the kernel's output, bit for bit."""
 
     def gates(self, layer: int, running: GenerationPass) -> Tensor | None:
-        """[H] factors on a layer's heads' outputs in this pass; None leaves them, bit for bit."""
+        """Return [H] factors on the heads' outputs in this pass; None keeps them, bit for bit."""
 
     def gated_from(self, running: GenerationPass) -> Tensor:
-        """[elements] int64, the first position of each element whose query is gated."""
+        """Return [B] int64, the first sequence position of each element whose query is gated."""
 
 
 def beams_of(rows: int, elements: int) -> int:
-    """Rows of the batch per element; row r is of element r // beams, reordered or not.
+    """Return the number of beams per element; row r belongs to element r // beams, also after reordering.
+
+    Args:
+        rows: sequences that the model runs.
+        elements: B.
 
     Raises:
-        MethodError: the rows cannot be shared out evenly.
+        MethodError: `rows` is not a multiple of `elements`.
     """
     if rows % elements:
         raise MethodError(
@@ -81,7 +89,7 @@ def beams_of(rows: int, elements: int) -> int:
 
 
 class SteeringHooks(Subscriber):
-    """Connect one editor with one decoder for one generation.
+    """Connect one editor to the attention events of one decoder, for one generation.
 
     Args:
         editor: decides the edits.
@@ -96,12 +104,20 @@ class SteeringHooks(Subscriber):
         self._running: GenerationPass | None = None
 
     def begin_pass(self, running: Pass) -> None:
-        """Place the pass in the generation."""
+        """Record which pass of the generation runs."""
         if running.queries is not None:
-            self.place(running.past, running.queries)
+            self.set_pass(running.past, running.queries)
 
-    def place(self, past: int, queries: int) -> None:
-        """Note that a pass over `queries` positions on top of `past` cached ones runs, or has run before the block."""
+    def set_pass(self, past: int, queries: int) -> None:
+        """Set the current pass; call it before the first event where the prompt was read outside the block.
+
+        Args:
+            past: positions in the key/value cache before the pass.
+            queries: Q, positions that the pass reads.
+
+        Raises:
+            MethodError: the first pass of the block starts with a filled cache.
+        """
         if self._running is None and past > 0:
             raise MethodError(
                 f"{past} positions were in the key/value cache when steering began; start it before the prompt is read"
@@ -110,31 +126,39 @@ class SteeringHooks(Subscriber):
 
     @property
     def running(self) -> GenerationPass:
-        """The pass that runs now."""
+        """The current pass.
+
+        Raises:
+            MethodError: no pass has begun.
+        """
         if self._running is None:
             raise MethodError("a steered layer ran outside its decoder; call the model or its decoder as a whole")
         return self._running
 
     def residual(self, layer: int, hidden: Tensor) -> None:
-        """Show the editor a layer's input while the prompt is read."""
+        """Pass a layer's input [rows, Q, E] to the editor while the prompt is read."""
         if self.running.step == 0:
             self.editor.residual(layer, hidden, self.running)
 
     def edit(self, layer: int, call: AttentionCall) -> AttentionCall:
-        """Add the editor's edit, if it has one for this call."""
+        """Add the editor's edit to a call; return the same object where there is none.
+
+        Raises:
+            MethodError: the layer has a sliding window that has dropped keys, or the batch does not fit.
+        """
         running = self.running
         beams_of(call.query.shape[0], self._elements)
         total = running.past + running.queries
-        placed = call
-        if not call.edits:  # otherwise an outer block has placed it
-            placed = replace(call, query_offset=running.past, key_offset=max(total - call.key_count, 0))
-        if placed.key_offset:
+        located = call
+        if not call.edits:  # otherwise an outer block has set the offsets
+            located = replace(call, query_offset=running.past, key_offset=max(total - call.key_count, 0))
+        if located.key_offset:
             raise MethodError(
                 f"layer {layer} keeps a sliding window of {call.key_count} keys, so image keys have been dropped; "
                 "steer other layers"
             )
-        edit = self.editor.edit(layer, placed, running)
-        return call if edit is None else replace(placed, edits=(*call.edits, edit))
+        edit = self.editor.edit(layer, located, running)
+        return call if edit is None else replace(located, edits=(*call.edits, edit))
 
     def gate(self, layer: int, outputs: Tensor) -> Tensor | None:
         """Multiply the heads' outputs [rows, Q, H * Dv] of gated queries."""
@@ -155,15 +179,19 @@ class SteeringHooks(Subscriber):
 
 @contextmanager
 def apply(model: nn.Module, editor: Editor, prompt: int, elements: int) -> Iterator[SteeringHooks]:
-    """Let an editor edit what `model` computes in this thread inside the block; undone however it ends.
+    """Apply an editor to every decoder pass of this thread inside the block.
 
-    Blocks may be nested, with each other and with `record`, which then sees the edited rows.
+    All hooks are removed when the block ends, also after an exception. Blocks may be nested, with each other and with
+    `record`, which then records the edited rows.
 
     Args:
         model: a transformers model that holds a decoder.
         editor: decides the edits.
         prompt: N, the prompt's length, padding included.
         elements: B, prompts in the batch.
+
+    Yields:
+        The hooks.
 
     Raises:
         RecordingError: for a model without a decoder, a layer that is not there or whose calls cannot be edited, a

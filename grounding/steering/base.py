@@ -1,4 +1,4 @@
-"""What steering acts on (`GenerationContext`) and what every part of a steering method is (`Intervention`)."""
+"""Define the input of steering (`GenerationContext`) and the protocol of a steering step (`Intervention`)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerationContext:
-    """The generation that is about to be steered.
+    """Describe one batch before it is generated.
 
     Attributes:
         vlm: the model.
-        images: RGB pictures, one per element.
+        images: RGB images, one per element.
         questions: one per element.
-        prepared: the batch made of both.
-        decoding: how it will be generated.
+        prepared: the model's inputs, built from images and questions.
+        decoding: settings of `generate`.
     """
 
     vlm: VLM
@@ -35,12 +35,12 @@ class GenerationContext:
 
 @dataclass(frozen=True)
 class GenerateOverrides:
-    """What a step changes in the call of `generate`, beside what it patches.
+    """Override arguments of `generate`, and post-process its texts.
 
     Attributes:
-        processors: logits processors, in order.
-        options: further arguments, which win over the decoding's own (`max_new_tokens`, `custom_generate`).
-        finish: what becomes of each finished text; None leaves it.
+        processors: logits processors, applied in order.
+        options: keyword arguments of `generate`; they take precedence over those of `Decoding`.
+        finish: a function applied to each generated text; None keeps the text.
     """
 
     processors: tuple[Any, ...] = ()
@@ -49,9 +49,39 @@ class GenerateOverrides:
 
 
 class Intervention(Protocol):
-    """One part of a steering method: a frozen dataclass whose fields are the method's numbers."""
+    """Define one step of a steering method: a frozen dataclass whose fields are the step's parameters.
+
+    Another distribution adds a step by an entry point in the group `grounding.steering_steps`; the entry's name is the
+    step's name in steering files and must equal the class attribute `name` (kebab-case). In its pyproject.toml::
+
+        [project.entry-points."grounding.steering_steps"]
+        quiet = "my_package.steps:Quiet"
+
+    with the class::
+
+        @dataclass(frozen=True)
+        class Quiet:
+            share: float = 0.5
+
+            name: ClassVar[str] = "quiet"
+
+            @contextmanager
+            def applied(self, context: GenerationContext) -> Iterator[GenerateOverrides]:
+                with apply(context.vlm.model, QuietEditor(self), context.prepared.length, len(context.prepared)):
+                    yield GenerateOverrides()
+
+    The fields are the keys of the step's entry in a steering file (`- {step: quiet, share: 0.3}`), checked by
+    `grounding.schema`. A step may edit attention (`grounding.steering.apply.apply`), add logits processors or replace
+    the decoding loop (`GenerateOverrides`). A step that edits chosen heads, layers and keys derives from
+    `grounding.steering.modulation.Modulation`, implements `edit`, and defines `applied` as
+    `return grounding.steering.editor.applied(self, context)`.
+    """
 
     name: ClassVar[str]
 
     def applied(self, context: GenerationContext) -> AbstractContextManager[GenerateOverrides]:
-        """Patch the model for one generation; everything is undone when the block ends, however it ends."""
+        """Patch the model for one generation; undo all patches when the block ends, also after an exception.
+
+        Raises:
+            MethodError: the step does not fit the model or the decoding.
+        """

@@ -1,4 +1,4 @@
-"""How a text is generated, and what came out."""
+"""Define the settings of a generation (`Decoding`) and its result (`Generated`)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from grounding.errors import MethodError
 
 @dataclass(frozen=True)
 class Decoding:
-    """Settings of `generate`, the same for every method that is compared.
+    """Set the arguments of `generate`; comparisons use the same settings for every method.
 
     Attributes:
-        max_new_tokens: the longest text in tokens.
-        num_beams: beams; 1 is greedy search or sampling.
-        do_sample: draw tokens instead of taking the likeliest.
-        temperature: of the draws.
-        top_k: how many of the likeliest tokens are drawn from; 0 is all, and no model's own default comes in between.
-        top_p: share of the probability mass that is drawn from.
-        seed: of the draws. Each batch starts from it, so a batch gives the same texts whenever it is run.
+        max_new_tokens: maximum length of a text in tokens, >= 1.
+        num_beams: number of beams, >= 1; 1 is greedy search or sampling.
+        do_sample: sample tokens instead of taking the most probable one.
+        temperature: of sampling, > 0.
+        top_k: sample from the k most probable tokens; 0 disables the limit and also overrides the model's default.
+        top_p: nucleus mass to sample from, in (0, 1].
+        seed: of sampling. Each batch starts from it, so its texts do not depend on the batches before.
+
+    Raises:
+        MethodError: a value is out of range.
     """
 
     max_new_tokens: int = 512
@@ -43,12 +46,12 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Generated:
-    """One generated text.
+    """Hold one generated text.
 
     Attributes:
-        text: without special tokens.
-        token_ids: of the new tokens, without padding; the end token is included where it was reached.
-        finished: whether the text ended by itself before the limit.
+        text: decoded without special tokens, stripped.
+        token_ids: new tokens without padding, the end token included where it was generated.
+        finished: whether the end token was generated within the limit.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""Turn a modulation into the edits of one generation: head strengths, key masks and rows of every call."""
+"""Compute the edits of one generation from a modulation: head strengths, key masks and rows of every call."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from grounding.steering.modulation import KeyMasks, Modulation
 from grounding.steering.sinks import SinkMemory
 from grounding.types import TokenLayout
 
-_KEYS_AHEAD = 256  # generated keys are all text, so an edit can be made for this many of them at once
+_SPARE_KEYS = 256
+"""Number of future keys that a cached edit covers; generated keys are all text, so their masks are known."""
 
 
 @dataclass(frozen=True)
 class _CachedEdit:
-    """A cached edit, valid for `rows` sequences and up to `keys` keys at one schedule strength."""
+    """Hold an edit that is valid for `rows` sequences and up to `keys` keys at one schedule strength."""
 
     rows: int
     keys: int
@@ -34,52 +35,55 @@ class _CachedEdit:
 
 
 class ModulationEditor:
-    """The `Editor` of one modulation in one generation.
+    """Implement `Editor` for one modulation in one generation.
 
     Args:
-        modulation: what is done to which keys.
+        modulation: the edit and the keys, heads and layers it applies to.
         context: the generation.
+
+    Raises:
+        MethodError: the modulation's layers, heads or tokens do not fit the model.
     """
 
     def __init__(self, modulation: Modulation, context: GenerationContext) -> None:
         vlm = context.vlm
         self._modulation = modulation
-        self._segments: Sequence[TokenLayout] = context.prepared.layouts
+        self._layouts: Sequence[TokenLayout] = context.prepared.layouts
         chosen = modulation.layers.chosen(vlm.layer_count)
         self._static = modulation.heads.strengths(chosen, vlm.layer_count, vlm.head_count)
         if not modulation.heads.on_the_fly:
             chosen = tuple(i for i in chosen if self._static[i].any())
-        self._found: dict[int, Tensor] = {}  # layer → [elements, H], where measured on the fly
-        self._image = [torch.from_numpy(segment.image) for segment in self._segments]
+        self._measured: dict[int, Tensor] = {}  # layer → [B, H], where measured during prefill
+        self._image = [torch.from_numpy(layout.image) for layout in self._layouts]
         self._chosen = [torch.from_numpy(positions) for positions in modulation.key_positions(context)]
         self._masks: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
         starts = {
-            "none": [s.length for s in self._segments],
-            "last": [s.length - 1 for s in self._segments],
-            "text": [int(s.image.max()) + 1 for s in self._segments],
-            "all": [s.padding for s in self._segments],
+            "none": [s.length for s in self._layouts],
+            "last": [s.length - 1 for s in self._layouts],
+            "text": [int(s.image.max()) + 1 for s in self._layouts],
+            "all": [s.padding for s in self._layouts],
         }
-        self._starts = torch.tensor(starts[modulation.prefill])  # [elements] the first position whose row is changed
+        self._starts = torch.tensor(starts[modulation.prefill])  # [B] the first position whose row is edited
         self._first = min(starts[modulation.prefill])
         self._acting = {i for i in chosen if not modulation.heads.on_the_fly}
-        self._ahead: dict[int, _CachedEdit] = {}
+        self._cache: dict[int, _CachedEdit] = {}
         active = not modulation.is_idle
         self.layers: Collection[int] = chosen if active and not modulation.gates_outputs else ()
         self.gate_layers: Collection[int] = chosen if active and modulation.gates_outputs else ()
-        measures = modulation.heads.on_the_fly and modulation.heads.measure == "image"
-        self._for_heads = SinkMemory(self._segments, modulation.heads.sink_rule) if measures else None
-        self._for_modulation = modulation.sink_memory(self._segments)
-        watched = measures or self._for_modulation is not None
+        measures = modulation.heads.on_the_fly and modulation.heads.measure == "mass"
+        self._head_sinks = SinkMemory(self._layouts, modulation.heads.sink_rule) if measures else None
+        self._sinks = modulation.sink_memory(self._layouts)
+        watched = measures or self._sinks is not None
         self.residual_layers: Collection[int] = self.layers if watched else ()
 
     def residual(self, layer: int, hidden: Tensor, running: GenerationPass) -> None:
-        """Look for sinks."""
-        for memory in (self._for_heads, self._for_modulation):
+        """Find the layer's sinks in its input [rows, Q, E]."""
+        for memory in (self._head_sinks, self._sinks):
             if memory is not None:
                 memory.find(layer, hidden, running)
 
     def edit(self, layer: int, call: AttentionCall, running: GenerationPass) -> RowEdit | None:
-        """The edit of the modulation's rows."""
+        """Return the modulation's edit of a call; None where no row of it is edited."""
         modulation = self._modulation
         first = running.first_query(self._first)
         if modulation.heads.on_the_fly and running.step == 0:
@@ -93,76 +97,76 @@ class ModulationEditor:
         if running.step > 0 or modulation.prefill != "text":
             return RowEdit(first, lambda earlier, rows: modulation.edit(masks, earlier, rows))
         starts = self._starts.to(call.query.device)
-        starts = starts.repeat_interleave(beams_of(call.query.shape[0], len(self._segments)))
+        starts = starts.repeat_interleave(beams_of(call.query.shape[0], len(self._layouts)))
 
         def edit(earlier: AttentionCall, rows: Tensor) -> AttentionEdit:
             found = modulation.edit(masks, earlier, rows)
-            mine = (rows + running.past)[None, :] >= starts[:, None]  # [B, R]
-            mine = mine[:, None, :, None]
-            bias = None if found.logit_bias is None else torch.where(mine, found.logit_bias, 0.0)
+            edited = (rows + running.past)[None, :] >= starts[:, None]  # [rows of the batch, R]
+            edited = edited[:, None, :, None]
+            bias = None if found.logit_bias is None else torch.where(edited, found.logit_bias, 0.0)
             scale = None
             if found.weight_scale is not None:
-                scale = (found.weight_scale[0], torch.where(mine, found.weight_scale[1], 1.0))
+                scale = (found.weight_scale[0], torch.where(edited, found.weight_scale[1], 1.0))
             return AttentionEdit(bias, scale)
 
         return RowEdit(first, edit)
 
     def gates(self, layer: int, running: GenerationPass) -> Tensor | None:
-        """Factors of a modulation that multiplies heads' outputs."""
+        """Return [H] factors where the modulation multiplies heads' outputs; None where it is inactive."""
         strength = self._modulation.schedule.strength(running.step)
         return self._modulation.gates(self._static[layer] * strength) if strength and layer in self._acting else None
 
     def gated_from(self, running: GenerationPass) -> Tensor:
-        """The first gated position of each element."""
+        """Return [B] int64, the first gated position of each element."""
         return self._starts
 
     def _measure(self, layer: int, call: AttentionCall, running: GenerationPass) -> None:
-        """Head strengths from the last prompt row, once it is read."""
+        """Compute head strengths from the last prompt row, in the pass that reads it."""
         last = running.first_query(running.prompt - 1)
         if last is None:
             return
         _, image, text = self._key_masks(call, call.key_count)
         wanted = image
-        if self._for_heads is not None:
-            wanted = image & ~self._for_heads.of(layer, call.query.shape[0], call.key_count)
+        if self._head_sinks is not None:
+            wanted = image & ~self._head_sinks.of(layer, call.query.shape[0], call.key_count)
         elif self._modulation.heads.measure == "text":
             wanted = text
         weights = weight_rows(call, torch.tensor([last], device=call.query.device))[:, :, 0]  # [B, H, K]
         mass = (weights * wanted[:, 0]).sum(-1)
-        beams = beams_of(len(mass), len(self._segments))
-        self._found[layer] = self._modulation.heads.by_rule(mass[::beams])
-        if bool(self._found[layer].any()):
+        beams = beams_of(len(mass), len(self._layouts))
+        self._measured[layer] = self._modulation.heads.by_rule(mass[::beams])
+        if bool(self._measured[layer].any()):
             self._acting.add(layer)
 
     def _cached(self, layer: int, call: AttentionCall, scale: float) -> AttentionEdit:
-        """The edit of a generated token's row, made for more keys than there are yet so that most steps reuse it."""
-        known = self._ahead.get(layer)
+        """Return the edit of a generated token's row, computed for `_SPARE_KEYS` future keys and then reused."""
+        known = self._cache.get(layer)
         if known is None or not known.serves(call, scale):
-            keys = call.key_count + _KEYS_AHEAD
+            keys = call.key_count + _SPARE_KEYS
             edit = self._modulation.edit(
                 self._masks_of(layer, call, keys, scale), call, torch.zeros(1, dtype=torch.int64)
             )
-            known = self._ahead[layer] = _CachedEdit(call.query.shape[0], keys, scale, edit)
+            known = self._cache[layer] = _CachedEdit(call.query.shape[0], keys, scale, edit)
         return known.edit
 
     def _masks_of(self, layer: int, call: AttentionCall, count: int, scale: float) -> KeyMasks:
         keys, image, text = self._key_masks(call, count)
         rows = call.query.shape[0]
         if self._modulation.heads.on_the_fly:
-            strength = self._found[layer].repeat_interleave(beams_of(rows, len(self._segments)), dim=0)
+            strength = self._measured[layer].repeat_interleave(beams_of(rows, len(self._layouts)), dim=0)
         else:
             strength = self._static[layer][None].to(call.query.device)
         heads = strength.gt(0).any(0).nonzero()[:, 0]
-        sinks = self._for_modulation.of(layer, rows, count) if self._for_modulation is not None else None
+        sinks = self._sinks.of(layer, rows, count) if self._sinks is not None else None
         return KeyMasks(layer, strength[:, :, None, None] * scale, heads, keys, image, text, sinks)
 
     def _key_masks(self, call: AttentionCall, keys: int) -> tuple[Tensor, Tensor, Tensor]:
         rows = call.query.shape[0]
         known = self._masks.get((rows, keys))
         if known is None:
-            self._masks.clear()  # the next step has one key more
-            beams, device = beams_of(rows, len(self._segments)), call.query.device
-            masks = torch.zeros(3, len(self._segments), keys, dtype=torch.bool)
+            self._masks.clear()  # keys only grow, so earlier masks are not needed again
+            beams, device = beams_of(rows, len(self._layouts)), call.query.device
+            masks = torch.zeros(3, len(self._layouts), keys, dtype=torch.bool)
             for element, (chosen, image) in enumerate(zip(self._chosen, self._image, strict=True)):
                 masks[0, element, chosen] = True
                 masks[1, element, image] = True
@@ -174,7 +178,14 @@ class ModulationEditor:
 
 
 def applied(step: Modulation | Intervention, context: GenerationContext) -> AbstractContextManager[GenerateOverrides]:
-    """Apply one step of a steering method to one generation inside the block; see `Intervention`.
+    """Apply one step of a steering method to one generation inside the block.
+
+    Args:
+        step: a modulation, or any other step.
+        context: the generation.
+
+    Returns:
+        A context manager that yields the step's overrides of `generate`.
 
     Raises:
         MethodError: the step does not fit the model or the way of decoding.
@@ -191,5 +202,5 @@ def _modulated(modulation: Modulation, context: GenerationContext) -> Iterator[G
         yield GenerateOverrides()
         return
     with apply(context.vlm.model, editor, context.prepared.length, len(context.prepared)):
-        # With a static cache, generate would compile the model, and compiled calls cannot be edited.
+        # With a static cache, `generate` compiles the model, and compiled calls cannot be edited.
         yield GenerateOverrides(options={"disable_compile": True})

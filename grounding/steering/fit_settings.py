@@ -1,4 +1,4 @@
-"""How head gains are fitted, apart from the fitting so that a command line can be shown without loading torch."""
+"""Define the settings of the gain fit; this module does not import torch, so the command line's help stays fast."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from grounding.errors import MethodError
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How gains are fitted.
+    """Set the optimisation of head gains.
 
     Attributes:
-        passes: over all samples.
-        batch: samples per step.
-        emphasis: how many times as much a noun's token counts as another one; nouns are what can be invented.
-        learning_rate: of Adam on the gains' logarithms; it falls to 0 in a straight line.
-        penalty: on the mean square of the logarithms, which keeps gains at 1 where samples do not say otherwise.
-        shared: one gain on image and one on text for all heads, the control for head-wise gains.
-        seed: of the samples' order.
+        passes: epochs over all samples, >= 1.
+        batch: samples per optimiser step, >= 1.
+        emphasis: weight of a noun's token relative to other tokens, > 0; nouns are what can be hallucinated.
+        learning_rate: of Adam on the gains' logarithms, > 0; it decays linearly to 0.
+        penalty: weight of the mean squared log gain in the loss, >= 0; it pulls gains towards 1.
+        shared: fit one gain on image and one on text for all heads, the control for head-wise gains.
+        seed: of the sample order, >= 0.
+
+    Raises:
+        MethodError: a value is out of range.
     """
 
     passes: int = 30

@@ -1,8 +1,10 @@
-"""Head gains that make true descriptions likelier: the model's weights stay, two numbers a head are fitted.
+"""Fit head gains on images with true descriptions, with the model's weights frozen.
 
-The samples are pictures with answers known to be true. What is maximised is the mean log-probability of the answers'
-tokens under steering, nouns counting more, so a gain rises only where it helps the model to say what is there, in the
-order and the length that the answers have. The rule is ours; no paper that this project knows fits gains in this way.
+Two parameters per head, the log gains on image keys and on text keys, are fitted by Adam. The objective is the weighted
+mean log-probability of the description's tokens under steering and teacher forcing.
+
+Notes:
+    Objective, noun weights and penalty are our choice; we know of no paper that fits gains in this way.
 """
 
 from __future__ import annotations
@@ -32,18 +34,19 @@ from grounding.text.align import align
 from grounding.text.nouns import noun_phrases
 
 _REMEDY = "use smaller pictures, shorter answers, --dtype bfloat16, or a smaller model"
-MAX_GAIN = 30.0  # gains are clamped to [1/30, 30]
+MAX_GAIN = 30.0
+"""Gains are clamped to [1 / MAX_GAIN, MAX_GAIN] (our choice)."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Fitted gains and where they come from.
+    """Hold fitted gains and their provenance.
 
     Attributes:
-        gains: as a part of a steering method.
-        n: samples they were fitted on.
+        gains: the fitted step.
+        n: number of samples used.
         data_sha256: hash of the samples.
-        curve: mean log-probability of an answer's token in each pass, while the gains moved.
+        curve: mean log-probability of an answer's token in each pass, during the fit.
     """
 
     gains: HeadGains
@@ -52,11 +55,11 @@ class Fit:
     curve: tuple[float, ...]
 
     def steering(self, name: str, model: str, settings: FitSettings) -> Steering:
-        """As a steering method that says where its numbers come from.
+        """Build a steering method whose source text states model, data and settings.
 
         Args:
-            name: the method's.
-            model: the model's.
+            name: of the method.
+            model: name of the model.
             settings: of the fit.
         """
         kind = "One gain for all heads" if settings.shared else "A gain for every head"
@@ -83,15 +86,18 @@ def fit_gains(
 
     Args:
         vlm: the model; its weights are not changed.
-        sources: the samples; only one picture is open at a time.
-        settings: how.
-        kept_bytes: how much of the prompts' keys and values is kept from pass to pass; the rest is computed anew.
-        left_out: told the index of a sample that cannot be read, and why, once; the others go on.
+        sources: the samples; one image is open at a time.
+        settings: of the optimisation; the defaults where None.
+        kept_bytes: budget for cached keys and values of prompts; prompts beyond it are recomputed in every pass.
+        left_out: called once with the index of a sample that cannot be read, and the error; the fit continues.
         advance: called after every sample of every pass.
+
+    Returns:
+        The fitted gains, rounded to four decimals.
 
     Raises:
         MethodError: no sample could be read.
-        ModelError: out of memory, among others.
+        ModelError: the model cannot run, for example out of memory.
     """
     settings = settings or FitSettings()
     shape = (2, 1, 1) if settings.shared else (2, vlm.layer_count, vlm.head_count)
@@ -104,7 +110,7 @@ def fit_gains(
     failed: dict[int, str] = {}
     curve = []
     for _ in range(settings.passes):
-        said: list[float] = []
+        values: list[float] = []
         order = iter(rng.permutation([row for row in range(len(sources)) if row not in failed]).tolist())
         while rows := list(islice(order, settings.batch)):
             slopes = []
@@ -115,7 +121,7 @@ def fit_gains(
                     failed[row] = str(why)
                     left_out(row, why)
                 else:
-                    said.append(value)
+                    values.append(value)
                     slopes.append(slope)
                 advance()
             if slopes:
@@ -124,41 +130,46 @@ def fit_gains(
                 with torch.no_grad():
                     logs.clamp_(-math.log(MAX_GAIN), math.log(MAX_GAIN))
                 falling.step()
-        if not said:
+        if not values:
             raise MethodError(f"none of {len(sources)} samples could be read; of the first one: {failed[min(failed)]}")
-        curve.append(float(np.mean(said)))
+        curve.append(float(np.mean(values)))
     gains = logs.detach().exp().expand(2, vlm.layer_count, vlm.head_count).tolist()
     return Fit(HeadGains(image=_table(gains[0]), text=_table(gains[1])), *samples.digest(), tuple(curve))
 
 
 class _SampleCache:
-    """The samples, read once per pass; keys and values of prompts are kept within a byte budget."""
+    """Evaluate samples under teacher forcing, and cache keys and values of prompts within a byte budget."""
 
     def __init__(self, vlm: VLM, sources: Sequence[Source], emphasis: float, kept_bytes: int) -> None:
-        self._family, self._sources, self._emphasis, self._free = vlm, sources, emphasis, kept_bytes
+        self._vlm, self._sources, self._emphasis, self._free = vlm, sources, emphasis, kept_bytes
         self._kept: dict[int, tuple[TeacherForcedSample, AnswerForward, Tensor]] = {}
         self._digests: dict[int, bytes] = {}
 
     def likelihood(self, row: int, logs: Tensor) -> tuple[float, Tensor]:
-        """Weighted mean log-probability of a sample's answer, and its slope by the gains' logarithms."""
-        vlm = self._family
+        """Return the weighted mean log-probability of a sample's answer, and its gradient by the log gains.
+
+        Args:
+            row: index of the sample.
+            logs: [2, L, H] or [2, 1, 1] log gains on image and on text.
+        """
+        vlm = self._vlm
         with explain_out_of_memory(f"fitting gains of {vlm.name}", _REMEDY), torch.enable_grad():
-            reading, tail, weights = self._kept.get(row) or self._read(row)
-            with apply(vlm.model, _GainEditor(reading, logs), reading.prepared.length, 1) as hooks:
-                hooks.place(0, reading.start)  # the prompt was read before, unedited
-                value = tail.log_probability(weights=weights)[0]
+            forced, forward, weights = self._kept.get(row) or self._read(row)
+            with apply(vlm.model, _GainEditor(forced, logs), forced.prepared.length, 1) as hooks:
+                hooks.set_pass(0, forced.start)  # the prompt was read outside the block, unedited
+                value = forward.log_probability(weights=weights)[0]
             (slope,) = torch.autograd.grad(value, logs)
         return value.item(), slope
 
     def digest(self) -> tuple[int, str]:
-        """How many samples were read, and their hash."""
+        """Return the number of samples that were read, and their SHA-256."""
         data = b"".join(self._digests[row] for row in sorted(self._digests))
         return len(self._digests), hashlib.sha256(data).hexdigest()
 
     def _read(self, row: int) -> tuple[TeacherForcedSample, AnswerForward, Tensor]:
         sample = self._sources[row]()
-        reading = TeacherForcedSample.of(self._family, sample, ended=True)
-        found = reading, AnswerForward(reading), _weights(reading, self._emphasis)
+        forced = TeacherForcedSample.of(self._vlm, sample, ended=True)
+        found = forced, AnswerForward(forced), _weights(forced, self._emphasis)
         self._digests[row] = sample.digest()
         if found[1].cached_bytes <= self._free:
             self._free -= found[1].cached_bytes
@@ -166,24 +177,24 @@ class _SampleCache:
         return found
 
 
-def _weights(reading: TeacherForcedSample, emphasis: float) -> Tensor:
-    """[T] `emphasis` for tokens of the answer's nouns, 1 for the others."""
-    text, spans = spell(reading.vlm.tokenizer, reading.inputs["input_ids"][0, list(reading.targets)].tolist())
-    weights = torch.ones(len(reading.targets))
-    for tokens in align([phrase.noun.span for phrase in noun_phrases(text, reading.vlm.finder)], spans):
+def _weights(forced: TeacherForcedSample, emphasis: float) -> Tensor:
+    """Return [T] token weights: `emphasis` for tokens of the answer's nouns, 1 for the others."""
+    text, spans = spell(forced.vlm.tokenizer, forced.inputs["input_ids"][0, list(forced.targets)].tolist())
+    weights = torch.ones(len(forced.targets))
+    for tokens in align([phrase.noun.span for phrase in noun_phrases(text, forced.vlm.finder)], spans):
         weights[list(tokens)] = emphasis
     return weights
 
 
 class _GainEditor(AnswerEditor):
-    """Gains that gradients are taken of, on the answer's rows: what `HeadGains` does with numbers."""
+    """Apply differentiable log gains to the answer's rows, equal to `HeadGains` in value."""
 
-    def __init__(self, reading: TeacherForcedSample, logs: Tensor) -> None:
-        super().__init__(reading)
+    def __init__(self, forced: TeacherForcedSample, logs: Tensor) -> None:
+        super().__init__(forced)
         self._logs = logs
 
     def answer(self, layer: int, call: AttentionCall) -> RowEdit:
-        """A bias of the logarithms."""
+        """Return a logit bias of the log gains on image keys and on text keys."""
         kinds = torch.zeros(2, 1, call.key_count, device=call.query.device)
         kinds[0, :, self.image] = 1.0
         kinds[1, :, max(self.image) + 1 :] = 1.0

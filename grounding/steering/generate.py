@@ -1,4 +1,4 @@
-"""Generation through the model's own `generate`, steered or not, the same call for every method."""
+"""Generate texts through the model's own `generate`, with or without steering."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from grounding.errors import MethodError
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
+from grounding.models.spelling import end_of_text, end_tokens
 from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding, Generated
 from grounding.steering.editor import applied
@@ -31,23 +32,25 @@ def generate(
     decoding: Decoding | None = None,
     streamer: Any = None,
 ) -> list[Generated]:
-    """Answer one batch of questions about pictures.
+    """Answer one batch of questions about images.
+
+    The random state of the process is restored afterwards.
 
     Args:
         vlm: the model.
-        images: RGB pictures, one per question.
-        questions: what to ask, one per picture.
-        steering: how to steer; None is the model as it is.
-        decoding: how to generate.
-        streamer: of transformers, told every new token; for a batch of one.
+        images: RGB images, one per question.
+        questions: one per image.
+        steering: the steering method; None runs the model unsteered.
+        decoding: settings of `generate`; the defaults where None.
+        streamer: a transformers streamer that receives every new token; for a batch of one.
 
     Returns:
         One text per question, in order.
 
     Raises:
-        ExpressionError: a question cannot be asked.
-        MethodError: the steering method does not fit the model or the way of decoding.
-        ModelError: out of memory, among others.
+        ExpressionError: a question is empty or cannot be tokenised.
+        MethodError: the steering method does not fit the model or the decoding.
+        ModelError: the model cannot run, for example out of memory.
     """
     decoding = decoding or Decoding()
     prepared = vlm.prepare_questions(images, questions)
@@ -59,8 +62,8 @@ def generate(
         torch.inference_mode(),
     ):
         torch.manual_seed(decoding.seed)
-        changes = [stack.enter_context(applied(step, context)) for step in (steering.steps if steering else ())]
-        processors = [processor for change in changes for processor in change.processors]
+        overrides = [stack.enter_context(applied(step, context)) for step in (steering.steps if steering else ())]
+        processors = [processor for override in overrides for processor in override.processors]
         options: dict[str, Any] = {
             "max_new_tokens": decoding.max_new_tokens,
             "num_beams": decoding.num_beams,
@@ -73,14 +76,14 @@ def generate(
             options["logits_processor"] = _listed(processors)
         if streamer is not None:
             options["streamer"] = streamer
-        for change in changes:
-            options |= change.options
-        _refuse_unfit(options, len(images), len(changes))
+        for override in overrides:
+            options |= override.options
+        _refuse_unfit(options, len(images), len(overrides))
         output = vlm.model.generate(**prepared.inputs, **options)
     texts = [_generated(vlm, row) for row in output[:, prepared.length :].tolist()]
-    for change in changes:
-        if change.finish is not None:
-            texts = [change.finish(text) for text in texts]
+    for override in overrides:
+        if override.finish is not None:
+            texts = [override.finish(text) for text in texts]
     return texts
 
 
@@ -103,9 +106,7 @@ def _listed(processors: Sequence[Any]) -> Any:
 
 
 def _generated(vlm: VLM, ids: list[int]) -> Generated:
-    end = vlm.model.generation_config.eos_token_id
-    ends = set(end) if isinstance(end, list) else {end}
-    stop = next((index for index, token in enumerate(ids) if token in ends), None)
+    stop = end_of_text(ids, end_tokens(vlm.model))
     kept = ids if stop is None else ids[: stop + 1]
     text = vlm.tokenizer.decode(kept, skip_special_tokens=True).strip()
     return Generated(text, tuple(kept), stop is not None)

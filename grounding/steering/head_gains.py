@@ -1,4 +1,4 @@
-"""A gain of its own for every head, on image keys and on the text after the image."""
+"""Scale attention by one gain per head on image keys, and one on the text after the image."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ from torch import Tensor
 from grounding.attention.call import AttentionCall, AttentionEdit
 from grounding.errors import MethodError
 from grounding.models.base import VLM
-from grounding.steering.modulation import KeyMasks, OnImage
+from grounding.steering.modulation import ImageModulation, KeyMasks
 
 Table = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
-class HeadGains(OnImage):
-    """Multiply each head's weights on image and on text by that head's own gains and renormalise the row.
+class HeadGains(ImageModulation):
+    """Multiply each head's weights on image and on text by that head's gains and renormalise the row.
 
-    The abstract of arXiv 2501.12206v1 promises modulation by head and gives no rule; this one is ours. Heads play
-    different parts: of two heads on one layer one may do well to read the picture more and the other to read it less,
-    which no rule that ranks heads by what they see can tell. `grounding calibrate gains` finds the gains.
+    `grounding calibrate gains` fits the gains.
 
     Attributes:
-        image: [L][H] gains above 0 on the chosen image keys; empty is 1 for every head.
-        text: [L][H] gains above 0 on the keys after the image; empty is 1 for every head.
-        strength: exponent of all gains; 0 is no steering, 1 the gains as they are.
+        image: [L][H] gains > 0 on the chosen image keys; empty means 1 for every head.
+        text: [L][H] gains > 0 on the keys after the image; empty means 1 for every head.
+        strength: exponent of all gains; 0 disables steering, 1 applies the gains unchanged.
+
+    Raises:
+        MethodError: a table is ragged or holds a gain that is not positive.
+
+    Notes:
+        The abstract of arXiv 2501.12206v1 promises head-specific modulation without a rule; this rule is our choice. In
+        contrast to a ranking by sensitivity, it can raise the image weight of one head and lower that of another.
     """
 
     name: ClassVar[str] = "head-gains"
@@ -42,18 +47,18 @@ class HeadGains(OnImage):
 
     @property
     def is_idle(self) -> bool:
-        """Whether every gain is 1, or the strength 0."""
+        """Whether every gain is 1 or the strength is 0."""
         return self.strength == 0 or all(
             gain == 1 for table in (self.image, self.text) for row in table for gain in row
         )
 
     @property
     def is_fixed(self) -> bool:
-        """Always."""
+        """True: the edit depends on keys and heads alone."""
         return True
 
     def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
-        """A bias of the gains' logarithms, times the strength, on image keys and on text."""
+        """Return a logit bias of strength times log gain on image keys and on text keys."""
         bias = torch.zeros(1, call.head_count, 1, 1, device=masks.keys.device)
         for table, keys in ((self.image, masks.keys), (self.text, masks.text)):
             if table:
@@ -62,10 +67,10 @@ class HeadGains(OnImage):
         return AttentionEdit(logit_bias=bias)
 
     def check(self, vlm: VLM) -> None:
-        """Refuse a model of another size.
+        """Check that the tables have the model's layers and heads.
 
         Raises:
-            MethodError: naming both sizes.
+            MethodError: they do not; the message names both sizes.
         """
         wanted = (vlm.layer_count, vlm.head_count)
         for table in (self.image, self.text):

@@ -1,4 +1,4 @@
-"""Which heads a modulation is for, and how strongly: all alike, a list, or by a measured sensitivity."""
+"""Choose the heads of a modulation and their strengths: all equally, from a list, or by a measured sensitivity."""
 
 from __future__ import annotations
 
@@ -14,33 +14,38 @@ from grounding.errors import MethodError
 from grounding.layers import share_of
 
 ON_THE_FLY = "prefill"
-"""Instead of a file's name: the sensitivity is measured while the prompt is read."""
+"""Value of `HeadChoice.sensitivity` that measures the sensitivity during prefill instead of reading a file."""
 
 
 @dataclass(frozen=True)
 class HeadChoice:
-    """A strength in [0, 1] per layer and head. Without a list and without a sensitivity it is 1 for every head.
+    """Assign each layer and head a strength in [0, 1]; without list and sensitivity it is 1 for every head.
 
     Attributes:
-        listed: [layer, head] pairs of strength 1; every other head has 0.
-        sensitivity: a file written by `grounding calibrate sensitivity`, or `prefill`: measured in each layer at the
-            last prompt row of the very picture, and ranked within the layer since later ones have not run yet.
-        measure: what `prefill` measures: the row's attention on image keys that are no sinks (phi < `sink_tau`), or on
-            the keys after the image.
-        rule: `top`, 1 for the highest, as many as `top` or `count` says; `threshold`, 1 from `threshold` on;
-            `proportional`, from `least` at the lowest value to 1 at the highest.
-        top: of the rule `top`, the share of the heads in (0, 1], rounded by `grounding.layers.share_of`, at least one.
-        count: of the rule `top`, a number of heads in place of the share.
-        threshold: of the rule `threshold`.
-        least: of the rule `proportional`.
-        lowest: the heads of lowest sensitivity are meant.
-        sink_tau: least phi of a sink (Kang et al., ICLR 2025).
-        sink_skip_layers: first layers without sinks.
+        listed: [layer, head] pairs of strength 1; every other head has strength 0.
+        sensitivity: path of a file written by `grounding calibrate sensitivity`, compared over the modulation's layers;
+            or `prefill`, measured at the last prompt row of each input and compared within each layer, because later
+            layers have not run yet.
+        measure: quantity measured by `prefill`: `mass`, the row's attention on image keys that are not sinks, the same
+            quantity as sensitivity kind `mass`; `text`, its attention on the keys after the image.
+        rule: `top`, strength 1 for the highest values (see `top` and `count`) and 0 for the rest; `threshold`, 1 for
+            values >= `threshold` and 0 for the rest; `proportional`, linear from `least` at the lowest value to 1 at
+            the highest.
+        top: for rule `top`, share of the heads in (0, 1], rounded by `grounding.layers.share_of`, at least one head.
+        count: for rule `top`, number of heads, >= 1; takes precedence over `top`.
+        threshold: for rule `threshold`.
+        least: for rule `proportional`, in [0, 1].
+        lowest: rank heads from the lowest value instead of the highest.
+        sink_tau: a key with phi >= `sink_tau` is a sink, > 0 (Kang et al., ICLR 2025).
+        sink_skip_layers: number of first layers without sinks, >= 0.
+
+    Raises:
+        MethodError: a value is out of range, or both a list and a sensitivity are given.
     """
 
     listed: tuple[tuple[int, int], ...] = ()
     sensitivity: str = ""
-    measure: Literal["image", "text"] = "image"
+    measure: Literal["mass", "text"] = "mass"
     rule: Literal["top", "threshold", "proportional"] = "proportional"
     top: float = 0.25
     count: int | None = None
@@ -65,27 +70,27 @@ class HeadChoice:
 
     @property
     def sink_rule(self) -> SinkRule:
-        """Which keys count as sinks where heads are measured."""
+        """The sink rule of the measure `mass`."""
         return SinkRule(self.sink_tau, self.sink_skip_layers)
 
     @property
     def on_the_fly(self) -> bool:
-        """Whether strengths are only known once the prompt is read."""
+        """Whether strengths are measured during prefill."""
         return self.sensitivity == ON_THE_FLY
 
     def strengths(self, layers: Sequence[int], layer_count: int, head_count: int) -> Tensor:
-        """What is known before the run.
+        """Compute the strengths that are known before the run.
 
         Args:
-            layers: the layers of the modulation; the rule compares their heads.
+            layers: layers of the modulation; the rule compares the heads of all of them.
             layer_count: L.
             head_count: H.
 
         Returns:
-            [L, H] float32 in [0, 1], 0 in other layers; what is only known on the fly counts as 1.
+            [L, H] float32 in [0, 1], 0 in other layers; 1 where strengths are measured during prefill.
 
         Raises:
-            MethodError: a listed head is not there, or the sensitivity file cannot be used with this model.
+            MethodError: a listed head does not exist, or the sensitivity file is unreadable or of another model size.
         """
         found = torch.zeros(layer_count, head_count)
         chosen = list(layers)
@@ -108,10 +113,10 @@ class HeadChoice:
         return found
 
     def by_rule(self, values: Tensor) -> Tensor:
-        """Strengths from sensitivities that are compared with each other.
+        """Apply the rule to sensitivities.
 
         Args:
-            values: [..., n].
+            values: [..., n]; the last axis is compared.
 
         Returns:
             [..., n] float32 in [0, 1].

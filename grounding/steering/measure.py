@@ -1,15 +1,21 @@
-"""Four measures of how much a head sees, on given answers (the first three are ours, after what steering changes).
+"""Measure the visual sensitivity of every head on given answers, under teacher forcing.
 
-All of them look at the rows that the word's tokens are predicted from, or, where a head is taken away, at all rows from
-the prompt's last one up to there, as a modulation of the last prompt row and of generated tokens would change them.
+The measured rows are those that predict the word's tokens. Ablation removes a head's image part in all rows from the
+prompt's last row up to the last measured one, the rows that a modulation with `prefill: last` edits.
 
-- `mass`: the row's attention on image keys that are no sinks (Kang et al., ICLR 2025).
-- `ablation`: how far the mean log-probability of the word's tokens falls when the head loses what image keys bring to
-  its output, weights not renormalised. Exact; one pass over the answer per layer and head.
-- `gradient`: the same to first order, <G, O_vis>, with G the gradient of that log-probability by the head's output and
-  O_vis the image keys' part of the output. One pass and one backward pass for all heads.
-- `agreement`: share of the attention on image cells that are no sinks which lies on the object's mask; a cell counts by
-  how much of it the mask covers (the energy-based pointing game of Score-CAM, arXiv 1910.01279, on cells).
+- `mass`: attention on image keys that are not sinks (Kang et al., ICLR 2025), mean over the measured rows.
+- `ablation`: decrease of the mean log-probability of the word's tokens when the contribution of image keys to the
+  head's output is removed, without renormalising. Exact; one pass over the answer per layer and head.
+- `gradient`: first-order approximation of `ablation`, <G, O_img>, with G the gradient of that log-probability by the
+  head's output and O_img the contribution of image keys to it. One forward and one backward pass for all heads.
+- `agreement`: fraction of the attention on image cells, sinks excluded, that lies on the object's mask; each cell is
+  weighted by the fraction of it that the mask covers (energy-based pointing game, Score-CAM, arXiv 1910.01279).
+
+Shape letters: L layers, H query heads, G query heads per key head, R measured rows, C image keys, Dv value width.
+
+Notes:
+    `mass`, `ablation` and `gradient` as measures for steering, and cells in place of pixels in `agreement`, are our
+    choice.
 """
 
 from __future__ import annotations
@@ -55,15 +61,15 @@ def calibrate(
 
     Args:
         vlm: the model.
-        sources: the samples, opened one after the other.
+        sources: the samples, opened one at a time.
         kind: the measure.
-        seed: of drawn samples, for the record.
-        sinks: which keys are sinks.
-        left_out: told the index of a sample that cannot be measured, and why; the others go on.
+        seed: of generated samples; stored in the result.
+        sinks: decides which keys are sinks.
+        left_out: called with the index of a sample that cannot be measured, and the error; the others are measured.
         advance: called after every sample.
 
     Returns:
-        The mean over the samples that could be measured, with their number and hash.
+        The mean over the measured samples, with their number and hash.
 
     Raises:
         MethodError: no sample could be measured.
@@ -88,75 +94,79 @@ def calibrate(
 
 
 def head_values(vlm: VLM, sample: Sample, kind: Kind, *, sinks: SinkRule = SINKS) -> FloatArray:
-    """One measure on one sample.
+    """Measure every head of a model on one sample.
 
     Args:
         vlm: the model.
-        sample: what is read.
+        sample: image, question and answer.
         kind: the measure.
-        sinks: which keys are sinks, for `mass` and `agreement`.
+        sinks: decides which keys are sinks, for `mass` and `agreement`.
 
     Returns:
         [L, H] float32.
 
     Raises:
-        ExpressionError: the sample's words cannot be read.
-        ImageError: `agreement` has no mask to agree with.
-        MethodError: this model cannot be steered, so heads cannot be taken away from it.
-        RecordingError: this model's attention cannot be recorded.
-        ModelError: out of memory, among others.
+        ExpressionError: the answer is empty or does not contain the word.
+        ImageError: `agreement` is measured on a sample without a mask.
+        MethodError: the model cannot be steered, so heads cannot be ablated.
+        RecordingError: the model's attention cannot be recorded.
+        ModelError: the model cannot run, for example out of memory.
     """
     with explain_out_of_memory(f"measuring heads of {vlm.name}", _REMEDY):
-        reading = TeacherForcedSample.of(vlm, sample)
+        forced = TeacherForcedSample.of(vlm, sample)
         if kind == "ablation":
-            values = _ablation(reading)
+            values = _ablation(forced)
         elif kind == "gradient":
-            values = _gradient(reading)
+            values = _gradient(forced)
         elif kind == "mass":
-            values = _image_rows(reading, sinks).sum(-1).mean(-1)
+            values = _image_rows(forced, sinks).sum(-1).mean(-1)
         else:
-            values = _agreement(_image_rows(reading, sinks), _covered(reading, sample.mask))
+            values = _agreement(_image_rows(forced, sinks), _covered(forced, sample.mask))
     return values.float().cpu().numpy()
 
 
-def _image_rows(reading: TeacherForcedSample, sinks: SinkRule) -> Tensor:
-    """[L, H, R, C] attention on image keys, 0 on sinks."""
-    image = (tuple(reading.prepared.layouts[0].image.tolist()),)
-    request = RowRequest((reading.rows,), keys=image, spec=RecordSpec(residual_sinks=True))
-    model = reading.vlm.model
+def _image_rows(forced: TeacherForcedSample, sinks: SinkRule) -> Tensor:
+    """Record [L, H, R, C] attention on image keys, 0 on sinks."""
+    image = (tuple(forced.prepared.layouts[0].image.tolist()),)
+    request = RowRequest((forced.rows,), keys=image, spec=RecordSpec(residual_sinks=True))
+    model = forced.vlm.model
     with torch.inference_mode(), record(model, request) as recording:
-        model(**reading.inputs, use_cache=False, logits_to_keep=1)
+        model(**forced.inputs, use_cache=False, logits_to_keep=1)
     assert recording.residual_sinks is not None
     marked = torch.stack([sinks.sinks(phi, layer) for layer, phi in enumerate(recording.residual_sinks[0])])  # [L, C]
     return recording.prefill[0] * ~marked[:, None, None]
 
 
 def _agreement(rows: Tensor, covered: Tensor) -> Tensor:
-    """[L, H] from [L, H, R, C] attention and [C] shares; a row without attention on cells agrees with nothing."""
+    """Compute [L, H] agreement from [L, H, R, C] attention and [C] coverage; a row without attention on cells has 0."""
     on_cells = (rows * (covered >= 0)).sum(-1)
     return ((rows * covered.clamp(min=0)).sum(-1) / on_cells.clamp(min=1e-12)).mean(-1)
 
 
-def _covered(reading: TeacherForcedSample, mask: BoolArray | None) -> Tensor:
-    """[C] per image key the share of its cell on the mask; -1 for keys that are no cells, which are left out."""
+def _covered(forced: TeacherForcedSample, mask: BoolArray | None) -> Tensor:
+    """Compute [C] the covered fraction of each image key's cell; -1 for image keys outside all grids, to be ignored.
+
+    Raises:
+        ImageError: there is no mask, or it is empty.
+    """
     if mask is None or not mask.any():
         raise ImageError("agreement needs a mask with at least one pixel of the object: give every sample its mask")
-    image = reading.prepared.layouts[0].image
+    image = forced.prepared.layouts[0].image
     shares = dict.fromkeys(image.tolist(), -1.0)
-    for grid in reading.prepared.layouts[0].grids:
+    for grid in forced.prepared.layouts[0].grids:
         cells = cell_coverage(mask, grid.shape, grid.box_xyxy)
         shares.update(zip(grid.positions.tolist(), cells.ravel().tolist(), strict=True))
     return torch.tensor([shares[position] for position in image.tolist()])
 
 
 class _WithoutImage(AnswerEditor):
-    """In copy i of the batch, head `heads[i]` of `layer` takes nothing from image keys."""
+    """Remove the contribution of image keys from head `heads[i]` of `layer`, in copy i of the batch."""
 
     layer = -1
     heads: tuple[int, ...] = ()
 
     def answer(self, layer: int, call: AttentionCall) -> RowEdit | None:
-        """Factors of 0, one head a copy."""
+        """Return weight factors of 0 on image keys, for one head per copy."""
         if layer != self.layer:
             return None
         factor = torch.ones(len(self.heads), len(self.heads), 1, call.key_count, device=call.query.device)
@@ -167,15 +177,15 @@ class _WithoutImage(AnswerEditor):
 
 
 class _ImageParts(AnswerEditor):
-    """Keeps what image keys bring to each head's output."""
+    """Store the contribution of image keys to each head's output."""
 
-    def __init__(self, reading: TeacherForcedSample) -> None:
-        super().__init__(reading)
+    def __init__(self, forced: TeacherForcedSample) -> None:
+        super().__init__(forced)
         self.parts: dict[int, Tensor] = {}
         """Layer → [R, H, Dv] float32."""
 
     def answer(self, layer: int, call: AttentionCall) -> None:
-        """Look, and change nothing."""
+        """Store the layer's contributions, and edit nothing."""
         rows = torch.arange(call.query_count, device=call.query.device)
         weights = attention_rows(call, 0, rows)[..., self.image]  # [H, R, C]
         value = call.value[0][:, self.image].float()  # [H/G, C, Dv]
@@ -184,7 +194,7 @@ class _ImageParts(AnswerEditor):
 
 
 class _HeadOutputs(Subscriber):
-    """Collects the heads' outputs of every layer, in order."""
+    """Append the heads' outputs [1, Q, H * Dv] of every layer to a list, in order."""
 
     def __init__(self, outputs: list[Tensor]) -> None:
         self._outputs = outputs
@@ -193,32 +203,32 @@ class _HeadOutputs(Subscriber):
         self._outputs.append(outputs)
 
 
-def _ablation(reading: TeacherForcedSample, at_once: int = 16) -> Tensor:
-    """[L, H]; `at_once` heads are taken away in one batch, each from its own copy."""
-    plan, vlm = _WithoutImage(reading), reading.vlm
+def _ablation(forced: TeacherForcedSample, at_once: int = 16) -> Tensor:
+    """Compute [L, H]; `at_once` heads are ablated in one batch, each in its own copy."""
+    editor, vlm = _WithoutImage(forced), forced.vlm
     values = torch.zeros(vlm.layer_count, vlm.head_count)
-    with torch.no_grad(), apply(vlm.model, plan, reading.prepared.length, 1):
-        tail = AnswerForward(reading)
-        whole = tail.log_probability()
+    with torch.no_grad(), apply(vlm.model, editor, forced.prepared.length, 1):
+        forward = AnswerForward(forced)
+        whole = forward.log_probability()
         for layer in range(vlm.layer_count):
             for first in range(0, vlm.head_count, at_once):
-                plan.layer, plan.heads = layer, tuple(range(first, min(first + at_once, vlm.head_count)))
-                values[layer, list(plan.heads)] = (whole - tail.log_probability(len(plan.heads))).cpu()
+                editor.layer, editor.heads = layer, tuple(range(first, min(first + at_once, vlm.head_count)))
+                values[layer, list(editor.heads)] = (whole - forward.log_probability(len(editor.heads))).cpu()
     return values
 
 
-def _gradient(reading: TeacherForcedSample) -> Tensor:
-    """[L, H]; the gradient is of the model as it is, since the plan only looks."""
-    plan, vlm = _ImageParts(reading), reading.vlm
+def _gradient(forced: TeacherForcedSample) -> Tensor:
+    """Compute [L, H] on the unedited model; the editor only stores contributions."""
+    editor, vlm = _ImageParts(forced), forced.vlm
     outputs: list[Tensor] = []
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(apply(vlm.model, plan, reading.prepared.length, 1))
-        tail = AnswerForward(reading, differentiable=True)
+        stack.enter_context(apply(vlm.model, editor, forced.prepared.length, 1))
+        forward = AnswerForward(forced, differentiable=True)
         stack.enter_context(intercept(vlm.model, _HeadOutputs(outputs), Scope(gates=range(vlm.layer_count))))
-        gradients = torch.autograd.grad(tail.log_probability()[0], outputs)
+        gradients = torch.autograd.grad(forward.log_probability()[0], outputs)
     values = []
     for number, gradient in enumerate(gradients):
-        part = plan.parts[number].to(gradient.device)  # [R, H, Dv]
+        part = editor.parts[number].to(gradient.device)  # [R, H, Dv]
         values.append((gradient[0].float().view_as(part) * part).sum((0, 2)).cpu())
     return torch.stack(values)

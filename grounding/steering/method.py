@@ -1,4 +1,4 @@
-"""A steering method as one YAML file: a list of interventions with their numbers."""
+"""Read and write a steering method: one YAML file with a list of steps and their parameters."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ STEPS: Registry[Intervention] = Registry(
         "text-route": "grounding.steering.text_route:TextRoute",
         "head-gains": "grounding.steering.head_gains:HeadGains",
         "gate": "grounding.steering.text_route:Gate",
-        "text_guidance": "grounding.steering.baselines.pai:TextGuidance",
-        "visual_contrast": "grounding.steering.baselines.vcd:VisualContrast",
-        "over_trust": "grounding.steering.baselines.opera:OverTrust",
+        "text-guidance": "grounding.steering.baselines.pai:TextGuidance",
+        "visual-contrast": "grounding.steering.baselines.vcd:VisualContrast",
+        "over-trust": "grounding.steering.baselines.opera:OverTrust",
         "truncation": "grounding.steering.baselines.truncation:Truncation",
     },
     members=("name", "applied"),
@@ -43,13 +43,13 @@ STEPS: Registry[Intervention] = Registry(
 
 @dataclass(frozen=True)
 class Steering:
-    """How a model is steered, as one file describes it.
+    """Hold one steering method.
 
     Attributes:
-        name: the file's name without its ending.
-        description: one sentence for people.
-        source: the paper, and what in it is not found there and is ours.
-        steps: the interventions, applied in order.
+        name: the file's name without its extension.
+        description: one sentence.
+        source: the paper, and which parts are our choice.
+        steps: applied in order.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Steering:
     steps: tuple[Modulation | Intervention, ...]
 
     def to_yaml(self) -> str:
-        """The method as the text of a steering file; `parse_steering` reads it back to an equal one."""
+        """Write the method as YAML; `parse_steering` reads it back to an equal method."""
         data = {
             "description": self.description,
             "source": self.source,
@@ -68,7 +68,7 @@ class Steering:
 
 
 def steering_names() -> tuple[str, ...]:
-    """Names of the steering methods that ship with the library, sorted."""
+    """Return the names of the steering methods that ship with the library, sorted."""
     return shipped_names(*FOLDER)
 
 
@@ -76,24 +76,24 @@ def load_steering(name_or_path: str | Path) -> Steering:
     """Read a steering method.
 
     Args:
-        name_or_path: a shipped method's name, or the path of a YAML file (it ends in .yaml or .yml, or holds a slash).
+        name_or_path: name of a shipped method, or path of a YAML file (ends in .yaml or .yml, or contains a slash).
 
     Raises:
-        MethodError: the method is unknown, or its file is wrong; the message names the known ones.
+        MethodError: the method is unknown, or its file is invalid.
     """
     return read_shipped(name_or_path, FOLDER, "steering method", parse_steering)
 
 
 def parse_steering(text: str, name: str, where: str) -> Steering:
-    """Read a steering method from the text of a YAML file.
+    """Parse the text of a steering file.
 
     Args:
-        text: the file's text.
-        name: the method's name.
-        where: what messages call the file.
+        text: YAML with the keys `description`, `source` and `steps`.
+        name: of the method.
+        where: name of the file in error messages.
 
     Raises:
-        MethodError: it is no YAML, or a key, step or value in it is wrong.
+        MethodError: the text is not YAML, or a key, step or value is unknown or invalid.
     """
     try:
         loaded = yaml.safe_load(text)

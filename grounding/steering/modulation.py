@@ -1,6 +1,7 @@
-"""What every modulation has in common, and the three that change the weights of chosen image keys.
+"""Define the base of all modulations, and three modulations of the weights of chosen image keys.
 
-S are a head's scaled and masked logits, A = softmax(S) its weights, as in `grounding.attention.rows`.
+S are a head's scaled and masked logits and A = softmax(S) its weights, as in `grounding.attention.rows`. Shape letters:
+B elements times beams, H query heads, R rows, K keys.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from grounding.types import IntArray, TokenLayout
 
 @dataclass(frozen=True)
 class KeyMasks:
-    """Which keys and heads an edit is for; B = elements times beams.
+    """Hold the keys and heads that an edit applies to.
 
     Attributes:
         layer: the decoder layer.
-        strength: [B or 1, H, 1, 1] float32, head strengths in [0, 1] times the schedule's.
+        strength: [B or 1, H, 1, 1] float32, head strengths in [0, 1] times the schedule's strength.
         heads: [H'] int64, heads whose strength is above 0 in any sequence.
         keys: [B, 1, 1, K] bool, the chosen image keys.
         image: [B, 1, 1, K] bool, all image keys.
         text: [B, 1, 1, K] bool, keys after the image: instruction and generated tokens.
-        sinks: [B, 1, 1, K] bool, sinks of the prompt, where the modulation looks for them.
+        sinks: [B, 1, 1, K] bool, attention sinks of the prompt; None where the modulation does not use them.
     """
 
     layer: int
@@ -51,13 +52,13 @@ class KeyMasks:
 
 @dataclass(frozen=True)
 class Modulation(ABC):
-    """A change of attention in chosen layers and heads, at every generated token and where wanted in the prompt.
+    """Edit attention in chosen layers and heads, for every generated token and for chosen rows of the prompt.
 
     Attributes:
         layers: decoder layers.
         heads: strength per layer and head.
-        prefill: rows of the prompt that are changed as well: `none`; `last`, the row that the first generated token is
-            predicted from; `text`, every row after the image; `all`.
+        prefill: prompt rows that are edited too: `none`; `last`, the row that predicts the first generated token;
+            `text`, every row after the image; `all`.
         schedule: strength over the generated text.
     """
 
@@ -72,60 +73,66 @@ class Modulation(ABC):
     @property
     @abstractmethod
     def is_idle(self) -> bool:
-        """Whether the numbers say that nothing changes, so that no call is touched."""
+        """Whether the parameters are those of the identity, so that no call is edited."""
 
     @property
     def is_fixed(self) -> bool:
-        """Whether head strengths and kinds of keys alone say what happens to a row, whatever the call holds."""
+        """Whether the edit depends on `KeyMasks` alone and not on queries, keys or rows, so it can be cached."""
         return False
 
     def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
-        """The edit of chosen rows; empty for modulations that gate outputs.
+        """Compute the edit of chosen rows; the default edits nothing.
 
         Args:
-            masks: the keys and heads concerned.
-            call: the call with the edits made before.
+            masks: the keys and heads that the edit applies to.
+            call: the attention call with all earlier edits.
             rows: [R] int64, indices into its queries.
         """
         return AttentionEdit()
 
     def gates(self, strength: Tensor) -> Tensor:
-        """[H] factors on heads' outputs; 1 for forms that change rows instead."""
+        """Compute [H] factors on heads' outputs from [H] strengths; the default is 1."""
         return torch.ones_like(strength)
 
     def key_positions(self, context: GenerationContext) -> tuple[IntArray, ...]:
-        """Per element the chosen image keys."""
+        """Return the chosen image keys of each element, as positions in the padded prompt."""
         return tuple(layout.image for layout in context.prepared.layouts)
 
-    def sink_memory(self, segments: Sequence[TokenLayout]) -> SinkMemory | None:
-        """Who looks for sinks, for forms that need them."""
+    def sink_memory(self, layouts: Sequence[TokenLayout]) -> SinkMemory | None:
+        """Create the memory that finds sinks during prefill; None where the modulation needs no sinks."""
         return None
 
     def check(self, vlm: VLM) -> None:  # noqa: B027 - most modulations fit every model
-        """Refuse a model that the modulation does not fit.
+        """Check that the modulation fits a model.
 
         Raises:
-            MethodError: it does not.
+            MethodError: it does not fit.
         """
 
 
 @dataclass(frozen=True)
-class OnImage(Modulation):
-    """A modulation of chosen image keys.
+class ImageModulation(Modulation):
+    """Modulate the attention on chosen image keys.
 
     Attributes:
-        tokens: which image tokens.
+        tokens: the image tokens.
     """
 
     tokens: TokenChoice = field(default_factory=TokenChoice)
 
     def key_positions(self, context: GenerationContext) -> tuple[IntArray, ...]:
-        """Per element the chosen image keys."""
+        """Return the chosen image keys of each element, as positions in the padded prompt.
+
+        Raises:
+            MethodError: the choice needs the vision tower's attention, which cannot be read.
+        """
         return self.tokens.select(context)
 
 
 @dataclass(frozen=True)
-class _Gained(OnImage):
+class _GainModulation(ImageModulation):
+    """Base of modulations with one gain >= 0 that is the identity at 1."""
+
     gain: float = 1.0
 
     def __post_init__(self) -> None:
@@ -142,46 +149,47 @@ class _Gained(OnImage):
 
 
 @dataclass(frozen=True)
-class Renormalise(_Gained):
-    """Multiply weights of image keys and renormalise the row: A' = g A / sum(g A), as S + log g, exactly.
+class Renormalise(_GainModulation):
+    """Multiply the weights of image keys by g and renormalise the row: A' = g A / sum(g A) = softmax(S + log g).
 
     Attributes:
-        gain: g of a head of strength 1; a head of strength w has 1 + w (g - 1). 1 is no steering, 0 hides the keys.
+        gain: g >= 0 of a head of strength 1; a head of strength w uses 1 + w (g - 1). 1 disables steering, 0 masks the
+            keys.
     """
 
     name: ClassVar[str] = "renormalise"
 
     def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
-        """A bias of log g on the chosen keys."""
+        """Return a logit bias of log g on the chosen keys."""
         gain = 1.0 + (self.gain - 1.0) * masks.strength
         return AttentionEdit(logit_bias=torch.where(masks.keys, torch.log(gain), 0.0))
 
 
 @dataclass(frozen=True)
-class Values(_Gained):
-    """Multiply weights of image keys after the softmax without renormalising, which multiplies their value rows.
+class Values(_GainModulation):
+    """Multiply the weights of image keys by g after the softmax, without renormalising; this scales their values.
 
     Attributes:
-        gain: g of a head of strength 1; a head of strength w has 1 + w (g - 1).
+        gain: g >= 0 of a head of strength 1; a head of strength w uses 1 + w (g - 1). 1 disables steering.
     """
 
     name: ClassVar[str] = "values"
 
     def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
-        """Factors on the chosen keys of the heads concerned."""
+        """Return weight factors of g on the chosen keys."""
         gain = 1.0 + (self.gain - 1.0) * masks.strength[:, masks.heads]
         return AttentionEdit(weight_scale=(masks.heads, torch.where(masks.keys, gain, 1.0)))
 
 
 @dataclass(frozen=True)
-class Pai(OnImage):
-    """Raise logits of image keys by a share of their size: S' = S + a |S| (PAI, ECCV 2024, arXiv 2407.21771).
+class Pai(ImageModulation):
+    """Raise the logits of image keys: S' = S + a |S| (PAI, ECCV 2024, arXiv 2407.21771).
 
-    The paper's rule is for the last row of all heads; its released code begins at layer 2. Text-only guidance, its
-    other half, is no modulation. S includes what earlier steps of the method added.
+    The paper applies this to the last row of all heads; its released code starts at layer 2. S includes the biases of
+    earlier steps. The paper's text-only guidance is the step `text-guidance`.
 
     Attributes:
-        strength: a of a head of strength 1; 0 is no steering.
+        strength: a >= 0 of a head of strength 1; a head of strength w uses w a. 0 disables steering.
     """
 
     name: ClassVar[str] = "pai"
@@ -197,7 +205,7 @@ class Pai(OnImage):
         return self.strength == 0.0
 
     def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
-        """A bias of a |S| on the chosen keys."""
+        """Return a logit bias of a |S| on the chosen keys."""
         logits = logit_rows(call, rows)  # [B, H, R, K]
         before = combined_edit(call, rows).logit_bias
         if before is not None:

@@ -1,4 +1,4 @@
-"""Sink redistribution: weight that sinks draw is moved onto image keys that are none."""
+"""Redistribute attention from attention sinks to image keys that are not sinks."""
 
 from __future__ import annotations
 
@@ -13,34 +13,40 @@ from grounding.attention.call import AttentionCall, AttentionEdit
 from grounding.attention.rows import weight_rows
 from grounding.attention.sinks import SKIP_LAYERS, TAU, SinkRule
 from grounding.errors import MethodError
-from grounding.steering.modulation import KeyMasks, OnImage
+from grounding.steering.modulation import ImageModulation, KeyMasks
 from grounding.steering.sinks import SinkMemory
 from grounding.types import TokenLayout
 
 
 @dataclass(frozen=True)
-class Redistribute(OnImage):
-    """Visual attention redistribution (VAR, Kang et al., ICLR 2025, arXiv 2503.03321).
+class Redistribute(ImageModulation):
+    """Move attention from sinks to image keys (VAR, Kang et al., ICLR 2025, arXiv 2503.03321).
 
-    In a row of a head that attends enough to the image and mostly off its sinks, every sink key, text or visual, keeps
-    a share of its weight; what is freed goes to the chosen image keys that are no sinks, in proportion to their
-    weights, so the row still sums to 1. Since the sum stays, this is a logit bias of log c, and the kernel is kept.
-    Sinks are found in the prompt alone. Where paper and released code disagree, both are offered:
+    In a row whose attention on the image is at least `visual_mass` and passes the head rule, every sink key, text or
+    visual, keeps a fraction of its weight; the freed weight goes to the chosen image keys that are not sinks, in
+    proportion to their weights. The row still sums to 1, so the edit is an exact logit bias. Sinks are found during
+    prefill only.
 
-    * the paper's text removes the fraction p of a sink's weight, its code keeps the fraction p (`reading`);
-    * the paper asks for a non-sink share of the visual weight >= rho, its code for a sink share <= rho; at rho = 0.5,
-      the value for hallucination, both are one (`head_rule`);
-    * the code means to leave out the last layer but, through a shadowed flag, changes it too (`layers`).
+    Paper and released code disagree in three points:
+
+    * the paper removes the fraction p of a sink's weight, its code keeps the fraction p (`reading`);
+    * the paper requires a non-sink share of the visual weight >= rho, its code a sink share <= rho; both are equal at
+      rho = 0.5, the value for hallucination (`head_rule`);
+    * the code intends to skip the last layer but edits it, because a flag is shadowed (`layers`).
 
     Attributes:
-        p: the fraction; 0.6 in the code.
+        p: the fraction, in [0, 1]; 0.6 in the code.
         reading: `keep` or `remove` the fraction p.
-        rho: threshold of the head rule.
+        rho: threshold of the head rule, in [0, 1].
         head_rule: `non-sink` as in the paper, `sink` as in the code.
-        visual_mass: least weight on image keys, sinks included, of a row that is changed.
-        tau: least phi of a sink; 20 in the paper.
-        skip_layers: first layers without sinks; 2 in the paper.
-        dims: the sink dimensions, (1415, 2533) for LLaVA-1.5-7B; empty: found from each prompt's first token.
+        visual_mass: minimum weight on image keys, sinks included, of an edited row.
+        tau: a key with phi >= tau is a sink, > 0; 20 in the paper.
+        skip_layers: number of first layers without sinks, >= 0; 2 in the paper.
+        dims: the sink dimensions, (1415, 2533) for LLaVA-1.5-7B; empty finds them at each prompt's first token (see
+            `grounding.attention.sinks.sink_dimensions`).
+
+    Raises:
+        MethodError: a value is out of range.
     """
 
     name: ClassVar[str] = "redistribute"
@@ -59,20 +65,20 @@ class Redistribute(OnImage):
 
     @property
     def kept(self) -> float:
-        """The share of its weight that a sink keeps."""
+        """Fraction of its weight that a sink keeps, in [0, 1]."""
         return self.p if self.reading == "keep" else 1.0 - self.p
 
     @property
     def is_idle(self) -> bool:
-        """Whether sinks keep all."""
+        """Whether sinks keep all of their weight."""
         return self.kept == 1.0
 
-    def sink_memory(self, segments: Sequence[TokenLayout]) -> SinkMemory:
-        """Who looks for the sinks."""
-        return SinkMemory(segments, SinkRule(self.tau, self.skip_layers), self.dims or None)
+    def sink_memory(self, layouts: Sequence[TokenLayout]) -> SinkMemory:
+        """Create the memory that finds the prompt's sinks."""
+        return SinkMemory(layouts, SinkRule(self.tau, self.skip_layers), self.dims or None)
 
     def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
-        """A bias of log c on sinks and on the keys that gain."""
+        """Return a logit bias of log c, with c each weight's factor: below 1 on sinks, above 1 on receiving keys."""
         assert masks.sinks is not None
         weights = weight_rows(call, rows)  # [B, H, R, K]
         visual = (weights * masks.image).sum(-1, keepdim=True)  # [B, H, R, 1]

@@ -1,4 +1,4 @@
-"""What head sensitivity is measured on: pictures with a question and the answer whose words are looked for."""
+"""Define and read the samples of calibration: an image, a question and an answer to be teacher-forced."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer to read.
+    """Hold one image, question and answer.
 
     Attributes:
-        image: RGB picture.
-        question: what is asked.
-        answer: the text that is read behind the question.
-        word: a word or phrase of the answer; its first occurrence counts. None is all of the answer.
-        mask: bool [H, W] in the picture's size, where the word's object is; only `agreement` needs it.
+        image: RGB image.
+        question: the prompt's text.
+        answer: the text that is teacher-forced after the question.
+        word: a word or phrase of the answer, of which the first occurrence is measured; None measures the whole answer.
+        mask: bool [H, W] of the image's size, true on the word's object; required by `agreement` only.
     """
 
     image: Image.Image = field(repr=False)
@@ -40,7 +40,7 @@ class Sample:
     mask: BoolArray | None = field(default=None, repr=False)
 
     def digest(self) -> bytes:
-        """SHA-256 of all of it: pixels, words and mask."""
+        """Compute the SHA-256 of pixels, words and mask."""
         words = json.dumps([self.image.size, self.question, self.answer, self.word])
         whole = hashlib.sha256(words.encode())
         whole.update(self.image.convert("RGB").tobytes())
@@ -49,12 +49,12 @@ class Sample:
 
 
 Source = Callable[[], Sample]
-"""Opens or draws one sample when it is its turn, so that a set needs the memory of one picture."""
+"""A function that opens or draws one sample, so that a set of samples needs the memory of one image."""
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A manifest's line; the paths are relative to the manifest."""
+    """Hold one line of a manifest; paths are relative to the manifest's folder."""
 
     image: str
     question: str
@@ -64,14 +64,17 @@ class _Line:
 
 
 def manifest_samples(file: Path) -> list[Source]:
-    """Samples of JSON lines with `image`, `question`, `answer`, and where wanted `word` and `mask`, a picture's path.
+    """Read samples from JSON lines with the keys `image`, `question`, `answer` and, optionally, `word` and `mask`.
 
     Args:
-        file: the manifest. A pixel of a mask picture belongs to the object where it is not black.
+        file: the manifest; `image` and `mask` are paths of images. A mask is true where its pixel is not black.
+
+    Returns:
+        One source per line. It raises ImageError when it is called and its image is missing or its mask is of
+        another size.
 
     Raises:
-        ManifestError: the file cannot be read, is empty, or a line is wrong; the message names the line. A picture
-            that is missing is found out when its sample is opened.
+        ManifestError: the file cannot be read, is empty, or has an invalid line; the message names the line.
     """
     return [
         partial(_opened, schema.build(_Line, data, where, ManifestError), file.parent)

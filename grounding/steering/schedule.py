@@ -1,4 +1,4 @@
-"""When a modulation acts: its strength over the generated text."""
+"""Define the strength of a modulation over the generated text."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from grounding.errors import MethodError
 
 @dataclass(frozen=True)
 class StrengthSchedule:
-    """Strength over the text: step 0 is the prompt, step t reads the t-th generated token.
+    """Set the strength at each step: step 0 reads the prompt, step t reads the t-th generated token.
 
     Attributes:
-        kind: `constant`, 1 throughout; `linear`, from `first` to `last` over `tokens` steps, then `last`; `decay`,
-            halved every `tokens` steps; `window`, 1 from step `start` until before step `stop`, else 0.
-        tokens: see `kind`.
-        first: strength of `linear` at step 0.
-        last: strength of `linear` from step `tokens` on.
+        kind: `constant`, 1 at every step; `linear`, from `first` to `last` over `tokens` steps, then `last`; `decay`,
+            halved every `tokens` steps; `window`, 1 for `start` <= step < `stop`, else 0.
+        tokens: number of steps of `linear` and `decay`, >= 1.
+        first: strength of `linear` at step 0, >= 0.
+        last: strength of `linear` from step `tokens` on, >= 0.
         start: first step of `window`.
-        stop: first step after `window`; None is never.
+        stop: end of `window`, exclusive; None has no end.
+
+    Raises:
+        MethodError: a value is out of range.
     """
 
     kind: Literal["constant", "linear", "decay", "window"] = "constant"
@@ -34,7 +37,7 @@ class StrengthSchedule:
             raise MethodError("a schedule needs tokens >= 1 and strengths that are not negative")
 
     def strength(self, step: int) -> float:
-        """Strength at a step; 0 is no steering."""
+        """Return the strength at a step; 0 disables the edit."""
         if self.kind == "linear":
             return self.first + (self.last - self.first) * min(step / self.tokens, 1.0)
         if self.kind == "decay":

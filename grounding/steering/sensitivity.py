@@ -1,4 +1,4 @@
-"""How much each head sees: measured once per model, kept as a small YAML file."""
+"""Store the visual sensitivity of a model's heads in a YAML file."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ Kind = Literal["mass", "ablation", "gradient", "agreement"]
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Visual sensitivity of every head of one model.
+    """Hold the visual sensitivity of every head of one model.
 
     Attributes:
         model: the model's name.
-        kind: `mass`, attention on image keys that are no sinks; `ablation`, fall of the answer's log-probability when
-            the head's image part is removed; `gradient`, the same to first order; `agreement`, share of the image
-            attention that lies on the object's mask. See `grounding.steering.measure`.
-        n: how many samples the mean is of.
+        kind: the measure, defined in `grounding.steering.measure`: `mass`, attention on image keys that are not sinks;
+            `ablation`, decrease of the answer's log-probability without the head's image part; `gradient`, its
+            first-order approximation; `agreement`, fraction of the image attention on the object's mask.
+        n: number of samples.
         data_sha256: hash of the samples.
-        values: [L][H], the mean over samples.
-        seed: of drawn samples; None where they came from files.
+        values: [L][H], mean over samples.
+        seed: of generated samples; None where the samples came from files.
+
+    Raises:
+        MethodError: the values are empty or ragged.
     """
 
     model: str
@@ -44,14 +47,18 @@ class Sensitivity:
             raise MethodError("a sensitivity needs values as layers of equally many heads")
 
     def array(self) -> FloatArray:
-        """[L, H] float32."""
+        """Return the values as [L, H] float32."""
         return np.array(self.values, dtype=np.float32)
 
     def for_model(self, layers: int, heads: int) -> FloatArray:
-        """[L, H] float32 for a model of this size.
+        """Return the values as [L, H] float32, after checking the model's size.
+
+        Args:
+            layers: L of the model.
+            heads: H of the model.
 
         Raises:
-            MethodError: it was measured on a model of another size.
+            MethodError: the sensitivity was measured on a model of another size.
         """
         found = self.array()
         if found.shape != (layers, heads):
@@ -62,7 +69,7 @@ class Sensitivity:
         return found
 
     def save(self, path: Path) -> None:
-        """Write it as YAML, whole or not at all."""
+        """Write the sensitivity as YAML, atomically; values are rounded to six decimals."""
         data = schema.plain(self)
         del data["values"]
         data["values"] = [[round(v, 6) for v in row] for row in self.values]
@@ -70,10 +77,10 @@ class Sensitivity:
 
 
 def load_sensitivity(path: str | Path) -> Sensitivity:
-    """Read what `Sensitivity.save` wrote.
+    """Read a file written by `Sensitivity.save`.
 
     Raises:
-        MethodError: the file cannot be read or holds something else.
+        MethodError: the file cannot be read or has other content.
     """
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

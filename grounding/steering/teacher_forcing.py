@@ -1,8 +1,9 @@
-"""A sample as the model reads it: one sequence of prompt and answer, and the answer's rows again on a kept prompt.
+"""Run given answers under teacher forcing, with the prompt's keys and values cached.
 
-Rows from the prompt's last position on are those that steering changes in a generation, and an answer's tokens are
-predicted from. What is before them stays as it is whatever happens to a head there, so it is read once and its keys
-and values are kept; trying a head out costs a pass over the answer alone.
+Steering edits the rows from the prompt's last position on, and these rows predict the answer's tokens. Earlier rows do
+not depend on the edit, so they are computed once; a further edit costs one pass over the answer.
+
+Shape letters: B batch, Q queries, T target tokens, E residual width, V vocabulary, L layers, H heads.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from grounding.text.align import align
 
 @dataclass(frozen=True)
 class TeacherForcedSample:
-    """A sample's sequence; positions count from 0 at its first token, and nothing is padded.
+    """Hold the unpadded sequence of a prompt and its answer; positions count from 0 at the first token.
 
     Attributes:
         vlm: the model.
-        prepared: the question's prompt.
-        inputs: prompt and answer by the model's argument names.
-        targets: positions of the word's tokens, ascending, all behind the prompt.
+        prepared: the prompt.
+        inputs: prompt and answer, by the model's argument names.
+        targets: positions of the word's tokens, ascending, all after the prompt.
     """
 
     vlm: VLM
@@ -49,16 +50,16 @@ class TeacherForcedSample:
 
     @classmethod
     def of(cls, vlm: VLM, sample: Sample, *, ended: bool = False) -> TeacherForcedSample:
-        """Place a sample's words.
+        """Tokenise a sample and locate its word.
 
         Args:
             vlm: the model.
-            sample: what is read.
-            ended: read the token that ends a text behind the answer, as one of its own.
+            sample: image, question and answer.
+            ended: append the end token to the answer and include it in the targets of a whole answer.
 
         Raises:
-            ExpressionError: the answer is empty, has words outside a closed vocabulary, or lacks the word.
-            ModelError: tokens, text and image cells cannot be brought together for this model.
+            ExpressionError: the answer is empty, has words outside a closed vocabulary, or does not contain the word.
+            ModelError: tokens, text and image cells cannot be aligned for this model.
         """
         prepared = vlm.prepare_questions([sample.image], [sample.question])
         tokens = tokens_of(vlm, sample.answer)
@@ -66,27 +67,27 @@ class TeacherForcedSample:
             raise ExpressionError("the answer is empty: give the text that the model is to read")
         if ended and vlm.tokenizer.eos_token_id is not None:
             tokens = (*tokens, vlm.tokenizer.eos_token_id)
-        places = tuple(range(len(tokens))) if sample.word is None else _places(vlm, tokens, sample.word)
+        chosen = tuple(range(len(tokens))) if sample.word is None else _tokens_of_word(vlm, tokens, sample.word)
         return cls(
             vlm,
             prepared,
             continued(vlm, prepared.inputs, [tokens]),
-            tuple(prepared.length + place for place in places),
+            tuple(prepared.length + index for index in chosen),
         )
 
     @property
     def start(self) -> int:
-        """The prompt's last position, the first row that an answer's token is predicted from."""
+        """The prompt's last position, whose row predicts the answer's first token."""
         return self.prepared.length - 1
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """The rows that the word's tokens are predicted from."""
+        """Positions of the rows that predict the word's tokens."""
         return tuple(target - 1 for target in self.targets)
 
 
 class _DecoderInputs(Subscriber):
-    """Keeps the keyword arguments that the whole model gave its decoder."""
+    """Store the keyword arguments that the whole model passes to its decoder."""
 
     of_last_pass: Mapping[str, Any]
 
@@ -96,59 +97,63 @@ class _DecoderInputs(Subscriber):
 
 
 class AnswerForward:
-    """The rows from a reading's `start` to the last that a target is predicted from, on the keys of what is before.
+    """Run the rows from `start` to the last row that predicts a target, on the cached keys of earlier positions.
 
-    Passes go through the decoder itself, with the embeddings and positions that the whole model gave it.
+    The decoder is called directly, with the embeddings and positions that the whole model passes to it.
 
     Args:
-        reading: what is read.
-        differentiable: whether gradients can be taken of what is computed from the tail's embeddings on.
+        forced: the sequence.
+        differentiable: make the answer's embeddings require gradients, so that the passes build a graph also where the
+            weights are frozen.
     """
 
-    def __init__(self, reading: TeacherForcedSample, *, differentiable: bool = False) -> None:
+    def __init__(self, forced: TeacherForcedSample, *, differentiable: bool = False) -> None:
         from transformers import DynamicCache
 
-        model, self._decoder = reading.vlm.model, reading.vlm.decoder
+        model, self._decoder = forced.vlm.model, forced.vlm.decoder
         self._head = model.get_output_embeddings()
-        self._start = reading.start
+        self._start = forced.start
         inputs = _DecoderInputs()
         with torch.no_grad(), intercept(model, inputs, Scope(), stack=decoder_stack(model, self._decoder)):
-            model(**reading.inputs, use_cache=False, logits_to_keep=1)
+            model(**forced.inputs, use_cache=False, logits_to_keep=1)
         seen = inputs.of_last_pass
         self._argument = cache_argument(self._decoder)
-        stop = reading.rows[-1] + 1
+        stop = forced.rows[-1] + 1
         self._embeddings: Tensor = seen["inputs_embeds"]
         self._positions: Tensor | None = seen.get("position_ids")
         self._cache = DynamicCache(config=self._decoder.config)
         with torch.no_grad():
             self._decoder(**self._part(0, self._start), **{self._argument: self._cache}, use_cache=True)
-        self._tail = self._part(self._start, stop)
+        self._answer_inputs = self._part(self._start, stop)
         if differentiable:
-            # Also of a model whose weights are frozen.
-            self._tail["inputs_embeds"] = self._tail["inputs_embeds"].detach().clone().requires_grad_()
-        ids = reading.inputs["input_ids"][0]
+            embeddings = self._answer_inputs["inputs_embeds"]
+            self._answer_inputs["inputs_embeds"] = embeddings.detach().clone().requires_grad_()
+        ids = forced.inputs["input_ids"][0]
         device = self._head.weight.device
-        self._targets = ids[list(reading.targets)].to(device)
-        self._rows = torch.tensor([row - self._start for row in reading.rows], device=device)
+        self._targets = ids[list(forced.targets)].to(device)
+        self._rows = torch.tensor([row - self._start for row in forced.rows], device=device)
 
     @property
     def cached_bytes(self) -> int:
-        """What the kept keys and values take."""
+        """Bytes of the cached keys and values."""
         return sum(part.nbytes for layer in self._cache.layers for part in (layer.keys, layer.values))
 
     def log_probability(self, copies: int = 1, weights: Tensor | None = None) -> Tensor:
-        """[copies] float32, the mean log-probability of the target tokens, each given all tokens before it.
+        """Compute the mean log-probability of the target tokens, each given all tokens before it.
 
         Args:
-            copies: how many times the same rows are read in one batch, for whoever changes each of them otherwise.
-            weights: [T] how much each target counts in the mean; alike where None.
+            copies: number of equal sequences in the batch, for editors that edit each copy differently.
+            weights: [T] weights of the mean; uniform where None.
+
+        Returns:
+            [copies] float32.
         """
         cache = copy.deepcopy(self._cache)
         if copies > 1:
             cache.batch_repeat_interleave(copies)
         inputs = {
             name: value.repeat_interleave(copies, dim=0 if name == "inputs_embeds" else value.ndim - 2)
-            for name, value in self._tail.items()
+            for name, value in self._answer_inputs.items()
         }
         hidden = self._decoder(**inputs, **{self._argument: cache}, use_cache=True).last_hidden_state
         logits = self._head(hidden.to(self._rows.device)[:, self._rows]).float()  # [copies, T, V]
@@ -158,49 +163,49 @@ class AnswerForward:
         return (chosen[..., 0] * weights.to(chosen.device)).sum(-1) / weights.sum()
 
     def _part(self, start: int, stop: int) -> dict[str, Tensor]:
-        """Embeddings [1, n, E] and, where the model makes its own, positions [..., 1, n]."""
+        """Slice embeddings [1, n, E] and, where the model passes them, position ids [..., 1, n]."""
         part = {"inputs_embeds": self._embeddings[:, start:stop]}
         return part if self._positions is None else part | {"position_ids": self._positions[..., start:stop]}
 
 
 class AnswerEditor(ABC):
-    """Edit the answer's rows alone; the prompt is left as it is.
+    """Base of editors that edit the answer's rows only.
 
     Args:
-        reading: what is read.
+        forced: the sequence.
     """
 
     residual_layers: Collection[int] = ()
     gate_layers: Collection[int] = ()
 
-    def __init__(self, reading: TeacherForcedSample) -> None:
-        self.layers: Collection[int] = range(reading.vlm.layer_count)
-        self.image = reading.prepared.layouts[0].image.tolist()
+    def __init__(self, forced: TeacherForcedSample) -> None:
+        self.layers: Collection[int] = range(forced.vlm.layer_count)
+        self.image = forced.prepared.layouts[0].image.tolist()
 
     def edit(self, layer: int, call: AttentionCall, running: GenerationPass) -> RowEdit | None:
-        """The edit of the answer's rows."""
+        """Return the edit of the answer's rows; None for a pass over the prompt."""
         return self.answer(layer, call) if running.past > 0 else None
 
     @abstractmethod
     def answer(self, layer: int, call: AttentionCall) -> RowEdit | None:
-        """See `edit`; all queries of the call are rows of the answer."""
+        """Return the edit of a call whose queries are all rows of the answer; None edits nothing."""
 
-    def residual(self, layer: int, hidden: Tensor, running: GenerationPass) -> None:  # noqa: B027 - a plan may look away
-        """No residuals needed."""
+    def residual(self, layer: int, hidden: Tensor, running: GenerationPass) -> None:  # noqa: B027 - residuals are optional
+        """Ignore residuals."""
 
     def gates(self, layer: int, running: GenerationPass) -> Tensor | None:
-        """No gates."""
+        """Return None: no output is gated."""
         return None
 
     def gated_from(self, running: GenerationPass) -> Tensor:
-        """No position is gated."""
+        """Return the end of the prompt; unused, since no output is gated."""
         return torch.tensor([running.prompt])
 
 
-def _places(vlm: VLM, tokens: tuple[int, ...], word: str) -> tuple[int, ...]:
+def _tokens_of_word(vlm: VLM, tokens: tuple[int, ...], word: str) -> tuple[int, ...]:
     text, spans = spell(vlm.tokenizer, tokens)
     found = re.search(rf"(?<!\w){re.escape(word.strip())}(?!\w)", text, re.IGNORECASE) if word.strip() else None
-    places = align([found.span()], spans)[0] if found else ()
-    if not places:
+    chosen = align([found.span()], spans)[0] if found else ()
+    if not chosen:
         raise ExpressionError(f"the word {word!r} is not in the answer {text.strip()[:60]!r}: name a word of it")
-    return places
+    return chosen

@@ -1,4 +1,4 @@
-"""Damping what a head takes from text, and gates on all it says."""
+"""Scale the text part of heads' outputs (`TextRoute`), or their whole output (`Gate`)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,21 @@ from grounding.steering.modulation import KeyMasks, Modulation
 
 @dataclass(frozen=True)
 class TextRoute(Modulation):
-    """Damp the part of a head's output that comes from the text after the image, instruction and generated tokens.
+    """Scale the contribution of text keys to a head's output: the keys after the image, instruction and generated text.
 
-    A head's output splits into what image, text and the rest bring; the text's part is multiplied, as with the text
-    gate of route competition (CRG, arXiv 2605.24024). AD-HH (ICLR 2025) is this with a list of heads, gain 0 and mass
-    0.4: only rows that spend so much on text are changed. Neither renormalises; doing so is ours.
+    This is the text gate of route competition (CRG, arXiv 2605.24024). AD-HH (ICLR 2025) is this step with a list of
+    heads, gain 0 and mass 0.4.
 
     Attributes:
-        gain: the factor of a head of strength 1; a head of strength w has 1 + w (gain - 1). 1 is no steering.
-        renormalise: whether the row's other weights take over what is freed.
-        mass: least weight on text of a row that is changed; 0 changes every row.
+        gain: factor >= 0 of a head of strength 1; a head of strength w uses 1 + w (gain - 1). 1 disables steering.
+        renormalise: renormalise the row after scaling.
+        mass: minimum weight on text keys of an edited row, in [0, 1]; 0 edits every row.
+
+    Raises:
+        MethodError: a value is out of range.
+
+    Notes:
+        `renormalise` is our choice; neither paper renormalises.
     """
 
     name: ClassVar[str] = "text-route"
@@ -44,11 +49,11 @@ class TextRoute(Modulation):
 
     @property
     def is_fixed(self) -> bool:
-        """Unless a row's own weight on text decides."""
+        """Whether no row's weight on text has to be computed."""
         return self.mass == 0
 
     def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
-        """Factors, or a bias, on the keys after the image."""
+        """Return weight factors, or with `renormalise` a logit bias, on the keys after the image."""
         gain = 1.0 + (self.gain - 1.0) * masks.strength[:, masks.heads]  # [B or 1, H', 1, 1]
         on = masks.text
         if self.mass > 0:
@@ -66,10 +71,13 @@ class TextRoute(Modulation):
 
 @dataclass(frozen=True)
 class Gate(Modulation):
-    """Multiply heads' outputs before the matrix that mixes them.
+    """Multiply heads' outputs before the output projection.
 
     Attributes:
-        gain: the factor of a head of strength 1; a head of strength w has 1 + w (gain - 1). 1 is no steering.
+        gain: factor of a head of strength 1; a head of strength w uses 1 + w (gain - 1). 1 disables steering.
+
+    Raises:
+        MethodError: the heads are to be measured during prefill, which a gate cannot do.
     """
 
     name: ClassVar[str] = "gate"
@@ -86,5 +94,5 @@ class Gate(Modulation):
         return self.gain == 1.0
 
     def gates(self, strength: Tensor) -> Tensor:
-        """[H] factors."""
+        """Compute [H] factors from [H] strengths."""
         return 1.0 + (self.gain - 1.0) * strength

@@ -1,4 +1,4 @@
-"""Which image tokens a modulation is for."""
+"""Choose the image tokens of a modulation."""
 
 from __future__ import annotations
 
@@ -14,25 +14,31 @@ from grounding.types import BoolArray, FloatArray, IntArray
 
 @dataclass(frozen=True)
 class TokenChoice:
-    """A choice of image keys, per picture, by attention inside the vision tower (dual-stream, arXiv 2501.12206).
+    """Choose image keys per image by attention inside the vision tower (PAINT, arXiv 2501.12206).
 
-    Three sets are made of a picture's N cells. *Local*: the floor(local N) cells that the class token attends to most
-    at layer `layer`; for towers without one, that receive most there. *Spatial*: the floor(spatial N) cells that
-    receive most attention at `layer`. *Summary*: the upper outliers, above Q3 + `whisker` (Q3 - Q1), of the class
-    token's attention at `summary_layer` (of what cells receive, without a class token, which is ours).
+    Of an image's N cells:
 
-    The paper's released code ranks rows of the attention matrix for the spatial set, all of which sum to 1, and counts
-    the class token as a cell, so it chooses by rounding noise; what cells receive is meant here. Towers without
-    attention are replaced by the language model; see `vision`.
+    * local: the floor(`local` N) cells with most attention from the class token at layer `layer`;
+    * spatial: the floor(`spatial` N) cells that receive most attention from all other tokens at `layer`;
+    * summary: the cells whose attention from the class token at `summary_layer` exceeds Q3 + `whisker` (Q3 - Q1).
 
     Attributes:
-        choice: `all`, every position that holds an image token; `local`, local and spatial; `summary`.
-        local: share of the cells.
-        spatial: share of the cells; 0 is none, the paper's main setting.
-        layer: of the vision tower; negative counts from its end.
-        summary_layer: of the vision tower.
-        whisker: how far from the quartiles an outlier begins.
-        winner: the set that keeps a cell both `local` and `summary` claim; `both` leaves it in both.
+        choice: `all`, every position that holds an image token; `local`, the local and spatial sets; `summary`.
+        local: share of the cells, in [0, 1].
+        spatial: share of the cells, in [0, 1]; 0 is the paper's main setting.
+        layer: layer of the vision tower; negative values count from the end.
+        summary_layer: layer of the vision tower; negative values count from the end.
+        whisker: distance of outliers from the third quartile, in interquartile ranges, >= 0.
+        winner: set that keeps a cell which is both local and summary; `both` keeps it in both sets.
+
+    Raises:
+        MethodError: a value is out of range.
+
+    Notes:
+        The paper's released code ranks the row sums of the attention matrix for the spatial set, which are all 1, and
+        counts the class token as a cell; received attention is used here instead. For towers without a class token,
+        received attention replaces the class token's in all sets. Towers without attention are replaced by the language
+        model (see `grounding.steering.vision`).
     """
 
     choice: Literal["all", "local", "summary"] = "all"
@@ -48,7 +54,10 @@ class TokenChoice:
             raise MethodError("tokens need local and spatial in [0, 1] and a whisker of at least 0")
 
     def select(self, context: GenerationContext) -> tuple[IntArray, ...]:
-        """Per element the chosen positions in the padded prompt, ascending.
+        """Choose the image keys of a batch.
+
+        Returns:
+            Per element the chosen positions in the padded prompt, ascending.
 
         Raises:
             MethodError: the tower's attention cannot be read.
@@ -73,13 +82,13 @@ class TokenChoice:
 
 
 def largest(scores: FloatArray, share: float) -> BoolArray:
-    """[N] bool, the floor(share N) largest scores."""
+    """Return [N] bool, true for the floor(share N) largest of [N] scores."""
     chosen = np.zeros(len(scores), dtype=bool)
     chosen[np.argsort(-scores, kind="stable")[: int(share * len(scores))]] = True
     return chosen
 
 
 def upper_outliers(scores: FloatArray, whisker: float) -> BoolArray:
-    """[N] bool, scores above the third quartile by more than `whisker` times the quartiles' distance."""
+    """Return [N] bool, true for scores above the third quartile by more than `whisker` interquartile ranges."""
     low, high = np.percentile(scores, (25, 75))
     return np.asarray(scores > high + whisker * (high - low))

@@ -1,8 +1,10 @@
-"""Attention inside the vision tower, per image cell: what the class token looks at, and what cells receive.
+"""Read attention inside the vision tower, per image cell: from the class token, and received from all other tokens.
 
-The tower keeps its kernel: while it runs once more on its own, torch's attention function is listened to and the rows
-that are needed are computed again from its queries and keys. A tower without attention, like the photo starter's
-convolutions, is replaced by the language model: what image keys receive from the rows after them.
+The tower runs once more with its own kernel; the needed rows are recomputed from the queries and keys of its calls.
+
+Notes:
+    A tower without attention, such as a convolutional one, is replaced by the language model: cells get the attention
+    that their keys receive from the instruction's rows.
 """
 
 from __future__ import annotations
@@ -28,11 +30,11 @@ from grounding.types import FloatArray, RecordSpec
 
 @dataclass(frozen=True)
 class CellAttention:
-    """Attention of one tower layer to the cells of one picture, in the order of its grids' positions.
+    """Hold the attention of one tower layer to the cells of one image, in the order of its grids' positions.
 
     Attributes:
-        by_class: [cells] the class token's attention, summed over heads; None for towers without one.
-        received: [cells] the attention all tokens but the class token give, averaged over heads.
+        by_class: [cells] attention from the class token, summed over heads; None for towers without a class token.
+        received: [cells] attention from all other tokens, averaged over heads and summed over tokens.
     """
 
     by_class: FloatArray | None
@@ -40,7 +42,7 @@ class CellAttention:
 
     @property
     def informative(self) -> FloatArray:
-        """By the class token where there is one, else received."""
+        """Attention from the class token where there is one, else received attention."""
         return self.received if self.by_class is None else self.by_class
 
 
@@ -49,14 +51,14 @@ def cell_attention(context: GenerationContext, layer: int) -> list[CellAttention
 
     Args:
         context: the batch.
-        layer: of the tower, counted from 0, or from the end where negative. For a tower without attention it counts the
-            language model's layers.
+        layer: layer of the tower, or of the language model for a tower without attention; negative values count from
+            the end.
 
     Returns:
         One per element.
 
     Raises:
-        MethodError: the tower has no such layer, or its attention cannot be listened to.
+        MethodError: the layer does not exist, or the tower's attention calls cannot be observed.
     """
     tower = vision_tower(context.vlm.model)
     stack = tower_stack(tower)
@@ -75,12 +77,12 @@ def cell_attention(context: GenerationContext, layer: int) -> list[CellAttention
     cells = [len(layout.cells) for layout in context.prepared.layouts]
     with torch.no_grad():
         if calls[0].query.shape[0] == len(cells) and calls[0].key_count in (max(cells), max(cells) + 1):
-            return [_of_picture(calls[0], element, count) for element, count in enumerate(cells)]
+            return [_of_image(calls[0], element, count) for element, count in enumerate(cells)]
         return _of_windows(context, tower, calls, cells)
 
 
 class _Calls(Subscriber):
-    """Keeps every call it is shown."""
+    """Store every observed call."""
 
     def __init__(self) -> None:
         self.calls: list[AttentionCall] = []
@@ -90,7 +92,7 @@ class _Calls(Subscriber):
 
 
 def _calls_of(context: GenerationContext, stack: LayerStack, index: int) -> list[AttentionCall]:
-    """The attention calls of a layer of the tower while the pictures are read."""
+    """Run the tower on the batch's images and return the attention calls of one layer."""
     kept = _Calls()
     inputs = context.prepared.inputs
     options = {name: inputs[name] for name in ("image_grid_thw", "image_sizes") if name in inputs}
@@ -99,7 +101,8 @@ def _calls_of(context: GenerationContext, stack: LayerStack, index: int) -> list
     return kept.calls
 
 
-def _of_picture(call: AttentionCall, element: int, cells: int) -> CellAttention:
+def _of_image(call: AttentionCall, element: int, cells: int) -> CellAttention:
+    """Read one image of a tower with one batch element per image; a first key beyond the cells is the class token."""
     extra = call.key_count - cells
     rows = torch.arange(extra, call.query_count, device=call.query.device)
     received = _column_sums(call, element, rows)[extra:]
@@ -110,7 +113,7 @@ def _of_picture(call: AttentionCall, element: int, cells: int) -> CellAttention:
 
 
 def _column_sums(call: AttentionCall, element: int, rows: Tensor) -> Tensor:
-    """[K] float32, averaged over heads."""
+    """Sum chosen rows [R] per key: [K] float32, averaged over heads."""
     total = torch.zeros(call.key_count, device=call.query.device)
     for _, weights in iter_rows(call, element, rows):
         total += weights.mean(0).sum(0)
@@ -120,7 +123,11 @@ def _column_sums(call: AttentionCall, element: int, rows: Tensor) -> Tensor:
 def _of_windows(
     context: GenerationContext, tower: Any, calls: list[AttentionCall], cells: list[int]
 ) -> list[CellAttention]:
-    """For towers that attend in windows over all pictures at once and merge patches afterwards, as Qwen2.5-VL's."""
+    """Read a tower that attends in windows over all images at once and merges patches afterwards, as Qwen2.5-VL's.
+
+    Raises:
+        MethodError: patches and cells do not correspond.
+    """
     from transformers.vision_utils import get_vision_window_index
 
     sums = [_column_sums(call, 0, torch.arange(call.query_count, device=call.query.device)) for call in calls]
@@ -139,6 +146,11 @@ def _of_windows(
 
 
 def _in_decoder(context: GenerationContext, layer: int) -> list[CellAttention]:
+    """Record the attention of the instruction's rows to image cells in one layer of the language model.
+
+    Raises:
+        MethodError: the layer does not exist.
+    """
     count = context.vlm.layer_count
     index = layer + count if layer < 0 else layer
     if not 0 <= index < count:

@@ -1,4 +1,4 @@
-"""The promises of steering, for every model family: each form equals its formula in plain attention."""
+"""Test for every model family that each modulation equals its formula in reference attention."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from grounding.steering.text_route import Gate, TextRoute
 QUESTIONS = ("where is the red dog on the left?", "where is it")
 TAU = 1.5  # random residuals have no sinks of phi 20, and the models have few layers
 HEADS = HeadChoice(listed=((0, 1), (0, 2), (1, 0), (1, 3)))
-FORMS: dict[str, Modulation] = {
+MODULATIONS: dict[str, Modulation] = {
     "renormalise": Renormalise(gain=4.0),
     "renormalise some heads": Renormalise(gain=0.2, heads=HEADS, prefill="text"),
     "hide the image": Renormalise(gain=0.0, prefill="all"),
@@ -49,41 +49,41 @@ FORMS: dict[str, Modulation] = {
 
 
 @dataclass
-class Stage:
+class Models:
     steered: VLM
     plain: VLM  # same weights; runs the reference kernel
     images: list[Image.Image]
 
-    def subject(self, decoding: Decoding | None = None) -> GenerationContext:
+    def context(self, decoding: Decoding | None = None) -> GenerationContext:
         prepared = self.steered.prepare_questions(self.images, QUESTIONS)
         return GenerationContext(self.steered, self.images, QUESTIONS, prepared, decoding or Decoding())
 
 
 @pytest.fixture(scope="module", params=list(BUILDERS))
-def stage(request: pytest.FixtureRequest) -> Stage:
+def models(request: pytest.FixtureRequest) -> Models:
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 255, (80, 100, 3), dtype=np.uint8)) for _ in range(2)]
-    return Stage(build_vlm(request.param), build_vlm(request.param), images)
+    return Models(build_vlm(request.param), build_vlm(request.param), images)
 
 
 class Reference:
-    """Explicit attention of a decoder, [B, H, Q, K] and all, with one form's formula written out."""
+    """Compute a decoder's attention as [B, H, Q, K] weights, with the formula of one modulation."""
 
-    def __init__(self, form: Modulation, subject: GenerationContext) -> None:
-        self.form, self.segments = form, subject.prepared.layouts
-        self.prompt = subject.prepared.length
+    def __init__(self, modulation: Modulation, context: GenerationContext) -> None:
+        self.modulation, self.layouts = modulation, context.prepared.layouts
+        self.prompt = context.prepared.length
         self.sinks: dict[int, Tensor] = {}
-        layers, heads = subject.vlm.layer_count, subject.vlm.head_count
+        layers, heads = context.vlm.layer_count, context.vlm.head_count
         self.on = torch.zeros(layers, heads, dtype=torch.bool)
-        for layer, head in form.heads.listed or [(i, j) for i in range(layers) for j in range(heads)]:
+        for layer, head in modulation.heads.listed or [(i, j) for i in range(layers) for j in range(heads)]:
             self.on[layer, head] = True
 
-    def look(self, layer: int, hidden: Tensor) -> None:
+    def find_sinks(self, layer: int, hidden: Tensor) -> None:
         if hidden.shape[1] < self.prompt:
             return
         rows = []
         for r in range(len(hidden)):
-            x, pad = hidden[r], self.segments[r // (len(hidden) // 2)].padding
+            x, pad = hidden[r], self.layouts[r // (len(hidden) // 2)].padding
             rms = x / x.square().mean(-1, keepdim=True).add(1e-6).sqrt()
             dims = x[pad].abs().topk(2).indices
             sink = rms[:, dims].abs().amax(-1) >= TAU
@@ -93,7 +93,7 @@ class Reference:
         self.sinks[layer] = torch.stack(rows)
 
     def __call__(self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **options: Any) -> Any:
-        form, layer, groups = self.form, module.layer_idx, query.shape[1] // key.shape[1]
+        modulation, layer, groups = self.modulation, module.layer_idx, query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         (batch, _, queries, _), keys = query.shape, key.shape[2]
         logits = query @ key.transpose(-1, -2) * options["scaling"] + mask[..., :keys]
@@ -101,50 +101,54 @@ class Reference:
         image, text = torch.zeros(2, batch, 1, 1, keys, dtype=torch.bool)
         row = torch.zeros(batch, 1, queries, 1, dtype=torch.bool)
         for r in range(batch):
-            segment = self.segments[r // (batch // 2)]
-            image[r, ..., segment.image] = True
-            text[r, ..., segment.image.max() + 1 :] = True
+            layout = self.layouts[r // (batch // 2)]
+            image[r, ..., layout.image] = True
+            text[r, ..., layout.image.max() + 1 :] = True
             start = {
-                "last": segment.length - 1, "text": int(segment.image.max()) + 1, "all": segment.padding
-            }[form.prefill]  # fmt: skip
+                "last": layout.length - 1, "text": int(layout.image.max()) + 1, "all": layout.padding
+            }[modulation.prefill]  # fmt: skip
             row[r, 0, max(start - first, 0) :] = True
         on = self.on[layer][None, :, None, None] & row
         weights = logits.softmax(-1)
-        if isinstance(form, Renormalise):
-            times = torch.where(on & image, form.gain, 1.0)
+        if isinstance(modulation, Renormalise):
+            times = torch.where(on & image, modulation.gain, 1.0)
             weights = weights * times / (weights * times).sum(-1, keepdim=True)
-        elif isinstance(form, Values):
-            weights = weights * torch.where(on & image, form.gain, 1.0)
-        elif isinstance(form, Pai):
-            weights = (logits + torch.where(on & image, form.strength * logits.abs(), 0.0)).softmax(-1)
-        elif isinstance(form, TextRoute):
-            on = on & ((weights * text).sum(-1, keepdim=True) >= form.mass)
-            weights = weights * torch.where(on & text, form.gain, 1.0)
-            weights = weights / weights.sum(-1, keepdim=True) if form.renormalise else weights
-        elif isinstance(form, Redistribute):
+        elif isinstance(modulation, Values):
+            weights = weights * torch.where(on & image, modulation.gain, 1.0)
+        elif isinstance(modulation, Pai):
+            weights = (logits + torch.where(on & image, modulation.strength * logits.abs(), 0.0)).softmax(-1)
+        elif isinstance(modulation, TextRoute):
+            on = on & ((weights * text).sum(-1, keepdim=True) >= modulation.mass)
+            weights = weights * torch.where(on & text, modulation.gain, 1.0)
+            weights = weights / weights.sum(-1, keepdim=True) if modulation.renormalise else weights
+        elif isinstance(modulation, Redistribute):
             sink = self.sinks[layer]
             sink = torch.nn.functional.pad(sink, (0, max(keys - sink.shape[1], 0)))[:, None, None, :keys]
             visual = (weights * image).sum(-1, keepdim=True)
             free = (weights * (image & ~sink)).sum(-1, keepdim=True)
-            passed = free / visual >= form.rho if form.head_rule == "non-sink" else 1 - free / visual <= form.rho
-            on = on & passed & (visual >= form.visual_mass)
-            moved = (weights * sink).sum(-1, keepdim=True) * (1 - form.kept)
-            target = torch.where(sink, weights * form.kept, weights + moved * weights * (image & ~sink) / free)
+            passed = (
+                free / visual >= modulation.rho
+                if modulation.head_rule == "non-sink"
+                else 1 - free / visual <= modulation.rho
+            )
+            on = on & passed & (visual >= modulation.visual_mass)
+            moved = (weights * sink).sum(-1, keepdim=True) * (1 - modulation.kept)
+            target = torch.where(sink, weights * modulation.kept, weights + moved * weights * (image & ~sink) / free)
             weights = torch.where(on, target, weights)
             self.changed = bool(on.any() and sink.any())
         output = weights @ value
-        if isinstance(form, Gate):
-            output = torch.where(on, output * form.gain, output)
+        if isinstance(modulation, Gate):
+            output = torch.where(on, output * modulation.gain, output)
         return output.transpose(1, 2).contiguous(), weights
 
 
 def configs_of(decoder: torch.nn.Module) -> list[Any]:
-    """Every config that decides on the decoder's kernel and masks; modules may hold different objects."""
+    """Return every config that decides the decoder's kernel and masks; modules may hold different objects."""
     return list({id(m.config): m.config for m in decoder.modules() if hasattr(m, "config")}.values())
 
 
 @contextmanager
-def plainly(vlm: VLM, reference: Reference) -> Iterator[None]:
+def reference_attention(vlm: VLM, reference: Reference) -> Iterator[None]:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
 
@@ -153,7 +157,7 @@ def plainly(vlm: VLM, reference: Reference) -> Iterator[None]:
     layers = vlm.decoder.layers
     configs = configs_of(vlm.decoder)
     hooks = [
-        layer.register_forward_pre_hook(lambda m, args, i=i: reference.look(i, args[0]))
+        layer.register_forward_pre_hook(lambda m, args, i=i: reference.find_sinks(i, args[0]))
         for i, layer in enumerate(layers)
     ]
     before = [config._attn_implementation for config in configs]
@@ -174,19 +178,19 @@ def method(*steps: Intervention) -> Steering:
     return Steering("test", "", "", steps)
 
 
-def run(stage: Stage, form: Modulation | None, decoding: Decoding) -> list[tuple[int, ...]]:
-    steering = method(form) if form else None
-    return [one.token_ids for one in generate(stage.steered, stage.images, QUESTIONS, steering, decoding)]
+def run(models: Models, modulation: Modulation | None, decoding: Decoding) -> list[tuple[int, ...]]:
+    steering = method(modulation) if modulation else None
+    return [one.token_ids for one in generate(models.steered, models.images, QUESTIONS, steering, decoding)]
 
 
-def run_plainly(stage: Stage, form: Modulation, decoding: Decoding, **options: Any) -> list[tuple[int, ...]]:
-    plain = stage.plain
-    subject = stage.subject()
-    with plainly(plain, Reference(form, subject)), torch.random.fork_rng(), torch.no_grad():
+def run_reference(models: Models, modulation: Modulation, decoding: Decoding, **options: Any) -> list[tuple[int, ...]]:
+    plain = models.plain
+    context = models.context()
+    with reference_attention(plain, Reference(modulation, context)), torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(decoding.seed)
-        length = subject.prepared.length
+        length = context.prepared.length
         output = plain.model.generate(
-            **subject.prepared.inputs, **options, max_new_tokens=decoding.max_new_tokens, num_beams=decoding.num_beams,
+            **context.prepared.inputs, **options, max_new_tokens=decoding.max_new_tokens, num_beams=decoding.num_beams,
             do_sample=decoding.do_sample, top_k=decoding.top_k, pad_token_id=plain.tokenizer.pad_token_id,
         )  # fmt: skip
     end = plain.model.generation_config.eos_token_id
@@ -194,30 +198,32 @@ def run_plainly(stage: Stage, form: Modulation, decoding: Decoding, **options: A
     return [tuple(row[: row.index(end) + 1] if end in row else row) for row in rows]
 
 
-@pytest.mark.parametrize("name", list(FORMS))
-def test_logits_of_the_prompt_equal_the_formula(stage: Stage, name: str) -> None:
-    form, subject = FORMS[name], stage.subject()
-    inputs = subject.prepared.inputs
-    assert subject.prepared.layouts[1].padding > 0
+@pytest.mark.parametrize("name", list(MODULATIONS))
+def test_logits_of_the_prompt_equal_the_formula(models: Models, name: str) -> None:
+    modulation, context = MODULATIONS[name], models.context()
+    inputs = context.prepared.inputs
+    assert context.prepared.layouts[1].padding > 0
     with torch.no_grad():
-        plain = stage.steered.model(**inputs).logits
-        reference = Reference(form, subject)
-        with plainly(stage.plain, reference):
-            expected = stage.plain.model(**inputs).logits
-        with applied(form, subject):
-            found = stage.steered.model(**inputs).logits
-    for element, pad in enumerate(layout.padding for layout in subject.prepared.layouts):
+        plain = models.steered.model(**inputs).logits
+        reference = Reference(modulation, context)
+        with reference_attention(models.plain, reference):
+            expected = models.plain.model(**inputs).logits
+        with applied(modulation, context):
+            found = models.steered.model(**inputs).logits
+    for element, pad in enumerate(layout.padding for layout in context.prepared.layouts):
         torch.testing.assert_close(found[element, pad:], expected[element, pad:], atol=2e-5, rtol=1e-4)
         assert (found[element, -1] - plain[element, -1]).abs().max() > 1e-3
-        start = {"last": -1, "text": int(subject.prepared.layouts[element].image.max()) + 1, "all": pad}[form.prefill]
-        if form.prefill == "last":
+        start = {"last": -1, "text": int(context.prepared.layouts[element].image.max()) + 1, "all": pad}[
+            modulation.prefill
+        ]
+        if modulation.prefill == "last":
             assert torch.equal(found[element, pad:start], plain[element, pad:start])
 
 
-@pytest.mark.parametrize("name", list(FORMS))
-def test_decode_steps_equal_the_formula_without_a_cache(stage: Stage, name: str) -> None:
-    form, subject = FORMS[name], stage.subject()
-    inputs = dict(subject.prepared.inputs)
+@pytest.mark.parametrize("name", list(MODULATIONS))
+def test_decode_steps_equal_the_formula_without_a_cache(models: Models, name: str) -> None:
+    modulation, context = MODULATIONS[name], models.context()
+    inputs = dict(context.prepared.inputs)
     new = torch.randint(40, 200, (2, 4), generator=torch.Generator().manual_seed(0))
     forced = torch.nn.functional.pad(new, (0, 1), value=50)
     longer = inputs | {
@@ -227,11 +233,11 @@ def test_decode_steps_equal_the_formula_without_a_cache(stage: Stage, name: str)
     if "mm_token_type_ids" in inputs:
         longer["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(new)], 1)
     with torch.no_grad():
-        with plainly(stage.plain, Reference(form, subject)):
-            expected = stage.plain.model(**longer).logits[:, -5:]
-        with applied(form, subject):
-            n = subject.prepared.length
-            out = stage.steered.model.generate(
+        with reference_attention(models.plain, Reference(modulation, context)):
+            expected = models.plain.model(**longer).logits[:, -5:]
+        with applied(modulation, context):
+            n = context.prepared.length
+            out = models.steered.model.generate(
                 **inputs,
                 max_new_tokens=5,
                 do_sample=False,
@@ -242,7 +248,7 @@ def test_decode_steps_equal_the_formula_without_a_cache(stage: Stage, name: str)
     torch.testing.assert_close(torch.stack(out.logits, 1), expected, atol=5e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", list(FORMS))
+@pytest.mark.parametrize("name", list(MODULATIONS))
 @pytest.mark.parametrize(
     "decoding",
     [
@@ -252,66 +258,68 @@ def test_decode_steps_equal_the_formula_without_a_cache(stage: Stage, name: str)
     ],
     ids=["greedy", "sampling", "beams"],
 )
-def test_generated_tokens_equal_the_formula(stage: Stage, name: str, decoding: Decoding) -> None:
-    assert run(stage, FORMS[name], decoding) == run_plainly(stage, FORMS[name], decoding)
+def test_generated_tokens_equal_the_formula(models: Models, name: str, decoding: Decoding) -> None:
+    assert run(models, MODULATIONS[name], decoding) == run_reference(models, MODULATIONS[name], decoding)
 
 
-def test_no_cache_generation_equals_the_cached_one(stage: Stage) -> None:
-    form, decoding = FORMS["renormalise"], Decoding(max_new_tokens=6)
-    found = run(stage, form, decoding)
-    rope = stage.plain.model.config.get_text_config().rope_parameters
+def test_no_cache_generation_equals_the_cached_one(models: Models) -> None:
+    modulation, decoding = MODULATIONS["renormalise"], Decoding(max_new_tokens=6)
+    found = run(models, modulation, decoding)
+    rope = models.plain.model.config.get_text_config().rope_parameters
     if "mrope_section" not in rope:  # positions in three axes are computed at the prefill and need the cache
-        assert found == run_plainly(stage, form, decoding, use_cache=False)
-    assert found != run(stage, None, decoding)
+        assert found == run_reference(models, modulation, decoding, use_cache=False)
+    assert found != run(models, None, decoding)
 
 
 @pytest.mark.parametrize(
-    "form",
+    "modulation",
     [
         Renormalise(gain=1.0), Values(gain=1.0), Pai(strength=0.0), TextRoute(gain=1.0), Gate(gain=1.0),
         Redistribute(p=1.0), Redistribute(p=0.0, reading="remove"),
     ],
-    ids=lambda form: form.name,
+    ids=lambda modulation: modulation.name,
 )  # fmt: skip
-def test_no_op_is_bit_identical(stage: Stage, form: Modulation) -> None:
-    inputs = stage.subject().prepared.inputs
+def test_no_op_is_bit_identical(models: Models, modulation: Modulation) -> None:
+    inputs = models.context().prepared.inputs
     with torch.no_grad():
-        plain = stage.steered.model(**inputs).logits
-        with applied(form, stage.subject()):
-            assert torch.equal(stage.steered.model(**inputs).logits, plain)
+        plain = models.steered.model(**inputs).logits
+        with applied(modulation, models.context()):
+            assert torch.equal(models.steered.model(**inputs).logits, plain)
 
 
-def test_a_layer_without_chosen_heads_is_left_alone_bit_for_bit(stage: Stage) -> None:
-    subject = stage.subject()
-    form = Renormalise(gain=9.0, heads=HeadChoice(listed=((1, 0),)))
+def test_a_layer_without_chosen_heads_is_bit_identical(models: Models) -> None:
+    context = models.context()
+    modulation = Renormalise(gain=9.0, heads=HeadChoice(listed=((1, 0),)))
     seen: dict[str, Tensor] = {}
-    layer = stage.steered.decoder.layers[0]
+    layer = models.steered.decoder.layers[0]
     with torch.no_grad():
         for name in ("plain", "steered"):
             hook = layer.register_forward_hook(lambda m, a, out, name=name: seen.__setitem__(name, out))
             if name == "plain":
-                last = stage.steered.model(**subject.prepared.inputs).logits
+                last = models.steered.model(**context.prepared.inputs).logits
             else:
-                with applied(form, subject):
-                    assert not torch.equal(stage.steered.model(**subject.prepared.inputs).logits, last)
+                with applied(modulation, context):
+                    assert not torch.equal(models.steered.model(**context.prepared.inputs).logits, last)
             hook.remove()
     assert torch.equal(seen["plain"], seen["steered"])
 
 
 @pytest.mark.parametrize("name", ["renormalise", "values", "pai", "redistribute", "text route", "gate"])
-def test_a_recorder_sees_the_steered_rows(stage: Stage, name: str) -> None:
-    form, subject = FORMS[name], stage.subject()
-    length = subject.prepared.length
+def test_a_recorder_sees_the_steered_rows(models: Models, name: str) -> None:
+    modulation, context = MODULATIONS[name], models.context()
+    length = context.prepared.length
     request = RowRequest(((length - 1, length - 2), (length - 1,)), decode=True)
-    reference = Reference(form, subject)
+    reference = Reference(modulation, context)
     kept: list[Tensor] = []
     with torch.no_grad():
-        with applied(form, subject), record(stage.steered.model, request) as recording:
-            stage.steered.model.generate(**subject.prepared.inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
-        with plainly(stage.plain, reference):
-            attention = stage.plain.decoder.layers[1].self_attn
+        with applied(modulation, context), record(models.steered.model, request) as recording:
+            models.steered.model.generate(
+                **context.prepared.inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False
+            )
+        with reference_attention(models.plain, reference):
+            attention = models.plain.decoder.layers[1].self_attn
             hook = attention.register_forward_hook(lambda m, a, out: kept.append(out[1]))
-            stage.plain.model.generate(**subject.prepared.inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+            models.plain.model.generate(**context.prepared.inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
             hook.remove()
     torch.testing.assert_close(recording.prefill[0][1, :, 0], kept[0][0, :, -1], atol=2e-6, rtol=0)
     torch.testing.assert_close(recording.prefill[0][1, :, 1], kept[0][0, :, -2], atol=2e-6, rtol=0)
@@ -321,64 +329,69 @@ def test_a_recorder_sees_the_steered_rows(stage: Stage, name: str) -> None:
         torch.testing.assert_close(row, kept[1 + step][0, :, 0], atol=2e-6, rtol=0)
 
 
-def test_static_cache_equals_the_growing_one(stage: Stage) -> None:
-    subject = stage.subject()
-    for form in (FORMS["renormalise"], FORMS["values"], FORMS["redistribute"], FORMS["text route, from a mass on"]):
-        with torch.no_grad(), applied(form, subject) as changes:
-            options = {"max_new_tokens": 5, "do_sample": False, **changes.options}
-            grown = stage.steered.model.generate(**subject.prepared.inputs, **options)
-            static = stage.steered.model.generate(**subject.prepared.inputs, **options, cache_implementation="static")
-        assert torch.equal(grown, static)
+def test_static_cache_equals_the_dynamic_one(models: Models) -> None:
+    context = models.context()
+    for modulation in (
+        MODULATIONS["renormalise"],
+        MODULATIONS["values"],
+        MODULATIONS["redistribute"],
+        MODULATIONS["text route, from a mass on"],
+    ):
+        with torch.no_grad(), applied(modulation, context) as overrides:
+            options = {"max_new_tokens": 5, "do_sample": False, **overrides.options}
+            dynamic = models.steered.model.generate(**context.prepared.inputs, **options)
+            static = models.steered.model.generate(**context.prepared.inputs, **options, cache_implementation="static")
+        assert torch.equal(dynamic, static)
 
 
-def test_two_steps_act_one_after_the_other(stage: Stage) -> None:
-    subject = stage.subject()
-    inputs = subject.prepared.inputs
+def test_two_steps_act_one_after_the_other(models: Models) -> None:
+    context = models.context()
+    inputs = context.prepared.inputs
     once, half = Renormalise(gain=4.0), Renormalise(gain=2.0)
     scaled, part = Values(gain=4.0), Values(gain=2.0)
     with torch.no_grad():
         for whole, step in ((once, half), (scaled, part)):
-            with applied(whole, subject):
-                expected = stage.steered.model(**inputs).logits
-            with applied(step, subject), applied(step, subject):
-                found = stage.steered.model(**inputs).logits
+            with applied(whole, context):
+                expected = models.steered.model(**inputs).logits
+            with applied(step, context), applied(step, context):
+                found = models.steered.model(**inputs).logits
             torch.testing.assert_close(found[:, -1], expected[:, -1], atol=2e-5, rtol=1e-4)
 
 
-def test_everything_is_restored_after_an_exception(stage: Stage) -> None:
-    subject, model = stage.subject(), stage.steered.model
-    inputs = subject.prepared.inputs
+def test_everything_is_restored_after_an_exception(models: Models) -> None:
+    context, model = models.context(), models.steered.model
+    inputs = context.prepared.inputs
     with torch.no_grad():
         plain = model(**inputs).logits
-        for form in (FORMS["redistribute"], FORMS["gate"]):
+        for modulation in (MODULATIONS["redistribute"], MODULATIONS["gate"]):
             with pytest.raises(ZeroDivisionError):
-                fail_inside(form, subject)
+                fail_inside(modulation, context)
         assert torch.equal(model(**inputs).logits, plain)
-    configs = configs_of(stage.steered.decoder)
+    configs = configs_of(models.steered.decoder)
     assert {config._attn_implementation for config in configs} == {"sdpa"}
 
 
-def fail_inside(form: Modulation, subject: GenerationContext) -> None:
-    with applied(form, subject):
-        subject.vlm.model(**subject.prepared.inputs)
+def fail_inside(modulation: Modulation, context: GenerationContext) -> None:
+    with applied(modulation, context):
+        context.vlm.model(**context.prepared.inputs)
         raise ZeroDivisionError
 
 
-def test_eager_model_is_steered_too(stage: Stage) -> None:
-    subject = stage.subject()
-    inputs = subject.prepared.inputs
-    decoder = stage.plain.decoder
+def test_eager_model_is_steered_too(models: Models) -> None:
+    context = models.context()
+    inputs = context.prepared.inputs
+    decoder = models.plain.decoder
     configs = configs_of(decoder)
     for config in configs:
         config._attn_implementation_internal = "eager"
     try:
         with torch.no_grad():
             for name in ("renormalise some heads", "values", "pai"):
-                with applied(FORMS[name], subject):
-                    expected = stage.steered.model(**inputs).logits
-                own = replace(subject, vlm=stage.plain)
-                with applied(FORMS[name], own):
-                    found = stage.plain.model(**inputs).logits
+                with applied(MODULATIONS[name], context):
+                    expected = models.steered.model(**inputs).logits
+                own = replace(context, vlm=models.plain)
+                with applied(MODULATIONS[name], own):
+                    found = models.plain.model(**inputs).logits
                 torch.testing.assert_close(found[0], expected[0], atol=2e-5, rtol=1e-4)
     finally:
         for config in configs:

@@ -31,19 +31,19 @@ def test_unsteered_equals_the_models_own_greedy_generation(vlm: Llava, images: l
         assert one.finished or len(one.token_ids) == 6
 
 
-def test_sampling_repeats_with_its_seed_and_leaves_the_global_state(vlm: Llava, images: list[Image.Image]) -> None:
+def test_sampling_repeats_with_its_seed_and_restores_the_global_state(vlm: Llava, images: list[Image.Image]) -> None:
     import torch
 
     state = torch.get_rng_state()
-    draws = [
+    samples = [
         generate(vlm, images, ["where", "is"], decoding=Decoding(max_new_tokens=8, do_sample=True, seed=seed))
         for seed in (1, 1, 2)
     ]
-    assert draws[0] == draws[1] != draws[2]
+    assert samples[0] == samples[1] != samples[2]
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_draws_are_cut_by_nobody_but_the_decoding(vlm: Llava, images: list[Image.Image]) -> None:
+def test_only_the_decoding_limits_sampling(vlm: Llava, images: list[Image.Image]) -> None:
     import torch
 
     prepared = vlm.prepare_questions(images, ["where", "is"])
@@ -59,10 +59,10 @@ def test_draws_are_cut_by_nobody_but_the_decoding(vlm: Llava, images: list[Image
             strict=True,
         ):
             assert tuple(row[: len(one.token_ids)]) == one.token_ids
-    assert vlm.model.generation_config.top_k != 0  # what would come in unasked
+    assert vlm.model.generation_config.top_k != 0  # the model's default, which top_k=0 must override
 
 
-def test_settings_that_make_no_sense_are_refused() -> None:
+def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(MethodError, match="max_new_tokens 0"):
         Decoding(max_new_tokens=0)
     with pytest.raises(MethodError, match="top_k -1"):

@@ -59,7 +59,7 @@ def method(*steps: object) -> Steering:
 
 
 @pytest.mark.parametrize("decoding", [Decoding(max_new_tokens=8), Decoding(max_new_tokens=6, num_beams=2)])
-def test_a_table_is_as_many_gains_of_single_heads(
+def test_a_table_equals_one_step_per_head(
     vlm: Llava, images: list[Image.Image], gains: HeadGains, decoding: Decoding
 ) -> None:
     single = []
@@ -82,9 +82,7 @@ def test_strength_is_an_exponent(vlm: Llava, images: list[Image.Image], gains: H
     assert one != generate(vlm, images, QUESTIONS, method(gains), decoding)
 
 
-def test_gains_of_one_and_strength_nought_leave_every_bit(
-    vlm: Llava, images: list[Image.Image], gains: HeadGains
-) -> None:
+def test_gains_of_one_and_strength_0_are_bit_identical(vlm: Llava, images: list[Image.Image], gains: HeadGains) -> None:
     ones = ((1.0,) * vlm.head_count,) * vlm.layer_count
     prepared = vlm.prepare_questions(images, QUESTIONS)
     context = GenerationContext(vlm, images, QUESTIONS, prepared, Decoding())
@@ -105,33 +103,33 @@ def test_gains_for_another_model_are_refused(vlm: Llava, images: list[Image.Imag
         HeadGains(image=((0.0, 1.0),))
 
 
-def test_the_slope_is_that_of_the_answer_under_steering(vlm: Llava, samples: list[Sample], gains: HeadGains) -> None:
-    """Against finite differences of the whole pass, steered as a generation is."""
-    desk = _SampleCache(vlm, [lambda: samples[0]], 5.0, 0)
+def test_the_gradient_is_that_of_the_answer_under_steering(vlm: Llava, samples: list[Sample], gains: HeadGains) -> None:
+    """Compare the gradient with finite differences of the full pass, steered as in a generation."""
+    cache = _SampleCache(vlm, [lambda: samples[0]], 5.0, 0)
     logs = torch.tensor([gains.image, gains.text]).log().requires_grad_()
-    value, slope = desk.likelihood(0, logs)
-    reading = TeacherForcedSample.of(vlm, samples[0], ended=True)
-    weights = _weights(reading, 5.0)
+    value, gradient = cache.likelihood(0, logs)
+    forced = TeacherForcedSample.of(vlm, samples[0], ended=True)
+    weights = _weights(forced, 5.0)
     assert sorted(set(weights.tolist())) == [1.0, 5.0]
-    context = GenerationContext(vlm, [samples[0].image], [samples[0].question], reading.prepared, Decoding())
+    context = GenerationContext(vlm, [samples[0].image], [samples[0].question], forced.prepared, Decoding())
 
     def likelihood(at: torch.Tensor) -> float:
         image, text = (tuple(tuple(row) for row in table) for table in at.exp().tolist())
         with torch.no_grad(), applied(HeadGains(image=image, text=text), context):
-            said = vlm.model(**reading.inputs).logits[0].double().log_softmax(-1)
-        ids = reading.inputs["input_ids"][0]
-        each = torch.stack([said[t - 1, ids[t]] for t in reading.targets])
+            said = vlm.model(**forced.inputs).logits[0].double().log_softmax(-1)
+        ids = forced.inputs["input_ids"][0]
+        each = torch.stack([said[t - 1, ids[t]] for t in forced.targets])
         return float((each * weights).sum() / weights.sum())
 
     assert value == pytest.approx(likelihood(logs.detach()), abs=1e-5)
     gap = 0.05
-    for place in ((0, 0, 1), (0, 1, 6), (1, 0, 3), (1, 1, 2)):
+    for head in ((0, 0, 1), (0, 1, 6), (1, 0, 3), (1, 1, 2)):
         ends = []
         for sign in (1, -1):
             at = logs.detach().clone()
-            at[place] += sign * gap
+            at[head] += sign * gap
             ends.append(likelihood(at))
-        assert float(slope[place]) == pytest.approx((ends[0] - ends[1]) / (2 * gap), abs=5e-5, rel=0.05)
+        assert float(gradient[head]) == pytest.approx((ends[0] - ends[1]) / (2 * gap), abs=5e-5, rel=0.05)
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 1 << 30])
@@ -145,7 +143,7 @@ def test_fitted_gains_make_the_answers_likelier(vlm: Llava, samples: list[Sample
     assert all(parameter.grad is None for parameter in vlm.model.parameters())
 
 
-def test_shared_gains_are_two_numbers_and_a_penalty_holds_them_at_one(vlm: Llava, samples: list[Sample]) -> None:
+def test_shared_gains_are_two_numbers_and_a_penalty_pulls_them_to_one(vlm: Llava, samples: list[Sample]) -> None:
     sources = [lambda: samples[0]]
     shared = fit_gains(vlm, sources, FitSettings(passes=3, shared=True)).gains
     assert {len({gain for row in table for gain in row}) for table in (shared.image, shared.text)} == {1}
@@ -154,16 +152,16 @@ def test_shared_gains_are_two_numbers_and_a_penalty_holds_them_at_one(vlm: Llava
     assert spread[0] > 2 * spread[1]
 
 
-def test_a_sample_that_cannot_be_read_is_left_out_and_told_once(vlm: Llava, samples: list[Sample]) -> None:
+def test_a_sample_that_cannot_be_read_is_left_out_and_reported_once(vlm: Llava, samples: list[Sample]) -> None:
     def broken() -> Sample:
         raise ImageError("no picture")
 
-    told: list[tuple[int, str]] = []
+    failed: list[tuple[int, str]] = []
     settings = FitSettings(passes=3, batch=1)
     found = fit_gains(
-        vlm, [broken, lambda: samples[0]], settings, left_out=lambda index, why: told.append((index, str(why)))
+        vlm, [broken, lambda: samples[0]], settings, left_out=lambda index, why: failed.append((index, str(why)))
     )
-    assert told == [(0, "no picture")]
+    assert failed == [(0, "no picture")]
     assert found.n == 1
     with pytest.raises(MethodError, match="none of 1 samples could be read; of the first one: no picture"):
         fit_gains(vlm, [broken], settings)

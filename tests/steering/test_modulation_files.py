@@ -1,23 +1,29 @@
 from __future__ import annotations
 
+import re
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from grounding.attention import RowRequest, record
+from grounding.attention.call import AttentionCall, AttentionEdit
 from grounding.errors import MethodError
 from grounding.layers import LayerRange
 from grounding.models.llava import Llava
 from grounding.models.tiny import tiny_llava_gqa
 from grounding.steering.apply import apply
-from grounding.steering.base import GenerationContext
+from grounding.steering.base import GenerateOverrides, GenerationContext
 from grounding.steering.decoding import Decoding
 from grounding.steering.editor import ModulationEditor, applied
 from grounding.steering.generate import generate
 from grounding.steering.heads import HeadChoice
-from grounding.steering.method import load_steering, parse_steering
-from grounding.steering.modulation import Renormalise
+from grounding.steering.method import STEPS, load_steering, parse_steering
+from grounding.steering.modulation import ImageModulation, KeyMasks, Renormalise
 from grounding.steering.schedule import StrengthSchedule
 from grounding.steering.sensitivity import Sensitivity, load_sensitivity
 
@@ -35,7 +41,7 @@ def images() -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 255, (80, 100, 3), dtype=np.uint8)) for _ in range(2)]
 
 
-def subject_of(vlm: Llava, images: list[Image.Image]) -> GenerationContext:
+def context_of(vlm: Llava, images: list[Image.Image]) -> GenerationContext:
     return GenerationContext(vlm, images, QUESTIONS, vlm.prepare_questions(images, QUESTIONS), Decoding())
 
 
@@ -46,7 +52,7 @@ def test_shipped_files_read_back_and_steer(name: str, vlm: Llava, images: list[I
     assert again == method
     for decoding in (Decoding(max_new_tokens=4), Decoding(max_new_tokens=4, num_beams=2)):
         assert len(generate(vlm, images, QUESTIONS, method, decoding)) == 2
-    context = subject_of(vlm, images)
+    context = context_of(vlm, images)
     with torch.no_grad():
         plain = vlm.model(**context.prepared.inputs).logits[:, -1]
         with applied(method.steps[0], context):
@@ -59,19 +65,72 @@ def test_a_misspelt_key_inside_a_part_is_refused() -> None:
         parse_steering(text, "mine", "mine.yaml")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("text_guidance", "text-guidance"), ("visual_contrast", "visual-contrast"), ("over_trust", "over-trust")],
+)
+def test_a_step_is_spelt_in_kebab_case(old: str, new: str) -> None:
+    assert new in STEPS
+    with pytest.raises(MethodError, match=f"step '{old}' is unknown \\(did you mean '{new}'\\?\\)"):
+        parse_steering(f"description: d\nsource: s\nsteps:\n- step: {old}\n", "mine", "mine.yaml")
+
+
+def test_every_step_has_a_kebab_case_name_and_states_it() -> None:
+    for name in STEPS:
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", name)
+        assert STEPS.get(name).name == name
+
+
+def test_the_measure_of_heads_is_named_as_the_sensitivity_kind() -> None:
+    assert HeadChoice().measure == "mass"
+    text = "description: d\nsource: s\nsteps:\n- step: renormalise\n  heads: {sensitivity: prefill, measure: image}\n"
+    with pytest.raises(MethodError, match="measure"):
+        parse_steering(text, "mine", "mine.yaml")
+
+
+@dataclass(frozen=True)
+class Halve(ImageModulation):
+    """A modulation as another distribution adds it; see `Intervention`."""
+
+    name: ClassVar[str] = "halve"
+
+    @property
+    def is_idle(self) -> bool:
+        return False
+
+    def edit(self, masks: KeyMasks, call: AttentionCall, rows: torch.Tensor) -> AttentionEdit:
+        return AttentionEdit(logit_bias=torch.where(masks.keys, torch.log(1 - 0.5 * masks.strength), 0.0))
+
+    def applied(self, context: GenerationContext) -> AbstractContextManager[GenerateOverrides]:
+        return applied(self, context)
+
+
+def test_an_outside_modulation_applies_itself(vlm: Llava, images: list[Image.Image]) -> None:
+    context = context_of(vlm, images)
+    with torch.no_grad():
+        with Halve().applied(context):
+            found = vlm.model(**context.prepared.inputs).logits
+        with applied(Renormalise(gain=0.5), context):
+            expected = vlm.model(**context.prepared.inputs).logits
+        assert not torch.equal(found, vlm.model(**context.prepared.inputs).logits)
+    assert torch.equal(found, expected)
+
+
 def test_on_the_fly_strengths_follow_the_last_prompt_rows_mass(vlm: Llava, images: list[Image.Image]) -> None:
-    context = subject_of(vlm, images)
-    form = Renormalise(gain=3.0, layers=LayerRange(indices=(0,)), heads=HeadChoice(sensitivity="prefill", least=0.25))
-    plan, last = ModulationEditor(form, context), context.prepared.length - 1
+    context = context_of(vlm, images)
+    modulation = Renormalise(
+        gain=3.0, layers=LayerRange(indices=(0,)), heads=HeadChoice(sensitivity="prefill", least=0.25)
+    )
+    editor, last = ModulationEditor(modulation, context), context.prepared.length - 1
     with torch.no_grad():
         with record(vlm.model, RowRequest(((last,), (last,)))) as recording:
             vlm.model(**context.prepared.inputs)
-        with apply(vlm.model, plan, context.prepared.length, 2):
+        with apply(vlm.model, editor, context.prepared.length, 2):
             vlm.model(**context.prepared.inputs)
-    for element, segment in enumerate(context.prepared.layouts):
-        mass = recording.prefill[element][0, :, 0, segment.image].sum(-1)
+    for element, layout in enumerate(context.prepared.layouts):
+        mass = recording.prefill[element][0, :, 0, layout.image].sum(-1)
         expected = 0.25 + 0.75 * (mass - mass.min()) / (mass.max() - mass.min())
-        torch.testing.assert_close(plan._found[0][element], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(editor._measured[0][element], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_strengths_by_rule() -> None:

@@ -47,17 +47,17 @@ def sample() -> Sample:
     return Sample(Image.fromarray(pixels), "what is it?", "a red dog.", "dog", mask)
 
 
-def log_probability(vlm: VLM, reading: TeacherForcedSample) -> torch.Tensor:
+def log_probability(vlm: VLM, forced: TeacherForcedSample) -> torch.Tensor:
     with torch.no_grad():
-        logits = vlm.model(**reading.inputs).logits[0].log_softmax(-1)
-    ids = reading.inputs["input_ids"][0]
-    return torch.stack([logits[t - 1, ids[t]] for t in reading.targets]).mean()
+        logits = vlm.model(**forced.inputs).logits[0].log_softmax(-1)
+    ids = forced.inputs["input_ids"][0]
+    return torch.stack([logits[t - 1, ids[t]] for t in forced.targets]).mean()
 
 
-def test_a_words_tokens_are_its_own(vlm: Llava, sample: Sample) -> None:
-    reading = TeacherForcedSample.of(vlm, sample)
-    ids = reading.inputs["input_ids"][0]
-    assert vlm.tokenizer.decode(ids[list(reading.targets)]).strip() == "dog"
+def test_targets_are_the_tokens_of_the_word(vlm: Llava, sample: Sample) -> None:
+    forced = TeacherForcedSample.of(vlm, sample)
+    ids = forced.inputs["input_ids"][0]
+    assert vlm.tokenizer.decode(ids[list(forced.targets)]).strip() == "dog"
     whole = TeacherForcedSample.of(vlm, Sample(sample.image, sample.question, sample.answer))
     assert vlm.tokenizer.decode(ids[list(whole.targets)]).strip() == "a red dog."
     with pytest.raises(ExpressionError, match="'do' is not in the answer"):
@@ -65,12 +65,12 @@ def test_a_words_tokens_are_its_own(vlm: Llava, sample: Sample) -> None:
 
 
 @pytest.mark.parametrize("build", ["llava", "qwen"])
-def test_the_tail_on_kept_keys_is_the_whole_pass(build: str, vlm: Llava, sample: Sample) -> None:
+def test_the_answer_on_cached_keys_equals_the_full_pass(build: str, vlm: Llava, sample: Sample) -> None:
     one = vlm if build == "llava" else Qwen25VL(*tiny_qwen2_5_vl(), name="tiny")
-    reading = TeacherForcedSample.of(one, sample)
+    forced = TeacherForcedSample.of(one, sample)
     with torch.no_grad():
-        found = AnswerForward(reading).log_probability(copies=3)
-    torch.testing.assert_close(found, log_probability(one, reading).expand(3), atol=2e-5, rtol=0)
+        found = AnswerForward(forced).log_probability(copies=3)
+    torch.testing.assert_close(found, log_probability(one, forced).expand(3), atol=2e-5, rtol=0)
 
 
 def test_ablation_equals_eager_attention_with_weights_set_to_zero(
@@ -80,8 +80,8 @@ def test_ablation_equals_eager_attention_with_weights_set_to_zero(
     model, processor = tiny_llava_gqa()
     model.set_attn_implementation("eager")
     eager = Llava(model, processor, name="tiny")
-    reading = TeacherForcedSample.of(eager, sample)
-    image = reading.prepared.layouts[0].image.tolist()
+    forced = TeacherForcedSample.of(eager, sample)
+    image = forced.prepared.layouts[0].image.tolist()
     layers = model.get_decoder().layers
     removed: list[tuple[int, int]] = []
 
@@ -93,40 +93,40 @@ def test_ablation_equals_eager_attention_with_weights_set_to_zero(
         weights = logits.masked_fill(torch.ones(count, count).triu(1).bool(), -torch.inf).softmax(-1)
         for layer, head in removed:
             if layers[layer].self_attn is module:
-                rows = torch.arange(reading.start, count)
+                rows = torch.arange(forced.start, count)
                 weights[0, head, rows[:, None], torch.tensor(image)] = 0.0
         return (weights @ value).transpose(1, 2), weights
 
     monkeypatch.setattr(modeling_llama, "eager_attention_forward", attention)
-    whole = log_probability(eager, reading)
+    whole = log_probability(eager, forced)
     for layer in range(found.shape[0]):
         for head in range(found.shape[1]):
             removed[:] = [(layer, head)]
-            expected = float(whole - log_probability(eager, reading))
+            expected = float(whole - log_probability(eager, forced))
             assert abs(expected - found[layer, head]) < 2e-5
     assert np.abs(found).max() > 1e-4, "the heads must matter for this test to mean anything"
 
 
 def test_gradient_is_the_slope_of_removing_a_little(vlm: Llava, sample: Sample) -> None:
-    """Against finite differences: the shipped modulation with gain 1 - e, over the same rows."""
+    """Compare the measure with finite differences of a modulation with gain 1 - e on the same rows."""
     from grounding.steering.apply import apply
     from grounding.steering.base import GenerationContext
     from grounding.steering.editor import ModulationEditor
     from grounding.steering.modulation import Values
 
     found = head_values(vlm, sample, "gradient")
-    reading = TeacherForcedSample.of(vlm, sample)
-    context = GenerationContext(vlm, [sample.image], [sample.question], reading.prepared, Decoding())
+    forced = TeacherForcedSample.of(vlm, sample)
+    context = GenerationContext(vlm, [sample.image], [sample.question], forced.prepared, Decoding())
     gap = 0.05
     for layer, head in ((0, 0), (0, 5), (1, 2), (1, 7)):
         ends = []
         for gain in (1 + gap, 1 - gap):
-            plan = ModulationEditor(
+            editor = ModulationEditor(
                 Values(gain=gain, heads=HeadChoice(listed=((layer, head),)), prefill="text"), context
             )
-            plan._starts, plan._first = torch.tensor([reading.start]), reading.start
-            with apply(vlm.model, plan, reading.prepared.length, 1):
-                ends.append(log_probability(vlm, reading).double())
+            editor._starts, editor._first = torch.tensor([forced.start]), forced.start
+            with apply(vlm.model, editor, forced.prepared.length, 1):
+                ends.append(log_probability(vlm, forced).double())
         slope = float((ends[0] - ends[1]) / (2 * gap))
         assert abs(slope - found[layer, head]) < 3e-5 + 0.05 * abs(slope)
 
@@ -143,11 +143,11 @@ def test_gradient_ranks_heads_as_ablation_does_on_the_starter(starter: VLM) -> N
 def test_mass_and_agreement_equal_eager_rows(vlm: Llava, sample: Sample) -> None:
     model, processor = tiny_llava_gqa()
     model.set_attn_implementation("eager")
-    reading = TeacherForcedSample.of(Llava(model, processor, name="tiny"), sample)
-    image = reading.prepared.layouts[0].image.tolist()
+    forced = TeacherForcedSample.of(Llava(model, processor, name="tiny"), sample)
+    image = forced.prepared.layouts[0].image.tolist()
     with torch.no_grad():
-        attentions = model(**reading.inputs, output_attentions=True).attentions
-    rows = torch.stack([a[0] for a in attentions])[:, :, list(reading.rows)][..., image]  # [L, H, R, 16]
+        attentions = model(**forced.inputs, output_attentions=True).attentions
+    rows = torch.stack([a[0] for a in attentions])[:, :, list(forced.rows)][..., image]  # [L, H, R, 16]
     np.testing.assert_allclose(head_values(vlm, sample, "mass"), rows.sum(-1).mean(-1), atol=2e-6)
     on = rows[..., [0, 4]].sum(-1) / rows.sum(-1)  # the upper half of the first of four columns
     np.testing.assert_allclose(head_values(vlm, sample, "agreement"), on.mean(-1), atol=2e-6)
@@ -156,11 +156,11 @@ def test_mass_and_agreement_equal_eager_rows(vlm: Llava, sample: Sample) -> None
         head_values(vlm, Sample(sample.image, "what?", "a dog"), "agreement")
 
 
-def test_a_bad_sample_is_told_and_left_out(vlm: Llava, sample: Sample) -> None:
-    told: list[int] = []
+def test_a_bad_sample_is_reported_and_left_out(vlm: Llava, sample: Sample) -> None:
+    left_out: list[int] = []
     wrong = Sample(sample.image, sample.question, sample.answer, "cat")
-    both = calibrate(vlm, [lambda: wrong, lambda: sample], "mass", left_out=lambda index, why: told.append(index))
-    assert (both.n, told) == (1, [0])
+    both = calibrate(vlm, [lambda: wrong, lambda: sample], "mass", left_out=lambda index, why: left_out.append(index))
+    assert (both.n, left_out) == (1, [0])
     assert both == calibrate(vlm, [lambda: sample], "mass")
     with pytest.raises(MethodError, match="none of 1 samples could be measured; of the first one: the word 'cat'"):
         calibrate(vlm, [lambda: wrong], "mass")

@@ -21,7 +21,7 @@ def pictures(count: int = 2) -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8)) for h, w in sizes]
 
 
-def subject_of(vlm, questions=("where is the red dog?", "where is it")) -> GenerationContext:
+def context_of(vlm, questions=("where is the red dog?", "where is it")) -> GenerationContext:
     images = pictures(len(questions))
     return GenerationContext(vlm, images, questions, vlm.prepare_questions(images, questions), Decoding())
 
@@ -33,7 +33,7 @@ def llava() -> Llava:
 
 @pytest.mark.parametrize("layer", [0, -2, 1])
 def test_class_row_and_received_columns_equal_eager_attention(llava: Llava, layer: int) -> None:
-    context = subject_of(llava)
+    context = context_of(llava)
     model, _ = tiny_llava()
     tower = model.model.vision_tower
     tower.set_attn_implementation("eager")
@@ -48,7 +48,7 @@ def test_class_row_and_received_columns_equal_eager_attention(llava: Llava, laye
 
 def test_windows_of_a_tower_without_class_token_come_back_in_the_order_of_the_cells() -> None:
     vlm = Qwen25VL(*tiny_qwen2_5_vl(), name="tiny")
-    together = subject_of(vlm)
+    together = context_of(vlm)
     for layer in (0, 1):
         both = cell_attention(together, layer)
         for element, (picture, question) in enumerate(zip(together.images, together.questions, strict=True)):
@@ -63,7 +63,7 @@ def test_windows_of_a_tower_without_class_token_come_back_in_the_order_of_the_ce
 
 
 def test_reading_the_tower_leaves_the_model_as_it_was(llava: Llava) -> None:
-    context = subject_of(llava)
+    context = context_of(llava)
     with torch.no_grad():
         before = llava.model(**context.prepared.inputs).logits
         TokenChoice(choice="local").select(context)
@@ -72,7 +72,7 @@ def test_reading_the_tower_leaves_the_model_as_it_was(llava: Llava) -> None:
 
 
 def test_sets_are_as_described(llava: Llava) -> None:
-    context = subject_of(llava)
+    context = context_of(llava)
     early, late = cell_attention(context, 0), cell_attention(context, -2)
     local = TokenChoice(choice="local", local=0.25, spatial=0.2, winner="both").select(context)
     for element, positions in enumerate(local):
@@ -95,14 +95,14 @@ def test_a_tower_without_attention_is_replaced_by_the_language_model() -> None:
     vlm = Llava(*tiny_llava(), name="tiny")
     encoder = vlm.model.model.vision_tower.encoder
     encoder.layers = torch.nn.Sequential(*encoder.layers)  # no list of attention layers is found any more
-    context = subject_of(vlm)
+    context = context_of(vlm)
     found = cell_attention(context, 1)
     eager, _ = tiny_llava()
     eager.set_attn_implementation("eager")
     with torch.no_grad():
         weights = eager(**context.prepared.inputs, output_attentions=True).attentions[1]
-    for element, segment in enumerate(context.prepared.layouts):
-        expected = weights[element, :, segment.instruction][..., segment.image].mean(0).sum(0)
+    for element, layout in enumerate(context.prepared.layouts):
+        expected = weights[element, :, layout.instruction][..., layout.image].mean(0).sum(0)
         np.testing.assert_allclose(found[element].received, expected, atol=1e-5)
 
 
@@ -117,4 +117,4 @@ def test_ranks_and_outliers() -> None:
 
 def test_a_layer_that_is_not_there_is_refused(llava: Llava) -> None:
     with pytest.raises(MethodError, match="layer 7 of the vision tower does not exist: it has 2"):
-        cell_attention(subject_of(llava), 7)
+        cell_attention(context_of(llava), 7)

@@ -1,4 +1,7 @@
-"""Attention calls of modules that call torch's `scaled_dot_product_attention` themselves."""
+"""Emit the attention calls of modules that call torch's `scaled_dot_product_attention` directly.
+
+Shape letters as in `grounding.attention.call`.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,14 @@ _SDPA = torch.nn.functional.scaled_dot_product_attention
 
 
 class SdpaTap(TorchFunctionMode):
-    """While entered, show every `F.scaled_dot_product_attention` call of this thread to a listener.
+    """Pass every `F.scaled_dot_product_attention` call of this thread to a listener while the mode is active.
 
-    The call's result is returned untouched. Fused kernels that bypass the function, and compiled code, are not seen.
+    The call's result is returned unchanged. Fused kernels that bypass the function, and compiled code, are not seen.
 
     Args:
-        listener: gets the call and its output as [B, Q, H, Dv].
-        heads: H of the layer, where it is known.
-        queries: Q of the running pass, where it is known.
+        listener: receives the call and its output [B, Q, H, Dv].
+        heads: H of the layer, if known.
+        queries: Q of the running pass, if known.
 
     Notes:
         From transformers 5.23 on, a masked grouped-query decode step packs the query heads of a key head into the
@@ -41,10 +44,10 @@ class SdpaTap(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run `func`, and report it if it is attention."""
+        """Run `func`, and pass it to the listener if it is attention."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        # A mode is off while its own handler runs, so what the listener computes is not listened to.
+        # Torch disables a mode inside its own handler, so calls made by the listener are not reported.
         if func is _SDPA:
             call = _described(*args, **kwargs)
             if call is not None:
@@ -66,7 +69,7 @@ class SdpaTap(TorchFunctionMode):
 
 
 def head_count(layer: nn.Module) -> int | None:
-    """H of a layer, from the config of one of its modules; None where none says it."""
+    """Read H of a layer from the config of one of its modules; None where no config has it."""
     for module in layer.modules():
         heads = getattr(getattr(module, "config", None), "num_attention_heads", None)
         if isinstance(heads, int):
@@ -75,7 +78,7 @@ def head_count(layer: nn.Module) -> int | None:
 
 
 def _unpacked(call: AttentionCall, output: Tensor) -> tuple[AttentionCall, Tensor]:
-    """(B, H/G, G, D) queries of one position as (B, H, 1, D), with mask and output."""
+    """Reshape queries (B, H/G, G, D) of one position to (B, H, 1, D), with mask and output."""
     batch, shared, group = call.query.shape[:3]
     mask = call.mask
     if mask is not None and mask.shape[1] > 1:
@@ -101,7 +104,7 @@ def _described(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> AttentionCall | None:
-    """The call in one form; None if it is not attention over a batch of heads."""
+    """Convert the arguments to an `AttentionCall`; None if they have no batch and head axes."""
     if query.ndim != 4:
         return None
     mask = attn_mask

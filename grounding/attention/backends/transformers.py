@@ -1,8 +1,8 @@
-"""Attention calls of modules that look their kernel up in transformers' registry.
+"""Emit the attention calls of modules that look up their kernel in transformers' registry.
 
-Inside a block the look-up returns a function that lets the subscribers of the running thread edit the call, runs the
-kernel and shows them the call with its output. Without an edit the kernel's output is returned untouched. Threads
-without a subscriber get the kernel itself. The model's config, and so the kernel's name, stays as it is.
+Inside the block, the look-up returns a function that collects the edits of the current thread's subscribers, runs the
+kernel and passes them the call and its output. Without an edit the kernel's output is returned unchanged. Threads
+without a subscriber get the kernel itself. The model's config, and with it the kernel's name, is not changed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _users = 0
 
 @contextmanager
 def emitting() -> Iterator[None]:
-    """Emit the calls of all modules that look a kernel up inside the block; may be nested and used in threads."""
+    """Emit the calls of all modules that look up a kernel inside the block; it may be nested and used in threads."""
     global _users
     with _LOCK:
         if _users == 0:
@@ -46,14 +46,13 @@ def emitting() -> Iterator[None]:
 
 
 def uses_interface(layer: nn.Module) -> bool:
-    """Whether some module of a layer looks its attention kernel up in transformers' registry.
+    """Whether some module of a layer looks up its attention kernel in transformers' registry.
+
+    This is decided by the source of `forward`, as transformers does to decide whether a kernel can be changed; a class
+    without source counts as not using the registry.
 
     Args:
         layer: one layer of a stack.
-
-    Returns:
-        Read from the source of `forward`, as transformers does to decide whether a kernel can be changed; a class
-        without source counts as not using it.
     """
     kinds = {type(module) for module in layer.modules()}
     return any(_reads_registry(kind) for kind in kinds)  # type: ignore[arg-type]  # classes can be hashed
@@ -76,8 +75,11 @@ def _reads_registry(kind: type) -> bool:
 def refuse_kernel(config: Any) -> None:
     """Refuse a kernel whose calls cannot be followed, before the model runs.
 
+    Args:
+        config: a transformers config.
+
     Raises:
-        RecordingError: for paged and flex attention, and for a kernel that is not registered.
+        RecordingError: the kernel is paged attention, flex attention, or not registered.
     """
     name = kernel_name(config)
     if name.startswith("paged|") or "flex" in name:
@@ -123,7 +125,7 @@ def _emit(
         if route.edits:
             call = route.subscriber.edit(layer, call)
     if call.edits:
-        # Flash kernels take no additive mask per head; torch's kernel does.
+        # Flash kernels do not support an additive mask per head; torch's kernel does.
         result: Any = run_edited(sdpa_kernel() if flash else kernel, module, call, attention_mask, args, options)
     else:
         result = kernel(module, query, key, value, attention_mask, *args, **options)
@@ -143,7 +145,11 @@ def _described(
     flash: bool,
     eager: bool,
 ) -> AttentionCall:
-    """The call in one form, whatever the kernel's own conventions."""
+    """Convert a kernel's arguments to an `AttentionCall`.
+
+    Raises:
+        RecordingError: the mask or an option is of a form whose rows cannot be recomputed.
+    """
     for option, meaning in (("cache", "a paged cache"), ("s_aux", "learned attention sinks in the softmax")):
         if options.get(option) is not None:
             raise RecordingError(
@@ -158,7 +164,7 @@ def _described(
     causal = options.get("is_causal")
     causal = bool(getattr(module, "is_causal", True) if causal is None else causal)
     if eager:
-        causal = False  # eager attention has no flag: all of causality is in its mask
+        causal = False  # eager attention has no flag; its mask contains causality
     elif not flash:
         causal = causal and mask is None and query.shape[2] > 1
     scale = options.get("scaling")

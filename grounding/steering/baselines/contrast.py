@@ -1,7 +1,10 @@
-"""Contrasting two predictions of one model: what it says next, and what it says next on another prompt.
+"""Contrastive decoding: combine next-token predictions of one model on two prompts.
 
-The second prompt (a spoilt picture, no picture) is read once and then followed token by token with a key-value cache of
-its own, so a contrasted token costs one more pass of one position.
+The second prompt (a noised image, no image) is read once and then extended token by token with its own key/value cache,
+so a contrasted token costs one additional pass of one position.
+
+Shape letters: B batch, R rows (B times beams), N length of prompt and answer, M length of the second prompt, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -20,13 +23,13 @@ Combine = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class Branch:
-    """The same model on another prompt, following a generation token by token.
+    """Run the model on a second prompt, extended by the tokens of the main generation.
 
-    It runs in an empty context: recordings and steering that live in context variables see the main branch alone.
+    It runs in an empty `contextvars` context, so recordings and steering apply to the main branch only.
 
     Args:
         model: a transformers model for image-text generation.
-        inputs: the other prompt, [B, M] ids and mask padded on the left, and what else the model's forward takes.
+        inputs: the second prompt: [B, M] ids and mask padded on the left, and other arguments of the model's forward.
     """
 
     def __init__(self, model: Any, inputs: Mapping[str, Tensor]) -> None:
@@ -35,17 +38,17 @@ class Branch:
         self._seen: Tensor | None = None
 
     def log_probabilities(self, tokens: Tensor) -> Tensor:
-        """What the branch says next, after the same answer.
+        """Compute the log-probabilities of the next token after the second prompt and the answer so far.
 
         Args:
-            tokens: [R, N] the main prompt and its answer so far; R is the batch, or batch times beams with the beams of
-                an element next to each other. One token longer than at the call before.
+            tokens: [R, N] ids of the main prompt and its answer, the beams of an element adjacent; one token longer
+                than at the previous call.
 
         Returns:
             [R, V] float32 log-probabilities.
 
         Raises:
-            MethodError: the answer did not grow by one token, as in assisted generation.
+            MethodError: the answer did not grow by exactly one token, as in assisted generation.
         """
         step = self._begin if self._seen is None else self._follow
         logits = Context().run(step, tokens)
@@ -75,11 +78,11 @@ class Branch:
 
 
 class Contrast:
-    """A logits processor that combines the model's log-probabilities with another branch's.
+    """Combine the model's log-probabilities with those of a second branch, as a logits processor.
 
     Args:
-        combine: from the model's and the branch's [R, V] log-probabilities to the new scores [R, V].
-        branch: the other branch, or None where the method's scale makes it vanish, so that it is not run.
+        combine: a function from the model's and the branch's [R, V] log-probabilities to new scores [R, V].
+        branch: the second branch; None where its weight is 0 and it is not run.
     """
 
     def __init__(self, combine: Combine, branch: Branch | None) -> None:
@@ -87,19 +90,22 @@ class Contrast:
         self._branch = branch
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """New scores [R, V] for tokens [R, N] and scores [R, V], logits or log-probabilities."""
+        """Compute new scores [R, V] from ids [R, N] and scores [R, V], which are logits or log-probabilities."""
         own = torch.log_softmax(scores.float(), dim=-1)
         other = self._branch.log_probabilities(input_ids) if self._branch is not None else None
         return self._combine(own, other)
 
 
 def plausible(scores: Tensor, own: Tensor, share: float) -> Tensor:
-    """Scores with every token out whose probability is below `share` of the likeliest one's; 0 keeps all.
+    """Set scores to -inf for tokens whose probability is below `share` times that of the most probable token.
 
     Args:
-        scores: [R, V] to be cut.
-        own: [R, V] the model's own log-probabilities.
-        share: in [0, 1].
+        scores: [R, V].
+        own: [R, V] log-probabilities of the unmodified model, which decide.
+        share: in [0, 1]; 0 keeps all tokens.
+
+    Returns:
+        [R, V].
     """
     if share == 0:
         return scores
@@ -108,9 +114,14 @@ def plausible(scores: Tensor, own: Tensor, share: float) -> Tensor:
 
 
 def _parents(seen: Tensor, prefixes: Tensor, beams: int) -> Tensor:
-    """Which earlier row each row goes on from: [R] int64.
+    """Find the previous row that each row extends, [R] int64.
 
-    Beam search tells nobody how it reordered its rows, but rows of one element with the same tokens are the same row.
+    `generate` does not report how beam search reordered its rows; rows of one element with equal tokens are identical.
+
+    Args:
+        seen: [R, N - 1] ids of the previous call.
+        prefixes: [R, N - 1] ids of this call without the newest token.
+        beams: rows per element.
     """
     rows = torch.arange(len(seen), device=seen.device)
     if torch.equal(seen, prefixes):

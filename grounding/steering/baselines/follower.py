@@ -1,4 +1,4 @@
-"""A model that has read a batch of prompts and reads on, a few tokens at a time, with a key-value cache."""
+"""Run a model on a batch of prompts and extend it by given tokens, with a key/value cache."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from grounding.compat import cache_argument, generation_positions
 
 
 class Follower:
-    """Reads prompts once, then their answers; rows can be chosen anew and the newest tokens forgotten.
+    """Read prompts once, then tokens of their answers; rows can be reselected and the newest tokens removed.
+
+    Shape letters: B prompts, M their padded length, R rows, V vocabulary.
 
     Args:
         model: a transformers model for image-text generation.
-        inputs: [B, M] ids and mask padded on the left, and what else the model's forward takes.
+        inputs: [B, M] ids and mask padded on the left, and other arguments of the model's forward.
     """
 
     def __init__(self, model: Any, inputs: Mapping[str, Tensor]) -> None:
@@ -32,18 +34,18 @@ class Follower:
 
     @property
     def can_forget(self) -> bool:
-        """Whether the cache still holds all it has read; a sliding window drops what is behind it."""
+        """Whether tokens can be removed: no layer's cache is a sliding window, which drops earlier keys."""
         return not any(getattr(layer, "is_sliding", False) for layer in self._cache.layers)
 
     def read(self) -> Tensor:
-        """Read the prompts: [B, V] logits of what comes next."""
+        """Read the prompts; return [B, V] logits of the next token."""
         logits = self._run(self._inputs, self._positions)
-        self._inputs = {}  # the pictures are not needed again
+        self._inputs = {}  # the pixels are not needed again
         self._positions = None if self._positions is None else self._positions[..., -1:]
         return logits
 
     def follow(self, tokens: Tensor) -> Tensor:
-        """Read on: from [R, n] token ids to [R, V] logits of what comes next."""
+        """Append [R, n] token ids; return [R, V] logits of the next token."""
         count = tokens.shape[1]
         self._mask = pad(self._mask, (0, count), value=1)
         positions = None
@@ -53,14 +55,18 @@ class Follower:
         return self._run({"input_ids": tokens, "attention_mask": self._mask}, positions)
 
     def select(self, rows: Tensor) -> None:
-        """Go on with the rows [R] of the batch, of which each may be taken several times or never."""
+        """Replace the batch by rows of it.
+
+        Args:
+            rows: [R] int64 indices; a row may occur several times or not at all.
+        """
         self._cache.reorder_cache(rows)
         self._mask = self._mask.index_select(0, rows)
         if self._positions is not None:
             self._positions = self._positions.index_select(-2, rows)
 
     def forget(self, count: int) -> None:
-        """Forget the newest `count` tokens of every answer."""
+        """Remove the newest `count` tokens of every row."""
         if count:
             self._cache.crop(-count)
             self._mask = self._mask[:, :-count]

@@ -1,7 +1,7 @@
-"""OPERA: beam search that mistrusts answers which lean on one of their own words, and goes back to before they did.
+"""OPERA: beam search with an over-trust penalty on attention to summary tokens, and retrospective rollback.
 
-Huang et al., CVPR 2024, arXiv 2311.17911, with the numbers and the rules of its released code. Letters: W beams, C
-candidates per beam, t tokens of the answer so far, V vocabulary.
+Huang et al., CVPR 2024, arXiv 2311.17911, with the numbers and rules of its released code. Shape letters: W beams, C
+candidates per beam, N prompt length, t tokens of the answer so far, n new tokens, V vocabulary, Q queries, K keys.
 """
 
 from __future__ import annotations
@@ -20,41 +20,48 @@ from grounding.attention.intercept import intercept
 from grounding.attention.rows import iter_rows
 from grounding.errors import MethodError
 from grounding.models.base import Prepared
+from grounding.models.spelling import end_tokens
 from grounding.steering.base import GenerateOverrides, GenerationContext
 from grounding.steering.baselines.beams import Beams
 from grounding.steering.baselines.follower import Follower
 
 _LARGEST = 700.0
-"""Logarithm of the largest penalty; e^709 is the end of float64."""
+"""Logarithm of the largest penalty; e^709 is close to the largest float64."""
 
 
 @dataclass(frozen=True)
 class OverTrust:
-    """Over-trust penalty and retrospection on beam search (OPERA).
+    """Replace decoding by OPERA's beam search.
 
-    A row of attention is the last layer's, the largest over heads, divided by its sum. Column j of the answer has the
-    score `base * prod over rows i >= j of (scale * A[i, j])`, large where everything since leans on token j. The
-    likeliest `candidates` of each beam are read on by one token, and the largest column score is subtracted from a
-    candidate's logit; within the first `early` tokens its attention on the picture is added instead. Only candidates
-    can be chosen. Once one column has been the largest at more than `patience` steps in every beam, the search returns
-    to the token behind it and chooses from all tokens but those that it had chosen there, without penalties.
+    A is the last layer's attention, the maximum over heads, with each row divided by its sum. Column j of the answer
+    has the score `base * prod_{i >= j} (scale * A[i, j])`, large where all later tokens attend to token j. Each of
+    the `candidates` most probable tokens of a beam is read, and the largest column score, times `weight`, is subtracted
+    from its logit; for the first `early` tokens, its attention on the image is added instead. Only candidates can be
+    chosen. Once one column has been the largest at more than `patience` steps in every beam, the search rolls back to
+    the token after that column and chooses again, without penalties, from all tokens except those chosen there before.
 
-    Where the paper is silent or its code cannot be meant so, this is ours: products are taken in log space and float64,
-    since they leave the range of the code's half precision, with penalties up to e^700; what is no candidate has no
-    probability, instead of a logit of -999; going back clears all that was forbidden at later positions, of which an
-    index in the code reaches only the next; ended texts are compared by their mean over new tokens, the end included.
-
-    Pictures are run one at a time, with beams of this step's own number, whatever the decoding says.
+    Images are run one at a time, with `beams` beams; the decoding's `num_beams` is ignored.
 
     Attributes:
-        beams: W.
-        candidates: C, at least 2; also how often the search may return to one position.
-        scale: on attention weights.
-        base: on their product.
-        weight: of the penalty.
-        early: how many tokens are judged by their attention on the picture; earlier columns are never returned to.
-        patience: at how many steps a column may be the largest, at least 2.
-        window: the farthest way back, in tokens.
+        beams: W, >= 1.
+        candidates: C, >= 2; also the maximum number of rollbacks to one position.
+        scale: factor on attention weights, > 0.
+        base: factor on their product, > 0.
+        weight: factor on the penalty, >= 0.
+        early: number of first tokens scored by their attention on the image, >= 1; the search never rolls back to their
+            columns.
+        patience: number of steps at which a column may be the largest without a rollback, >= 2.
+        window: maximum rollback in tokens, >= 1.
+
+    Raises:
+        MethodError: a value is out of range.
+
+    Notes:
+        Our choices, where the paper is silent or its code appears unintended: products are computed in log space and
+        float64, because they exceed the range of the code's half precision, and penalties are limited to e^700; tokens
+        that are not candidates get probability 0 instead of a logit of -999; a rollback clears the forbidden tokens of
+        all later positions, where the code's index reaches only the next one; ended texts are compared by the mean
+        log-probability of new tokens, the end token included.
     """
 
     beams: int = 5
@@ -66,37 +73,37 @@ class OverTrust:
     patience: int = 15
     window: int = 512
 
-    name: ClassVar[str] = "over_trust"
+    name: ClassVar[str] = "over-trust"
 
     def __post_init__(self) -> None:
         if min(self.beams, self.early, self.window) < 1 or self.candidates < 2 or self.patience < 2:
-            raise MethodError("over_trust needs beams, early and window of at least 1, candidates and patience of 2")
+            raise MethodError("over-trust needs beams, early and window of at least 1, candidates and patience of 2")
         if not (self.scale > 0 and self.base > 0 and self.weight >= 0):
-            raise MethodError("over_trust needs scale and base above 0 and a weight of at least 0")
+            raise MethodError("over-trust needs scale and base above 0 and a weight of at least 0")
 
     @contextmanager
     def applied(self, context: GenerationContext) -> Iterator[GenerateOverrides]:
-        """See `Intervention`; takes over the loop of `generate`.
+        """Replace the decoding loop of `generate`; see `Intervention`.
 
         Raises:
-            MethodError: the decoding samples, or the model's last layer cannot be followed.
+            MethodError: the decoding samples.
+            RecordingError: the calls of the model's last layer cannot be followed.
         """
         if context.decoding.do_sample:
-            raise MethodError("over_trust is a beam search and draws no tokens: leave do_sample off")
+            raise MethodError("over-trust is a beam search and draws no tokens: leave do_sample off")
         vlm = context.vlm
         rows = _LastRows()
 
         def loop(model: Any, input_ids: Tensor, logits_processor: Any, generation_config: Any, **_: Any) -> Tensor:
-            end = generation_config.eos_token_id
-            ends = frozenset(end if isinstance(end, list) else [] if end is None else [end])
+            ends = end_tokens(model)
             limit = generation_config.max_length - input_ids.shape[1]
             answers = []
             for image, question in zip(context.images, context.questions, strict=True):
                 prepared = context.vlm.prepare_questions([image], [question])
                 answers.append(_Search(self, model, prepared, rows, logits_processor, ends, limit).run())
             longest = max(len(answer) for answer in answers)
-            filler = generation_config.pad_token_id
-            padded = [answer + [filler] * (longest - len(answer)) for answer in answers]
+            padding = generation_config.pad_token_id
+            padded = [answer + [padding] * (longest - len(answer)) for answer in answers]
             return torch.cat([input_ids, torch.tensor(padded, device=input_ids.device)], dim=1)
 
         with intercept(vlm.model, rows, Scope(calls=(vlm.layer_count - 1,)), backend="transformers"):
@@ -104,21 +111,21 @@ class OverTrust:
 
 
 class _LastRows(Subscriber):
-    """Keeps the last layer's rows while they are wanted."""
+    """Compute the last layer's attention rows of each pass while `wanted` is set."""
 
     def __init__(self) -> None:
         self.wanted = False
         self.rows = torch.empty(0)
-        """[W, Q, K] of the last pass, the largest weight over heads, each row divided by its sum."""
+        """[W, Q, K] of the latest pass: maximum over heads, each row divided by its sum."""
 
     def wants(self, layer: int) -> bool:
         return self.wanted
 
     def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
         queries = torch.arange(call.query_count, device=call.query.device)
-        placed = replace(call, query_offset=call.key_count - call.query_count)
+        located = replace(call, query_offset=call.key_count - call.query_count)
         found = [
-            torch.cat([weights.amax(dim=0) for _, weights in iter_rows(placed, element, queries)])
+            torch.cat([weights.amax(dim=0) for _, weights in iter_rows(located, element, queries)])
             for element in range(len(call.query))
         ]
         rows = torch.stack(found)
@@ -127,7 +134,13 @@ class _LastRows(Subscriber):
 
 @dataclass(frozen=True)
 class _State:
-    """The search before it chose the token at one position, and what it chose there."""
+    """Hold the search before one position's token was chosen, and the choice.
+
+    Attributes:
+        beams: before the choice.
+        parents: [W] int64, the beam that each chosen token extends.
+        tokens: [W] int64, the chosen tokens.
+    """
 
     beams: Beams
     parents: Tensor
@@ -135,16 +148,19 @@ class _State:
 
 
 class _Search:
-    """OPERA's search for one answer.
+    """Search for one answer.
 
     Args:
-        step: the method's numbers.
+        step: parameters of the search.
         model: a transformers model.
         prepared: a batch of one.
-        rows: who sees the last layer.
-        processor: from ([W, N + t] ids, [W, V] log-probabilities) to new ones.
+        rows: receives the last layer's attention.
+        processor: a function from [W, N + t] ids and [W, V] log-probabilities to new log-probabilities.
         ends: ids that end a text.
-        limit: the longest answer in tokens.
+        limit: maximum length of the answer in tokens.
+
+    Raises:
+        MethodError: the model's cache cannot remove tokens.
     """
 
     def __init__(
@@ -160,7 +176,7 @@ class _Search:
         self._step, self._rows, self._processor, self._limit = step, rows, processor, limit
         self._follower = Follower(model, prepared.inputs)
         if not self._follower.can_forget:
-            raise MethodError("over_trust takes back what it has read, but this model's cache is a sliding window")
+            raise MethodError("over-trust takes back what it has read, but this model's cache is a sliding window")
         self._prompt = prepared.inputs["input_ids"]  # [1, N]
         self._image = torch.as_tensor(prepared.layouts[0].image, device=self._prompt.device)
         self._beams = Beams.start(step.beams, ends, self._prompt.device)
@@ -171,16 +187,16 @@ class _Search:
         self._forbidden: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     def run(self) -> list[int]:
-        """The answer's tokens, its end token included."""
+        """Return the answer's tokens, the end token included."""
         logits = self._follower.read().expand(self._step.beams, -1)
         self._follower.select(torch.zeros(self._step.beams, dtype=torch.int64, device=logits.device))
         self._rows.wanted = True
         try:
             while True:
                 scores = self._penalised(logits.double())
-                back = self._returning()
+                back = self._rollback_position()
                 if back is not None:
-                    scores = self._went_back(back)
+                    scores = self._rolled_back(back)
                 self._choose(scores)
                 if self._beams.is_done or self._beams.length == self._limit:
                     return self._beams.best()
@@ -190,7 +206,7 @@ class _Search:
             self._rows.wanted = False
 
     def _penalised(self, logits: Tensor) -> Tensor:
-        """[W, V] log-probabilities of the candidates, from logits [W, V]; remembers the largest columns."""
+        """Compute penalised log-probabilities [W, V] of the candidates from logits [W, V]; store largest columns."""
         kept, candidates = logits.topk(self._step.candidates, dim=-1)  # [W, C]
         penalties, largest = [], []
         for candidate in candidates.unbind(1):
@@ -207,7 +223,7 @@ class _Search:
         return torch.full_like(logits, -torch.inf).scatter(1, candidates, chosen)
 
     def _grown(self, rows: Tensor) -> Tensor:
-        """Logarithms of the columns' products [W, t + n] with n further rows [W, n, N + t + n] below them."""
+        """Extend the log column products to [W, t + n] by n new attention rows [W, n, N + t + n]."""
         own = torch.log(self._step.scale * rows[:, :, self._prompt.shape[1] :].double())  # [W, n, t + n]
         count, length = own.shape[1:]
         row = torch.arange(length - count, length, device=own.device)[:, None]
@@ -216,8 +232,8 @@ class _Search:
         columns[:, : length - count] += self._columns[:, : length - count]
         return columns
 
-    def _returning(self) -> int | None:
-        """The position to choose anew, if the beams agree that they lean on the token before it."""
+    def _rollback_position(self) -> int | None:
+        """Return the position to choose again, if one column has been the largest often enough in every beam."""
         column = int(self._largest[-1].mode().values)
         often = (torch.stack(self._largest) == column).sum(dim=0) > self._step.patience  # [W]
         if column < self._step.early or not bool(often.all()):
@@ -228,8 +244,8 @@ class _Search:
                 return max(position, self._beams.length - self._step.window)
         return None
 
-    def _went_back(self, position: int) -> Tensor:
-        """Restore the search before a position: [W, V] log-probabilities without what was chosen there."""
+    def _rolled_back(self, position: int) -> Tensor:
+        """Restore the search before a position; return [W, V] log-probabilities with earlier choices excluded."""
         state = self._states[position]
         self._follower.forget(self._beams.length)
         self._beams = state.beams
@@ -245,7 +261,7 @@ class _Search:
         return torch.log_softmax(logits, dim=-1)
 
     def _choose(self, scores: Tensor) -> None:
-        """Extend the beams by the best of [W, V] log-probabilities."""
+        """Extend the beams by the best tokens of [W, V] log-probabilities."""
         ids = torch.cat([self._prompt.expand(self._step.beams, -1), self._beams.tokens], dim=1)
         scores = self._processor(ids, scores.float()).double()
         before = self._beams

@@ -1,8 +1,8 @@
-"""PAI's text-only guidance: less of what the model would say without having seen the picture.
+"""PAI's text-only guidance: contrast the prediction with that of the prompt without its image.
 
-PAI (ECCV 2024, arXiv 2407.21771) has a second part, which adds `a |S|` to the attention logits of image keys. It is a
-step of its own; a file that names both is the whole method. While the guidance is on, the authors' code leaves the
-prompt's own pass, and every pass of the text-only branch, without that part.
+PAI (ECCV 2024, arXiv 2407.21771) has a second part, the step `pai`, which adds `a |S|` to the attention logits of image
+keys; a file with both steps is the whole method. With guidance, the authors' code applies that part neither to the
+prompt's pass nor to the text-only branch.
 """
 
 from __future__ import annotations
@@ -24,31 +24,34 @@ from grounding.steering.baselines.contrast import Branch, Contrast, plausible
 
 @dataclass(frozen=True)
 class TextGuidance:
-    """`gamma (s - u) + u` of log-probabilities with the picture (s) and without (u); PAI, section 3, and its code.
+    """Score tokens by `gamma (s - u) + u`, log-probabilities with (s) and without (u) the image (PAI, section 3, code).
 
-    The scores are not normalised again, as in the authors' code. Their code cuts nothing at gamma 1; neither does this
-    step, which then runs no second pass and changes nothing.
+    As in the authors' code, the scores are not renormalised, and gamma = 1 disables the step, its cut included; the
+    second branch is then not run.
 
     Attributes:
-        gamma: strength; 1 is none.
-        cut: tokens less likely than this share of the likeliest, with the picture, are out, in [0, 1].
+        gamma: guidance strength, >= 0; 1 disables the step.
+        cut: exclude tokens whose probability with the image is below this share of the most probable one's, in [0, 1].
+
+    Raises:
+        MethodError: a value is out of range.
     """
 
     gamma: float = 1.1
     cut: float = 0.1
 
-    name: ClassVar[str] = "text_guidance"
+    name: ClassVar[str] = "text-guidance"
 
     def __post_init__(self) -> None:
         if self.gamma < 0 or not 0 <= self.cut <= 1:
             raise MethodError(
-                f"text_guidance: gamma {self.gamma} and cut {self.cut} were given, expected gamma >= 0 and cut "
+                f"text-guidance: gamma {self.gamma} and cut {self.cut} were given, expected gamma >= 0 and cut "
                 "in [0, 1]"
             )
 
     @contextmanager
     def applied(self, context: GenerationContext) -> Iterator[GenerateOverrides]:
-        """See `Intervention`; adds one processor."""
+        """Add one logits processor; see `Intervention`."""
         if self.gamma == 1:
             yield GenerateOverrides()
         else:
@@ -56,15 +59,18 @@ class TextGuidance:
             yield GenerateOverrides((Contrast(self.combine, branch),))
 
     def combine(self, own: Tensor, other: Tensor | None) -> Tensor:
-        """New scores [R, V] from log-probabilities [R, V] with and without the picture."""
+        """Compute new scores [R, V] from log-probabilities [R, V] with and without the image."""
         assert other is not None
         return plausible(self.gamma * (own - other) + other, own, self.cut)
 
 
 def text_only(prepared: Prepared) -> dict[str, Tensor]:
-    """The prompts without their image tokens, [B, M], padded on the left anew.
+    """Remove the image tokens from the prompts and pad them on the left again.
 
-    What a family writes around its image tokens stays.
+    Tokens that mark the start and end of an image are kept.
+
+    Returns:
+        `input_ids` and `attention_mask`, both [B, M].
     """
     ids = prepared.inputs["input_ids"]
     rows, masks = [], []

@@ -1,8 +1,7 @@
-"""Saying less: the control that every method against invented objects must beat at equal recall.
+"""Truncation: the control that a method against object hallucination must beat at equal recall.
 
-A text cut while it is generated is the beginning of the uncut one, so with greedy decoding one run without a limit
-serves every length: the truncation curve of `grounding eval chair` cuts captions that exist. This step is for runs that
-should not pay for what is thrown away, and for lengths in tokens instead of words.
+With greedy decoding a truncated text is a prefix of the full one, so the truncation curve of `grounding eval chair`
+cuts existing captions. This step stops generation instead, at a length in tokens.
 """
 
 from __future__ import annotations
@@ -19,12 +18,15 @@ from grounding.steering.decoding import Generated
 
 @dataclass(frozen=True)
 class Truncation:
-    """At most `tokens` new tokens.
+    """Limit the text to `tokens` new tokens.
 
     Attributes:
-        tokens: the longest text.
-        whole_words: end at the last whole word within the limit; one more token is generated to know where it ends. A
-            text that is all one word is cut at the limit.
+        tokens: the limit, >= 1.
+        whole_words: end at the last whole word within the limit, for which one more token is generated. A text of one
+            word is cut at the limit.
+
+    Raises:
+        MethodError: the limit is below 1.
     """
 
     tokens: int = 64
@@ -38,7 +40,7 @@ class Truncation:
 
     @contextmanager
     def applied(self, context: GenerationContext) -> Iterator[GenerateOverrides]:
-        """See `Intervention`; a decoding that asks for fewer tokens keeps its limit."""
+        """Limit `max_new_tokens` of the decoding, unless its own limit is lower; see `Intervention`."""
         limit = min(self.tokens, context.decoding.max_new_tokens)
         if not self.whole_words:
             yield GenerateOverrides(options={"max_new_tokens": limit})
@@ -48,12 +50,12 @@ class Truncation:
 
 
 def cut(text: Generated, limit: int, tokenizer: Any) -> Generated:
-    """The text up to its last whole word within `limit` tokens, if it is longer.
+    """Cut a text after its last whole word within `limit` tokens; a text within the limit is returned unchanged.
 
     Args:
-        text: as generated, with the token after the limit.
+        text: the generated text, with one token more than the limit.
         limit: in tokens.
-        tokenizer: the model's.
+        tokenizer: of the model.
     """
     if len(text.token_ids) <= limit:
         return text
@@ -66,6 +68,6 @@ def cut(text: Generated, limit: int, tokenizer: Any) -> Generated:
 def _between_words(before: str, longer: str) -> bool:
     """Whether `before` ends where a word of `longer` does."""
     if not longer.startswith(before) or "\ufffd" in before[-1:]:
-        return False  # a character is not complete yet
+        return False  # the last character's bytes are incomplete
     after = longer[len(before) :][:1]
     return not (before[-1:].isalnum() and after.isalnum())

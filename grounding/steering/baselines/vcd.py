@@ -1,4 +1,4 @@
-"""Visual contrastive decoding (VCD): less of what the model would also say about a picture drowned in noise."""
+"""Visual contrastive decoding (VCD): contrast the prediction with that for a noised image."""
 
 from __future__ import annotations
 
@@ -15,23 +15,29 @@ from grounding.steering.base import GenerateOverrides, GenerationContext
 from grounding.steering.baselines.contrast import Branch, Contrast, plausible
 
 STEPS = 1000
+"""Steps of the forward diffusion."""
 
 
 @dataclass(frozen=True)
 class VisualContrast:
-    """`(1 + alpha) z - alpha z'`, z' being the logits for a noised picture (VCD, CVPR 2024, arXiv 2311.16922).
+    """Score tokens by `(1 + alpha) z - alpha z'`, with z' the logits for a noised image.
 
-    Logits are taken as log-probabilities; the difference is a constant per row, which the softmax removes.
-
-    The noise is drawn on the CPU from the decoding's seed, anew for each picture, so that a picture's noise does not
-    depend on its batch; the paper does not say. Where a still picture's frame is repeated within a patch (Qwen2.5-VL),
-    every copy gets the same noise, as if the picture had been noised before it was cut into patches.
+    Leng et al., CVPR 2024, arXiv 2311.16922. Log-probabilities are used in place of logits; they differ by a constant
+    per row, which the softmax removes.
 
     Attributes:
-        alpha: strength; 0 runs no second pass and leaves the plausibility cut.
-        beta: tokens less likely than this share of the likeliest are out, in [0, 1].
-        noise_step: diffusion step of `STEPS` whose noise the normalised pixels get, counted from 0.
-        sample: draw from the whole distribution at temperature 1, as published; False leaves it to the decoding.
+        alpha: contrast strength, >= 0; 0 does not run the second branch and keeps the plausibility cut.
+        beta: exclude tokens whose probability is below this share of the most probable token's, in [0, 1].
+        noise_step: step of the forward diffusion applied to the normalised pixels, from 0 to `STEPS` - 1.
+        sample: sample from the full distribution at temperature 1, as published; False uses the decoding's settings.
+
+    Raises:
+        MethodError: a value is out of range.
+
+    Notes:
+        The noise is drawn on the CPU from the decoding's seed, restarted for each image, so that it does not depend on
+        the batch; the paper does not specify this. Where an image's frame is repeated within a patch (Qwen2.5-VL), all
+        copies get the same noise, as if the image had been noised before it was split into patches.
     """
 
     alpha: float = 1.0
@@ -39,18 +45,18 @@ class VisualContrast:
     noise_step: int = 500
     sample: bool = True
 
-    name: ClassVar[str] = "visual_contrast"
+    name: ClassVar[str] = "visual-contrast"
 
     def __post_init__(self) -> None:
         if self.alpha < 0 or not 0 <= self.beta <= 1 or not 0 <= self.noise_step < STEPS:
             raise MethodError(
-                f"visual_contrast: alpha {self.alpha}, beta {self.beta} and noise_step {self.noise_step} were given, "
+                f"visual-contrast: alpha {self.alpha}, beta {self.beta} and noise_step {self.noise_step} were given, "
                 f"expected alpha >= 0, beta in [0, 1] and a step from 0 to {STEPS - 1}"
             )
 
     @contextmanager
     def applied(self, context: GenerationContext) -> Iterator[GenerateOverrides]:
-        """See `Intervention`; adds one processor and, where it samples, the settings of the draws."""
+        """Add one logits processor and, with `sample`, the settings of sampling; see `Intervention`."""
         branch = None
         if self.alpha != 0:
             inputs = dict(context.prepared.inputs)
@@ -62,27 +68,28 @@ class VisualContrast:
         yield GenerateOverrides((Contrast(self.combine, branch),), options)
 
     def combine(self, own: Tensor, other: Tensor | None) -> Tensor:
-        """New scores [R, V] from log-probabilities [R, V] for the picture and for the noised one."""
+        """Compute new scores [R, V] from log-probabilities [R, V] for the image and for the noised image."""
         contrasted = own if other is None else (1 + self.alpha) * own - self.alpha * other
         return plausible(contrasted, own, self.beta)
 
 
 def noised(inputs: dict[str, Tensor], config: Any, step: int, seed: int) -> Tensor:
-    """The normalised pixels as the forward diffusion leaves them at a step.
+    """Apply the forward diffusion to the normalised pixels.
 
-    `sqrt(abar) x + sqrt(1 - abar) eps` with `beta_t = sigmoid(linspace(-6, 6, 1000)) (5e-3 - 1e-5) + 1e-5`.
+    x' = sqrt(abar_t) x + sqrt(1 - abar_t) eps, with abar_t the product of 1 - beta_s over s <= t and
+    beta_s = sigmoid(linspace(-6, 6, 1000))_s (5e-3 - 1e-5) + 1e-5.
 
     Args:
-        inputs: with `pixel_values`: [B, C, H, W], or patches [n, C T p p] with `image_grid_thw` [B, 3].
-        config: the model's.
-        step: counted from 0.
+        inputs: with `pixel_values`, either [B, C, H, W], or patches [n, C T p p] with `image_grid_thw` [B, 3].
+        config: of the model.
+        step: t, counted from 0.
         seed: of the noise.
 
     Returns:
-        Pixels of the same shape and type.
+        Pixels of the same shape and dtype.
 
     Raises:
-        MethodError: the pixels come in another shape.
+        MethodError: the pixels have another shape.
     """
     betas = torch.sigmoid(torch.linspace(-6, 6, STEPS)) * (5e-3 - 1e-5) + 1e-5
     kept = torch.cumprod(1 - betas, dim=0)[step]
@@ -100,7 +107,7 @@ def noised(inputs: dict[str, Tensor], config: Any, step: int, seed: int) -> Tens
         noise = torch.cat(parts)
     else:
         raise MethodError(
-            f"visual_contrast: the pixels have the shape {tuple(pixels.shape)}, expected whole pictures [B, C, H, W] "
+            f"visual-contrast: the pixels have the shape {tuple(pixels.shape)}, expected whole pictures [B, C, H, W] "
             "or flattened patches with their grid: this family's pictures cannot be noised yet"
         )
     noisy = kept.sqrt() * pixels.float().cpu() + (1 - kept).sqrt() * noise
@@ -108,4 +115,5 @@ def noised(inputs: dict[str, Tensor], config: Any, step: int, seed: int) -> Tens
 
 
 def _draw(shape: Any, seed: int) -> Tensor:
+    """Draw standard normal noise of a shape on the CPU."""
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))

@@ -25,7 +25,7 @@ contenders:
   - name: guidance
     steering: pai-guidance
     grid:
-      text_guidance.gamma: [1.1, 1.5]
+      text-guidance.gamma: [1.1, 1.5]
 """
 
 
@@ -114,9 +114,9 @@ def test_tuning_on_the_test_scenes_is_refused(plan):
 
 
 def test_candidates_differ_in_the_grid_alone():
-    one, other = Candidate("g", {"text_guidance.gamma": (1.1, 2.0)}, "pai-guidance").settings()
+    one, other = Candidate("g", {"text-guidance.gamma": (1.1, 2.0)}, "pai-guidance").settings()
     assert one.steps[0].gamma == 1.1
-    assert with_value(one, "text_guidance.gamma", 2.0).steps == other.steps
+    assert with_value(one, "text-guidance.gamma", 2.0).steps == other.steps
 
 
 def test_an_unknown_step_or_field_is_refused():
@@ -124,7 +124,7 @@ def test_an_unknown_step_or_field_is_refused():
     with pytest.raises(MethodError, match="no step 'nothing'"):
         with_value(steering, "nothing.gamma", 1.0)
     with pytest.raises(MethodError, match="gama"):
-        with_value(steering, "text_guidance.gama", 1.0)
+        with_value(steering, "text-guidance.gama", 1.0)
 
 
 def test_truncation_is_compared_at_no_less_recall():

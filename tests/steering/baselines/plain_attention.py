@@ -1,4 +1,4 @@
-"""Attention written out, for whole passes without a cache over one unpadded prompt and its answer."""
+"""Reference attention, for full passes without a cache over one unpadded prompt and its answer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 Change = Callable[[int, Tensor, Tensor], Tensor]
-"""From a layer's index, its masked logits [H, N, N] and the stream [N, E] that entered it to its weights [H, N, N]."""
+"""A function from layer index, masked logits [H, N, N] and layer input [N, E] to weights [H, N, N]."""
 
 
 @contextmanager
 def attending(model, change: Change) -> Iterator[None]:
-    """Every decoder layer attends through `change`."""
+    """Compute the attention of every decoder layer by `change` inside the block."""
     name = "written_out"
-    streams: dict[int, Tensor] = {}
+    residuals: dict[int, Tensor] = {}
     handles = []
 
     def attend(module, query, key, value, mask, scaling, **options):
@@ -27,12 +27,12 @@ def attending(model, change: Change) -> Iterator[None]:
         logits = (query[0] @ key[0].transpose(-1, -2)) * scaling
         future = torch.ones(logits.shape[-2:], dtype=torch.bool).triu(1)
         index = module.layer_idx
-        weights = change(index, logits.masked_fill(future, -torch.inf), streams[index])
+        weights = change(index, logits.masked_fill(future, -torch.inf), residuals[index])
         return (weights @ value[0])[None].transpose(1, 2).contiguous(), None
 
     def keep(index: int):
         def before(module, args, kwargs):
-            streams[index] = (args[0] if args else kwargs["hidden_states"])[0]
+            residuals[index] = (args[0] if args else kwargs["hidden_states"])[0]
 
         return before
 

@@ -1,4 +1,4 @@
-"""Contrastive decoding by hand: whole forward passes of one unpadded element, without a cache."""
+"""Reference contrastive decoding: full forward passes of one unpadded element, without a cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def next_log_probabilities(model, inputs: dict[str, Tensor], answer: list[int]) -> Tensor:
-    """[V] after the prompt and the answer so far."""
+    """Return [V] log-probabilities after the prompt and the answer so far."""
     grown = dict(inputs)
     grown["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([answer], dtype=torch.int64)], dim=1)
     for name, value in (("attention_mask", 1), ("mm_token_type_ids", 0)):

@@ -1,4 +1,4 @@
-"""PAI's guidance and VCD against whole forward passes and their formulas written out."""
+"""Compare PAI's guidance and VCD with their formulas on full forward passes."""
 
 from __future__ import annotations
 
@@ -97,11 +97,11 @@ def test_the_text_only_prompt_is_the_prompt_without_image_tokens(vlm, images, qu
         assert mask.tolist() == sorted(mask.tolist())
 
 
-class Slow:
-    """The text-only branch without a cache, row by row."""
+class ReferenceGuidance:
+    """Run the text-only branch without a cache, row by row."""
 
     def __init__(self, vlm, images, questions) -> None:
-        self._family, self._length = vlm, vlm.prepare_questions(images, questions).length
+        self._vlm, self._length = vlm, vlm.prepare_questions(images, questions).length
         self._prompts = [
             without_image(vlm, dict(vlm.prepare_questions([image], [question]).inputs))
             for image, question in zip(images, questions, strict=True)
@@ -112,17 +112,17 @@ class Slow:
         rows = []
         for index, (ids, own) in enumerate(zip(input_ids, scores, strict=True)):
             answer = ids[self._length :].tolist()
-            other = next_log_probabilities(self._family.model, self._prompts[index // beams], answer)
+            other = next_log_probabilities(self._vlm.model, self._prompts[index // beams], answer)
             rows.append(guided(own.double(), other).float())
         return torch.stack(rows)
 
 
-def test_beams_take_the_branch_with_them(vlm, images, questions) -> None:
+def test_the_branch_follows_reordered_beams(vlm, images, questions) -> None:
     found = generate(vlm, images, questions, steered(TextGuidance(2.5)), Decoding(max_new_tokens=LENGTH, num_beams=3))
     prepared = vlm.prepare_questions(images, questions)
     expected = vlm.model.generate(
         **prepared.inputs,
-        logits_processor=[Slow(vlm, images, questions)],
+        logits_processor=[ReferenceGuidance(vlm, images, questions)],
         num_beams=3,
         do_sample=False,
         max_new_tokens=LENGTH,
@@ -150,7 +150,7 @@ def texts_and_passes(vlm, images, questions, step) -> tuple[list, int]:
     return texts, len(count)
 
 
-def test_no_second_pass_where_the_scale_makes_it_vanish(vlm, images, questions) -> None:
+def test_no_second_pass_where_its_weight_is_0(vlm, images, questions) -> None:
     runs = {}
     for name, step in (
         ("plain", None),
@@ -163,7 +163,7 @@ def test_no_second_pass_where_the_scale_makes_it_vanish(vlm, images, questions) 
     assert runs["guided"][1] == 2 * runs["plain"][1]
 
 
-def test_everything_is_as_before(vlm, images, questions) -> None:
+def test_guidance_and_contrast_restore_the_model(vlm, images, questions) -> None:
     decoding = Decoding(max_new_tokens=LENGTH)
     before = generate(vlm, images, questions, None, decoding)
     generate(vlm, images, questions, steered(TextGuidance(2.5), STRONG), decoding)
@@ -172,7 +172,7 @@ def test_everything_is_as_before(vlm, images, questions) -> None:
     assert not vlm.model._forward_pre_hooks
 
 
-def test_numbers_that_make_no_sense_are_refused() -> None:
+def test_numbers_out_of_range_are_refused() -> None:
     with pytest.raises(MethodError, match="gamma -1"):
         TextGuidance(gamma=-1)
     with pytest.raises(MethodError, match="noise_step 1000"):

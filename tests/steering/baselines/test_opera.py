@@ -1,4 +1,4 @@
-"""OPERA against a search written out with whole passes and whole products, without a cache."""
+"""Compare OPERA with a reference search that runs full passes and full products, without a cache."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def method(*steps) -> Steering:
 
 
 @dataclass
-class Slow:
-    """The search; every pass reads the whole prompt and answer again."""
+class ReferenceSearch:
+    """Run the search; every pass reads the whole prompt and answer."""
 
     vlm: object
     prepared: object
@@ -40,7 +40,7 @@ class Slow:
     limit: int
 
     def read(self, answer: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [V] after an answer, and the last layer's rows [N, N]."""
+        """Return logits [V] after an answer, and the last layer's rows [N, N]."""
         inputs = dict(self.prepared.inputs)
         inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([answer], dtype=torch.int64)], dim=1)
         for name, value in (("attention_mask", 1), ("mm_token_type_ids", 0)):
@@ -57,8 +57,8 @@ class Slow:
         rows = kept[max(kept)].amax(0).double()
         return logits, rows / rows.sum(-1, keepdim=True)
 
-    def judged(self, answer: list[int]) -> tuple[float, int]:
-        """The penalty of an answer that ends in a candidate, and its largest column."""
+    def penalty(self, answer: list[int]) -> tuple[float, int]:
+        """Return the penalty of an answer that ends in a candidate, and its largest column."""
         _, rows = self.read(answer)
         start = self.prepared.length
         block = self.step.scale * rows[start:, start:]
@@ -69,7 +69,7 @@ class Slow:
         return columns[largest], largest
 
     def run(self) -> tuple[tuple[int, ...], int]:
-        """The answer, and how often the search went back."""
+        """Return the answer and the number of rollbacks."""
         step, end = self.step, self.vlm.model.generation_config.eos_token_id
         beams, scores, ended = [[] for _ in range(step.beams)], [0.0] + [-1e9] * (step.beams - 1), []
         states, history, returns, forbidden = [], [], Counter(), {}
@@ -78,13 +78,13 @@ class Slow:
             for b, beam in enumerate(beams):
                 logits, _ = self.read(beam)
                 tokens = logits.topk(step.candidates).indices.tolist()
-                judged = [self.judged([*beam, token]) for token in tokens]
+                penalties = [self.penalty([*beam, token]) for token in tokens]
                 own = torch.tensor(
-                    [float(logits[t]) - step.weight * p for t, (p, _) in zip(tokens, judged, strict=True)]
+                    [float(logits[t]) - step.weight * p for t, (p, _) in zip(tokens, penalties, strict=True)]
                 )
                 own = torch.log_softmax(own.double(), dim=-1).tolist()
                 found += [(scores[b] + value, b, token) for value, token in zip(own, tokens, strict=True)]
-                modes.append(mode([column for _, column in judged]))
+                modes.append(mode([column for _, column in penalties]))
             history.append(modes)
             column, position = mode(modes), None
             if column >= step.early and all(
@@ -132,7 +132,7 @@ def mode(values: list[int]) -> int:
 
 @pytest.fixture(scope="module")
 def peaked(vlm):
-    """The family with a last layer that leans on few tokens, so that the search has something to go back for."""
+    """Return a model whose last layer attends to few tokens, so that the search rolls back."""
     projection = vlm.model.get_decoder().layers[-1].self_attn.q_proj.weight
     before = projection.detach().clone()
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_the_search_equals_one_with_whole_passes(peaked, images, questions) -> N
     found = generate(peaked, images, questions, method(EAGER), Decoding(max_new_tokens=LENGTH))
     returns = 0
     for image, question, one in zip(images, questions, found, strict=True):
-        answer, count = Slow(peaked, peaked.prepare_questions([image], [question]), EAGER, LENGTH).run()
+        answer, count = ReferenceSearch(peaked, peaked.prepare_questions([image], [question]), EAGER, LENGTH).run()
         assert one.token_ids == answer
         returns += count
     assert returns > 0
@@ -157,11 +157,11 @@ def test_ended_texts_compete(peaked, images, questions, monkeypatch) -> None:
     whole = generate(peaked, images[:1], questions[:1], method(EAGER), decoding)[0]
     monkeypatch.setattr(peaked.model.generation_config, "eos_token_id", whole.token_ids[4])
     found = generate(peaked, images[:1], questions[:1], method(EAGER), decoding)[0]
-    answer, _ = Slow(peaked, peaked.prepare_questions(images[:1], questions[:1]), EAGER, 10).run()
+    answer, _ = ReferenceSearch(peaked, peaked.prepare_questions(images[:1], questions[:1]), EAGER, 10).run()
     assert found.token_ids == answer != whole.token_ids
 
 
-def test_a_weightless_search_over_all_tokens_is_beam_search(vlm, images, questions) -> None:
+def test_a_search_with_weight_0_over_all_tokens_is_beam_search(vlm, images, questions) -> None:
     vocabulary = vlm.model.get_output_embeddings().weight.shape[0]
     free = OverTrust(beams=3, candidates=vocabulary, weight=0.0, patience=100)
     for image, question in zip(images, questions, strict=True):
@@ -169,8 +169,8 @@ def test_a_weightless_search_over_all_tokens_is_beam_search(vlm, images, questio
         assert found == generate(vlm, [image], [question], None, Decoding(max_new_tokens=2, num_beams=3))
 
 
-class Listener:
-    """A step that changes nothing and keeps the search's log-probabilities [W, V]."""
+class ScoreRecorder:
+    """Record the search's log-probabilities [W, V] without changing them."""
 
     def __init__(self) -> None:
         self.scores: list[torch.Tensor] = []
@@ -185,15 +185,15 @@ class Listener:
 
 
 def test_products_beyond_the_range_of_floats_stay_penalties(peaked, images, questions) -> None:
-    huge, listener = OverTrust(beams=2, candidates=2, scale=1e30, early=1, patience=100), Listener()
-    generate(peaked, images[:1], questions[:1], method(huge, listener), Decoding(max_new_tokens=LENGTH))
-    assert len(listener.scores) == LENGTH
-    for scores in listener.scores:
+    huge, recorder = OverTrust(beams=2, candidates=2, scale=1e30, early=1, patience=100), ScoreRecorder()
+    generate(peaked, images[:1], questions[:1], method(huge, recorder), Decoding(max_new_tokens=LENGTH))
+    assert len(recorder.scores) == LENGTH
+    for scores in recorder.scores:
         assert not scores.isnan().any()
         assert (scores.exp().sum(dim=-1) - 1).abs().max() < 1e-5
 
 
-def test_what_does_not_go_together_is_refused(vlm, images, questions) -> None:
+def test_incompatible_settings_are_refused(vlm, images, questions) -> None:
     decoding = Decoding(max_new_tokens=2)
     with pytest.raises(MethodError, match="draws no tokens"):
         generate(vlm, images, questions, method(EAGER), Decoding(do_sample=True))
@@ -210,7 +210,7 @@ def test_what_does_not_go_together_is_refused(vlm, images, questions) -> None:
         OverTrust(patience=1)
 
 
-def test_everything_is_as_before_the_search(vlm, images, questions) -> None:
+def test_the_search_restores_the_model(vlm, images, questions) -> None:
     decoding = Decoding(max_new_tokens=4)
     before = generate(vlm, images, questions, None, decoding)
     kernel = vlm.model.get_decoder().config._attn_implementation

@@ -1,4 +1,4 @@
-"""The shipped files of PAI and VAR, their numbers made strong, against attention written out."""
+"""Compare the shipped files of PAI and VAR, with larger parameters, with reference attention."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ LENGTH = 6
 
 @pytest.fixture(scope="module", params=["llava", "qwen2_5_vl"])
 def vlm(request):
-    """Deep enough for methods that begin at layer 2."""
+    """Return a model that is deep enough for methods that start at layer 2."""
     if request.param == "llava":
         return Llava(*tiny_llava(layers=4), name="tiny")
     return Qwen25VL(*tiny_qwen2_5_vl(layers=4), name="tiny")
 
 
-class Listener:
-    """A step that changes nothing and keeps the scores [R, V] that each token is taken from."""
+class ScoreRecorder:
+    """Record the scores [R, V] that each token is chosen from, without changing them."""
 
     def __init__(self) -> None:
         self.scores: list[torch.Tensor] = []
@@ -48,13 +48,13 @@ class Listener:
         return scores
 
 
-def heard(vlm, images, questions, method):
-    """Per element its tokens and, at each of them, the scores [V] it was taken from, normalised."""
-    listener = Listener()
-    method = replace(method, steps=(*method.steps, listener))
+def recorded_scores(vlm, images, questions, method):
+    """Yield per element its tokens and the normalised scores [V] that each was chosen from."""
+    recorder = ScoreRecorder()
+    method = replace(method, steps=(*method.steps, recorder))
     found = generate(vlm, images, questions, method, Decoding(max_new_tokens=LENGTH))
     for element, one in enumerate(found):
-        yield one.token_ids, [step[element] for step in listener.scores[: len(one.token_ids)]]
+        yield one.token_ids, [step[element] for step in recorder.scores[: len(one.token_ids)]]
 
 
 def strong(name: str, *numbers: dict):
@@ -63,7 +63,7 @@ def strong(name: str, *numbers: dict):
 
 
 def expected_scores(vlm, prompt, answer, change, formula=None):
-    """The same scores from whole passes in which the decoder attends through `change`."""
+    """Yield the same scores from full passes in which the decoder attends through `change`."""
     other = without_image(vlm, prompt)
     for length in range(len(answer)):
         before = list(answer[:length])
@@ -85,9 +85,11 @@ def guided(s, u):
     return out
 
 
-def test_pai_boosts_generated_rows_alone_and_leaves_its_branch_alone(vlm, images, questions) -> None:
+def test_pai_edits_rows_of_generated_tokens_and_not_its_branch(vlm, images, questions) -> None:
     method = strong("pai", {"strength": 4.0}, {"gamma": 2.5})
-    for image, question, (answer, scores) in zip(images, questions, heard(vlm, images, questions, method), strict=True):
+    for image, question, (answer, scores) in zip(
+        images, questions, recorded_scores(vlm, images, questions, method), strict=True
+    ):
         prepared = vlm.prepare_questions([image], [question])
         keys, length = prepared.layouts[0].image, prepared.length
         moved = []
@@ -105,9 +107,11 @@ def test_pai_boosts_generated_rows_alone_and_leaves_its_branch_alone(vlm, images
 
 
 @pytest.mark.parametrize(("reading", "p", "kept"), [("keep", 0.1, 0.1), ("remove", 0.7, 0.3)])
-def test_var_moves_what_sinks_draw(vlm, images, questions, reading, p, kept) -> None:
+def test_var_moves_attention_from_sinks(vlm, images, questions, reading, p, kept) -> None:
     method = strong("var", {"p": p, "reading": reading, "tau": 1.5, "visual_mass": 0.05, "rho": 0.2})
-    for image, question, (answer, scores) in zip(images, questions, heard(vlm, images, questions, method), strict=True):
+    for image, question, (answer, scores) in zip(
+        images, questions, recorded_scores(vlm, images, questions, method), strict=True
+    ):
         prepared = vlm.prepare_questions([image], [question])
         cells = {int(position) for position in prepared.layouts[0].image}
         moved = []
@@ -136,7 +140,7 @@ def test_var_moves_what_sinks_draw(vlm, images, questions, reading, p, kept) -> 
         assert max(moved) > 0.1
 
 
-def test_a_recording_sees_the_boosted_answer_and_not_the_branch(vlm, images, questions) -> None:
+def test_a_recording_has_the_edited_answer_and_not_the_branch(vlm, images, questions) -> None:
     prepared = vlm.prepare_questions(images, questions)
     last = tuple((prepared.length - 1,) for _ in images)
     keys = tuple(tuple(int(p) for p in layout.image) for layout in prepared.layouts)
