@@ -13,10 +13,10 @@ from evals.bench.segmenter import deepest_point
 from evals.metrics import Outcome, gave_up, judge
 from grounding.errors import EmptyMapError, ExpressionError
 from grounding.methods import Method, run_stages
+from grounding.scenes.drawing import Scene, draw_scene
+from grounding.scenes.files import scene_seed
+from grounding.scenes.language import Expression, SceneTexts
 from grounding.segmenters.mask_selection import predict_mask
-from grounding.starter.language import Expression, SceneTexts
-from grounding.starter.scene_files import scene_seed
-from grounding.starter.scenes import Scene, draw_scene
 from grounding.types import AttentionMaps, BoolArray, PointPrompts
 from pipelines.referring import ReferringSegmentation
 

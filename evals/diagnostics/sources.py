@@ -54,9 +54,9 @@ def from_images(paths: Sequence[Path], question: str) -> list[Item]:
 
 def from_scenes(count: int, seed: int, question: str | None = None) -> list[Item]:
     """Drawn scenes outside the starters' training data, with the shapes in them."""
-    from grounding.starter.language import DESCRIBE, PLURALS
-    from grounding.starter.scene_files import scene_seed
-    from grounding.starter.scenes import draw_scene
+    from grounding.scenes.drawing import draw_scene
+    from grounding.scenes.files import scene_seed
+    from grounding.scenes.language import DESCRIBE, PLURALS
 
     lexicon = make_lexicon("\n".join(f"{shape}, {plural}" for shape, plural in PLURALS.items()))
     items = []

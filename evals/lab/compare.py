@@ -11,8 +11,8 @@ from evals.chair.score import CaptionScore, cut, ratios
 from evals.lab.plan import Candidate, LabPlan
 from evals.tasks.base import Answer
 from evals.tasks.scenes import ScenesTask, caption_scores, scene_lexicon
-from grounding.starter.habits import measuring_scene
-from grounding.starter.language import DESCRIBE, caption
+from grounding.scenes.habits import measuring_scene
+from grounding.scenes.language import DESCRIBE, caption
 from grounding.steering.method import Steering
 from grounding.steering.samples import Sample, Source
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from grounding.starter.language import CELLS
+from grounding.scenes.drawing import COLOURS, PATTERNS, SHAPES, SIZES, Kind, Prior, SceneConfig, SceneObject, draw_scene
+from grounding.scenes.language import CELLS
 from grounding.starter.model import IMAGE_SIZE
-from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES, Kind, Prior, SceneConfig, SceneObject, draw_scene
 
 # Every second training scene follows these co-occurrences, so that the model learns a language prior to evaluate.
 PLANTED_PRIORS = (Prior("star", "heart", 0.9), Prior("square", "circle", 0.9))

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
+from grounding.scenes.drawing import COLOURS, PATTERNS, SHAPES, SIZES
+from grounding.scenes.language import CELLS
 from grounding.starter.dataset import SceneArrays, batches
-from grounding.starter.language import CELLS
 from grounding.starter.packing import Packed, answer_loss, dialogue, pack
-from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES
 from grounding.starter.vision_stage import CellLabels, labels_of, normalise
 
 _CHUNK = 100

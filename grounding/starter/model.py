@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from grounding.starter.language import CELLS, DESCRIBE, LOCATE, VOCABULARY
+from grounding.scenes.language import CELLS, DESCRIBE, LOCATE, VOCABULARY
 
 if TYPE_CHECKING:
     from torch import Tensor

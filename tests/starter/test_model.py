@@ -12,10 +12,10 @@ from grounding.errors import ExpressionError
 from grounding.models.llava import Llava
 from grounding.models.load import load
 from grounding.models.maps import record_maps
-from grounding.starter.language import CELLS, VOCABULARY, SceneTexts
+from grounding.scenes.drawing import draw_scene
+from grounding.scenes.language import CELLS, VOCABULARY, SceneTexts
 from grounding.starter.measure import measure
 from grounding.starter.model import IMAGE_SIZE, WEIGHTS, build_model, build_processor, build_tokenizer
-from grounding.starter.scenes import draw_scene
 from grounding.starter.tower import StarterTowerConfig
 from grounding.types import RecordSpec
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from grounding.scenes.language import CELLS, LOCATE, locate_answer
 from grounding.starter.dataset import NOTHING, SceneArrays, batches, render
-from grounding.starter.language import CELLS, LOCATE, locate_answer
 from grounding.starter.language_stage import Reader
 from grounding.starter.model import SPECIAL_TOKENS, build_model, build_processor, build_tokenizer
 from grounding.starter.packing import LENGTH, NO_LABEL, dialogue, pack

@@ -18,7 +18,7 @@ from grounding.models.llava import Llava
 from grounding.models.load import load
 from grounding.models.qwen2_5_vl import Qwen25VL
 from grounding.models.tiny import tiny_llava_gqa, tiny_qwen2_5_vl
-from grounding.starter.samples import scene_samples
+from grounding.scenes.samples import scene_samples
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.steering.heads import HeadChoice

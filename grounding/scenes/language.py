@@ -1,7 +1,7 @@
 """Generate true texts about drawn scenes: captions, questions with answers, and referring expressions.
 
-All texts use the words of `VOCABULARY` only, which is the starter's vocabulary. Positions in answers are cells of a
-`CELLS` x `CELLS` grid, column first, counted from 0 at the top left.
+All texts use the words of `VOCABULARY` only. Positions in answers are cells of a `CELLS` x `CELLS` grid, column first,
+counted from 0 at the top left.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES, Kind, Scene, SceneObject
+from grounding.scenes.drawing import COLOURS, PATTERNS, SHAPES, SIZES, Kind, Scene, SceneObject
 
 CELLS = 12
 ATTRIBUTES = ("size", "pattern", "colour")  # in the order English puts them before the noun

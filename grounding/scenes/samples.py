@@ -1,4 +1,4 @@
-"""Drawn scenes as calibration samples for the attention heads of a model with the starter's vocabulary."""
+"""Drawn scenes as calibration samples for the attention heads of a model that knows the scenes' vocabulary."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from functools import partial
 
 import numpy as np
 
-from grounding.starter.language import DESCRIBE, SceneTexts
-from grounding.starter.scene_files import scene_seed
-from grounding.starter.scenes import draw_scene
+from grounding.scenes.drawing import draw_scene
+from grounding.scenes.files import scene_seed
+from grounding.scenes.language import DESCRIBE, SceneTexts
 from grounding.steering.samples import Sample, Source
 
 

@@ -96,7 +96,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image and what is in it; `grounding.starter.language.SceneTexts` has the true sentences about it."""
+    """An image and what is in it; `grounding.scenes.language.SceneTexts` has the true sentences about it."""
 
     seed: int
     image: Image.Image = field(repr=False)
