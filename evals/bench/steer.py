@@ -141,7 +141,7 @@ def _child(ways: Sequence[Way], size: SteerBenchSize, rounds: int) -> dict[str, 
 
 def _serve(order: dict[str, Any]) -> dict[str, Any]:
     """Carry out an order in the child process: peak memory of the first way, times of all."""
-    runner = _Runner(SteerBenchSize(**order["size"]))
+    runner = _SteerRunner(SteerBenchSize(**order["size"]))
     ways = order["ways"]
     runner.run(ways[0])
     peak = peak_bytes()
@@ -181,7 +181,7 @@ class _Clock:
         pass
 
 
-class _Runner:
+class _SteerRunner:
     """A random Qwen2.5-VL that never ends its text, and a picture of noise."""
 
     def __init__(self, size: SteerBenchSize) -> None:

@@ -13,7 +13,7 @@ from grounding.errors import UsageError
 if TYPE_CHECKING:
     from evals.plan import Plan, Worker
     from evals.runner import Run
-    from evals.tasks.base import Answer, Task
+    from evals.task import Answer, Task
     from grounding.models.base import VLM
 
 T = TypeVar("T")

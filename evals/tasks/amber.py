@@ -13,7 +13,7 @@ from evals.amber.annotations import read_annotations
 from evals.amber.scoring import AmberCounts, AmberOptions, compare_counts, count, score_counts
 from evals.data import picture_in
 from evals.inputs import field, listed, read_rows, refuse_doubles, whole_number
-from evals.tasks.base import Answer, Sample, Scored
+from evals.task import Answer, Sample, Scored
 from grounding.errors import EvalDataError, UsageError
 
 if TYPE_CHECKING:

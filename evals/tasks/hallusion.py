@@ -12,7 +12,7 @@ import tyro
 from evals.data import picture_in
 from evals.inputs import field, read_rows
 from evals.paired import compare_right
-from evals.tasks.base import Answer, Sample, Scored
+from evals.task import Answer, Sample, Scored
 from evals.yesno.hallusion import HallusionRow, read_row, refuse_double_rows
 from evals.yesno.parsers import PARSERS
 from grounding.errors import EvalDataError, UsageError

@@ -11,7 +11,7 @@ import tyro
 
 from evals.data import picture_in, read_data
 from evals.inputs import field, whole_number
-from evals.tasks.base import Answer, Sample, Scored
+from evals.task import Answer, Sample, Scored
 from evals.yesno.confusion import Answered, answered
 from evals.yesno.parsers import PARSERS
 from evals.yesno.pope import read_questions

@@ -23,7 +23,7 @@ from evals.chair.score import CaptionScore, ImageCaption, chair, score_caption
 from evals.chair.words import by_rules
 from evals.report import aligned, percent
 from evals.statistics import bootstrap_difference
-from evals.tasks.base import Answer, Sample, Scored
+from evals.task import Answer, Sample, Scored
 from evals.yesno.confusion import Answered, answered, score_answers, yes_no_json, yes_no_ratios
 from evals.yesno.parsers import PARSERS
 from grounding.errors import UsageError

@@ -9,7 +9,7 @@ import numpy as np
 from grounding.scenes.drawing import draw_scene
 from grounding.scenes.files import scene_seed
 from grounding.scenes.language import DESCRIBE, SceneTexts
-from grounding.steering.samples import Sample, Source
+from grounding.steering.samples import CalibrationSample, Source
 
 
 def scene_samples(count: int, seed: int) -> list[Source]:
@@ -24,7 +24,7 @@ def scene_samples(count: int, seed: int) -> list[Source]:
     return [partial(_sample, seed, index) for index in range(count)]
 
 
-def _sample(seed: int, index: int) -> Sample:
+def _sample(seed: int, index: int) -> CalibrationSample:
     scene = draw_scene(scene_seed(seed, index))
     objects = np.logical_or.reduce([thing.mask for thing in scene.objects])
-    return Sample(scene.image, DESCRIBE, SceneTexts(scene).captions[0], mask=objects)
+    return CalibrationSample(scene.image, DESCRIBE, SceneTexts(scene).captions[0], mask=objects)

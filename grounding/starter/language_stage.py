@@ -67,7 +67,7 @@ def conversations(
         yield torch.from_numpy(features[rows]).float(), pack(dialogues, encode), labels_of(scenes, rows)
 
 
-class Reader(nn.Module):
+class SceneReader(nn.Module):
     """Projector and language model over cached features; the weights are those of the model."""
 
     def __init__(self, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from grounding.scenes.language import CELLS, DESCRIBE, LOCATE, VOCABULARY
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     )
     from transformers.models.llama.modeling_llama import LlamaAttention
 
-WEIGHTS = Path(__file__).parent / "weights"
 PATCH = 16
 IMAGE_SIZE = CELLS * PATCH
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<image>")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sample:
+class CalibrationSample:
     """One answer to read.
 
     Attributes:
@@ -48,7 +48,7 @@ class Sample:
         return whole.digest()
 
 
-Source = Callable[[], Sample]
+Source = Callable[[], CalibrationSample]
 """Opens or draws one sample when it is its turn, so that a set needs the memory of one picture."""
 
 
@@ -79,7 +79,7 @@ def manifest_samples(file: Path) -> list[Source]:
     ]
 
 
-def _opened(line: _Line, folder: Path) -> Sample:
+def _opened(line: _Line, folder: Path) -> CalibrationSample:
     from grounding.errors import ImageError
     from grounding.images import open_image
 
@@ -93,4 +93,4 @@ def _opened(line: _Line, folder: Path) -> Sample:
                 f"the mask {path} is {mask.shape[1]}x{mask.shape[0]} pixels, but its image {image.width}x"
                 f"{image.height}: expected one size"
             )
-    return Sample(image, line.question, line.answer, line.word, mask)
+    return CalibrationSample(image, line.question, line.answer, line.word, mask)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.tasks.base import Answer, Comparable
+from evals.task import Answer, Comparable
 from evals.tasks.registry import task_class
 from evals.tasks.scenes import SPLITS, ScenesTask, caption_scores, pope_questions, scene_lexicon
 from grounding.errors import UsageError

@@ -24,7 +24,7 @@ from grounding.steering.generate import generate
 from grounding.steering.heads import HeadChoice
 from grounding.steering.measure import calibrate, head_values
 from grounding.steering.method import load_steering
-from grounding.steering.samples import Sample, manifest_samples
+from grounding.steering.samples import CalibrationSample, manifest_samples
 from grounding.steering.sensitivity import load_sensitivity
 from grounding.steering.teacher_forcing import AnswerForward, TeacherForcedSample
 
@@ -40,11 +40,11 @@ def starter() -> VLM:
 
 
 @pytest.fixture(scope="module")
-def sample() -> Sample:
+def sample() -> CalibrationSample:
     pixels = np.random.default_rng(0).integers(0, 255, (56, 56, 3), dtype=np.uint8)
     mask = np.zeros((56, 56), dtype=bool)
     mask[:28, :14] = True
-    return Sample(Image.fromarray(pixels), "what is it?", "a red dog.", "dog", mask)
+    return CalibrationSample(Image.fromarray(pixels), "what is it?", "a red dog.", "dog", mask)
 
 
 def log_probability(vlm: VLM, reading: TeacherForcedSample) -> torch.Tensor:
@@ -54,18 +54,18 @@ def log_probability(vlm: VLM, reading: TeacherForcedSample) -> torch.Tensor:
     return torch.stack([logits[t - 1, ids[t]] for t in reading.targets]).mean()
 
 
-def test_a_words_tokens_are_its_own(vlm: Llava, sample: Sample) -> None:
+def test_a_words_tokens_are_its_own(vlm: Llava, sample: CalibrationSample) -> None:
     reading = TeacherForcedSample.of(vlm, sample)
     ids = reading.inputs["input_ids"][0]
     assert vlm.tokenizer.decode(ids[list(reading.targets)]).strip() == "dog"
-    whole = TeacherForcedSample.of(vlm, Sample(sample.image, sample.question, sample.answer))
+    whole = TeacherForcedSample.of(vlm, CalibrationSample(sample.image, sample.question, sample.answer))
     assert vlm.tokenizer.decode(ids[list(whole.targets)]).strip() == "a red dog."
     with pytest.raises(ExpressionError, match="'do' is not in the answer"):
-        TeacherForcedSample.of(vlm, Sample(sample.image, sample.question, sample.answer, "do"))
+        TeacherForcedSample.of(vlm, CalibrationSample(sample.image, sample.question, sample.answer, "do"))
 
 
 @pytest.mark.parametrize("build", ["llava", "qwen"])
-def test_the_tail_on_kept_keys_is_the_whole_pass(build: str, vlm: Llava, sample: Sample) -> None:
+def test_the_tail_on_kept_keys_is_the_whole_pass(build: str, vlm: Llava, sample: CalibrationSample) -> None:
     one = vlm if build == "llava" else Qwen25VL(*tiny_qwen2_5_vl(), name="tiny")
     reading = TeacherForcedSample.of(one, sample)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_the_tail_on_kept_keys_is_the_whole_pass(build: str, vlm: Llava, sample:
 
 
 def test_ablation_equals_eager_attention_with_weights_set_to_zero(
-    vlm: Llava, sample: Sample, monkeypatch: pytest.MonkeyPatch
+    vlm: Llava, sample: CalibrationSample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = head_values(vlm, sample, "ablation")
     model, processor = tiny_llava_gqa()
@@ -107,7 +107,7 @@ def test_ablation_equals_eager_attention_with_weights_set_to_zero(
     assert np.abs(found).max() > 1e-4, "the heads must matter for this test to mean anything"
 
 
-def test_gradient_is_the_slope_of_removing_a_little(vlm: Llava, sample: Sample) -> None:
+def test_gradient_is_the_slope_of_removing_a_little(vlm: Llava, sample: CalibrationSample) -> None:
     """Against finite differences: the shipped modulation with gain 1 - e, over the same rows."""
     from grounding.steering.apply import apply
     from grounding.steering.base import GenerationContext
@@ -140,7 +140,7 @@ def test_gradient_ranks_heads_as_ablation_does_on_the_starter(starter: VLM) -> N
     assert (np.sign(exact.array()) == np.sign(quick.array())).mean() > 0.6
 
 
-def test_mass_and_agreement_equal_eager_rows(vlm: Llava, sample: Sample) -> None:
+def test_mass_and_agreement_equal_eager_rows(vlm: Llava, sample: CalibrationSample) -> None:
     model, processor = tiny_llava_gqa()
     model.set_attn_implementation("eager")
     reading = TeacherForcedSample.of(Llava(model, processor, name="tiny"), sample)
@@ -153,12 +153,12 @@ def test_mass_and_agreement_equal_eager_rows(vlm: Llava, sample: Sample) -> None
     np.testing.assert_allclose(head_values(vlm, sample, "agreement"), on.mean(-1), atol=2e-6)
     assert not head_values(vlm, sample, "mass", sinks=SinkRule(1e-6, skip_layers=0)).any()
     with pytest.raises(ImageError, match="needs a mask"):
-        head_values(vlm, Sample(sample.image, "what?", "a dog"), "agreement")
+        head_values(vlm, CalibrationSample(sample.image, "what?", "a dog"), "agreement")
 
 
-def test_a_bad_sample_is_told_and_left_out(vlm: Llava, sample: Sample) -> None:
+def test_a_bad_sample_is_told_and_left_out(vlm: Llava, sample: CalibrationSample) -> None:
     told: list[int] = []
-    wrong = Sample(sample.image, sample.question, sample.answer, "cat")
+    wrong = CalibrationSample(sample.image, sample.question, sample.answer, "cat")
     both = calibrate(vlm, [lambda: wrong, lambda: sample], "mass", left_out=lambda index, why: told.append(index))
     assert (both.n, told) == (1, [0])
     assert both == calibrate(vlm, [lambda: sample], "mass")

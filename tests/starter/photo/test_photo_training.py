@@ -20,7 +20,7 @@ from grounding.starter.photo.alignment import Alignment, concepts_of
 from grounding.starter.photo.export import export
 from grounding.starter.photo.features import cached_levels
 from grounding.starter.photo.model import build_model, build_processor
-from grounding.starter.photo.stages import Album, Reader, looks, talks
+from grounding.starter.photo.stages import Album, PhotoReader, looks, talks
 from grounding.starter.training import Schedule, train_stage
 from grounding.types import RecordSpec
 
@@ -44,7 +44,7 @@ def made(folder: Path, tmp_path: Path):
     present = np.stack([concepts.present(photo) for photo in photos])
     album = Album(photos, levels, concepts, present, processor.tokenizer)
     classifier = (torch.randn(1000, 24) * 5, torch.zeros(1000))
-    return model, processor, album, Reader(model, Alignment(concepts, processor.tokenizer.get_vocab(), classifier))
+    return model, processor, album, PhotoReader(model, Alignment(concepts, processor.tokenizer.get_vocab(), classifier))
 
 
 def test_features_are_those_of_the_tower_and_are_computed_once(made, folder: Path, tmp_path: Path):
@@ -190,7 +190,7 @@ def test_an_interrupted_stage_ends_with_the_same_weights(folder: Path, tmp_path:
             concepts = concepts_of(photos, spec.words, min_photos=2)
             present = np.stack([concepts.present(photo) for photo in photos])
             album = Album(photos, levels, concepts, present, processor.tokenizer)
-            reader = Reader(model, Alignment(concepts, processor.tokenizer.get_vocab(), None))
+            reader = PhotoReader(model, Alignment(concepts, processor.tokenizer.get_vocab(), None))
             schedule = Schedule(steps=8, warmup=2, matrix_lr=1e-3, save_every=4)
 
             def upto(first: int, steps: int = steps, album: Album = album):
