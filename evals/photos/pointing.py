@@ -12,10 +12,11 @@ from evals.metrics import best_point_hits
 from evals.photos.annotations import Noun, Referred
 from evals.scenes import ExpressionSample
 from grounding.errors import EmptyMapError, ExpressionError
+from grounding.geometry import Box
 from grounding.images import open_image
 from grounding.methods import run_stages
 from grounding.text.parse import parse
-from grounding.types import AttentionMaps, BoolArray, Box, PointPrompts
+from grounding.types import AttentionMaps, BoolArray, PointPrompts
 from pipelines.referring import ReferringSegmentation
 
 _DONORS = 24  # photos whose maps are kept for shuffling heads
