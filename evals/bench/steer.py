@@ -41,8 +41,8 @@ class SteerBenchSize:
         kv_heads: key and value heads.
         image_tokens: tokens of the one picture.
         new_tokens: tokens generated per run, at least 2.
-        steer: the steering file measured as `steered`; `head-gains` is random gains for every head, since fitted gains
-            belong to one model.
+        steer: what is measured as `steered`: a shipped steering method's name, the path of a file, or `head-gains`,
+            random gains for every head, since fitted gains belong to one model.
     """
 
     layers: int = 12

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
 
 import tyro
 
-from evals.commands.generation import GenerationOptions
+from evals.commands.generation import GenerationOptions, print_scores
 from evals.tasks.registry import TASKS, task_class
-from grounding.console import emit, stderr, stdout
 from grounding.errors import EvalDataError, UsageError
 
 
@@ -87,11 +86,4 @@ class EvalJoinCommand:
         if not self.folders:
             raise UsageError("no folder was given: give the folders of the shards")
         run = join([RunFolder(folder) for folder in self.folders], self.out or self.folders[0])
-        scores, scored = run.finish()
-        if self.json:
-            emit(scores)
-        else:
-            stdout().print(scored.text)
-        if scores["failed"]:
-            stderr().print(f"{scores['failed']} of {scores['samples']} samples failed")
-        return 1 if scores["failed"] else 0
+        return print_scores(run, self.json)
