@@ -13,7 +13,7 @@ from grounding.types import AttentionMaps, FloatArray, IntArray, RecordSpec, Sta
 
 
 @dataclass(frozen=True)
-class Contrast(Stage):
+class BackgroundContrast(Stage):
     """A stage that compares the maps with their background.
 
     Attributes:
@@ -37,11 +37,11 @@ class Contrast(Stage):
 
 
 @dataclass(frozen=True)
-class Ratio(Contrast):
+class Ratio(BackgroundContrast):
     """Divide by the background, A / A_generic (ViCrop, ICLR 2025, arXiv 2502.17422, section on relative attention).
 
     Attributes:
-        prompt: see `Contrast`.
+        prompt: see `BackgroundContrast`.
         epsilon: added to the background, in units of its mean image cell.
 
     Notes:
@@ -75,13 +75,13 @@ class Ratio(Contrast):
 
 
 @dataclass(frozen=True)
-class Difference(Contrast):
+class Difference(BackgroundContrast):
     """Subtract the background, max(0, A - strength * A_generic) (DecAF, arXiv 2510.19592, read from its code).
 
     DecAF clamps the difference of unnormalised maps to [0, 1] with strength 1, which is `match: none`.
 
     Attributes:
-        prompt: see `Contrast`.
+        prompt: see `BackgroundContrast`.
         strength: factor on the background, > 0.
         match: `mass` scales the background to the maps' image attention first, `none` leaves it.
 
