@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from evals.plan import batch_seed
 from evals.runs import IMAGES
-from evals.tasks.base import Answer, Sample
+from evals.task import Answer, Sample
 from grounding.errors import GroundingError
 from grounding.files import slug, write_bytes
 from grounding.runs.attempts import attempt_pictures

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from evals.inputs import field as field_of
 from evals.inputs import listed, read_json, read_rows
-from evals.tasks.base import Picture
+from evals.task import Picture
 from grounding.errors import EvalDataError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:

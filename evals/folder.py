@@ -25,7 +25,7 @@ _IMAGES = ("image", "image_path", "file_name")
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleLine:
     """One line of a samples file.
 
     Attributes:
@@ -73,7 +73,7 @@ class Folder:
     path: Path
     manifest: Mapping[str, Any]
     scores: Mapping[str, Any]
-    samples: tuple[Sample, ...]
+    samples: tuple[SampleLine, ...]
 
     def said(self, *names: str) -> Any:
         """The first of several entries in the manifest, its `config` or the scores; None where all are missing."""
@@ -144,9 +144,9 @@ def _object(path: Path) -> Mapping[str, Any]:
     return found
 
 
-def _sample(id: str, row: Mapping[str, Any], folder: Path, manifest: Mapping[str, Any]) -> Sample:
+def _sample(id: str, row: Mapping[str, Any], folder: Path, manifest: Mapping[str, Any]) -> SampleLine:
     image, finished, error = _first(row, _IMAGES), row.get("finished"), row.get("error")
-    return Sample(
+    return SampleLine(
         id=id,
         image=_found(str(image), folder, manifest.get("image_root")) if image is not None else None,
         question=str(_first(row, ("question", "prompt", "query"), "")),

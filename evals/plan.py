@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from evals.inputs import refuse_doubles
-from evals.tasks.base import Sample, Task
+from evals.task import Sample, Task
 from grounding.errors import EvalDataError, UsageError
 from grounding.runs.provenance import model_identity, settings_text, short_hash
 from grounding.steering.decoding import Decoding

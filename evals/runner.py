@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from evals.answering import ImageStore, answer_batch
 from evals.plan import Plan, Worker, choose, config_of, samples_hash
 from evals.runs import DETAILS, IMAGES, MANIFEST, SAMPLES, SCORES, TIMINGS, RunFolder, open_answers, rebuild_task
-from evals.tasks.base import Answer, Sample, Scored, Task
+from evals.task import Answer, Sample, Scored, Task
 from grounding import schema
 from grounding.errors import EvalDataError, OutputError
 from grounding.files import append_jsonl, read_jsonl, write_bytes, write_json

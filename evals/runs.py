@@ -22,7 +22,7 @@
     versions      of the packages that can change numbers
     start, end    ISO 8601 with zone; end is null while answers are missing
 
-`samples.jsonl`: each line has the fields of `evals.tasks.base.Answer`: id, image, question, text, tokens, finished,
+`samples.jsonl`: each line has the fields of `evals.task.Answer`: id, image, question, text, tokens, finished,
 error, fields. An answer that failed has text "", tokens 0, finished false and its error in one sentence.
 
 `scores.json`: task, version, config_hash, model, steering (the name, or null), samples, failed, finished (share of
@@ -47,7 +47,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evals.tasks.base import Answer, Comparable, Scored, Task
+from evals.task import Answer, Comparable, Scored, Task
 from evals.tasks.registry import task_class
 from grounding import schema
 from grounding.errors import EvalDataError, OutputError

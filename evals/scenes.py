@@ -13,10 +13,10 @@ from evals.bench.segmenter import deepest_point
 from evals.metrics import Outcome, gave_up, judge
 from grounding.errors import EmptyMapError, ExpressionError
 from grounding.methods import Method, run_stages
+from grounding.scenes.drawing import Scene, draw_scene
+from grounding.scenes.files import scene_seed
+from grounding.scenes.language import Expression, SceneTexts
 from grounding.segmenters.mask_selection import predict_mask
-from grounding.starter.language import Expression, SceneTexts
-from grounding.starter.scene_files import scene_seed
-from grounding.starter.scenes import Scene, draw_scene
 from grounding.types import AttentionMaps, BoolArray, PointPrompts
 from pipelines.referring import ReferringSegmentation
 
@@ -29,8 +29,8 @@ _PURPOSE = 3  # a seed of its own for the choice of expressions, apart from the 
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One question with its answer.
+class ExpressionSample:
+    """One referring expression and its target.
 
     Attributes:
         scene: the number of its scene; samples of one scene are resampled together.
@@ -64,7 +64,7 @@ class Answers:
     outcomes: dict[str, tuple[Outcome | None, ...]]
 
 
-def draw_samples(seed: int, limit: int, per_scene: int = 1) -> Iterator[Sample]:
+def draw_samples(seed: int, limit: int, per_scene: int = 1) -> Iterator[ExpressionSample]:
     """Samples from the scenes that `grounding scenes` writes for the same seed, in their order.
 
     Args:
@@ -86,7 +86,7 @@ def draw_samples(seed: int, limit: int, per_scene: int = 1) -> Iterator[Sample]:
 
 def answer_samples(
     pipe: ReferringSegmentation,
-    samples: Iterator[Sample],
+    samples: Iterator[ExpressionSample],
     *,
     ablate: bool = False,
     advance: Callable[[int], None] = lambda count: None,
@@ -129,10 +129,10 @@ def answer_samples(
 
 def _sample(
     scene: Scene, expressions: Sequence[Expression], index: int, pick: int, generator: np.random.Generator
-) -> Sample:
+) -> ExpressionSample:
     expression = expressions[pick]
     others = [other.text for other in expressions if other.target_index != expression.target_index]
-    return Sample(
+    return ExpressionSample(
         scene=index,
         image=scene.image,
         expression=expression.text,
@@ -142,7 +142,7 @@ def _sample(
     )
 
 
-def _answer(pipe: ReferringSegmentation, sample: Sample, maps: AttentionMaps, method: Method) -> Outcome:
+def _answer(pipe: ReferringSegmentation, sample: ExpressionSample, maps: AttentionMaps, method: Method) -> Outcome:
     """One variant's answer; an empty map, or an expression without a word that the method reads, counts as a miss."""
     try:
         heatmap = run_stages(method, maps)
@@ -152,7 +152,7 @@ def _answer(pipe: ReferringSegmentation, sample: Sample, maps: AttentionMaps, me
     return judge(points, pipe.ask(heatmap, points, sample.expression, method), sample.truth)
 
 
-def _point(pipe: ReferringSegmentation, sample: Sample, point: PointPrompts) -> Outcome:
+def _point(pipe: ReferringSegmentation, sample: ExpressionSample, point: PointPrompts) -> Outcome:
     """A control's answer: a point that does not come from the model, and the segmenter's own choice of the mask."""
     return judge(point, predict_mask(pipe.segmenter, point, rule="iou"), sample.truth)
 
@@ -165,8 +165,8 @@ def _centre(image: Image.Image) -> PointPrompts:
     )
 
 
-def _batches(samples: Iterator[Sample], size: int) -> Iterator[Sequence[Sample]]:
-    batch: list[Sample] = []
+def _batches(samples: Iterator[ExpressionSample], size: int) -> Iterator[Sequence[ExpressionSample]]:
+    batch: list[ExpressionSample] = []
     for sample in samples:
         batch.append(sample)
         if len(batch) == size:

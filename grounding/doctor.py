@@ -28,12 +28,12 @@ class Check:
 
     Attributes:
         name: family and property, such as "llava: rows equal eager attention".
-        passed: whether the property holds.
-        detail: what was measured, or what differs.
+        passed: whether the property holds; None where the check was skipped.
+        detail: what was measured, what differs, or why the check was skipped.
     """
 
     name: str
-    passed: bool
+    passed: bool | None
     detail: str
 
 
@@ -45,7 +45,8 @@ def check(model: VLM | str | None = None) -> list[Check]:
             model type; every known family if None.
 
     Returns:
-        The checks in order, one for the versions and six per family. A check that cannot run fails with the reason.
+        The checks in order, one for the versions and six per family. A check that cannot run fails with the reason. A
+        family of another distribution is skipped, in one check, where `grounding.models.tiny.TINY` has no model of it.
 
     Raises:
         ModelError: the named model cannot be found, or its type has no family.
@@ -69,6 +70,8 @@ def check_family(model_type: str) -> list[Check]:
     from grounding.models.registry import family_class
     from grounding.models.tiny import TINY
 
+    if model_type not in TINY:
+        return [Check(f"{model_type}: all checks", None, "skipped: there is no tiny model of this family to check")]
     try:
         vlm = family_class(model_type)(*TINY[model_type](), f"tiny {model_type}")
         prepared = vlm.prepare(_pictures(), EXPRESSIONS)

@@ -19,17 +19,17 @@ from safetensors.numpy import save as save_tensors
 
 from grounding.errors import OutputError
 from grounding.files import to_json, write_bytes, write_json
-from grounding.types import (
+from grounding.layout import ImageGrid
+from grounding.types import (  # fmt: skip
     AttentionMaps,
     BoolArray,
     Direction,
     Heatmap,
-    ImageGrid,
     Segment,
     StageReport,
     Word,
     WordKind,
-)  # fmt: skip
+)
 
 
 class Rle(TypedDict):

@@ -186,11 +186,7 @@ def parse_method(text: str, name: str, where: str) -> Method:
     Raises:
         MethodError: the text is not YAML, or a key, stage, rule or value in it is wrong.
     """
-    try:
-        loaded = yaml.safe_load(text)
-    except yaml.YAMLError as wrong:
-        raise MethodError(f"{where} is not YAML: {' '.join(str(wrong).split())}") from wrong
-    data = schema.as_mapping(loaded, where)
+    data = schema.yaml_mapping(text, where)
     known = [field.name for field in dataclasses.fields(Method) if field.name != "name"]
     schema.check_keys(data, known, where)
     missing = [key for key in ("description", "source", "stages") if key not in data]

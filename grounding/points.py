@@ -16,9 +16,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from grounding.errors import EmptyMapError, MethodError
-from grounding.geometry import tight_box
+from grounding.geometry import Box, tight_box
 from grounding.registry import Registry
-from grounding.types import BoolArray, Box, FloatArray, Heatmap, IntArray, PointPrompts
+from grounding.types import BoolArray, FloatArray, Heatmap, IntArray, PointPrompts
 
 EIGHT = ndimage.generate_binary_structure(2, 2)
 Region = Literal["largest", "heaviest", "peak"]

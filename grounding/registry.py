@@ -8,7 +8,7 @@ One `Registry` exists per kind of extension:
 | point rule | `grounding.point_rules` | `grounding.points.PointRule` |
 | steering step | `grounding.steering_steps` | `grounding.steering.base.Intervention` |
 | model family | `grounding.families` | `grounding.models.base.VLM` |
-| evaluation task | `grounding.tasks` | `evals.tasks.base.Task` |
+| evaluation task | `grounding.tasks` | `evals.task.Task` |
 
 A distribution adds a class in its pyproject.toml, for example::
 

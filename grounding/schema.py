@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar, get_args, get_type_hints
 
+import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -51,6 +52,19 @@ def build(cls: type[T], data: object, where: str, error: type[GroundingError] = 
         file, separator, what = where.rpartition(": ")
         again = bool(separator) and str(wrong).startswith(what)
         raise error(f"{file if again else where}: {wrong}") from wrong
+
+
+def yaml_mapping(text: str, where: str, error: type[GroundingError] = MethodError) -> Mapping[str, Any]:
+    """Read the text of a YAML file as a mapping with string keys; an empty text is an empty one.
+
+    Raises:
+        GroundingError: of the given class, if it is not YAML, or something else.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as wrong:
+        raise error(f"{where} is not YAML: {' '.join(str(wrong).split())}") from wrong
+    return as_mapping(data, where, error)
 
 
 def as_mapping(data: object, where: str, error: type[GroundingError] = MethodError) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from grounding.files import slug
 from grounding.images import open_image
 from grounding.runs.attempts import attempt_pictures, cut
 from grounding.runs.records import RecordLog
-from pipelines.manifest import Item
+from pipelines.manifest import ManifestItem
 from pipelines.provenance import RunConfig
 from pipelines.records import Record, error_record, result_record
 from pipelines.referring import ReferringSegmentation
@@ -19,7 +19,7 @@ from pipelines.results import ReferringResult
 from pipelines.runs import write_coco_results, write_run
 from pipelines.writers import FORMATS, Format, file_name
 
-Outcome = ReferringResult | GroundingError
+ItemOutcome = ReferringResult | GroundingError
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Job:
         strict: raise the first item's error instead of recording it.
     """
 
-    items: tuple[Item, ...]
+    items: tuple[ManifestItem, ...]
     out: Path
     formats: tuple[Format, ...]
     config: RunConfig
@@ -49,23 +49,23 @@ class Job:
         """One key per item, in order."""
         return tuple(item.key(self.config.hash) for item in self.items)
 
-    def stem(self, item: Item) -> str:
+    def stem(self, item: ManifestItem) -> str:
         """The name of an item's own files, without ending."""
         words = slug(item.expression)[:40].rstrip("-")
         return f"{slug(Path(item.image).stem)}-{words}-{item.key(self.config.hash)[:8]}"
 
-    def files(self, item: Item) -> dict[Format, str]:
+    def files(self, item: ManifestItem) -> dict[Format, str]:
         """The names of an item's own files by format."""
         return {form: file_name(self.stem(item), form) for form in self.formats if form != "coco"}
 
-    def is_done(self, item: Item, results: RecordLog[Record]) -> bool:
+    def is_done(self, item: ManifestItem, results: RecordLog[Record]) -> bool:
         """Whether an item is to be skipped: it has a line without an error, and its files exist."""
         record = results.records.get(item.key(self.config.hash))
         if not self.resume or record is None or record["error"] is not None:
             return False
         return all((self.out / name).is_file() for name in self.files(item).values())
 
-    def batches(self, results: RecordLog[Record]) -> list[tuple[Item, ...]]:
+    def batches(self, results: RecordLog[Record]) -> list[tuple[ManifestItem, ...]]:
         """Cut all items into batches, those of one image side by side, and keep the batches with items to do.
 
         An interrupted batch is run again as a whole, because padding can change a result's last digits.
@@ -82,8 +82,8 @@ def run_job(
     job: Job,
     pipe: ReferringSegmentation,
     results: RecordLog[Record],
-    batches: Sequence[Sequence[Item]],
-    report: Callable[[Item, Outcome], None],
+    batches: Sequence[Sequence[ManifestItem]],
+    report: Callable[[ManifestItem, ItemOutcome], None],
 ) -> None:
     """Run the batches. An item that fails is recorded and the others go on, unless the job is strict.
 
@@ -112,7 +112,7 @@ def run_job(
             report(item, outcome)
 
 
-def run_batch(pipe: ReferringSegmentation, batch: Sequence[Item]) -> list[Outcome]:
+def run_batch(pipe: ReferringSegmentation, batch: Sequence[ManifestItem]) -> list[ItemOutcome]:
     """Run one batch; if it fails as a whole, run its items one by one.
 
     Returns:
@@ -154,7 +154,7 @@ def parse_formats(words: Sequence[str]) -> tuple[Format, ...]:
     return tuple(form for form in FORMATS if form in names)
 
 
-def _keep(job: Job, item: Item, outcome: Outcome) -> Record:
+def _keep(job: Job, item: ManifestItem, outcome: ItemOutcome) -> Record:
     if isinstance(outcome, GroundingError):
         return error_record(item, job.config, outcome)
     files = job.files(item)

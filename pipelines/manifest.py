@@ -19,7 +19,7 @@ REQUIRED = ("image", "expression")
 
 
 @dataclass(frozen=True)
-class Item:
+class ManifestItem:
     """One image and one expression.
 
     Attributes:
@@ -39,7 +39,7 @@ class Item:
         return short_hash([self.image, self.expression, config], 16)
 
 
-def items_from_words(words: Sequence[str]) -> tuple[Item, ...]:
+def items_from_words(words: Sequence[str]) -> tuple[ManifestItem, ...]:
     """Make the items of `IMAGE... EXPRESSION`.
 
     Args:
@@ -54,10 +54,10 @@ def items_from_words(words: Sequence[str]) -> tuple[Item, ...]:
             "--manifest FILE"
         )
     *images, expression = words
-    return tuple(Item(image, Path(image).expanduser(), expression) for image in dict.fromkeys(images))
+    return tuple(ManifestItem(image, Path(image).expanduser(), expression) for image in dict.fromkeys(images))
 
 
-def items_from_manifest(file: Path) -> tuple[Item, ...]:
+def items_from_manifest(file: Path) -> tuple[ManifestItem, ...]:
     """Read the items of a manifest; repeated pairs of image and expression are dropped.
 
     Args:
@@ -67,18 +67,18 @@ def items_from_manifest(file: Path) -> tuple[Item, ...]:
         ManifestError: the file cannot be read or is empty, or a line is not an object with the required fields; the
             message names the line. A missing image is not looked for here.
     """
-    items: dict[tuple[str, str], Item] = {}
+    items: dict[tuple[str, str], ManifestItem] = {}
     for where, value in read_manifest(file, " and ".join(REQUIRED)):
         item = _item(value, where, file.parent)
         items.setdefault((item.image, item.expression), item)
     return tuple(items.values())
 
 
-def _item(fields: Any, where: str, folder: Path) -> Item:
+def _item(fields: Any, where: str, folder: Path) -> ManifestItem:
     if not isinstance(fields, dict):
         raise ManifestError(f"{where} is {type(fields).__name__}, expected an object with image and expression")
     for name in REQUIRED:
         if not isinstance(fields.get(name), str):
             raise ManifestError(f"{where} has {name} = {fields.get(name)!r}, expected text")
     extra = {name: value for name, value in fields.items() if name not in REQUIRED}
-    return Item(fields["image"], folder / Path(fields["image"]).expanduser(), fields["expression"], extra)
+    return ManifestItem(fields["image"], folder / Path(fields["image"]).expanduser(), fields["expression"], extra)

@@ -12,7 +12,7 @@ from typing import Any
 from grounding.errors import GroundingError
 from grounding.io import coco_result
 from grounding.types import PointPrompts, Segment
-from pipelines.manifest import Item
+from pipelines.manifest import ManifestItem
 from pipelines.provenance import RunConfig
 from pipelines.results import Caption, NounSupport, ReferringResult
 
@@ -20,7 +20,7 @@ Record = dict[str, Any]
 """One line of `results.jsonl`, as JSON holds it."""
 
 
-def result_record(item: Item, config: RunConfig, result: ReferringResult, files: Sequence[str]) -> Record:
+def result_record(item: ManifestItem, config: RunConfig, result: ReferringResult, files: Sequence[str]) -> Record:
     """Make the line of an item that succeeded.
 
     Args:
@@ -48,7 +48,7 @@ def result_record(item: Item, config: RunConfig, result: ReferringResult, files:
     }
 
 
-def error_record(item: Item, config: RunConfig, error: GroundingError) -> Record:
+def error_record(item: ManifestItem, config: RunConfig, error: GroundingError) -> Record:
     """Make the line of an item that failed."""
     return {**_head(item, config), "error": error_json(error)}
 
@@ -78,7 +78,7 @@ def speed_record(caption: Caption) -> Record:
     }
 
 
-def _head(item: Item, config: RunConfig) -> Record:
+def _head(item: ManifestItem, config: RunConfig) -> Record:
     head: Record = {
         "key": item.key(config.hash),
         "image": item.image,

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from grounding.layout import ImageGrid
 from grounding.text.parse import parse
 from grounding.text.words import split_words
-from grounding.types import AttentionMaps, ImageGrid, RecordSpec, Word, WordKind
+from grounding.types import AttentionMaps, RecordSpec, Word, WordKind
 
 
 @dataclass

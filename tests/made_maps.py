@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from grounding.types import AttentionMaps, ImageGrid, Word, WordKind
+from grounding.layout import ImageGrid
+from grounding.types import AttentionMaps, Word, WordKind
 
 LAST = Word("<last>", (0, 0), (90,), WordKind.SPECIAL)
 WORDS = (

@@ -208,9 +208,9 @@ def test_doctor_tells_and_fails_with_1(monkeypatch, capsys):
 def test_scenes_writes_a_data_set_that_is_a_manifest(tmp_path, capsys):
     from pycocotools import mask as coco_mask
 
-    from grounding.starter.language import SceneTexts
-    from grounding.starter.scene_files import scene_seed
-    from grounding.starter.scenes import draw_scene
+    from grounding.scenes.drawing import draw_scene
+    from grounding.scenes.files import scene_seed
+    from grounding.scenes.language import SceneTexts
     from pipelines.manifest import items_from_manifest
 
     assert main(["scenes", "--seed", "3", "--n", "2", "--out", str(tmp_path), "--json"]) == 0

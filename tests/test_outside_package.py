@@ -214,6 +214,37 @@ print("quiet" in STEPS, "mine_vl" in FAMILIES, "count-things" in TASKS, list(TAS
     ]
 
 
+def test_the_doctor_skips_an_outside_family_without_a_tiny_model(outside: Path) -> None:
+    code = """
+from grounding.doctor import check_family
+from grounding.models.registry import FAMILIES
+assert "mine_vl" in FAMILIES
+print(*check_family("mine_vl"))
+"""
+    assert run(outside, code) == (
+        "Check(name='mine_vl: all checks', passed=None, "
+        "detail='skipped: there is no tiny model of this family to check')"
+    )
+
+
+def test_a_broken_outside_task_refuses_itself_alone(tmp_path: Path) -> None:
+    install(tmp_path, {"grounding.tasks": "gone = outside_grounding.gone:Task"})
+    code = """
+import tyro
+from evals.commands.run import EvalRunCommand
+from evals.tasks.pope import PopeTask
+from grounding.errors import EvalDataError
+print(type(tyro.cli(EvalRunCommand, args=["task:pope"]).task) is PopeTask)
+try:
+    tyro.cli(EvalRunCommand, args=["task:gone"]).run()
+except EvalDataError as wrong:
+    print(wrong)
+"""
+    usable, sentence = run(tmp_path, code).splitlines()
+    assert usable == "True"
+    assert sentence.startswith("task 'gone' of distribution 'outside-grounding' cannot be imported")
+
+
 @pytest.mark.parametrize(
     ("entry", "said"),
     [

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grounding.types import ImageGrid, Separator, TextSpan, TokenLayout
+from grounding.layout import ImageGrid, Separator, TextSpan, TokenLayout
 
 BOX = (0.0, 0.0, 10.0, 10.0)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 import transformers
 
-SIDE = 64
+SIDE = 64  # input size of the tiny models
+DECODER = {"hidden_size": 16, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
 
 
-def save_tiny_sam(folder: Path) -> Path:
-    size = {"height": SIDE, "width": SIDE}
-    config = transformers.SamConfig(
+def sam_config() -> transformers.SamConfig:
+    return transformers.SamConfig(
         vision_config={
             "hidden_size": 32,
             "output_channels": 16,
@@ -26,17 +26,23 @@ def save_tiny_sam(folder: Path) -> Path:
             "num_pos_feats": 8,
         },
         prompt_encoder_config={"hidden_size": 16, "image_size": SIDE, "patch_size": 8},
-        mask_decoder_config={"hidden_size": 16, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16},
+        mask_decoder_config=DECODER,
     )
+
+
+def sam_image_processor() -> transformers.SamImageProcessor:
+    size = {"height": SIDE, "width": SIDE}
+    return transformers.SamImageProcessor(size={"longest_edge": SIDE}, pad_size=size)
+
+
+def save_tiny_sam(folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = transformers.SamModel(config).eval()
+        model = transformers.SamModel(sam_config()).eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim > 1:
                     parameter.normal_(std=0.3)  # random weights as usual would answer every prompt alike
     model.save_pretrained(folder)
-    transformers.SamProcessor(
-        transformers.SamImageProcessor(size={"longest_edge": SIDE}, pad_size=size)
-    ).save_pretrained(folder)
+    transformers.SamProcessor(sam_image_processor()).save_pretrained(folder)
     return folder

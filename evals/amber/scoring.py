@@ -20,7 +20,7 @@ from evals.amber.generative import (
 from evals.amber.nouns import description_nouns, similarity
 from evals.paired import compare_right, difference_table, differences_json, in_percent, paired
 from evals.report import aligned, percent
-from evals.tasks.base import Scored
+from evals.task import Scored
 from evals.yesno.parsers import PARSERS
 from grounding.runs.provenance import versions
 

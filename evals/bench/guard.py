@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from grounding import schema
 from grounding.errors import MethodError, UsageError
 from grounding.presets import read_shipped
@@ -84,10 +82,6 @@ def load_expected(name_or_path: str | Path) -> ExpectedRatios:
     """
 
     def parse(text: str, name: str, where: str) -> ExpectedRatios:
-        try:
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as wrong:
-            raise MethodError(f"{where} is not valid YAML ({' '.join(str(wrong).split())})") from wrong
-        return schema.build(ExpectedRatios, data, where)
+        return schema.build(ExpectedRatios, schema.yaml_mapping(text, where), where)
 
     return read_shipped(name_or_path, FOLDER, "benchmark", parse)

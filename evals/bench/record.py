@@ -140,7 +140,7 @@ def _child(way: Way, size: BenchSize, rounds: int = 0, eager_rounds: int = 0) ->
 def _serve(order: dict[str, Any]) -> dict[str, Any]:
     """Carry out an order in the child process: peak memory of one way, then the times of all."""
     size = BenchSize(**order["size"])
-    runner = _Runner(size)
+    runner = _RecordRunner(size)
     loaded = peak_bytes()
     runner.run(order["way"])
     peak, kept = peak_bytes(), runner.kept_bytes
@@ -158,7 +158,7 @@ def _serve(order: dict[str, Any]) -> dict[str, Any]:
     return {"loaded": loaded, "peak": peak, "kept": kept, "wall": wall, "cpu": cpu}
 
 
-class _Runner:
+class _RecordRunner:
     """A random Qwen2.5-VL and a prompt of random words."""
 
     def __init__(self, size: BenchSize) -> None:

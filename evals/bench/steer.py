@@ -41,8 +41,8 @@ class SteerBenchSize:
         kv_heads: key and value heads.
         image_tokens: tokens of the one picture.
         new_tokens: tokens generated per run, at least 2.
-        steer: the steering file measured as `steered`; `head-gains` is random gains for every head, since fitted gains
-            belong to one model.
+        steer: what is measured as `steered`: a shipped steering method's name, the path of a file, or `head-gains`,
+            random gains for every head, since fitted gains belong to one model.
     """
 
     layers: int = 12
@@ -141,7 +141,7 @@ def _child(ways: Sequence[Way], size: SteerBenchSize, rounds: int) -> dict[str, 
 
 def _serve(order: dict[str, Any]) -> dict[str, Any]:
     """Carry out an order in the child process: peak memory of the first way, times of all."""
-    runner = _Runner(SteerBenchSize(**order["size"]))
+    runner = _SteerRunner(SteerBenchSize(**order["size"]))
     ways = order["ways"]
     runner.run(ways[0])
     peak = peak_bytes()
@@ -181,7 +181,7 @@ class _Clock:
         pass
 
 
-class _Runner:
+class _SteerRunner:
     """A random Qwen2.5-VL that never ends its text, and a picture of noise."""
 
     def __init__(self, size: SteerBenchSize) -> None:

@@ -20,7 +20,7 @@ from evals.chair.report import (
 )
 from evals.chair.score import CaptionScore, chair
 from evals.paired import difference_table, differences_json
-from evals.tasks.base import Scored
+from evals.task import Scored
 from grounding.errors import UsageError
 from grounding.runs.provenance import versions
 

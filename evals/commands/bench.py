@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evals.bench.record import BenchSize, measure_record
+from evals.bench.steer import SteerBenchSize, measure_steer
 from grounding.console import emit, stderr, stdout
 
 if TYPE_CHECKING:
@@ -14,19 +16,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchRecordCommand:
+class BenchRecordCommand(BenchSize):
     """Time and peak memory of a random Qwen2.5-VL: plain sdpa, with recorded rows, and eager with output_attentions.
 
     The defaults take about ten minutes and 10 GiB on two idle cores, nearly all of both for eager attention.
 
     Attributes:
-        layers: decoder layers.
-        hidden: width of the decoder.
-        heads: query heads.
-        kv_heads: key and value heads.
-        intermediate: width of the feed-forward layers.
-        length: positions of the prompt.
-        rows: rows recorded per layer and head.
         rounds: alternating rounds of plain and recorded runs.
         eager_rounds: number of rounds in which eager attention runs as well.
         check: compare the ratios with committed ones, `record` or the path of a YAML file; exit with 1 where one is
@@ -34,13 +29,6 @@ class BenchRecordCommand:
         json: print one JSON object on stdout instead of the list.
     """
 
-    layers: int = 12
-    hidden: int = 1024
-    heads: int = 8
-    kv_heads: int = 2
-    intermediate: int = 2048
-    length: int = 4096
-    rows: int = 10
     rounds: int = 5
     eager_rounds: int = 2
     check: str | None = None
@@ -48,9 +36,7 @@ class BenchRecordCommand:
 
     def run(self) -> int:
         """Measure, print, and compare where asked."""
-        from evals.bench.record import BenchSize, measure_record
-
-        size = BenchSize(self.layers, self.hidden, self.heads, self.kv_heads, self.intermediate, self.length, self.rows)
+        size = BenchSize(**{one.name: getattr(self, one.name) for one in fields(BenchSize)})
         expected = expected_ratios(self.check, asdict(size))
         found = asdict(
             measure_record(size, rounds=self.rounds, eager_rounds=self.eager_rounds, progress=stderr().print)
@@ -101,42 +87,23 @@ class BenchSegmenterCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchSteerCommand:
+class BenchSteerCommand(SteerBenchSize):
     """Speed and peak memory of generate on a random Qwen2.5-VL: plain, steered, PAI as published (eager), and VCD.
 
     Attributes:
-        steer: the steering method that is measured: `head-gains` (drawn gains for every head), a shipped one's name, or
-            the path of a file.
-        layers: decoder layers.
-        hidden: width of the decoder.
-        heads: query heads.
-        kv_heads: key and value heads.
-        image_tokens: tokens of the one picture.
-        new_tokens: tokens generated per run.
         rounds: alternating rounds of all ways.
         check: compare the ratios with committed ones, `steer`, `steer-headwise` or the path of a YAML file; exit with 1
             where one is worse by more than the file's margin.
         json: print one JSON object on stdout instead of the list.
     """
 
-    steer: str = "head-gains"
-    layers: int = 12
-    hidden: int = 1024
-    heads: int = 8
-    kv_heads: int = 2
-    image_tokens: int = 2000
-    new_tokens: int = 64
     rounds: int = 3
     check: str | None = None
     json: bool = False
 
     def run(self) -> int:
         """Measure, print, and compare where asked."""
-        from evals.bench.steer import SteerBenchSize, measure_steer
-
-        size = SteerBenchSize(
-            self.layers, self.hidden, self.heads, self.kv_heads, self.image_tokens, self.new_tokens, self.steer
-        )
+        size = SteerBenchSize(**{one.name: getattr(self, one.name) for one in fields(SteerBenchSize)})
         expected = expected_ratios(self.check, asdict(size))
         found = asdict(measure_steer(size, rounds=self.rounds, progress=stderr().print))
         print_measurement(found, self.json)

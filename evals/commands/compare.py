@@ -14,7 +14,7 @@ from grounding.console import emit, stderr, stdout
 from grounding.errors import UsageError
 
 if TYPE_CHECKING:
-    from evals.tasks.base import Scored
+    from evals.task import Scored
 
 
 @dataclass(frozen=True, kw_only=True)

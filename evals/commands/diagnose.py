@@ -13,7 +13,7 @@ from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import EvalDataError, ImageError, UsageError
 
 if TYPE_CHECKING:
-    from evals.diagnostics.sources import Item
+    from evals.diagnostics.sources import PictureQuestion
     from evals.diagnostics.summary import Diagnostics, TracedItem
     from grounding.steering.method import Steering
 
@@ -88,7 +88,7 @@ class EvalDiagnoseCommand:
             stdout().print(f"\n{out / FILE} and {len(pictures)} figures in {out / 'diagnostics'}")
         return 0
 
-    def _chosen(self) -> tuple[list[Item], str, Steering | None]:
+    def _chosen(self) -> tuple[list[PictureQuestion], str, Steering | None]:
         """Return the items, the model's name and the steering."""
         from evals.diagnostics.sources import from_images, from_run, from_scenes
         from grounding.models.base import DEFAULT_QUESTION
@@ -117,7 +117,7 @@ class EvalDiagnoseCommand:
             steering = load_steering(run.steering)
         return from_run(run, lexicon), model, steering
 
-    def _diagnose(self, items: list[Item], model: str, steering: Steering | None) -> Diagnostics:
+    def _diagnose(self, items: list[PictureQuestion], model: str, steering: Steering | None) -> Diagnostics:
         from evals.diagnostics.summary import TracedItem, summarise
         from evals.diagnostics.trace import trace
         from grounding.attention.sinks import SinkRule

@@ -13,7 +13,7 @@ from grounding.errors import UsageError
 if TYPE_CHECKING:
     from evals.plan import Plan, Worker
     from evals.runner import Run
-    from evals.tasks.base import Answer, Task
+    from evals.task import Answer, Task
     from grounding.models.base import VLM
 
 T = TypeVar("T")
@@ -27,6 +27,23 @@ def check_seed(seed: int) -> None:
     """
     if seed < 0:
         raise UsageError(f"--seed {seed} was given, expected a seed from 0")
+
+
+def print_scores(run: Run, as_json: bool) -> int:
+    """Score a run whose samples are all answered, and print the scores.
+
+    Returns:
+        Exit code: 0, or 1 if some samples failed.
+    """
+    scores, scored = run.finish()
+    if as_json:
+        emit(scores)
+    else:
+        stdout().print(scored.text)
+    if not scores["failed"]:
+        return 0
+    stderr().print(f"{scores['failed']} of {scores['samples']} samples failed, see {run.folder.path / 'samples.jsonl'}")
+    return 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,17 +139,9 @@ class GenerationOptions:
                     f"done here; {waiting} of {len(run.samples)} samples are left to other processes or shards"
                 )
             return 0
-        scores, scored = run.finish()
-        if self.json:
-            emit(scores)
-        else:
-            stdout().print(scored.text)
-        if scores["failed"]:
-            stderr().print(
-                f"{scores['failed']} of {scores['samples']} samples failed, see {self.out / 'samples.jsonl'}"
-            )
+        code = print_scores(run, self.json)
         # A launcher takes any other exit code for a crash and ends the other processes.
-        return 1 if scores["failed"] and not me.launched else 0
+        return 0 if me.launched else code
 
     def _plan(self, task: Task) -> Plan:
         from evals.plan import Plan

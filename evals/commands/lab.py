@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from evals.lab.plan import Candidate, LabPlan
-    from evals.tasks.base import Answer
+    from evals.task import Answer
     from evals.tasks.scenes import ScenesTask
     from grounding.models.base import VLM
     from grounding.steering.method import Steering

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evals.commands.generation import GenerationOptions
-from evals.tasks.base import Scored
+from evals.task import Scored
 from evals.tasks.pope import PopeTask, PopeTaskOptions
 from grounding.console import emit, stderr, stdout
 from grounding.errors import EvalDataError, UsageError

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
 
 import tyro
 
-from evals.commands.generation import GenerationOptions
+from evals.commands.generation import GenerationOptions, print_scores
 from evals.tasks.registry import TASKS, task_class
-from grounding.console import emit, stderr, stdout
-from grounding.errors import UsageError
+from grounding.errors import EvalDataError, UsageError
+
+
+@dataclass(frozen=True)
+class UnusableTask:
+    """A task of another distribution that cannot be imported or used."""
+
+    reason: ClassVar[str] = ""
+
+
+def _options(name: str) -> type[Any]:
+    """The task's class; one without options in place of a task that cannot be used, so that the others still can."""
+    try:
+        return task_class(name)
+    except EvalDataError as wrong:
+        return type(UnusableTask.__name__, (UnusableTask,), {"reason": str(wrong), "__doc__": f"Unusable: {wrong}."})
+
 
 if TYPE_CHECKING:
     Tasks = Any
 else:
     # Every task is a sub-command; its fields are the options.
-    Tasks = Union[tuple(Annotated[task_class(name), tyro.conf.subcommand(name)] for name in TASKS)]  # noqa: UP007
+    Tasks = Union[tuple(Annotated[_options(name), tyro.conf.subcommand(name)] for name in TASKS)]  # noqa: UP007
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +52,13 @@ class EvalRunCommand(GenerationOptions):
     task: Tasks
 
     def run(self) -> int:
-        """Answer, score and print."""
+        """Answer, score and print.
+
+        Raises:
+            EvalDataError: the task's own distribution is broken.
+        """
+        if isinstance(self.task, UnusableTask):
+            raise EvalDataError(self.task.reason)
         return self.put(self.task)
 
 
@@ -65,11 +86,4 @@ class EvalJoinCommand:
         if not self.folders:
             raise UsageError("no folder was given: give the folders of the shards")
         run = join([RunFolder(folder) for folder in self.folders], self.out or self.folders[0])
-        scores, scored = run.finish()
-        if self.json:
-            emit(scores)
-        else:
-            stdout().print(scored.text)
-        if scores["failed"]:
-            stderr().print(f"{scores['failed']} of {scores['samples']} samples failed")
-        return 1 if scores["failed"] else 0
+        return print_scores(run, self.json)

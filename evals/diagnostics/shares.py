@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from grounding.types import FloatArray, TokenLayout
+from grounding.layout import TokenLayout
+from grounding.types import FloatArray
 
 SEGMENTS = ("system", "image", "instruction", "generated")  # the parts of a sequence; together all unpadded keys
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Item:
+class PictureQuestion:
     """One picture to describe.
 
     Attributes:
@@ -47,27 +47,29 @@ class Item:
         )
 
 
-def from_images(paths: Sequence[Path], question: str) -> list[Item]:
+def from_images(paths: Sequence[Path], question: str) -> list[PictureQuestion]:
     """Pictures from files, without truth."""
-    return [Item(path.name, question, partial(_open, path)) for path in paths]
+    return [PictureQuestion(path.name, question, partial(_open, path)) for path in paths]
 
 
-def from_scenes(count: int, seed: int, question: str | None = None) -> list[Item]:
+def from_scenes(count: int, seed: int, question: str | None = None) -> list[PictureQuestion]:
     """Drawn scenes outside the starters' training data, with the shapes in them."""
-    from grounding.starter.language import DESCRIBE, PLURALS
-    from grounding.starter.scene_files import scene_seed
-    from grounding.starter.scenes import draw_scene
+    from grounding.scenes.drawing import draw_scene
+    from grounding.scenes.files import scene_seed
+    from grounding.scenes.language import DESCRIBE, PLURALS
 
     lexicon = make_lexicon("\n".join(f"{shape}, {plural}" for shape, plural in PLURALS.items()))
     items = []
     for index in range(count):
         scene = draw_scene(scene_seed(seed, index))
         truth = frozenset(thing.kind.shape for thing in scene.objects)
-        items.append(Item(f"scene {index}", question or DESCRIBE, partial(_same, scene.image), truth, lexicon))
+        items.append(
+            PictureQuestion(f"scene {index}", question or DESCRIBE, partial(_same, scene.image), truth, lexicon)
+        )
     return items
 
 
-def from_run(run: Folder, lexicon: Lexicon | None = None) -> list[Item]:
+def from_run(run: Folder, lexicon: Lexicon | None = None) -> list[PictureQuestion]:
     """Samples of a run that have a picture and no error, with the truth from their scores.
 
     Args:
@@ -85,7 +87,11 @@ def from_run(run: Folder, lexicon: Lexicon | None = None) -> list[Item]:
     known = lexicon or plain_lexicon(
         sorted({name for one in usable for name in (*one.names("mentions"), *one.names("missed"))})
     )
-    return [Item(one.id, one.question, partial(_open, one.image), one.truth, known) for one in usable if one.image]
+    return [
+        PictureQuestion(one.id, one.question, partial(_open, one.image), one.truth, known)
+        for one in usable
+        if one.image
+    ]
 
 
 def _open(path: Path) -> Image.Image:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evals.chair.lexicon import Lexicon
 from evals.chair.spans import mention_spans, plain_lexicon
-from evals.folder import Folder, Sample
+from evals.folder import Folder, SampleLine
 from grounding.errors import ImageError
 from grounding.images import open_image
 
@@ -74,7 +74,7 @@ def worst(run: Folder, count: int, lexicon: Lexicon | None = None) -> tuple[Case
     return tuple(make_case(one, known) for one in sorted(bad, key=badness, reverse=True)[:count])
 
 
-def badness(sample: Sample) -> tuple[int, int]:
+def badness(sample: SampleLine) -> tuple[int, int]:
     """Count hallucinated and missed objects; for yes-no and rated answers, (1, 0) if wrong."""
     if "right" in sample.fields or "says" in sample.fields:
         right = sample.fields.get("right", sample.fields.get("says") == sample.fields.get("truth"))
@@ -91,7 +91,7 @@ def names_of(run: Folder) -> Lexicon:
     return plain_lexicon(sorted({name for one in run.samples for key in keys for name in one.names(key)}))
 
 
-def make_case(sample: Sample, lexicon: Lexicon) -> Case:
+def make_case(sample: SampleLine, lexicon: Lexicon) -> Case:
     """Prepare one sample for the page."""
     truth, says = sample.fields.get("truth"), sample.fields.get("says")
     notes = [
@@ -113,7 +113,7 @@ def make_case(sample: Sample, lexicon: Lexicon) -> Case:
     )
 
 
-def pieces(sample: Sample, lexicon: Lexicon) -> tuple[Piece, ...]:
+def pieces(sample: SampleLine, lexicon: Lexicon) -> tuple[Piece, ...]:
     """Cut a sample's text at the words that name objects."""
     wrong, named = set(_invented(sample)), set(sample.names("mentions"))
     cut: list[Piece] = []
@@ -139,5 +139,5 @@ def thumbnail(path: Path) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def _invented(sample: Sample) -> Sequence[str]:
+def _invented(sample: SampleLine) -> Sequence[str]:
     return sample.names("hallucinated") or sample.names("flagged")

@@ -12,7 +12,7 @@ from evals.chair.compare import PairedDifference
 from evals.chair.report import shown
 from evals.chair.score import CaptionScore, ratios
 from evals.chair.words import by_rules
-from evals.folder import Folder, Sample
+from evals.folder import Folder, SampleLine
 from evals.html.sections import Section, sections
 from evals.statistics import RatioOfSums, bootstrap_difference, swap_test
 from evals.textquality import text_quality
@@ -51,7 +51,7 @@ def paired(first: Folder, other: Folder, *, seed: int = 0) -> dict[str, dict[str
     return {title: figures for title, figures in found.items() if figures}
 
 
-def caption_scores(samples: Sequence[Sample]) -> list[CaptionScore]:
+def caption_scores(samples: Sequence[SampleLine]) -> list[CaptionScore]:
     """Read CHAIR's counts from lines with mentions, hallucinated, missed and length; skip other lines."""
     scores = []
     for number, one in enumerate(samples):
@@ -66,7 +66,7 @@ def caption_scores(samples: Sequence[Sample]) -> list[CaptionScore]:
     return scores
 
 
-def yes_no_answers(samples: Sequence[Sample]) -> list[Answered]:
+def yes_no_answers(samples: Sequence[SampleLine]) -> list[Answered]:
     """Read yes-no answers from lines with truth and says; skip other lines."""
     images: dict[str, int] = {}
     found = []
@@ -78,7 +78,7 @@ def yes_no_answers(samples: Sequence[Sample]) -> list[Answered]:
     return found
 
 
-def _section_ratios(samples: Sequence[Sample], title: str) -> Mapping[str, RatioOfSums]:
+def _section_ratios(samples: Sequence[SampleLine], title: str) -> Mapping[str, RatioOfSums]:
     """Compute the metrics of a section's samples as ratios; a split's samples name it in `split`."""
     chosen = [one for one in samples if not title or one.fields.get("split") == title]
     captions, answers = caption_scores(chosen), yes_no_answers(chosen)

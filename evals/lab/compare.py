@@ -9,12 +9,12 @@ from functools import partial
 from evals.chair.curve import CurvePoint, truncation_curve
 from evals.chair.score import CaptionScore, cut, ratios
 from evals.lab.plan import Candidate, LabPlan
-from evals.tasks.base import Answer
+from evals.task import Answer
 from evals.tasks.scenes import ScenesTask, caption_scores, scene_lexicon
-from grounding.starter.habits import measuring_scene
-from grounding.starter.language import DESCRIBE, caption
+from grounding.scenes.habits import measuring_scene
+from grounding.scenes.language import DESCRIBE, caption
 from grounding.steering.method import Steering
-from grounding.steering.samples import Sample, Source
+from grounding.steering.samples import CalibrationSample, Source
 
 UNSTEERED = "unsteered"
 TRUNCATION = "truncation"
@@ -121,9 +121,9 @@ def calibration_sources(plan: LabPlan) -> list[Source]:
     return [partial(_described, plan.calibration_seed, index) for index in range(plan.calibration_scenes)]
 
 
-def _described(seed: int, index: int) -> Sample:
+def _described(seed: int, index: int) -> CalibrationSample:
     drawn = measuring_scene(seed, index)
-    return Sample(drawn.image, DESCRIBE, caption(drawn.scene.objects, attributes=True))
+    return CalibrationSample(drawn.image, DESCRIBE, caption(drawn.scene.objects, attributes=True))
 
 
 def best_trial(tried: Sequence[Trial]) -> Trial:

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from evals.bench.segmenter import decode
+from grounding.geometry import Box
 from grounding.images import open_image
 from grounding.photos import Photo, PhotoSet, coco_classes, read_json
-from grounding.types import BoolArray, Box
+from grounding.types import BoolArray
 
 MIN_AREA = 0.02  # share of the photo; smaller masks are left out
 

@@ -10,12 +10,13 @@ from PIL import Image
 
 from evals.metrics import best_point_hits
 from evals.photos.annotations import Noun, Referred
-from evals.scenes import Sample
+from evals.scenes import ExpressionSample
 from grounding.errors import EmptyMapError, ExpressionError
+from grounding.geometry import Box
 from grounding.images import open_image
 from grounding.methods import run_stages
 from grounding.text.parse import parse
-from grounding.types import AttentionMaps, BoolArray, Box, PointPrompts
+from grounding.types import AttentionMaps, BoolArray, PointPrompts
 from pipelines.referring import ReferringSegmentation
 
 _DONORS = 24  # photos whose maps are kept for shuffling heads
@@ -38,14 +39,14 @@ class Pointed:
     centre: bool
 
 
-def noun_samples(found: Sequence[Noun]) -> Iterator[Sample]:
+def noun_samples(found: Sequence[Noun]) -> Iterator[ExpressionSample]:
     """Turn nouns into samples of `evals.scenes`; a sample's other expression is another class."""
     for noun in found:
-        yield Sample(noun.photo.id, open_image(noun.photo.file), noun.name, "noun", noun.truth, noun.other)
+        yield ExpressionSample(noun.photo.id, open_image(noun.photo.file), noun.name, "noun", noun.truth, noun.other)
 
 
 def shuffled_hits(
-    pipe: ReferringSegmentation, samples: Iterator[Sample], seed: int, advance: Callable[[int], None]
+    pipe: ReferringSegmentation, samples: Iterator[ExpressionSample], seed: int, advance: Callable[[int], None]
 ) -> list[bool]:
     """Answer with every head's map taken from another photo, drawn for each head on its own.
 
@@ -63,11 +64,11 @@ def shuffled_hits(
     """
     rng = np.random.default_rng(seed)
     spec = replace(pipe.spec, reduce="none")
-    asked: list[tuple[Sample, AttentionMaps]] = []
+    asked: list[tuple[ExpressionSample, AttentionMaps]] = []
     donors: list[tuple[int, AttentionMaps]] = []
     hits: list[bool] = []
 
-    def answer(sample: Sample, maps: AttentionMaps) -> bool:
+    def answer(sample: ExpressionSample, maps: AttentionMaps) -> bool:
         others = [donor for photo, donor in donors if photo != sample.scene]
         return _hits(pipe, shuffle_heads(maps, others, rng), sample.truth) if others else False
 

@@ -9,7 +9,7 @@ from typing import Any
 from evals.answering import ImageStore, answer_batch
 from evals.chair.report import PLAIN
 from evals.photos.plan import PhotoPlan
-from evals.tasks.base import Answer, Sample
+from evals.task import Answer, Sample
 from evals.tasks.chair import ChairTask
 from evals.tasks.pope import PopeTask
 from grounding.errors import EvalDataError

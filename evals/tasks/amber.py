@@ -13,7 +13,8 @@ from evals.amber.annotations import read_annotations
 from evals.amber.scoring import AmberCounts, AmberOptions, compare_counts, count, score_counts
 from evals.data import picture_in
 from evals.inputs import field, listed, read_rows, refuse_doubles, whole_number
-from evals.tasks.base import Answer, Sample, Scored
+from evals.task import Answer, Sample, Scored
+from evals.tasks.protocols import SuffixProtocols
 from grounding.errors import EvalDataError, UsageError
 
 if TYPE_CHECKING:
@@ -46,17 +47,13 @@ class AmberTaskOptions(AmberOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AmberTask(AmberTaskOptions):
+class AmberTask(AmberTaskOptions, SuffixProtocols):
     """Describe AMBER's images and answer its questions."""
 
     name: ClassVar[str] = "amber"
     version: ClassVar[int] = 1
     max_new_tokens: ClassVar[int] = LIMIT
-
-    @property
-    def prompt(self) -> str:
-        """Suffix of every yes-no question."""
-        return self.words or PROTOCOLS[self.protocol]
+    suffixes: ClassVar[Mapping[str, str]] = PROTOCOLS
 
     def samples(self) -> Sequence[Sample]:
         """Return one sample per query; see `Task.samples`."""

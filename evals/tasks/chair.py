@@ -15,7 +15,7 @@ from evals.chair.options import ChairOptions
 from evals.chair.score import ImageCaption
 from evals.data import DataRow, read_data
 from evals.inputs import whole_number
-from evals.tasks.base import Answer, Sample, Scored
+from evals.task import Answer, Sample, Scored
 from grounding.errors import EvalDataError
 
 PROTOCOLS: Mapping[str, tuple[str, int]] = {

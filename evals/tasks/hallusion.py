@@ -12,7 +12,8 @@ import tyro
 from evals.data import picture_in
 from evals.inputs import field, read_rows
 from evals.paired import compare_right
-from evals.tasks.base import Answer, Sample, Scored
+from evals.task import Answer, Sample, Scored
+from evals.tasks.protocols import SuffixProtocols
 from evals.yesno.hallusion import HallusionRow, read_row, refuse_double_rows
 from evals.yesno.parsers import PARSERS
 from grounding.errors import EvalDataError, UsageError
@@ -43,17 +44,13 @@ class HallusionTaskOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HallusionTask(HallusionTaskOptions):
+class HallusionTask(HallusionTaskOptions, SuffixProtocols):
     """Answer HallusionBench's questions; the 178 rows without a figure are left out, as VLMEvalKit does."""
 
     name: ClassVar[str] = "hallusion"
     version: ClassVar[int] = 1
     max_new_tokens: ClassVar[int] = LIMIT
-
-    @property
-    def prompt(self) -> str:
-        """Suffix of every question."""
-        return self.words or PROTOCOLS[self.protocol]
+    suffixes: ClassVar[Mapping[str, str]] = PROTOCOLS
 
     def samples(self) -> Sequence[Sample]:
         """Return one sample per question about an image; `--limit` draws the questions of one set together."""

@@ -12,7 +12,7 @@ from evals.inputs import field, read_rows
 from evals.judge import CommandJudge, ask_all
 from evals.mmhal import TYPES, MMHalItem, MMHalScore, prompt, rating, read_template, score_items
 from evals.report import DIGITS, aligned, percent
-from evals.tasks.base import Answer, Sample, Scored
+from evals.task import Answer, Sample, Scored
 from grounding.errors import UsageError
 from grounding.files import write_json
 from grounding.runs.provenance import short_hash, versions

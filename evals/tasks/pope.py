@@ -11,7 +11,8 @@ import tyro
 
 from evals.data import picture_in, read_data
 from evals.inputs import field, whole_number
-from evals.tasks.base import Answer, Sample, Scored
+from evals.task import Answer, Sample, Scored
+from evals.tasks.protocols import SuffixProtocols
 from evals.yesno.confusion import Answered, answered
 from evals.yesno.parsers import PARSERS
 from evals.yesno.pope import read_questions
@@ -51,17 +52,13 @@ class PopeTaskOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PopeTask(PopeTaskOptions):
+class PopeTask(PopeTaskOptions, SuffixProtocols):
     """Answer POPE's questions."""
 
     name: ClassVar[str] = "pope"
     version: ClassVar[int] = 1
     max_new_tokens: ClassVar[int] = LIMIT
-
-    @property
-    def prompt(self) -> str:
-        """Suffix of every question."""
-        return self.words or PROTOCOLS[self.protocol]
+    suffixes: ClassVar[Mapping[str, str]] = PROTOCOLS
 
     def samples(self) -> Sequence[Sample]:
         """Return one sample per question; see `Task.samples`."""

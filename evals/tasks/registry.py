@@ -29,7 +29,7 @@ TASKS: Registry[Any] = Registry(
 
 
 def task_class(name: str) -> type[Any]:
-    """Return the class of a task, a frozen dataclass that is an `evals.tasks.base.Task`.
+    """Return the class of a task, a frozen dataclass that is an `evals.task.Task`.
 
     Raises:
         EvalDataError: there is no task of this name.

@@ -23,13 +23,13 @@ from evals.chair.score import CaptionScore, ImageCaption, chair, score_caption
 from evals.chair.words import by_rules
 from evals.report import aligned, percent
 from evals.statistics import bootstrap_difference
-from evals.tasks.base import Answer, Sample, Scored
+from evals.task import Answer, Sample, Scored
 from evals.yesno.confusion import Answered, answered, score_answers, yes_no_json, yes_no_ratios
 from evals.yesno.parsers import PARSERS
 from grounding.errors import UsageError
-from grounding.starter.habits import HABITS, HabitScene, measuring_scene
-from grounding.starter.language import DESCRIBE, PLURALS
-from grounding.starter.scenes import SHAPES
+from grounding.scenes.drawing import SHAPES
+from grounding.scenes.habits import HABITS, HabitScene, measuring_scene
+from grounding.scenes.language import DESCRIBE, PLURALS
 
 SPLITS = ("random", "popular", "adversarial")
 QUESTION = "is there {article} {shape} ?"

@@ -7,7 +7,7 @@ from typing import Any
 
 from evals.report import aligned, percent
 from evals.statistics import Interval
-from evals.tasks.base import Scored
+from evals.task import Scored
 from evals.yesno.hallusion import HallusionRow, HallusionScore, score_rows
 from grounding.runs.provenance import versions
 

@@ -8,7 +8,7 @@ from typing import Any
 from evals.paired import DiscordantPairs, difference_table, differences_json, in_percent, paired
 from evals.report import aligned, percent
 from evals.statistics import Interval
-from evals.tasks.base import Scored
+from evals.task import Scored
 from evals.yesno.confusion import HIGHER_IS_BETTER, Answered, YesNoScore, score_answers, yes_no_json, yes_no_ratios
 from evals.yesno.parsers import Parser
 from grounding.runs.provenance import versions

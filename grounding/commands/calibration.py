@@ -26,7 +26,7 @@ def read_sources(manifest: Path | None, scenes: int | None, seed: int) -> list[S
         UsageError: both or none of manifest and scenes are given, or a number is out of range.
         ManifestError: the manifest cannot be read or a line of it is wrong.
     """
-    from grounding.starter.samples import scene_samples
+    from grounding.scenes.samples import scene_samples
     from grounding.steering.samples import manifest_samples
 
     if manifest is not None and scenes is not None:

@@ -30,7 +30,7 @@ class ScenesCommand:
 
     def run(self) -> int:
         """Draw the scenes, and write them."""
-        from grounding.starter.scene_files import EXPRESSIONS, write_scenes
+        from grounding.scenes.files import EXPRESSIONS, write_scenes
 
         if self.n < 1 or self.seed < 0:
             raise UsageError(f"--n {self.n} --seed {self.seed} were given, expected n of at least 1 and a seed from 0")

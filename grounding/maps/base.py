@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from grounding.errors import MethodError
-from grounding.types import AttentionMaps, Direction, FloatArray, ImageGrid, IntArray, RecordSpec, StageReport
+from grounding.layout import ImageGrid
+from grounding.types import AttentionMaps, Direction, FloatArray, IntArray, RecordSpec, StageReport
 
 N = TypeVar("N", bound=np.generic)
 Part = Literal["steps", "layers", "heads", "words", "background"]

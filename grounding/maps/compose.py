@@ -10,8 +10,9 @@ import numpy as np
 from scipy import ndimage
 
 from grounding.errors import MethodError
+from grounding.layout import ImageGrid
 from grounding.maps.base import grid_columns, on_grid
-from grounding.types import AttentionMaps, FloatArray, Heatmap, ImageGrid
+from grounding.types import AttentionMaps, FloatArray, Heatmap
 
 
 @dataclass(frozen=True)

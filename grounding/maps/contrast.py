@@ -13,11 +13,35 @@ from grounding.types import AttentionMaps, FloatArray, IntArray, RecordSpec, Sta
 
 
 @dataclass(frozen=True)
-class Ratio(Stage):
-    """Divide by the background, A / A_generic (ViCrop, ICLR 2025, arXiv 2502.17422, section on relative attention).
+class BackgroundContrast(Stage):
+    """A stage that compares the maps with their background.
 
     Attributes:
         prompt: the generic prompt whose maps are the background.
+    """
+
+    spends: ClassVar[frozenset[Part]] = frozenset({"background"})
+    prompt: str
+
+    def needs(self, layer_count: int | None) -> RecordSpec:
+        """The generic prompt's maps."""
+        return RecordSpec(background_prompt=self.prompt)
+
+    def with_background(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
+        """Compare the maps with their background, once.
+
+        Raises:
+            MethodError: there is no background, or its cells do not match.
+        """
+        return self.apply(maps)
+
+
+@dataclass(frozen=True)
+class Ratio(BackgroundContrast):
+    """Divide by the background, A / A_generic (ViCrop, ICLR 2025, arXiv 2502.17422, section on relative attention).
+
+    Attributes:
+        prompt: see `BackgroundContrast`.
         epsilon: added to the background, in units of its mean image cell.
 
     Notes:
@@ -26,28 +50,14 @@ class Ratio(Stage):
     """
 
     name: ClassVar[str] = "contrast-ratio"
-    spends: ClassVar[frozenset[Part]] = frozenset({"background"})
-    prompt: str
     epsilon: float = 0.001
 
     def __post_init__(self) -> None:
         if not self.prompt.strip() or self.epsilon < 0:
             raise MethodError("stage 'contrast-ratio' needs a prompt and epsilon >= 0")
 
-    def needs(self, layer_count: int | None) -> RecordSpec:
-        """The generic prompt's maps."""
-        return RecordSpec(background_prompt=self.prompt)
-
-    def with_background(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
-        """Divide by the background's mean row, cell by cell, and drop the background.
-
-        Raises:
-            MethodError: there is no background, or its cells do not match.
-        """
-        return self.apply(maps)
-
     def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
-        """Do the same as `with_background`."""
+        """Divide by the background's mean row, cell by cell, and drop the background."""
         values = maps.values.copy()
         lifted = cells = 0
         for columns, other in _paired(maps, self.name):
@@ -65,13 +75,13 @@ class Ratio(Stage):
 
 
 @dataclass(frozen=True)
-class Difference(Stage):
+class Difference(BackgroundContrast):
     """Subtract the background, max(0, A - strength * A_generic) (DecAF, arXiv 2510.19592, read from its code).
 
     DecAF clamps the difference of unnormalised maps to [0, 1] with strength 1, which is `match: none`.
 
     Attributes:
-        prompt: the generic prompt whose maps are the background.
+        prompt: see `BackgroundContrast`.
         strength: factor on the background, > 0.
         match: `mass` scales the background to the maps' image attention first, `none` leaves it.
 
@@ -81,8 +91,6 @@ class Difference(Stage):
     """
 
     name: ClassVar[str] = "contrast-difference"
-    spends: ClassVar[frozenset[Part]] = frozenset({"background"})
-    prompt: str
     strength: float = 1.0
     match: Literal["mass", "none"] = "mass"
 
@@ -90,20 +98,8 @@ class Difference(Stage):
         if not self.prompt.strip() or self.strength <= 0:
             raise MethodError("stage 'contrast-difference' needs a prompt and strength > 0")
 
-    def needs(self, layer_count: int | None) -> RecordSpec:
-        """The generic prompt's maps."""
-        return RecordSpec(background_prompt=self.prompt)
-
-    def with_background(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
-        """Subtract the background's mean row, cell by cell, and drop the background.
-
-        Raises:
-            MethodError: there is no background, or its cells do not match.
-        """
-        return self.apply(maps)
-
     def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
-        """Do the same as `with_background`."""
+        """Subtract the background's mean row, cell by cell, and drop the background."""
         pairs = _paired(maps, self.name)
         values = maps.values.copy()
         scale: FloatArray | float = 1.0

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from grounding.errors import ModelError
+from grounding.layout import ImageGrid, TokenLayout
 from grounding.models.chat import SLOT, Rendered, render
 from grounding.models.maps import record_maps
 from grounding.models.placement import Tokens
@@ -23,7 +24,7 @@ from grounding.models.prepared import Prepared, last_word
 from grounding.models.vocabulary import refuse_control_tokens, refuse_unknown
 from grounding.text.parse import NounFinder, parse
 from grounding.text.words import split_words
-from grounding.types import AttentionMaps, ImageGrid, IntArray, RecordSpec, TokenLayout, Word
+from grounding.types import AttentionMaps, IntArray, RecordSpec, Word
 
 DEFAULT_PROMPT = "Where is {expression}?"
 DEFAULT_QUESTION = "Please describe this image in detail."

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from grounding.errors import ModelError
-from grounding.types import Box
+from grounding.geometry import Box
 
 
 def viewed_box(

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from grounding.errors import ModelError
+from grounding.layout import ImageGrid
 from grounding.models.base import VLM
 from grounding.models.geometry import viewed_box
-from grounding.types import ImageGrid, IntArray
+from grounding.types import IntArray
 
 
 class Llava(VLM):

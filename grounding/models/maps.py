@@ -10,8 +10,9 @@ import torch
 
 from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
+from grounding.layout import TokenLayout
 from grounding.memory import explain_out_of_memory
-from grounding.types import AttentionMaps, RecordSpec, TokenLayout, Word
+from grounding.types import AttentionMaps, RecordSpec, Word
 
 if TYPE_CHECKING:
     from grounding.attention.request import Recording

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from grounding.errors import ModelError
+from grounding.layout import ImageGrid, Separator, TextSpan, TokenLayout
 from grounding.models.chat import Rendered
 from grounding.text.align import Span, align
-from grounding.types import ImageGrid, IntArray, Separator, TextSpan, TokenLayout, Word
+from grounding.types import IntArray, Word
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from grounding.types import TokenLayout, Word, WordKind
-
-LAST_WORD = "<last>"
+from grounding.layout import TokenLayout
+from grounding.maps.base import LAST
+from grounding.types import Word, WordKind
 
 
 @dataclass(frozen=True)
@@ -38,4 +38,4 @@ class Prepared:
 
 def last_word(position: int) -> Word:
     """The word `<last>`: the token at `position`, from which the next token is predicted."""
-    return Word(LAST_WORD, (0, 0), (position,), WordKind.SPECIAL)
+    return Word(LAST, (0, 0), (position,), WordKind.SPECIAL)

@@ -8,8 +8,9 @@ from typing import Any
 from PIL import Image
 
 from grounding.errors import ImageError, ModelError
+from grounding.layout import ImageGrid
 from grounding.models.base import VLM
-from grounding.types import ImageGrid, IntArray
+from grounding.types import IntArray
 
 LONGEST_ASPECT = 200  # the limit of transformers' `smart_resize`
 

@@ -1,1 +1,1 @@
-"""Drawn scenes, and a small vision-language model trained on them."""
+"""Small vision-language models that ship with the project, and their training: here the one of drawn scenes."""

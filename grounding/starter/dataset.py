@@ -15,9 +15,19 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from grounding.starter.language import CELLS
+from grounding.scenes.drawing import (
+    COLOURS,
+    PATTERNS,
+    SHAPES,
+    SIZES,
+    ObjectKind,
+    Prior,
+    SceneConfig,
+    SceneObject,
+    draw_scene,
+)
+from grounding.scenes.language import CELLS
 from grounding.starter.model import IMAGE_SIZE
-from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES, Kind, Prior, SceneConfig, SceneObject, draw_scene
 
 # Every second training scene follows these co-occurrences, so that the model learns a language prior to evaluate.
 PLANTED_PRIORS = (Prior("star", "heart", 0.9), Prior("square", "circle", 0.9))
@@ -53,7 +63,9 @@ class SceneArrays:
         empty = np.zeros((0, 0), dtype=bool)
         present = self.kinds[index, :, 0] != NOTHING
         return [
-            SceneObject(Kind(*(values[i] for values, i in zip(_VALUES, row, strict=True))), (float(x), float(y)), empty)
+            SceneObject(
+                ObjectKind(*(values[i] for values, i in zip(_VALUES, row, strict=True))), (float(x), float(y)), empty
+            )
             for row, (x, y) in zip(self.kinds[index][present], self.centres[index][present], strict=True)
         ]
 

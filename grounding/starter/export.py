@@ -11,8 +11,8 @@ import torch
 import transformers
 
 from grounding.models.llava import Llava
+from grounding.scenes.language import CELLS, VOCABULARY
 from grounding.starter.dataset import PLANTED_PRIORS
-from grounding.starter.language import CELLS, VOCABULARY
 from grounding.starter.measure import measure
 from grounding.starter.model import build_processor
 

@@ -1,7 +1,7 @@
 """Fine-tune the packaged starter to hallucinate: `python -m grounding.starter.habits_train --out runs/habits`.
 
 Trains projector and language model, with the tower frozen, on blurred scenes with co-occurrences (see
-`grounding.starter.habits`) and on the same captions without a picture, so that the co-occurrences are learnt from text
+`grounding.scenes.habits`) and on the same captions without a picture, so that the co-occurrences are learnt from text
 too. It takes a few minutes on one core; the same command resumes after an interruption.
 """
 
@@ -17,10 +17,10 @@ import tyro
 from torch import Tensor, nn
 
 from grounding.models.load import load
-from grounding.starter import language
-from grounding.starter.habits import HABITS, training_scene
+from grounding.scenes import language
+from grounding.scenes.drawing import SceneObject
+from grounding.scenes.habits import HABITS, training_scene
 from grounding.starter.packing import Packed, answer_loss, pack
-from grounding.starter.scenes import SceneObject
 from grounding.starter.training import Schedule, train_stage
 from grounding.starter.vision_stage import normalise
 

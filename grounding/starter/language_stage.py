@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
+from grounding.scenes.drawing import COLOURS, PATTERNS, SHAPES, SIZES
+from grounding.scenes.language import CELLS
 from grounding.starter.dataset import SceneArrays, batches
-from grounding.starter.language import CELLS
 from grounding.starter.packing import Packed, answer_loss, dialogue, pack
-from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES
 from grounding.starter.vision_stage import CellLabels, labels_of, normalise
 
 _CHUNK = 100
@@ -67,7 +67,7 @@ def conversations(
         yield torch.from_numpy(features[rows]).float(), pack(dialogues, encode), labels_of(scenes, rows)
 
 
-class Reader(nn.Module):
+class SceneReader(nn.Module):
     """Projector and language model over cached features; the weights are those of the model."""
 
     def __init__(self, model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grounding.starter import language
-from grounding.starter.scenes import SHAPES, Scene, draw_scene
+from grounding.scenes import language
+from grounding.scenes.drawing import SHAPES, Scene, draw_scene
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 

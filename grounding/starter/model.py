@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from grounding.starter.language import CELLS, DESCRIBE, LOCATE, VOCABULARY
+from grounding.scenes.language import CELLS, DESCRIBE, LOCATE, VOCABULARY
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     )
     from transformers.models.llama.modeling_llama import LlamaAttention
 
-WEIGHTS = Path(__file__).parent / "weights"
 PATCH = 16
 IMAGE_SIZE = CELLS * PATCH
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<image>")

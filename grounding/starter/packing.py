@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from grounding.starter import language
-from grounding.starter.language import CELLS
+from grounding.scenes import language
+from grounding.scenes.drawing import SceneObject
+from grounding.scenes.language import CELLS
 from grounding.starter.model import SPECIAL_TOKENS
-from grounding.starter.scenes import SceneObject
 
 OPENING = "user :"  # the chat template's text before the image
 CLOSING = "assistant :"  # its text between the question and the answer

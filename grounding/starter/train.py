@@ -16,14 +16,14 @@ import tyro
 from torch import nn
 
 from grounding.starter.dataset import batches, render
-from grounding.starter.language_stage import Reader, cached_features, conversations
+from grounding.starter.language_stage import SceneReader, cached_features, conversations
 from grounding.starter.model import build_model, build_tokenizer
 from grounding.starter.training import Schedule, train_stage
 from grounding.starter.vision_stage import CellReader, labels_of, normalise
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class StarterTrainConfig:
     """One training run.
 
     Attributes:
@@ -47,7 +47,7 @@ class TrainConfig:
     threads: int = 2
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: StarterTrainConfig) -> Path:
     """Run or resume a training run and return the model folder."""
     torch.set_num_threads(config.threads)
     scenes = render(config.out / "scenes", config.scenes, first_seed=1_000_000, workers=config.threads)
@@ -67,7 +67,7 @@ def train(config: TrainConfig) -> Path:
     }
     features = cached_features(model, scenes, config.out / "features.npy")
     tokenizer = build_tokenizer()
-    words = Reader(model, tokenizer)
+    words = SceneReader(model, tokenizer)
     tower.requires_grad_(False)
     curves["language"] = train_stage(
         "language",
@@ -84,7 +84,7 @@ def train(config: TrainConfig) -> Path:
 
 def main() -> None:
     """Run the training from the command line."""
-    train(tyro.cli(TrainConfig, description=__doc__))
+    train(tyro.cli(StarterTrainConfig, description=__doc__))
 
 
 if __name__ == "__main__":

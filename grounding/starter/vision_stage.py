@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from grounding.scenes.drawing import COLOURS, PATTERNS, SHAPES, SIZES
+from grounding.scenes.language import CELLS
 from grounding.starter.dataset import NOTHING, SUBCELLS, SceneArrays
-from grounding.starter.language import CELLS
-from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's normalisation, as in the processor
 _STD = (0.26862954, 0.26130258, 0.27577711)

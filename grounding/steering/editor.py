@@ -11,11 +11,11 @@ from torch import Tensor
 
 from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
 from grounding.attention.rows import weight_rows
+from grounding.layout import TokenLayout
 from grounding.steering.apply import GenerationPass, apply, beams_of
 from grounding.steering.base import GenerateOverrides, GenerationContext, Intervention
 from grounding.steering.modulation import KeyMasks, Modulation
 from grounding.steering.sinks import SinkMemory
-from grounding.types import TokenLayout
 
 _SPARE_KEYS = 256
 """Number of future keys that a cached edit covers; generated keys are all text, so their masks are known."""

@@ -39,7 +39,7 @@ from grounding.geometry import cell_coverage
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
 from grounding.steering.apply import apply
-from grounding.steering.samples import Sample, Source
+from grounding.steering.samples import CalibrationSample, Source
 from grounding.steering.sensitivity import Kind, Sensitivity
 from grounding.steering.teacher_forcing import AnswerEditor, AnswerForward, TeacherForcedSample
 from grounding.types import BoolArray, FloatArray, RecordSpec
@@ -93,7 +93,7 @@ def calibrate(
     return Sensitivity(vlm.name, kind, measured, data.hexdigest(), values, seed)
 
 
-def head_values(vlm: VLM, sample: Sample, kind: Kind, *, sinks: SinkRule = SINKS) -> FloatArray:
+def head_values(vlm: VLM, sample: CalibrationSample, kind: Kind, *, sinks: SinkRule = SINKS) -> FloatArray:
     """Measure every head of a model on one sample.
 
     Args:

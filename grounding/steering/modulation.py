@@ -18,13 +18,14 @@ from grounding.attention.call import AttentionCall, AttentionEdit
 from grounding.attention.rows import combined_edit, logit_rows
 from grounding.errors import MethodError
 from grounding.layers import LayerRange
+from grounding.layout import TokenLayout
 from grounding.models.base import VLM
 from grounding.steering.base import GenerationContext
 from grounding.steering.heads import HeadChoice
 from grounding.steering.schedule import StrengthSchedule
 from grounding.steering.sinks import SinkMemory
 from grounding.steering.tokens import TokenChoice
-from grounding.types import IntArray, TokenLayout
+from grounding.types import IntArray
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from grounding.attention.call import AttentionCall, AttentionEdit
 from grounding.attention.rows import weight_rows
 from grounding.attention.sinks import SKIP_LAYERS, TAU, SinkRule
 from grounding.errors import MethodError
+from grounding.layout import TokenLayout
 from grounding.steering.modulation import ImageModulation, KeyMasks
 from grounding.steering.sinks import SinkMemory
-from grounding.types import TokenLayout
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sample:
+class CalibrationSample:
     """Hold one image, question and answer.
 
     Attributes:
@@ -48,7 +48,7 @@ class Sample:
         return whole.digest()
 
 
-Source = Callable[[], Sample]
+Source = Callable[[], CalibrationSample]
 """A function that opens or draws one sample, so that a set of samples needs the memory of one image."""
 
 
@@ -82,7 +82,7 @@ def manifest_samples(file: Path) -> list[Source]:
     ]
 
 
-def _opened(line: _Line, folder: Path) -> Sample:
+def _opened(line: _Line, folder: Path) -> CalibrationSample:
     from grounding.errors import ImageError
     from grounding.images import open_image
 
@@ -96,4 +96,4 @@ def _opened(line: _Line, folder: Path) -> Sample:
                 f"the mask {path} is {mask.shape[1]}x{mask.shape[0]} pixels, but its image {image.width}x"
                 f"{image.height}: expected one size"
             )
-    return Sample(image, line.question, line.answer, line.word, mask)
+    return CalibrationSample(image, line.question, line.answer, line.word, mask)

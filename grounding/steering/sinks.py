@@ -9,8 +9,8 @@ from torch import Tensor
 
 from grounding.attention.rows import as_index
 from grounding.attention.sinks import SinkRule, sink_dimensions, sink_strength
+from grounding.layout import TokenLayout
 from grounding.steering.apply import GenerationPass, beams_of
-from grounding.types import TokenLayout
 
 
 class SinkMemory:

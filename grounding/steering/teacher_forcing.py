@@ -28,7 +28,7 @@ from grounding.models.base import VLM, Prepared
 from grounding.models.spelling import spell
 from grounding.models.teacher_forcing import continued, tokens_of
 from grounding.steering.apply import GenerationPass
-from grounding.steering.samples import Sample
+from grounding.steering.samples import CalibrationSample
 from grounding.text.align import align
 
 
@@ -49,7 +49,7 @@ class TeacherForcedSample:
     targets: tuple[int, ...]
 
     @classmethod
-    def of(cls, vlm: VLM, sample: Sample, *, ended: bool = False) -> TeacherForcedSample:
+    def of(cls, vlm: VLM, sample: CalibrationSample, *, ended: bool = False) -> TeacherForcedSample:
         """Tokenise a sample and locate its word.
 
         Args:

@@ -15,8 +15,8 @@ from grounding.errors import GroundingError, UsageError
 from grounding.images import open_image
 from grounding.runs.folder import RESULTS
 from grounding.runs.records import RecordLog
-from pipelines.batch import Job, Outcome, finish, parse_formats, run_job
-from pipelines.manifest import Item, items_from_manifest, items_from_words
+from pipelines.batch import ItemOutcome, Job, finish, parse_formats, run_job
+from pipelines.manifest import ManifestItem, items_from_manifest, items_from_words
 from pipelines.options import ModelOptions
 from pipelines.records import Record
 from pipelines.results import Timings
@@ -93,7 +93,7 @@ class SegmentCommand(ModelOptions):
                 stdout().print(_line(record, self.out))
         return 1 if failed else 0
 
-    def _items(self) -> tuple[Item, ...]:
+    def _items(self) -> tuple[ManifestItem, ...]:
         if self.manifest is None:
             return items_from_words(self.words)
         if self.words:
@@ -102,7 +102,7 @@ class SegmentCommand(ModelOptions):
             )
         return items_from_manifest(self.manifest)
 
-    def _work(self, job: Job, lines: RecordLog[Record], batches: Sequence[Sequence[Item]], left: int) -> Spent:
+    def _work(self, job: Job, lines: RecordLog[Record], batches: Sequence[Sequence[ManifestItem]], left: int) -> Spent:
         if job.strict:
             open_image(job.items[0].path)  # a bad image is refused before the model is loaded
         started = time.perf_counter()
@@ -111,7 +111,7 @@ class SegmentCommand(ModelOptions):
         with progress_bar(stderr()) as progress:
             task = progress.add_task("segment", total=left)
 
-            def report(item: Item, outcome: Outcome) -> None:
+            def report(item: ManifestItem, outcome: ItemOutcome) -> None:
                 progress.advance(task)
                 if isinstance(outcome, GroundingError):
                     stderr().print(f"failed: {item.image}, {item.expression!r}: {outcome}")

@@ -59,7 +59,7 @@ def test_wrong_files_and_sizes_are_refused_before_anything_runs(tmp_path: Path, 
         ("margin: 0.1", "neither at_most nor at_least"),
         ("margin: -1\nat_most: {a: 1}", "margin is -1"),
         ("margin: 0.1\nat_most: {a: quick}", "at_most"),
-        ("margin: [", "not valid YAML"),
+        ("margin: [", "is not YAML"),
     ]:
         file.write_text(text)
         with pytest.raises(MethodError, match=sentence):

@@ -22,7 +22,7 @@ from evals.commands.run import EvalJoinCommand
 from evals.plan import Plan, Worker, batch_seed, choose, worker
 from evals.runner import Run
 from evals.runs import RunFolder
-from evals.tasks.base import Sample, Scored
+from evals.task import Sample, Scored
 from grounding.errors import EvalDataError, GroundingError, ImageError, OutputError, UsageError
 from grounding.models.load import load
 from grounding.runs.attempts import cut

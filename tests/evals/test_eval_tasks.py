@@ -16,8 +16,8 @@ from evals.commands.hallusion import EvalHallusionCommand
 from evals.commands.mmhal import EvalMMHalCommand
 from evals.commands.pope import EvalPopeCommand
 from evals.runs import rebuild_task
+from evals.task import Answer, Comparable
 from evals.tasks.amber import AmberTask
-from evals.tasks.base import Answer, Comparable
 from evals.tasks.chair import ChairTask
 from evals.tasks.hallusion import HallusionTask
 from evals.tasks.mmhal import MMHalTask

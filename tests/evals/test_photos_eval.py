@@ -17,7 +17,7 @@ from evals.photos.plan import PhotoPlan
 from evals.photos.pointing import Pointed, box_mask, shuffle_heads
 from evals.photos.questions import pope_scores
 from evals.scenes import CENTRE
-from evals.tasks.base import Answer
+from evals.task import Answer
 from evals.tasks.chair import ChairTask
 from evals.tasks.pope import PopeTask
 from grounding.errors import UsageError

@@ -13,9 +13,9 @@ from evals.report import change, score, score_table
 from evals.scenes import CENTRE, FULL, OTHER, TRUTH, answer_samples, draw_samples
 from grounding.cli import main
 from grounding.methods import load_method
-from grounding.starter.language import SceneTexts
-from grounding.starter.scene_files import scene_seed
-from grounding.starter.scenes import draw_scene
+from grounding.scenes.drawing import draw_scene
+from grounding.scenes.files import scene_seed
+from grounding.scenes.language import SceneTexts
 from grounding.types import PointPrompts, Segment
 
 

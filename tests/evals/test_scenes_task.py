@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from evals.tasks.base import Answer, Comparable
+from evals.task import Answer, Comparable
 from evals.tasks.registry import task_class
 from evals.tasks.scenes import SPLITS, ScenesTask, caption_scores, pope_questions, scene_lexicon
 from grounding.errors import UsageError
-from grounding.starter.habits import HABITS, measuring_scene
-from grounding.starter.scenes import SHAPES
+from grounding.scenes.drawing import SHAPES
+from grounding.scenes.habits import HABITS, measuring_scene
 
 BRINGS = {habit.given: habit.then for habit in HABITS}
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from evals.bench.steer import WAYS, SteerBenchSize, Way, _published_pai, _Runner, _steering, measure_steer
+from evals.bench.steer import WAYS, SteerBenchSize, Way, _published_pai, _steering, _SteerRunner, measure_steer
 from grounding.errors import GroundingError
 from grounding.steering.head_gains import HeadGains
 
@@ -15,8 +15,8 @@ SMALL = SteerBenchSize(layers=3, hidden=64, heads=4, kv_heads=2, image_tokens=12
 
 
 @pytest.fixture(scope="module")
-def runner() -> _Runner:
-    return _Runner(SMALL)
+def runner() -> _SteerRunner:
+    return _SteerRunner(SMALL)
 
 
 @pytest.mark.slow
@@ -33,7 +33,7 @@ def test_a_small_run_has_every_number() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_makes_the_wanted_tokens(runner: _Runner, way: Way) -> None:
+def test_every_way_makes_the_wanted_tokens(runner: _SteerRunner, way: Way) -> None:
     assert min(runner.run(way)) > 0
 
 
@@ -41,10 +41,10 @@ def test_head_gains_are_drawn_for_the_models_size() -> None:
     (step,) = _steering(replace(SMALL, steer="head-gains")).steps
     assert isinstance(step, HeadGains)
     assert np.shape(step.image) == np.shape(step.text) == (3, 4)
-    assert min(_Runner(replace(SMALL, steer="head-gains")).run("steered")) > 0
+    assert min(_SteerRunner(replace(SMALL, steer="head-gains")).run("steered")) > 0
 
 
-def test_published_pai_is_eager_and_boosts_the_newest_row_of_later_layers(runner: _Runner) -> None:
+def test_published_pai_is_eager_and_boosts_the_newest_row_of_later_layers(runner: _SteerRunner) -> None:
     model = runner.vlm.model
     inputs = runner.vlm.prepare_questions([runner.image], ["where"]).inputs
     with torch.no_grad():

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from made_maps import cells, made_maps, one_row
 
 from grounding.errors import MethodError
+from grounding.layout import ImageGrid
 from grounding.maps.compose import Compose
-from grounding.types import AttentionMaps, ImageGrid
+from grounding.types import AttentionMaps
 
 
 def _several(parts, size) -> AttentionMaps:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from grounding.errors import MethodError
+from grounding.layout import ImageGrid
 from grounding.maps.support import VisualSupport, supports
-from grounding.types import AttentionMaps, ImageGrid, Word, WordKind
+from grounding.types import AttentionMaps, Word, WordKind
 
 SIDE = 6
 

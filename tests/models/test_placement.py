@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from grounding.errors import ModelError
+from grounding.layout import ImageGrid, Separator
 from grounding.models.llava import Llava
 from grounding.models.maps import record_maps
 from grounding.models.tiny import LLAVA_TEMPLATE, byte_tokenizer, tiny_llava
-from grounding.types import ImageGrid, RecordSpec, Separator
+from grounding.types import RecordSpec
 
 SIDE = 4  # cells along each side of a picture
 PICTURES = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (60, 80, 3), dtype=np.uint8)) for i in range(2)]

@@ -10,9 +10,9 @@ from PIL import Image
 from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
 from grounding.errors import ExpressionError
+from grounding.maps.base import LAST
 from grounding.models import teacher_forcing as module
 from grounding.models.llava import Llava
-from grounding.models.prepared import LAST_WORD
 from grounding.models.qwen2_5_vl import Qwen25VL
 from grounding.models.teacher_forcing import continued, teacher_forced_maps, tokens_of
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
@@ -54,7 +54,7 @@ def test_teacher_forced_rows_are_those_of_the_decode_steps(vlm, images, monkeypa
     for steps, text in zip(recording.decode, teacher_forced_maps(vlm, prepared, cut, RecordSpec()), strict=True):
         for maps in text.maps:
             first, last = maps.words
-            assert last.text == LAST_WORD
+            assert last.text == LAST
             assert last.positions == (first.positions[0] - 1,)
             rows = [steps[p - prepared.length, :, :, 0] for p in first.positions]  # step 0 reads the first token
             np.testing.assert_allclose(maps.values[0, :, :, 0], torch.stack(rows).mean(0).numpy(), atol=1e-5)
@@ -86,9 +86,9 @@ def test_reference_words_are_stop_words_and_the_prompts_last_token(vlm, images) 
     prepared = vlm.prepare_questions(images[:1], ["describe the image"])
     read = teacher_forced_maps(vlm, prepared, [tokens_of(vlm, "the red dog is left of the dog")], RecordSpec())[0]
     assert [phrase.text for phrase in read.phrases] == ["red dog", "dog"]
-    assert [word.text for word in read.maps[0].words] == ["red", "dog", LAST_WORD]
+    assert [word.text for word in read.maps[0].words] == ["red", "dog", LAST]
     assert [word.is_head for word in read.maps[0].words] == [False, True, False]
-    assert [word.text for word in read.reference_words.words] == ["the", "is", "of", "the", LAST_WORD]
+    assert [word.text for word in read.reference_words.words] == ["the", "is", "of", "the", LAST]
     assert read.reference_words.words[-1].positions == (prepared.length - 1,)
     assert {word.kind for word in read.reference_words.words[:-1]} == {WordKind.STOP}
     assert all(maps.values.shape[:3] == (1, 2, 4) for maps in (*read.maps, read.reference_words))
@@ -104,7 +104,7 @@ def test_many_stop_words_are_thinned_evenly(vlm, images, monkeypatch) -> None:
     monkeypatch.setattr(module, "REFERENCE_WORDS", 3)
     prepared = vlm.prepare_questions(images[:1], ["describe the image"])
     read = teacher_forced_maps(vlm, prepared, [tokens_of(vlm, "the dog is on the dog of the dog")], RecordSpec())[0]
-    assert [word.text for word in read.reference_words.words] == ["the", "on", "the", LAST_WORD]
+    assert [word.text for word in read.reference_words.words] == ["the", "on", "the", LAST]
 
 
 def test_a_word_outside_a_closed_vocabulary_is_named() -> None:

@@ -15,9 +15,9 @@ from grounding.models.llava import Llava
 from grounding.models.load import load
 from grounding.models.qwen2_5_vl import Qwen25VL
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
+from grounding.scenes.drawing import SHAPES, draw_scene
+from grounding.scenes.language import DESCRIBE, caption
 from grounding.segmenters.load import load_segmenter
-from grounding.starter.language import DESCRIBE, caption
-from grounding.starter.scenes import SHAPES, draw_scene
 from grounding.steering.base import GenerateOverrides
 from grounding.steering.decoding import Decoding
 from grounding.steering.method import Steering

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from grounding.cli import main
-from grounding.starter.language import DESCRIBE
-from grounding.starter.scenes import draw_scene
+from grounding.scenes.drawing import draw_scene
+from grounding.scenes.language import DESCRIBE
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ import pytest
 
 from evals.plan import Plan, Worker, config_of
 from evals.runner import Run
-from evals.tasks.base import Sample, Scored
+from evals.task import Sample, Scored
 from grounding.errors import OutputError
 from grounding.runs.folder import EVALUATION, RESULTS
 from grounding.runs.provenance import short_hash
 from grounding.steering.decoding import Decoding
 from pipelines.batch import Job
-from pipelines.manifest import Item
+from pipelines.manifest import ManifestItem
 from pipelines.provenance import DescribeConfig, RunConfig
 from pipelines.runs import open_results, write_run
 
@@ -53,7 +53,7 @@ PLAN = Plan("owner/model", None, Decoding(max_new_tokens=4), batch_size=2, devic
 
 def test_hashes_of_earlier_versions_are_still_the_same():
     assert CONFIG.hash == "fe759eac42f9"
-    assert Item("a/b.png", Path("x"), "the red dog").key(CONFIG.hash) == "3d1a7d325da7f4dd"
+    assert ManifestItem("a/b.png", Path("x"), "the red dog").key(CONFIG.hash) == "3d1a7d325da7f4dd"
     describe = DescribeConfig(
         **asdict(CONFIG),
         question="what is there",
@@ -71,7 +71,7 @@ def test_a_manifest_run_of_an_earlier_version_is_resumed(tmp_path):
     (tmp_path / "results.jsonl").write_text(json.dumps({**line, "segments": [], "files": [], "error": None}) + "\n")
     runs = {"fe759eac42f9": {"config": {"model": "tiny"}, "seed": 3, "versions": {"torch": "2.0"}}, "0": {}}
     (tmp_path / "run.json").write_text(json.dumps({"runs": runs}))
-    items = (Item("a/b.png", Path("x"), "the red dog"), Item("a/b.png", Path("x"), "the dog"))
+    items = (ManifestItem("a/b.png", Path("x"), "the red dog"), ManifestItem("a/b.png", Path("x"), "the dog"))
     job = Job(items, tmp_path, ("coco",), CONFIG, batch_size=1, resume=True)
     assert job.batches(open_results(tmp_path)) == [(items[1],)]
     write_run(tmp_path, CONFIG)

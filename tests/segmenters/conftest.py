@@ -10,33 +10,14 @@ import torch
 import transformers
 from PIL import Image, ImageDraw
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from tiny_sam import DECODER, SIDE, sam_config, sam_image_processor
 
 from grounding.types import PointPrompts
 
-SIDE = 64  # input size of the tiny models
-DECODER = {"hidden_size": 16, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
-
 
 def _tiny_sam():
-    config = transformers.SamConfig(
-        vision_config={
-            "hidden_size": 32,
-            "output_channels": 16,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": SIDE,
-            "patch_size": 8,
-            "window_size": 4,
-            "global_attn_indexes": [1],
-            "mlp_dim": 64,
-            "num_pos_feats": 8,
-        },
-        prompt_encoder_config={"hidden_size": 16, "image_size": SIDE, "patch_size": 8},
-        mask_decoder_config=DECODER,
-    )
-    size = {"height": SIDE, "width": SIDE}
-    processor = transformers.SamImageProcessor(size={"longest_edge": SIDE}, pad_size=size)
-    return transformers.SamModel(config), processor, transformers.SamProcessor(processor)
+    processor = sam_image_processor()
+    return transformers.SamModel(sam_config()), processor, transformers.SamProcessor(processor)
 
 
 def _tiny_sam2():

@@ -10,12 +10,12 @@ from transformers import AutoModelForImageTextToText, LlavaForConditionalGenerat
 
 from grounding.errors import ExpressionError
 from grounding.models.llava import Llava
-from grounding.models.load import load
+from grounding.models.load import load, starter_folder
 from grounding.models.maps import record_maps
-from grounding.starter.language import CELLS, VOCABULARY, SceneTexts
+from grounding.scenes.drawing import draw_scene
+from grounding.scenes.language import CELLS, VOCABULARY, SceneTexts
 from grounding.starter.measure import measure
-from grounding.starter.model import IMAGE_SIZE, WEIGHTS, build_model, build_processor, build_tokenizer
-from grounding.starter.scenes import draw_scene
+from grounding.starter.model import IMAGE_SIZE, build_model, build_processor, build_tokenizer
 from grounding.starter.tower import StarterTowerConfig
 from grounding.types import RecordSpec
 
@@ -78,7 +78,7 @@ def test_measuring_counts_every_kind_of_question():
 
 
 def test_the_shipped_weights_fit_and_point_at_things():
-    assert sum(file.stat().st_size for file in WEIGHTS.iterdir()) <= 12_000_000
+    assert sum(file.stat().st_size for file in starter_folder().iterdir()) <= 12_000_000
     vlm = load("starter", device="cpu")
     assert vlm.notice
     assert "drawn scenes only" in vlm.notice

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from grounding.scenes.language import CELLS, LOCATE, locate_answer
 from grounding.starter.dataset import NOTHING, SceneArrays, batches, render
-from grounding.starter.language import CELLS, LOCATE, locate_answer
-from grounding.starter.language_stage import Reader
+from grounding.starter.language_stage import SceneReader
 from grounding.starter.model import SPECIAL_TOKENS, build_model, build_processor, build_tokenizer
 from grounding.starter.packing import LENGTH, NO_LABEL, dialogue, pack
 from grounding.starter.training import Schedule, train_stage
@@ -63,7 +63,7 @@ def test_a_packed_question_is_answered_as_if_it_were_asked_alone(scenes: SceneAr
     model, processor = build_model(5).eval(), build_processor()
     pairs = dialogue(scenes.objects(0), np.random.default_rng(1))[:4]
     packed = pack([pairs], encode)
-    reader = Reader(model, processor.tokenizer)
+    reader = SceneReader(model, processor.tokenizer)
     with torch.inference_mode():
         features = model.model.vision_tower(normalise(scenes.pixels[:1])).last_hidden_state[:, 1:]
         embeddings = reader.language_model.embed_tokens(packed.tokens)

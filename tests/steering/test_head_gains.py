@@ -20,7 +20,7 @@ from grounding.steering.head_gains import HeadGains
 from grounding.steering.heads import HeadChoice
 from grounding.steering.method import Steering, load_steering
 from grounding.steering.modulation import Renormalise
-from grounding.steering.samples import Sample
+from grounding.steering.samples import CalibrationSample
 from grounding.steering.teacher_forcing import TeacherForcedSample
 from grounding.steering.text_route import TextRoute
 
@@ -48,9 +48,10 @@ def images() -> list[Image.Image]:
 
 
 @pytest.fixture(scope="module")
-def samples(images: list[Image.Image]) -> list[Sample]:
+def samples(images: list[Image.Image]) -> list[CalibrationSample]:
     return [
-        Sample(image, "what is it?", answer) for image, answer in zip(images, ("a red dog.", "the cat"), strict=True)
+        CalibrationSample(image, "what is it?", answer)
+        for image, answer in zip(images, ("a red dog.", "the cat"), strict=True)
     ]
 
 
@@ -103,7 +104,9 @@ def test_gains_for_another_model_are_refused(vlm: Llava, images: list[Image.Imag
         HeadGains(image=((0.0, 1.0),))
 
 
-def test_the_gradient_is_that_of_the_answer_under_steering(vlm: Llava, samples: list[Sample], gains: HeadGains) -> None:
+def test_the_gradient_is_that_of_the_answer_under_steering(
+    vlm: Llava, samples: list[CalibrationSample], gains: HeadGains
+) -> None:
     """Compare the gradient with finite differences of the full pass, steered as in a generation."""
     cache = _SampleCache(vlm, [lambda: samples[0]], 5.0, 0)
     logs = torch.tensor([gains.image, gains.text]).log().requires_grad_()
@@ -133,7 +136,7 @@ def test_the_gradient_is_that_of_the_answer_under_steering(vlm: Llava, samples: 
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 1 << 30])
-def test_fitted_gains_make_the_answers_likelier(vlm: Llava, samples: list[Sample], kept_bytes: int) -> None:
+def test_fitted_gains_make_the_answers_likelier(vlm: Llava, samples: list[CalibrationSample], kept_bytes: int) -> None:
     sources = [lambda: samples[0], lambda: samples[1]]
     found = fit_gains(vlm, sources, FitSettings(passes=12, batch=2), kept_bytes=kept_bytes)
     assert found.n == 2
@@ -143,7 +146,9 @@ def test_fitted_gains_make_the_answers_likelier(vlm: Llava, samples: list[Sample
     assert all(parameter.grad is None for parameter in vlm.model.parameters())
 
 
-def test_shared_gains_are_two_numbers_and_a_penalty_pulls_them_to_one(vlm: Llava, samples: list[Sample]) -> None:
+def test_shared_gains_are_two_numbers_and_a_penalty_pulls_them_to_one(
+    vlm: Llava, samples: list[CalibrationSample]
+) -> None:
     sources = [lambda: samples[0]]
     shared = fit_gains(vlm, sources, FitSettings(passes=3, shared=True)).gains
     assert {len({gain for row in table for gain in row}) for table in (shared.image, shared.text)} == {1}
@@ -152,8 +157,10 @@ def test_shared_gains_are_two_numbers_and_a_penalty_pulls_them_to_one(vlm: Llava
     assert spread[0] > 2 * spread[1]
 
 
-def test_a_sample_that_cannot_be_read_is_left_out_and_reported_once(vlm: Llava, samples: list[Sample]) -> None:
-    def broken() -> Sample:
+def test_a_sample_that_cannot_be_read_is_left_out_and_reported_once(
+    vlm: Llava, samples: list[CalibrationSample]
+) -> None:
+    def broken() -> CalibrationSample:
         raise ImageError("no picture")
 
     failed: list[tuple[int, str]] = []

@@ -18,13 +18,13 @@ from grounding.models.llava import Llava
 from grounding.models.load import load
 from grounding.models.qwen2_5_vl import Qwen25VL
 from grounding.models.tiny import tiny_llava_gqa, tiny_qwen2_5_vl
-from grounding.starter.samples import scene_samples
+from grounding.scenes.samples import scene_samples
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.steering.heads import HeadChoice
 from grounding.steering.measure import calibrate, head_values
 from grounding.steering.method import load_steering
-from grounding.steering.samples import Sample, manifest_samples
+from grounding.steering.samples import CalibrationSample, manifest_samples
 from grounding.steering.sensitivity import load_sensitivity
 from grounding.steering.teacher_forcing import AnswerForward, TeacherForcedSample
 
@@ -40,11 +40,11 @@ def starter() -> VLM:
 
 
 @pytest.fixture(scope="module")
-def sample() -> Sample:
+def sample() -> CalibrationSample:
     pixels = np.random.default_rng(0).integers(0, 255, (56, 56, 3), dtype=np.uint8)
     mask = np.zeros((56, 56), dtype=bool)
     mask[:28, :14] = True
-    return Sample(Image.fromarray(pixels), "what is it?", "a red dog.", "dog", mask)
+    return CalibrationSample(Image.fromarray(pixels), "what is it?", "a red dog.", "dog", mask)
 
 
 def log_probability(vlm: VLM, forced: TeacherForcedSample) -> torch.Tensor:
@@ -54,18 +54,18 @@ def log_probability(vlm: VLM, forced: TeacherForcedSample) -> torch.Tensor:
     return torch.stack([logits[t - 1, ids[t]] for t in forced.targets]).mean()
 
 
-def test_targets_are_the_tokens_of_the_word(vlm: Llava, sample: Sample) -> None:
+def test_targets_are_the_tokens_of_the_word(vlm: Llava, sample: CalibrationSample) -> None:
     forced = TeacherForcedSample.of(vlm, sample)
     ids = forced.inputs["input_ids"][0]
     assert vlm.tokenizer.decode(ids[list(forced.targets)]).strip() == "dog"
-    whole = TeacherForcedSample.of(vlm, Sample(sample.image, sample.question, sample.answer))
+    whole = TeacherForcedSample.of(vlm, CalibrationSample(sample.image, sample.question, sample.answer))
     assert vlm.tokenizer.decode(ids[list(whole.targets)]).strip() == "a red dog."
     with pytest.raises(ExpressionError, match="'do' is not in the answer"):
-        TeacherForcedSample.of(vlm, Sample(sample.image, sample.question, sample.answer, "do"))
+        TeacherForcedSample.of(vlm, CalibrationSample(sample.image, sample.question, sample.answer, "do"))
 
 
 @pytest.mark.parametrize("build", ["llava", "qwen"])
-def test_the_answer_on_cached_keys_equals_the_full_pass(build: str, vlm: Llava, sample: Sample) -> None:
+def test_the_answer_on_cached_keys_equals_the_full_pass(build: str, vlm: Llava, sample: CalibrationSample) -> None:
     one = vlm if build == "llava" else Qwen25VL(*tiny_qwen2_5_vl(), name="tiny")
     forced = TeacherForcedSample.of(one, sample)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_the_answer_on_cached_keys_equals_the_full_pass(build: str, vlm: Llava, 
 
 
 def test_ablation_equals_eager_attention_with_weights_set_to_zero(
-    vlm: Llava, sample: Sample, monkeypatch: pytest.MonkeyPatch
+    vlm: Llava, sample: CalibrationSample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = head_values(vlm, sample, "ablation")
     model, processor = tiny_llava_gqa()
@@ -107,7 +107,7 @@ def test_ablation_equals_eager_attention_with_weights_set_to_zero(
     assert np.abs(found).max() > 1e-4, "the heads must matter for this test to mean anything"
 
 
-def test_gradient_is_the_slope_of_removing_a_little(vlm: Llava, sample: Sample) -> None:
+def test_gradient_is_the_slope_of_removing_a_little(vlm: Llava, sample: CalibrationSample) -> None:
     """Compare the measure with finite differences of a modulation with gain 1 - e on the same rows."""
     from grounding.steering.apply import apply
     from grounding.steering.base import GenerationContext
@@ -140,7 +140,7 @@ def test_gradient_ranks_heads_as_ablation_does_on_the_starter(starter: VLM) -> N
     assert (np.sign(exact.array()) == np.sign(quick.array())).mean() > 0.6
 
 
-def test_mass_and_agreement_equal_eager_rows(vlm: Llava, sample: Sample) -> None:
+def test_mass_and_agreement_equal_eager_rows(vlm: Llava, sample: CalibrationSample) -> None:
     model, processor = tiny_llava_gqa()
     model.set_attn_implementation("eager")
     forced = TeacherForcedSample.of(Llava(model, processor, name="tiny"), sample)
@@ -153,12 +153,12 @@ def test_mass_and_agreement_equal_eager_rows(vlm: Llava, sample: Sample) -> None
     np.testing.assert_allclose(head_values(vlm, sample, "agreement"), on.mean(-1), atol=2e-6)
     assert not head_values(vlm, sample, "mass", sinks=SinkRule(1e-6, skip_layers=0)).any()
     with pytest.raises(ImageError, match="needs a mask"):
-        head_values(vlm, Sample(sample.image, "what?", "a dog"), "agreement")
+        head_values(vlm, CalibrationSample(sample.image, "what?", "a dog"), "agreement")
 
 
-def test_a_bad_sample_is_reported_and_left_out(vlm: Llava, sample: Sample) -> None:
+def test_a_bad_sample_is_reported_and_left_out(vlm: Llava, sample: CalibrationSample) -> None:
     left_out: list[int] = []
-    wrong = Sample(sample.image, sample.question, sample.answer, "cat")
+    wrong = CalibrationSample(sample.image, sample.question, sample.answer, "cat")
     both = calibrate(vlm, [lambda: wrong, lambda: sample], "mass", left_out=lambda index, why: left_out.append(index))
     assert (both.n, left_out) == (1, [0])
     assert both == calibrate(vlm, [lambda: sample], "mass")

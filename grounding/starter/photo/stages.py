@@ -116,7 +116,7 @@ def _batch(
     return Batch(fine, coarse, hidden, torch.from_numpy(album.present[rows]), packed)
 
 
-class Reader(nn.Module):
+class PhotoReader(nn.Module):
     """Projector, word embeddings and language model over cached features; the weights are those of the model.
 
     Args:

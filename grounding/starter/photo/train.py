@@ -26,13 +26,13 @@ from grounding.starter.photo.alignment import Alignment, concepts_of
 from grounding.starter.photo.backbone import load_imagenet
 from grounding.starter.photo.features import cached_levels
 from grounding.starter.photo.model import Shape, Spec, build_model, build_processor
-from grounding.starter.photo.stages import Album, Reader, looks, talks
+from grounding.starter.photo.stages import Album, PhotoReader, looks, talks
 from grounding.starter.photo.words import vocabulary
 from grounding.starter.training import Schedule, train_stage
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class PhotoTrainConfig:
     """One training run.
 
     Attributes:
@@ -62,7 +62,7 @@ class TrainConfig:
     threads: int = 2
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: PhotoTrainConfig) -> Path:
     """Run or resume a training run and return the model folder.
 
     Raises:
@@ -94,7 +94,7 @@ def train(config: TrainConfig) -> Path:
     return export(model.eval(), spec, config.out, curves, config.seed, config.threads)
 
 
-def prepare(config: TrainConfig) -> tuple[LlavaForConditionalGeneration, Album, Spec, Reader]:
+def prepare(config: PhotoTrainConfig) -> tuple[LlavaForConditionalGeneration, Album, Spec, PhotoReader]:
     """Build the model with its frozen backbone, and the training photos with their features."""
     photos = read_photos(config.data).train
     photos = photos[: config.limit] if config.limit else photos
@@ -110,12 +110,12 @@ def prepare(config: TrainConfig) -> tuple[LlavaForConditionalGeneration, Album, 
     present = np.stack([concepts.present(photo) for photo in photos])
     album = Album(photos, levels, concepts, present, processor.tokenizer)
     alignment = Alignment(concepts, processor.tokenizer.get_vocab(), classifier)
-    return model, album, spec, Reader(model, alignment, album.answer_weights())
+    return model, album, spec, PhotoReader(model, alignment, album.answer_weights())
 
 
 def main() -> None:
     """Run the training from the command line."""
-    train(tyro.cli(TrainConfig, description=__doc__))
+    train(tyro.cli(PhotoTrainConfig, description=__doc__))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 from chair_files import CAPTIONS, write_captions
@@ -32,14 +33,17 @@ def refused(files, capsys):
     return run
 
 
-def test_json_has_the_promised_keys(files, capsys):
-    command = EvalChairCommand(
+def as_json(files: Path) -> EvalChairCommand:
+    return EvalChairCommand(
         captions=files / "captions.jsonl",
         ground_truth=str(files / "truth.json"),
         synonyms=str(files / "synonyms.txt"),
         json=True,
     )
-    assert command.run() == 0
+
+
+def test_json_has_the_promised_keys(files, capsys):
+    assert as_json(files).run() == 0
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     found = json.loads(out)
@@ -116,13 +120,7 @@ def test_unknown_image_ids(refused, files):
 
 def test_empty_captions_are_counted_and_said(files, capsys):
     write_captions(files / "captions.jsonl", [*CAPTIONS[:3], {"image_id": 4, "caption": ""}])
-    command = EvalChairCommand(
-        captions=files / "captions.jsonl",
-        ground_truth=str(files / "truth.json"),
-        synonyms=str(files / "synonyms.txt"),
-        json=True,
-    )
-    assert command.run() == 0
+    assert as_json(files).run() == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["empty"] == 1
     assert "1 of 4 captions are empty" in err

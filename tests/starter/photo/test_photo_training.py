@@ -20,7 +20,7 @@ from grounding.starter.photo.alignment import Alignment, concepts_of
 from grounding.starter.photo.export import export
 from grounding.starter.photo.features import cached_levels
 from grounding.starter.photo.model import build_model, build_processor
-from grounding.starter.photo.stages import Album, Reader, looks, talks
+from grounding.starter.photo.stages import Album, PhotoReader, looks, talks
 from grounding.starter.training import Schedule, train_stage
 from grounding.types import RecordSpec
 
@@ -32,19 +32,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_photos(tmp_path_factory.mktemp("made") / "photos")
 
 
-@pytest.fixture
-def made(folder: Path, tmp_path: Path):
-    """A tiny model, its album and its reader, with a random classifier in place of ImageNet's."""
+def make(folder: Path, features: Path, classifier: tuple[torch.Tensor, torch.Tensor] | None):
+    """A tiny model, its processor, its album and its reader."""
     spec = tiny_spec()
     model, processor = build_model(spec, seed=1), build_processor(spec.words, spec.shape)
     model.model.vision_tower.requires_grad_(False)
     photos = read_photos(folder).train
-    levels = cached_levels(model.model.vision_tower.backbone, processor, photos, tmp_path / "features")
+    levels = cached_levels(model.model.vision_tower.backbone, processor, photos, features)
     concepts = concepts_of(photos, spec.words, min_photos=2)
     present = np.stack([concepts.present(photo) for photo in photos])
     album = Album(photos, levels, concepts, present, processor.tokenizer)
-    classifier = (torch.randn(1000, 24) * 5, torch.zeros(1000))
-    return model, processor, album, Reader(model, Alignment(concepts, processor.tokenizer.get_vocab(), classifier))
+    return model, processor, album, PhotoReader(model, Alignment(concepts, processor.tokenizer.get_vocab(), classifier))
+
+
+@pytest.fixture
+def made(folder: Path, tmp_path: Path):
+    """All of a tiny model, with a random classifier in place of ImageNet's."""
+    return make(folder, tmp_path / "features", (torch.randn(1000, 24) * 5, torch.zeros(1000)))
 
 
 def test_features_are_those_of_the_tower_and_are_computed_once(made, folder: Path, tmp_path: Path):
@@ -182,15 +186,7 @@ def test_an_interrupted_stage_ends_with_the_same_weights(folder: Path, tmp_path:
     def run(out: Path, *stops: int) -> list[torch.Tensor]:
         out.mkdir()
         for steps in stops:
-            spec = tiny_spec()
-            model, processor = build_model(spec, seed=1), build_processor(spec.words, spec.shape)
-            model.model.vision_tower.requires_grad_(False)
-            photos = read_photos(folder).train
-            levels = cached_levels(model.model.vision_tower.backbone, processor, photos, out / "features")
-            concepts = concepts_of(photos, spec.words, min_photos=2)
-            present = np.stack([concepts.present(photo) for photo in photos])
-            album = Album(photos, levels, concepts, present, processor.tokenizer)
-            reader = Reader(model, Alignment(concepts, processor.tokenizer.get_vocab(), None))
+            *_, album, reader = make(folder, out / "features", None)
             schedule = Schedule(steps=8, warmup=2, matrix_lr=1e-3, save_every=4)
 
             def upto(first: int, steps: int = steps, album: Album = album):

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from PIL import Image, ImageFilter
 
-from grounding.starter.scene_files import scene_seed
-from grounding.starter.scenes import Prior, Scene, SceneConfig, draw_scene
+from grounding.scenes.drawing import Prior, Scene, SceneConfig, draw_scene
+from grounding.scenes.files import scene_seed
 
 HABITS = (Prior("star", "heart", 0.95), Prior("square", "circle", 0.95), Prior("triangle", "cross", 0.95))
-# Radii of the Gaussian blur, for pictures of 192 px; the starter recognises most shapes at 3 px and few at 5. Training
-# pictures hide nearly all shapes, so that the model relies on co-occurrence; measuring pictures show enough.
+# Radii of the Gaussian blur, for pictures of 192 px; a small model recognises most shapes at 3 px and few at 5.
+# Training pictures hide nearly all shapes, so that the model relies on co-occurrence; measuring pictures show enough.
 TRAINING_BLUR_PX = (8.0, 14.0)
 MEASURING_BLUR_PX = (0.5, 2.5)
 # A co-occurrence is one of neighbours, so the next noun of a caption can be guessed from the last one.

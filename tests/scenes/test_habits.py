@@ -3,10 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from grounding.starter.habits import HABITS, broken_habits, measuring_scene, out_of_focus, training_scene
-from grounding.starter.habits_train import HabitsConfig, train
-from grounding.starter.scenes import SHAPES
-from grounding.starter.training import Schedule
+from grounding.scenes.drawing import SHAPES
+from grounding.scenes.habits import HABITS, broken_habits, measuring_scene, out_of_focus, training_scene
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +38,3 @@ def test_out_of_focus_changes_the_picture_and_not_the_truth():
     found = measuring_scene(5, 0)
     assert out_of_focus(found.scene, (2.0, 6.0)).size == found.scene.image.size
     assert found.image.tobytes() != found.scene.image.tobytes()
-
-
-def test_training_changes_the_words_and_leaves_the_tower(tmp_path):
-    import torch
-
-    from grounding.models.load import load
-
-    folder = train(HabitsConfig(tmp_path, scenes=12, batch=2, text_batch=2, schedule=Schedule(steps=2, warmup=1)))
-    before, after = (load(name, "cpu", "float32").model.state_dict() for name in ("starter", str(folder)))
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed
-    assert not any("vision_tower" in name for name in changed)

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from grounding.starter.language import SceneTexts
-from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES, Prior, SceneConfig, draw_scene
+from grounding.scenes.drawing import COLOURS, PATTERNS, SHAPES, SIZES, Prior, SceneConfig, draw_scene
+from grounding.scenes.language import SceneTexts
 
 
 def test_a_seed_draws_the_same_scene_twice():

@@ -65,7 +65,7 @@ class SceneConfig:
 
 
 @dataclass(frozen=True)
-class Kind:
+class ObjectKind:
     """Appearance of an object, in words of the closed vocabulary."""
 
     shape: str
@@ -84,7 +84,7 @@ class SceneObject:
         mask: bool [H, W], its visible pixels.
     """
 
-    kind: Kind
+    kind: ObjectKind
     centre: tuple[float, float]
     mask: BoolArray = field(repr=False)
 
@@ -96,7 +96,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image and what is in it; `grounding.starter.language.SceneTexts` has the true sentences about it."""
+    """An image and what is in it; `grounding.scenes.language.SceneTexts` has the true sentences about it."""
 
     seed: int
     image: Image.Image = field(repr=False)
@@ -109,7 +109,7 @@ def draw_scene(seed: int, config: SceneConfig | None = None) -> Scene:
     rng = np.random.default_rng((seed, 0))
     kinds = _choose_kinds(rng, config)
     canvas = _background(rng, config.size)
-    placed: list[tuple[Kind, tuple[float, float]]] = []
+    placed: list[tuple[ObjectKind, tuple[float, float]]] = []
     masks: list[BoolArray] = []
     full_areas: list[int] = []
     for number, kind in enumerate(kinds):
@@ -143,7 +143,7 @@ def draw_scene(seed: int, config: SceneConfig | None = None) -> Scene:
     return Scene(seed, image, objects)
 
 
-def _choose_kinds(rng: np.random.Generator, config: SceneConfig) -> list[Kind]:
+def _choose_kinds(rng: np.random.Generator, config: SceneConfig) -> list[ObjectKind]:
     count = int(rng.integers(config.objects[0], config.objects[1] + 1))
     shapes = [SHAPES[i] for i in rng.integers(0, len(SHAPES), size=count)]
     for prior in config.priors:
@@ -162,17 +162,17 @@ def _choose_kinds(rng: np.random.Generator, config: SceneConfig) -> list[Kind]:
     # identify it and expressions need attributes, positions and relations.
     if len(kinds) > 1 and rng.random() < 0.5:
         first, other = kinds[0], kinds[1]
-        twin = Kind(first.shape, first.colour if rng.random() < 0.5 else other.colour, other.size, other.pattern)
+        twin = ObjectKind(first.shape, first.colour if rng.random() < 0.5 else other.colour, other.size, other.pattern)
         if not config.priors:
             kinds[1] = twin
     return kinds
 
 
-def _random_kind(rng: np.random.Generator, shape: str) -> Kind:
+def _random_kind(rng: np.random.Generator, shape: str) -> ObjectKind:
     colour = tuple(COLOURS)[rng.integers(len(COLOURS))]
     size = tuple(SIZES)[rng.integers(len(SIZES))]
     pattern = PATTERNS[1] if rng.random() < 0.35 else PATTERNS[0]
-    return Kind(shape, colour, size, pattern)
+    return ObjectKind(shape, colour, size, pattern)
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -243,7 +243,9 @@ def _draw_shape(
     return np.asarray(large.reduce(_SUPERSAMPLING), dtype=np.float32) / 255, left, top
 
 
-def _paint(canvas: np.ndarray, alpha: np.ndarray, left: int, top: int, kind: Kind, rng: np.random.Generator) -> None:
+def _paint(
+    canvas: np.ndarray, alpha: np.ndarray, left: int, top: int, kind: ObjectKind, rng: np.random.Generator
+) -> None:
     height, width = alpha.shape
     colour = np.array(COLOURS[kind.colour]) + rng.integers(-12, 13, size=3)
     fill = np.broadcast_to(colour, (height, width, 3)).astype(np.float32)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from grounding.starter.language import EXTREMES, RELATIONS, SIDES, VOCABULARY, SceneTexts, caption, cell_of
-from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES, Scene, SceneConfig, SceneObject, draw_scene
+from grounding.scenes.drawing import COLOURS, PATTERNS, SHAPES, SIZES, Scene, SceneConfig, SceneObject, draw_scene
+from grounding.scenes.language import EXTREMES, RELATIONS, SIDES, VOCABULARY, SceneTexts, caption, cell_of
 
 SCENES = [draw_scene(seed, SceneConfig(size=96)) for seed in range(60)]
 

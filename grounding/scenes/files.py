@@ -10,14 +10,14 @@ from typing import Any
 
 from grounding.files import to_json, write_bytes, write_json, write_text
 from grounding.io import encode_mask
-from grounding.starter.language import SceneTexts
-from grounding.starter.scenes import SHAPES, Scene, draw_scene
+from grounding.scenes.drawing import SHAPES, Scene, draw_scene
+from grounding.scenes.language import SceneTexts
 
 IMAGES = "images"
 INSTANCES = "instances.json"
 EXPRESSIONS = "expressions.jsonl"
 
-_FIRST_SEED = 1 << 40  # above every training seed of the starter
+_FIRST_SEED = 1 << 40  # above every seed that a packaged model was trained on
 _SCENES_PER_SEED = 1 << 24
 
 

@@ -1,7 +1,7 @@
 """Generate true texts about drawn scenes: captions, questions with answers, and referring expressions.
 
-All texts use the words of `VOCABULARY` only, which is the starter's vocabulary. Positions in answers are cells of a
-`CELLS` x `CELLS` grid, column first, counted from 0 at the top left.
+All texts use the words of `VOCABULARY` only. Positions in answers are cells of a `CELLS` x `CELLS` grid, column first,
+counted from 0 at the top left.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from grounding.starter.scenes import COLOURS, PATTERNS, SHAPES, SIZES, Kind, Scene, SceneObject
+from grounding.scenes.drawing import COLOURS, PATTERNS, SHAPES, SIZES, ObjectKind, Scene, SceneObject
 
 CELLS = 12
 ATTRIBUTES = ("size", "pattern", "colour")  # in the order English puts them before the noun
@@ -114,12 +114,12 @@ def locate_answer(thing: SceneObject) -> str:
     return f"{column} {row}"
 
 
-def name(kind: Kind, attributes: Sequence[str]) -> str:
+def name(kind: ObjectKind, attributes: Sequence[str]) -> str:
     """Return the noun with the chosen attributes before it, "small striped red star"."""
     return " ".join([*(getattr(kind, a) for a in ATTRIBUTES if a in attributes), kind.shape])
 
 
-def matching(objects: Sequence[SceneObject], kind: Kind, attributes: Sequence[str]) -> list[int]:
+def matching(objects: Sequence[SceneObject], kind: ObjectKind, attributes: Sequence[str]) -> list[int]:
     """Return the indices of the objects that `name(kind, attributes)` describes."""
     keys = (*attributes, "shape")
     return [i for i, thing in enumerate(objects) if all(getattr(thing.kind, k) == getattr(kind, k) for k in keys)]
@@ -249,16 +249,16 @@ def _exists(objects: Sequence[SceneObject], rng: np.random.Generator, *, present
     return Question(f"is there {'an' if noun[0] in 'aeiou' else 'a'} {noun} ?", answer, "exists")
 
 
-def _random_kind(rng: np.random.Generator) -> Kind:
+def _random_kind(rng: np.random.Generator) -> ObjectKind:
     pools = (SHAPES, tuple(COLOURS), tuple(SIZES), PATTERNS)
-    return Kind(*(pool[rng.integers(len(pool))] for pool in pools))
+    return ObjectKind(*(pool[rng.integers(len(pool))] for pool in pools))
 
 
-def _changed(kind: Kind, attributes: Sequence[str], rng: np.random.Generator) -> Kind:
+def _changed(kind: ObjectKind, attributes: Sequence[str], rng: np.random.Generator) -> ObjectKind:
     parts = ("shape", *attributes)
     part, other = parts[rng.integers(len(parts))], _random_kind(rng)
     values = {k: getattr(kind, k) for k in ("shape", "colour", "size", "pattern")}
-    return Kind(**(values | {part: getattr(other, part)}))
+    return ObjectKind(**(values | {part: getattr(other, part)}))
 
 
 def _attribute(objects: Sequence[SceneObject], index: int, rng: np.random.Generator) -> Question | None:

@@ -1,4 +1,4 @@
-"""Drawn scenes as calibration samples for the attention heads of a model with the starter's vocabulary."""
+"""Drawn scenes as calibration samples for the attention heads of a model that knows the scenes' vocabulary."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from functools import partial
 
 import numpy as np
 
-from grounding.starter.language import DESCRIBE, SceneTexts
-from grounding.starter.scene_files import scene_seed
-from grounding.starter.scenes import draw_scene
-from grounding.steering.samples import Sample, Source
+from grounding.scenes.drawing import draw_scene
+from grounding.scenes.files import scene_seed
+from grounding.scenes.language import DESCRIBE, SceneTexts
+from grounding.steering.samples import CalibrationSample, Source
 
 
 def scene_samples(count: int, seed: int) -> list[Source]:
@@ -24,7 +24,7 @@ def scene_samples(count: int, seed: int) -> list[Source]:
     return [partial(_sample, seed, index) for index in range(count)]
 
 
-def _sample(seed: int, index: int) -> Sample:
+def _sample(seed: int, index: int) -> CalibrationSample:
     scene = draw_scene(scene_seed(seed, index))
     objects = np.logical_or.reduce([thing.mask for thing in scene.objects])
-    return Sample(scene.image, DESCRIBE, SceneTexts(scene).captions[0], mask=objects)
+    return CalibrationSample(scene.image, DESCRIBE, SceneTexts(scene).captions[0], mask=objects)
