@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from grounding import __version__
-from grounding.command import ENTRY_POINTS, GROUPS, Command
-from grounding.errors import GroundingError
+from grounding.command import ENTRY_POINTS, GROUPS, Command, Runnable
+from grounding.errors import GroundingError, UsageError
 from grounding.memory import is_out_of_memory
 
 HEADER = "Where in an image each word lives: attention of vision-language models, turned into masks."
@@ -102,7 +102,6 @@ def _dispatch(arguments: list[str]) -> int:
 def _run(path: Path, entry: EntryPoint, rest: list[str]) -> int:
     import tyro
 
-    command: Command = entry.load()
     # The last two: options of a command with sub-commands follow the last word, under their plain names.
     config = (
         tyro.conf.FlagCreatePairsOff,
@@ -110,7 +109,7 @@ def _run(path: Path, entry: EntryPoint, rest: list[str]) -> int:
         tyro.conf.CascadeSubcommandArgs,
         tyro.conf.OmitArgPrefixes,
     )
-    return tyro.cli(command.load(), prog=" ".join(("grounding", *path)), args=rest, config=config).run()
+    return tyro.cli(_runnable(path, entry), prog=" ".join(("grounding", *path)), args=rest, config=config).run()
 
 
 def _unknown(path: Path, commands: dict[Path, EntryPoint]) -> int:
@@ -141,11 +140,39 @@ def _help(path: Path, commands: dict[Path, EntryPoint]) -> str:
 
 
 def _load(entry: EntryPoint) -> Command:
-    """Load a command's registration; a package that cannot be imported is listed with the reason."""
+    """Load a command's registration; one that cannot be used is listed with the reason."""
     try:
-        return entry.load()
-    except (ImportError, AttributeError) as error:
-        return Command(f"(cannot be loaded: {error})", "")
+        return _registration(entry)
+    except Exception as error:  # whatever foreign code raises at import
+        return Command(f"(cannot be loaded: {' '.join(str(error).split())})", "")
+
+
+def _registration(entry: EntryPoint) -> Command:
+    command = entry.load()
+    if not isinstance(command, Command):
+        raise TypeError(f"it is {type(command).__name__}, expected a Command")
+    return command
+
+
+def _runnable(path: Path, entry: EntryPoint) -> type[Runnable]:
+    """Import a command's class.
+
+    Raises:
+        UsageError: its registration or its class cannot be imported or is something else.
+    """
+    origin = entry.value
+    try:
+        command = _registration(entry)
+        origin = command.target
+        return command.load()
+    except GroundingError:
+        raise
+    except Exception as wrong:  # whatever foreign code raises at import
+        reason = " ".join(str(wrong).split())
+        raise UsageError(
+            f"the command {' '.join(path)!r} cannot be loaded from {origin} ({type(wrong).__name__}: {reason}): "
+            "repair or uninstall its distribution"
+        ) from wrong
 
 
 def _sentence(error: Exception) -> str | None:

@@ -43,6 +43,7 @@ STAGES: Registry[Stage] = Registry(
         "smooth": "grounding.maps.smooth:Smooth",
     },
     base="grounding.maps.base:Stage",
+    members=("name",),
 )
 """Stages by their name in a method file; entry-point group `grounding.stages`."""
 

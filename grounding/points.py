@@ -252,6 +252,7 @@ RULES: Registry[PointRule] = Registry(
         "otsu-box": "grounding.points:OtsuBox",
     },
     base="grounding.points:PointRule",
+    members=("name",),
 )
 """Point rules by their name in a method file; entry-point group `grounding.point_rules`."""
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from functools import cached_property
 from importlib import import_module, metadata
 from typing import Any, Generic, TypeVar, cast
@@ -42,7 +43,7 @@ class Registry(Generic[T]):
         group: the entry-point group that other distributions use.
         builtin: the project's own entries, name to "module:Class".
         base: "module:Class" that an outside class must derive from.
-        members: attributes that an outside class must have, where `base` is a protocol.
+        members: attributes that an outside class must have.
         error: the exception to raise.
     """
 
@@ -136,7 +137,12 @@ class Registry(Generic[T]):
         name = mapping.pop(key)
         if name not in self:
             raise self._error(f"{where}: {self.what} {name!r} is unknown{self.unknown(name)}")
-        return schema.build(self.get(name), mapping, f"{where}: {self.what} {name!r}", self._error)
+        cls = self.get(name)
+        if not is_dataclass(cls):
+            raise self._error(
+                f"{where}: {self.what} {name!r} cannot be built: {cls.__module__}.{cls.__qualname__} is no dataclass"
+            )
+        return schema.build(cls, mapping, f"{where}: {self.what} {name!r}", self._error)
 
     def _load(self, entry: metadata.EntryPoint) -> type[T]:
         origin = f"{self.what} {entry.name!r} of distribution {_distribution(entry)!r}"
@@ -159,6 +165,9 @@ class Registry(Generic[T]):
             return f"is {type(found).__name__}, expected a class"
         if self._base is not None and not issubclass(found, cast(type, _import(self._base))):
             return f"does not derive from {self._base.replace(':', '.')}"
+        abstract = sorted(getattr(found, "__abstractmethods__", ()))
+        if abstract:
+            return f"does not define {', '.join(abstract)}"
         missing = [member for member in self._members if not hasattr(found, member)]
         if missing:
             return f"has no {', '.join(missing)}"

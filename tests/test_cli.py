@@ -38,15 +38,18 @@ class Raises:
 
 
 RAISES = Command("raise what is asked for", f"{__name__}:Raises")
+HOMELESS = Command("has no class", f"{__name__}:NoSuchClass")
 ELSEWHERE = Command("raise what is asked for", f"{__name__}:Raises", group="My own")  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def with_raises(monkeypatch):
-    """`grounding raises` beside the real commands, and one plug-in whose module is not there."""
+    """`grounding raises` beside the real commands, and plug-ins that cannot be used."""
     extra = (
         EntryPoint("raises", f"{__name__}:RAISES", ENTRY_POINTS),
         EntryPoint("broken.plugin", "no_such_module_anywhere:COMMAND", ENTRY_POINTS),
+        EntryPoint("unregistered", f"{__name__}:Raises", ENTRY_POINTS),
+        EntryPoint("homeless", f"{__name__}:HOMELESS", ENTRY_POINTS),
     )
     monkeypatch.setattr(cli, "entry_points", lambda group: [*entry_points(group=group), *extra])
 
@@ -80,7 +83,9 @@ def test_help_is_grouped_by_purpose(with_raises, capsys):
     assert {line.split("  ")[0] for line in found["Use"]} >= {"describe", "segment"}
     assert all(line.startswith("bench ") for line in found["Benchmark"])
     assert all(line.startswith("calibrate ") for line in found["Calibrate"])
-    assert {line.split("  ")[0] for line in found["Others"]} == {"raises", "broken plugin"}  # all from elsewhere
+    assert {line.split("  ")[0] for line in found["Others"]} == {
+        *("raises", "broken plugin", "unregistered", "homeless"),  # all from elsewhere
+    }
 
 
 def test_an_unknown_group_and_an_empty_one(monkeypatch, capsys):
@@ -190,6 +195,22 @@ def test_a_broken_plug_in_does_not_hide_the_others(with_raises, capsys):
     assert "broken plugin" in out
     assert "cannot be loaded: No module named 'no_such_module_anywhere'" in out
     assert "segment what a referring expression means" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["broken", "plugin"], "no_such_module_anywhere:COMMAND (ModuleNotFoundError: No module named"),
+        (["unregistered"], f"{__name__}:Raises (TypeError: it is type, expected a Command)"),
+        (["homeless"], f"{__name__}:NoSuchClass (AttributeError: "),
+    ],
+)
+def test_a_broken_plug_in_is_one_sentence(argv, said, with_raises, capsys):
+    assert main(argv) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: the command {' '.join(argv)!r} cannot be loaded from {said}")
+    assert err.endswith("repair or uninstall its distribution\n")
+    assert err.count("\n") == 1
 
 
 def test_doctor_tells_and_fails_with_1(monkeypatch, capsys):

@@ -43,6 +43,21 @@ class Sharpen(Stage):
 
 
 @dataclass(frozen=True)
+class Nameless(Stage):
+    """Has no name."""
+
+    def apply(self, maps):
+        return maps, StageReport("nameless", 0.0, "")
+
+
+@dataclass(frozen=True)
+class Idle(Stage):
+    """Has no apply."""
+
+    name: ClassVar[str] = "gone"
+
+
+@dataclass(frozen=True)
 class Corner(PointRule):
     """One point in the top left cell."""
 
@@ -64,6 +79,15 @@ class Quiet:
         from grounding.steering.base import GenerateOverrides
 
         yield GenerateOverrides()
+
+
+class Plain:
+    """A step that is not a dataclass."""
+
+    name = "plain"
+
+    def applied(self, context):
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -253,6 +277,8 @@ except EvalDataError as wrong:
         ("gone = outside_grounding.parts:Corner", "does not derive from grounding.maps.base.Stage"),
         ("gone = outside_grounding.parts:np", "is module, expected a class"),
         ("gone = outside_grounding.parts:Sharpen", "calls itself 'sharpen'"),
+        ("gone = outside_grounding.parts:Nameless", "has no name"),
+        ("gone = outside_grounding.parts:Idle", "does not define apply"),
     ],
 )
 def test_an_outside_class_that_cannot_be_used_is_one_sentence(tmp_path: Path, entry: str, said: str) -> None:
@@ -270,6 +296,19 @@ except MethodError as wrong:
     assert first == "gone Smooth"
     assert sentence.startswith("stage 'gone' of distribution 'outside-grounding'")
     assert said in sentence
+
+
+def test_an_outside_class_that_is_not_a_dataclass_is_one_sentence(tmp_path: Path) -> None:
+    install(tmp_path, {"grounding.steering_steps": "plain = outside_grounding.parts:Plain"})
+    code = """
+from grounding.errors import MethodError
+from grounding.steering.method import parse_steering
+try:
+    parse_steering("description: d\\nsource: s\\nsteps: [{step: plain}]", "s", "s.yaml")
+except MethodError as wrong:
+    print(wrong)
+"""
+    assert run(tmp_path, code) == "s.yaml: step 'plain' cannot be built: outside_grounding.parts.Plain is no dataclass"
 
 
 def test_a_name_that_is_defined_twice_is_refused(tmp_path: Path) -> None:

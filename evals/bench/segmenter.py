@@ -160,8 +160,9 @@ def _draw(folder: Path, limit: int, seed: int, min_area: int) -> dict[Path, list
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise OutputError(
-            f"{file} cannot be read ({error}); expected a COCO instances.json beside a folder images/"
+            f"{file} cannot be read ({reason}); expected a COCO instances.json beside a folder images/"
         ) from error
     paths = {image["id"]: folder / "images" / image["file_name"] for image in data["images"]}
     there = {key: path for key, path in paths.items() if path.is_file()}

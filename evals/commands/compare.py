@@ -44,6 +44,9 @@ class EvalCompareCommand(ChairOptions):
     def run(self) -> int:
         """Compare, and print tables or one JSON object."""
         check_seed(self.seed)
+        for path in (self.a, self.b):
+            if not path.exists():
+                raise UsageError(f"there is neither a file nor a folder {path}: check the path")
         if self.a.is_dir() != self.b.is_dir():
             raise UsageError(
                 f"{self.a} and {self.b} are a file and a folder: give two files of captions, or two run folders"

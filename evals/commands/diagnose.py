@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +28,7 @@ class EvalDiagnoseCommand:
 
     Attributes:
         images: pictures to ask about.
-        question: the prompt.
+        question: the prompt; left out, the model's own request for a description.
         scenes: number of drawn scenes to use instead, whose truth is known.
         run_folder: use the samples of this run instead, with its model and steering unless others are given.
         synonyms: CHAIR's synonym list for the words of a run's texts; without it only the objects' own names are found.
@@ -91,14 +91,13 @@ class EvalDiagnoseCommand:
     def _chosen(self) -> tuple[list[PictureQuestion], str, Steering | None]:
         """Return the items, the model's name and the steering."""
         from evals.diagnostics.sources import from_images, from_run, from_scenes
-        from grounding.models.base import DEFAULT_QUESTION
         from grounding.steering.method import load_steering, parse_steering
 
         steering = load_steering(self.steer) if self.steer else None
         if self.scenes:
             return from_scenes(self.scenes, self.seed, self.question), self.model or "starter", steering
         if self.run_folder is None:
-            return from_images(self.images, self.question or DEFAULT_QUESTION), self.model or "starter-photo", steering
+            return from_images(self.images, self.question or ""), self.model or "starter-photo", steering
         from evals.folder import read_folder
 
         run = read_folder(self.run_folder)
@@ -129,6 +128,7 @@ class EvalDiagnoseCommand:
         vlm = load(model, self.device, self.dtype)
         if vlm.notice:
             stderr().print(f"note: {vlm.notice}")
+        items = [replace(item, question=item.question or vlm.default_question) for item in items]
         looked: list[TracedItem] = []
         with progress_bar(stderr()) as progress:
             task = progress.add_task("diagnose", total=len(items))

@@ -47,7 +47,11 @@ class EvalPhotosCommand(ModelOptions):
         if unknown := sorted(set(self.parts) - set(PARTS)):
             raise UsageError(f"--parts {unknown[0]} was given, expected some of {', '.join(PARTS)}")
         if "captions" in self.parts and self.synonyms is None:
-            raise UsageError("captions are scored with CHAIR's list: give --synonyms FILE, or leave captions out")
+            others = " ".join(part for part in PARTS if part != "captions")
+            raise UsageError(
+                "captions are scored with CHAIR's list: give --synonyms FILE, or leave captions out with "
+                f"--parts {others}"
+            )
         if self.limit < 0 or self.seed < 0:
             raise UsageError(f"--limit {self.limit} --seed {self.seed} were given, expected 0 or more of both")
         from evals.photos.measure import measure

@@ -25,7 +25,7 @@ class PictureQuestion:
 
     Attributes:
         id: name of the item.
-        question: the question.
+        question: the question; empty for the model's own request for a description.
         open: returns the RGB picture, or raises ImageError.
         truth: the objects in the picture; None where not known.
         lexicon: words by the objects they name.

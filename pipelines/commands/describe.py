@@ -36,10 +36,11 @@ Images = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar=
 class DescribeCommand(LoadOptions):
     """Describe images, and flag the nouns that the image does not support.
 
-    The text is printed as it is generated. With --steer the image is described twice from one seed, unsteered and
-    steered. The nouns of both texts are scored in the same way: by where the unsteered model attends under teacher
-    forcing. A noun's support is the geometric mean of its parts: gaze (attention mass on the image), sharpness (how few
-    places it falls on) and, with --masks, agreement (how well the mask covers the map).
+    The text is printed as it is generated, or at its end where several are searched at once (beams, OPERA). With
+    --steer the image is described twice from one seed, unsteered and steered. The nouns of both texts are scored in the
+    same way: by where the unsteered model attends under teacher forcing. A noun's support is the geometric mean of its
+    parts: gaze (attention mass on the image), sharpness (how few places it falls on) and, with --masks, agreement (how
+    well the mask covers the map).
 
     Exit codes: 0 everything is done; 1 some images of several failed, each with its sentence; 2 refused (that is also
     how a single image fails); 130 interrupted.
@@ -134,7 +135,7 @@ class DescribeCommand(LoadOptions):
         self, pipe: FaithfulDescription, images: tuple[str, ...]
     ) -> Iterator[tuple[str, Description | GroundingError]]:
         """Yield every image with its description or its error; the error of a single image is raised."""
-        streams = self.num_beams == 1 and not self.json
+        streams = self.num_beams == 1 and not self.json and not _searches(pipe.steering)
 
         def stream(label: str) -> Any:
             stdout().print(f"{label}:" if label == UNSTEERED else f"{label} by {self.steer}:")
@@ -170,6 +171,13 @@ class DescribeCommand(LoadOptions):
             "files": list(files),
             "error": None,
         }
+
+
+def _searches(steering: Steering | None) -> bool:
+    """Whether a step follows several texts at once, so that there is no newest token to stream."""
+    from grounding.steering.baselines.opera import OverTrust
+
+    return steering is not None and any(isinstance(step, OverTrust) for step in steering.steps)
 
 
 def _speed(description: Description) -> dict[str, Any]:

@@ -247,6 +247,8 @@ def test_runs_are_compared_image_by_image(options, whole, tmp_path, capsys):
         EvalCompareCommand(a=whole, b=whole / "samples.jsonl").run()
     with pytest.raises(EvalDataError, match=r"is no run folder, manifest.json is missing"):
         EvalCompareCommand(a=whole, b=tmp_path).run()
+    with pytest.raises(UsageError, match=r"there is neither a file nor a folder .*nowhere"):
+        EvalCompareCommand(a=whole, b=tmp_path / "nowhere").run()
 
 
 @dataclass(frozen=True)

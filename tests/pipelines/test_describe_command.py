@@ -53,6 +53,14 @@ def test_tokens_come_out_before_the_text_is_finished(describe, scenes, monkeypat
     assert sum(bool(part) and part.strip("\n") in text for part in writes) > len(text.split()) / 2
 
 
+def test_a_steering_that_searches_prints_whole_texts(describe, scenes) -> None:
+    code, out, err = describe(scenes / "0.png", "--steer", "opera", "--max-new-tokens", "6")
+    assert code == 0, err
+    texts = [line for line in out.splitlines() if not line.startswith(" ")][1:]
+    assert [line.partition(": ")[0] for line in texts] == ["unsteered", "steered"]
+    assert all(line.partition(": ")[2].startswith("a ") for line in texts)
+
+
 def test_json_is_one_object_an_image_and_a_bad_one_does_not_stop_the_rest(describe, scenes, tmp_path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")

@@ -15,6 +15,8 @@ from evals.folder import read_folder
 from grounding.attention.sinks import SinkRule
 from grounding.errors import EvalDataError, UsageError
 from grounding.files import write_json
+from grounding.starter.language import DESCRIBE
+from grounding.starter.scenes import draw_scene
 
 WORDS = ("a ", "dog ", "and ", "a ", "hat")
 
@@ -114,6 +116,15 @@ def test_truth_of_scenes_and_of_runs(tmp_path) -> None:
 def test_options_that_make_no_sense_are_refused(options, error) -> None:
     with pytest.raises(error):
         EvalDiagnoseCommand(**options).run()
+
+
+def test_a_model_of_few_words_is_asked_its_own_question(tmp_path) -> None:
+    draw_scene(7_300_000).image.save(tmp_path / "scene.png")
+    command = EvalDiagnoseCommand(
+        images=(tmp_path / "scene.png",), model="starter", max_new_tokens=3, device="cpu", out=tmp_path
+    )
+    assert command.run() == 0
+    assert [one.question for one in read_diagnostics(tmp_path / "diagnostics.json").texts] == [DESCRIBE]
 
 
 def test_command_on_pictures(tmp_path, tiny_model, pictures, capsys) -> None:
