@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from grounding.starter.scenes import draw_scene
 
 from evals.commands.diagnose import EvalDiagnoseCommand
 from evals.diagnostics.plots import INK, figures, page_svg
@@ -15,8 +16,7 @@ from evals.folder import read_folder
 from grounding.attention.sinks import SinkRule
 from grounding.errors import EvalDataError, UsageError
 from grounding.files import write_json
-from grounding.starter.language import DESCRIBE
-from grounding.starter.scenes import draw_scene
+from grounding.scenes.language import DESCRIBE
 
 WORDS = ("a ", "dog ", "and ", "a ", "hat")
 
