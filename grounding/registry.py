@@ -43,7 +43,7 @@ class Registry(Generic[T]):
         group: the entry-point group that other distributions use.
         builtin: the project's own entries, name to "module:Class".
         base: "module:Class" that an outside class must derive from.
-        members: attributes that an outside class must have.
+        members: attributes that an outside class must have; of a tuple, one is enough.
         error: the exception to raise.
     """
 
@@ -54,7 +54,7 @@ class Registry(Generic[T]):
         builtin: Mapping[str, str],
         *,
         base: str | None = None,
-        members: tuple[str, ...] = (),
+        members: tuple[str | tuple[str, ...], ...] = (),
         error: type[GroundingError] = MethodError,
     ) -> None:
         self.what = what
@@ -168,7 +168,8 @@ class Registry(Generic[T]):
         abstract = sorted(getattr(found, "__abstractmethods__", ()))
         if abstract:
             return f"does not define {', '.join(abstract)}"
-        missing = [member for member in self._members if not hasattr(found, member)]
+        wanted = [(member,) if isinstance(member, str) else member for member in self._members]
+        missing = [" or ".join(names) for names in wanted if not any(hasattr(found, each) for each in names)]
         if missing:
             return f"has no {', '.join(missing)}"
         own = getattr(found, "name", name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,8 @@ def intercept(
         RecordingError: the model has no such layers, is compiled or has a kernel that cannot be followed, or edits are
             requested of layers that do not use the registry.
     """
+    if backend not in get_args(Backend):
+        raise RecordingError(f"backend {backend!r} is unknown: use one of {', '.join(get_args(Backend))}")
     refuse_compiled(model)
     stack = stack if stack is not None else decoder_stack(model)
     refuse_missing(scope, stack)

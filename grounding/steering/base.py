@@ -73,8 +73,7 @@ class Intervention(Protocol):
     The fields are the keys of the step's entry in a steering file (`- {step: quiet, share: 0.3}`), checked by
     `grounding.schema`. A step may edit attention (`grounding.steering.apply.apply`), add logits processors or replace
     the decoding loop (`GenerateOverrides`). A step that edits chosen heads, layers and keys derives from
-    `grounding.steering.modulation.Modulation`, implements `edit`, and defines `applied` as
-    `return grounding.steering.editor.applied(self, context)`.
+    `grounding.steering.modulation.Modulation` and implements `edit` in place of `applied`.
     """
 
     name: ClassVar[str]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FOLDER = ("methods", "steering")
 
 
-STEPS: Registry[Intervention] = Registry(
+STEPS: Registry[Modulation | Intervention] = Registry(
     "step",
     "grounding.steering_steps",
     {
@@ -36,7 +36,7 @@ STEPS: Registry[Intervention] = Registry(
         "over-trust": "grounding.steering.baselines.opera:OverTrust",
         "truncation": "grounding.steering.baselines.truncation:Truncation",
     },
-    members=("name", "applied"),
+    members=("name", ("applied", "edit")),
 )
 """Steering steps by their name in a steering file; entry-point group `grounding.steering_steps`."""
 
@@ -95,11 +95,7 @@ def parse_steering(text: str, name: str, where: str) -> Steering:
     Raises:
         MethodError: the text is not YAML, or a key, step or value is unknown or invalid.
     """
-    try:
-        loaded = yaml.safe_load(text)
-    except yaml.YAMLError as wrong:
-        raise MethodError(f"{where} is not YAML: {' '.join(str(wrong).split())}") from wrong
-    data = schema.as_mapping(loaded, where)
+    data = schema.yaml_mapping(text, where)
     schema.check_keys(data, ("description", "source", "steps"), where)
     if not isinstance(data.get("description"), str) or not isinstance(data.get("source"), str):
         raise MethodError(f"{where}: description and source must be given as text")

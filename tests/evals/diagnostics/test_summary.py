@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from grounding.starter.scenes import draw_scene
 
 from evals.commands.diagnose import EvalDiagnoseCommand
 from evals.diagnostics.plots import INK, figures, page_svg
@@ -16,6 +15,7 @@ from evals.folder import read_folder
 from grounding.attention.sinks import SinkRule
 from grounding.errors import EvalDataError, UsageError
 from grounding.files import write_json
+from grounding.scenes.drawing import draw_scene
 from grounding.scenes.language import DESCRIBE
 
 WORDS = ("a ", "dog ", "and ", "a ", "hat")
