@@ -55,12 +55,12 @@ def nltk_data(made_nltk_folder, monkeypatch) -> Iterator[Path]:
     """NLTK with the made data, whatever is installed; unloaded again afterwards."""
     import nltk
 
-    from evals.chair import words
+    from evals.nltk_tags import load_nltk
 
     monkeypatch.setattr(nltk.data, "path", [str(made_nltk_folder)])
-    words._nltk.cache_clear()
+    load_nltk.cache_clear()
     yield made_nltk_folder
-    words._nltk.cache_clear()
+    load_nltk.cache_clear()
     if hasattr(nltk.corpus.wordnet, "_unload"):
         nltk.corpus.wordnet._unload()
 

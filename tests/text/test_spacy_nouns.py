@@ -10,6 +10,8 @@ from grounding.text.nouns import noun_phrases
 from grounding.text.parse import noun_finder, parse
 from grounding.text.spacy_nouns import SpacyNounFinder, load_spacy
 
+pytestmark = pytest.mark.extra  # also those that skip without spaCy
+
 NOUNS = ("man", "shirt", "dog", "cup", "coffee", "table", "bus")
 TAGS = {
     "the": "DET",
