@@ -28,7 +28,7 @@ LABELS = {
     "instruction": "instruction",
     "generated": "generated",
 }
-INK = "#13579b"  # placeholder for the page's text colour in an SVG; figures do not use it otherwise
+INK = "#13579b"  # replaced by the page's text colour in an SVG; no figure uses it for anything else
 _INK_IN_FILES = "#2a2e37"
 _TICKS = 8
 _KINDS = {
