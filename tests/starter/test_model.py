@@ -10,7 +10,8 @@ from transformers import AutoModelForImageTextToText, LlavaForConditionalGenerat
 
 from grounding.errors import ExpressionError
 from grounding.models.llava import Llava
-from grounding.models.load import load, starter_folder
+from grounding.hub import starter_folder
+from grounding.models.load import load
 from grounding.models.maps import record_maps
 from grounding.scenes.drawing import draw_scene
 from grounding.scenes.language import CELLS, VOCABULARY, SceneTexts
