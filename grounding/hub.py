@@ -24,7 +24,8 @@ PIPELINE = "model_index.json"
 
 def starter_folder(name: str = "starter") -> Path:
     """Return the folder of a starter model's weights inside the installed package."""
-    return Path(str(files(STARTERS[name]))) / "weights"
+    root, *inside = STARTERS[name].split(".")  # the starter itself is not imported
+    return Path(str(files(root))).joinpath(*inside, "weights")
 
 
 def source_of(name: str) -> str:
@@ -78,13 +79,16 @@ def is_pipeline(name: str) -> bool:
 
 @cache
 def _is_pipeline_on_hub(repository: str) -> bool:
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import file_exists, try_to_load_from_cache
 
-    try:
-        hf_hub_download(repository, PIPELINE)
-    except (OSError, ValueError, errors.HfHubHTTPError):
+    if isinstance(try_to_load_from_cache(repository, PIPELINE), str):
+        return True
+    if isinstance(try_to_load_from_cache(repository, "config.json"), str):
         return False
-    return True
+    try:
+        return bool(file_exists(repository, PIPELINE))
+    except Exception:  # no network: whatever the client's transport raises; loading then says why
+        return False
 
 
 def _is_model(folder: Path) -> bool:

@@ -246,6 +246,7 @@ class JointCollector(Subscriber):
         first = attention_rows(call, element, cells[:1])
         self._errors.append((layer, call.query.dtype, output_error(call, element, cells[:1], first, output)))
         for name in request.tables:
+            parts: Iterator[tuple[slice, Tensor]]
             if name == "text-to-image":
                 parts = ((part, w.index_select(-1, cells)) for part, w in iter_rows(call, element, text))
             else:
@@ -266,7 +267,10 @@ class JointCollector(Subscriber):
                 f"layer {layer} attends from {call.query_count} queries to {call.key_count} keys, as cross attention "
                 f"does, where text has no queries: record image-to-text alone, not {', '.join(request.tables)}"
             )
-        for what, positions, count in (("cell", request.cells, call.query_count), ("text", request.text, call.key_count)):
+        for what, positions, count in (
+            ("cell", request.cells, call.query_count),
+            ("text", request.text, call.key_count),
+        ):
             if max(positions) >= count:
                 raise RecordingError(
                     f"{what} position {max(positions)} is outside layer {layer}'s sequence of {count} positions"
@@ -286,8 +290,8 @@ class JointCollector(Subscriber):
             if not worst <= allowed:
                 raise RecordingError(
                     f"the weights recorded in layer {layer} do not explain its attention's output (off by {worst:.2g} "
-                    f"of the largest value, {allowed:g} allowed in {dtype}): this attention is more than a softmax over "
-                    "scaled, masked query-key products, and cannot be recorded"
+                    f"of the largest value, {allowed:g} allowed in {dtype}): this attention is more than a softmax "
+                    "over scaled, masked query-key products, and cannot be recorded"
                 )
 
 

@@ -13,16 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from grounding.attention.events import Pass
-from grounding.attention.joint import JointRequest, record_joint
+from grounding.attention.joint import record_joint
 from grounding.diffusion.latents import draw_noise, mixed, pixels_of
 from grounding.diffusion.maps import joint_maps, request_for
-from grounding.diffusion.reading import ModelSettings, Pads, Reading
+from grounding.diffusion.reading import ModelSettings, Pads
 from grounding.diffusion.sequence import LatentShape, Placement, grids_of
 from grounding.diffusion.tokens import TextToken, place, refuse_controls
 from grounding.errors import ModelError
@@ -233,7 +232,8 @@ class DiffusionSource(ABC):
         chosen = self.reading.pads or self.pad_rules[0]
         if chosen not in self.pad_rules:
             raise ModelError(
-                f"{self.name} ({type(self).__name__}) cannot read padding as {chosen!r}: use {', '.join(self.pad_rules)}"
+                f"{self.name} ({type(self).__name__}) cannot read padding as {chosen!r}: use "
+                f"{', '.join(self.pad_rules)}"
             )
         return chosen
 

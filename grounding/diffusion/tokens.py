@@ -86,7 +86,8 @@ def refuse_long(tokens: Sequence[TextToken], limit: int, what: str, model: str) 
     """
     if len(tokens) > limit:
         raise ExpressionError(
-            f"the expression takes {len(tokens)} tokens, but the text encoder {what} of {model} takes {limit}: shorten it"
+            f"the expression takes {len(tokens)} tokens, but the text encoder {what} of {model} takes {limit}: "
+            "shorten it"
         )
 
 
@@ -107,8 +108,8 @@ def place(
 ) -> tuple[Word, ...]:
     """Give words the positions of their tokens, and make a special word of every other token.
 
-    Several encoders may have read the same prompt, one after the other in the sequence (SD3); a word then owns its tokens
-    of all of them.
+    Several encoders may have read the same prompt, one after the other in the sequence (SD3); a word then owns its
+    tokens of all of them.
 
     Args:
         words: words with spans in the prompt.
@@ -132,9 +133,7 @@ def place(
     placed = [replace(w, positions=tuple(positions[i] for i in own)) for w, own in zip(words, owned, strict=True)]
     taken = {i for own in owned for i in own}
     rest = [
-        Word(token.piece, (0, 0), (positions[i],), WordKind.SPECIAL)
-        for i, token in enumerate(tokens)
-        if i not in taken
+        Word(token.piece, (0, 0), (positions[i],), WordKind.SPECIAL) for i, token in enumerate(tokens) if i not in taken
     ]
     return tuple(sorted((*placed, *rest), key=lambda word: word.positions[0]))
 

@@ -66,9 +66,7 @@ def test_every_order_and_mask_equals_the_formula(
     call, rows, columns = made_call(MASKS[mask]), torch.tensor([8, 0, 3]), torch.tensor([1, 7, 2, 4])
     for element in range(B):
         expected = explicit(call, element, rows, columns, order)
-        torch.testing.assert_close(
-            computed(call, element, rows, columns, order), expected.float(), atol=1e-6, rtol=0
-        )
+        torch.testing.assert_close(computed(call, element, rows, columns, order), expected.float(), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("mask", ["none", "bool", "additive"])

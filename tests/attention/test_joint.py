@@ -59,7 +59,9 @@ def layers_of(flux: Any) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def run(flux: Any, inputs: dict[str, Tensor], request: JointRequest | None = None, times: int = 1) -> tuple[Tensor, Any]:
+def run(
+    flux: Any, inputs: dict[str, Tensor], request: JointRequest | None = None, times: int = 1
+) -> tuple[Tensor, Any]:
     if request is None:
         return flux(**inputs).sample, None
     with record_joint(flux, layers_of(flux), request) as recording:
@@ -119,7 +121,10 @@ def test_a_kernel_outside_torch_is_seen_with_its_own_log_sum_exp(flux: Any, inpu
         return (output, logits.logsumexp(-1)) if return_lse else output
 
     kept = Registry._backends[name], Registry._supported_arg_names[name]
-    Registry._backends[name], Registry._supported_arg_names[name] = kernel, {"query", "key", "value", "scale", "return_lse"}
+    Registry._backends[name], Registry._supported_arg_names[name] = (
+        kernel,
+        {"query", "key", "value", "scale", "return_lse"},
+    )
     for layer in layers_of(flux):
         layer.processor._attention_backend = name
     try:
@@ -138,9 +143,13 @@ def test_a_kernel_outside_torch_is_seen_with_its_own_log_sum_exp(flux: Any, inpu
 
 def test_the_dispatcher_is_restored_after_an_exception(flux: Any, inputs: dict[str, Tensor]) -> None:
     before = dict(Registry._backends)
-    with pytest.raises(RuntimeError), record_joint(flux, layers_of(flux), REQUEST):
+    with record_joint(flux, layers_of(flux), REQUEST):
         assert Registry._backends != before
-        flux(**{**inputs, "encoder_hidden_states": torch.zeros(BATCH, TEXT, 3)})
+        flux(**inputs)
+    assert Registry._backends == before
+    broken = {**inputs, "encoder_hidden_states": torch.zeros(BATCH, TEXT, 3)}
+    with pytest.raises(RuntimeError):
+        run(flux, broken, REQUEST)
     assert Registry._backends == before
     plain, _ = run(flux, inputs)
     assert torch.equal(plain, run(flux, inputs, REQUEST)[0])
@@ -165,7 +174,10 @@ def test_what_cannot_be_recorded_is_refused(flux: Any, inputs: dict[str, Tensor]
         run(flux, inputs, replace(REQUEST, cells=(40,)))
     with pytest.raises(RecordingError, match="2 elements in one pass where the batch has 1"):
         run(flux, inputs, replace(REQUEST, element=0, batch=1))
-    with pytest.raises(RecordingError, match="the transformer did not run"), record_joint(flux, layers_of(flux), REQUEST):
+    with (
+        pytest.raises(RecordingError, match="the transformer did not run"),
+        record_joint(flux, layers_of(flux), REQUEST),
+    ):
         pass
     with pytest.raises(RecordingError, match="residual sinks"):
         replace(REQUEST, spec=RecordSpec(residual_sinks=True))

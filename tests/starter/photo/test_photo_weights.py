@@ -8,9 +8,9 @@ import skimage
 from PIL import Image
 
 from grounding.errors import ExpressionError
+from grounding.hub import starter_folder
 from grounding.methods import load_method, run_stages
 from grounding.models.base import VLM
-from grounding.hub import starter_folder
 from grounding.models.load import load
 from grounding.starter.model import SPECIAL_TOKENS
 from grounding.starter.photo.export import LARGEST
