@@ -72,7 +72,10 @@ def test_the_box_of_an_error_names_commands_that_exist(words, capsys) -> None:
 
 
 def test_a_mention_of_no_command_is_found() -> None:
-    assert mentions("in grounding amber --help, and `grounding eval\n run pope`") == [["amber"], ["eval", "run", "pope"]]
+    assert mentions("in grounding amber --help, and `grounding eval\n run pope`") == [
+        ["amber"],
+        ["eval", "run", "pope"],
+    ]
     assert not command_words(["amber"])
     assert not command_words(["eval", "run", "doctor"])
     assert command_words(["eval", "report", "runs"])
