@@ -73,6 +73,8 @@ class AttentionCall:
         query_offset: sequence position of query 0.
         key_offset: sequence position of key 0; above 0 only where a sliding cache has dropped keys.
         edits: edits of the weights, in order; empty for a call as the model makes it.
+        log_sum_exp: [B, H, Q] float32, per query the logarithm of the sum of the exponentials of its logits, as the
+            kernel computed it; None where the kernel returns none or no subscriber asks for it.
     """
 
     query: Tensor
@@ -87,6 +89,7 @@ class AttentionCall:
     query_offset: int = 0
     key_offset: int = 0
     edits: tuple[RowEdit, ...] = ()
+    log_sum_exp: Tensor | None = None
 
     @property
     def query_count(self) -> int:
@@ -118,6 +121,7 @@ class AttentionCall:
             mask=_some_heads(self.mask, chosen),
             bias=_some_heads(self.bias, chosen),
             edits=(),
+            log_sum_exp=None if self.log_sum_exp is None else self.log_sum_exp.index_select(1, chosen),
         )
 
 
