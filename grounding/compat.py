@@ -6,8 +6,9 @@ The oldest supported releases are transformers 5.2 and diffusers 0.36.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -86,6 +87,62 @@ def looked_up_kernels(wrap: Callable[[str, Kernel], Kernel]) -> Iterator[None]:
             del AttentionInterface.__getitem__
 
 
+def layer_settings(config: Any, name: str) -> list[int]:
+    """Return a whole number of a transformers config, one per layer where it differs by layer.
+
+    A config of layers that differ raises when the number of the whole model is asked for.
+
+    Args:
+        config: of the text model.
+        name: such as `head_dim`.
+
+    Returns:
+        One number, or one per layer; none where the config does not have it.
+    """
+    layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]
+    found = [getattr(one, name, None) for one in layers]
+    return [int(value) for value in found if value is not None]
+
+
+@contextmanager
+def wrapped_generate(
+    around: Callable[[Any, Tensor | None, Mapping[str, Any]], AbstractContextManager[None]],
+) -> Iterator[None]:
+    """Run every `generate` of a transformers model inside the block within a context manager.
+
+    The class's method is wrapped, because models call `generate` of their parts, and adapters that of their base model.
+
+    Args:
+        around: makes the context manager from the model, its first positional argument and its keyword arguments.
+    """
+    from transformers import GenerationMixin
+
+    generate = GenerationMixin.generate
+
+    @wraps(generate)
+    def wrapped(self: Any, inputs: Tensor | None = None, *args: Any, **options: Any) -> Any:
+        with around(self, inputs, options):
+            return generate(self, inputs, *args, **options)
+
+    GenerationMixin.generate = wrapped
+    try:
+        yield
+    finally:
+        GenerationMixin.generate = generate
+
+
+def generation_options(model: Any, options: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    """Return settings of a call of `generate`: its keyword arguments, else its generation config's, else the model's.
+
+    Args:
+        model: the model.
+        options: the call's keyword arguments.
+        names: the settings.
+    """
+    config = options.get("generation_config") or getattr(model, "generation_config", None)
+    return [options[name] if options.get(name) is not None else getattr(config, name, None) for name in names]
+
+
 def is_compiled(module: nn.Module) -> bool:
     """Whether a module is compiled by `torch.compile`, in place or as a wrapper."""
     return module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
@@ -111,6 +168,22 @@ def generation_positions(model: Any, inputs: Mapping[str, Tensor]) -> Tensor | N
         return None
     positions: Tensor = find(inputs["input_ids"], dict(inputs))
     return positions
+
+
+@contextmanager
+def hub_offline() -> Iterator[None]:
+    """Let huggingface_hub, and the libraries that fetch through it, use its cache alone inside the block.
+
+    Its environment variable does the same, but is read once, when the package is imported.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def attention_with_lse(

@@ -1,144 +1,82 @@
-"""Find a model's files by name, and say in one sentence why they cannot be read."""
+"""The model hub: whether it answers at all, and what the cache on this machine holds of it.
+
+The libraries that fetch from the hub ask again and again before they give up, for half a minute and more. The loaders
+here ask once first; without an answer they use what is cached, or fail at once.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
-from grounding.errors import ModelError
+Kind = Literal["model", "dataset"]
 
-STARTERS = {
-    "starter": "grounding.starter",
-    "starter-photo": "grounding.starter.photo",
-    "starter-dit": "grounding.starter.dit",
-}
-"""Models that ship with the project: name to the package that holds their `weights` folder."""
-
-PIPELINE = "model_index.json"
-"""File that makes a folder a diffusers pipeline."""
+SECONDS = 4.0  # that the hub may take to answer
+_SHOWN = 6  # cached names in a message
 
 
-def starter_folder(name: str = "starter") -> Path:
-    """Return the folder of a starter model's weights inside the installed package."""
-    root, *inside = STARTERS[name].split(".")  # the starter itself is not imported
-    return Path(str(files(root))).joinpath(*inside, "weights")
+def is_reachable() -> bool:
+    """Whether the hub answers one request, of whatever status, within `SECONDS`; False in offline mode."""
+    from huggingface_hub import constants, is_offline_mode
+    from huggingface_hub.utils import get_session
 
-
-def source_of(name: str) -> str:
-    """Resolve a model's name to what `from_pretrained` takes.
-
-    Args:
-        name: a starter's name, a folder, or a hub id such as `llava-hf/llava-1.5-7b-hf`.
-
-    Returns:
-        An existing folder's path, or the hub id.
-
-    Raises:
-        ModelError: a folder that does not exist, or that holds neither a transformers model nor a diffusers pipeline.
-    """
-    if name in STARTERS:
-        folder = starter_folder(name)
-        if not _is_model(folder):
-            raise ModelError(
-                f"the weights of {name} are missing from this installation ({folder}): install the package "
-                f"again, or make them with python -m {STARTERS[name]}.train"
-            )
-        return str(folder)
-    path = Path(name).expanduser()
-    if name.strip() and path.is_dir():
-        if not _is_model(path):
-            raise ModelError(
-                f"the folder {name!r} has no config.json (nor {PIPELINE}): expected a folder written by "
-                "save_pretrained, with configuration, weights and processor files"
-            )
-        return str(path)
-    looks_like_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or "\\" in name or path.exists()
-    if looks_like_path or not name.strip():
-        raise ModelError(
-            f"there is no model folder {name!r}: give a folder written by save_pretrained, a hub id such as "
-            f"llava-hf/llava-1.5-7b-hf, or one of {', '.join(STARTERS)}"
-        )
-    return name
-
-
-def is_pipeline(name: str) -> bool:
-    """Whether a model is a diffusers pipeline: its folder, or its repository on the hub, holds `model_index.json`.
-
-    A repository that cannot be reached counts as none.
-
-    Raises:
-        ModelError: see `source_of`.
-    """
-    source = source_of(name)
-    return (Path(source) / PIPELINE).is_file() if Path(source).is_dir() else _is_pipeline_on_hub(source)
-
-
-@cache
-def _is_pipeline_on_hub(repository: str) -> bool:
-    from huggingface_hub import file_exists, try_to_load_from_cache
-
-    if isinstance(try_to_load_from_cache(repository, PIPELINE), str):
-        return True
-    if isinstance(try_to_load_from_cache(repository, "config.json"), str):
+    if is_offline_mode():
         return False
     try:
-        return bool(file_exists(repository, PIPELINE))
-    except Exception:  # no network: whatever the client's transport raises; loading then says why
+        get_session().head(constants.ENDPOINT, timeout=SECONDS)
+    except Exception:  # of the HTTP client, which differs between releases
         return False
-
-
-def _is_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file() or (folder / PIPELINE).is_file()
+    return True
 
 
 @contextmanager
-def explained(name: str, part: str) -> Iterator[None]:
-    """Re-raise errors of reading a model's files as one sentence.
+def without_waiting(source: str) -> Iterator[None]:
+    """Load from the cache alone inside the block, unless the hub answers.
 
     Args:
-        name: the model as the user wrote it.
-        part: subject of the sentence, such as "its weights".
-
-    Raises:
-        ModelError: a file is missing or broken, or the hub has no such model or cannot be reached.
+        source: what is loaded; for a folder or a file on this machine the block changes nothing.
     """
-    from huggingface_hub import errors as hub
-    from safetensors import SafetensorError
-
-    try:
+    if Path(source).exists() or is_reachable():
         yield
-    except (OSError, ValueError, KeyError, TypeError, hub.HfHubHTTPError, SafetensorError) as error:
-        chain = list(_chain(error))
-        if any(isinstance(e, hub.GatedRepoError) for e in chain):
-            message = "its owner asks you to accept terms first: do so on its hub page and log in with 'hf auth login'"
-        elif any(isinstance(e, hub.RepositoryNotFoundError | hub.HFValidationError) for e in chain):
-            message = (
-                "the hub has no such model, or it is private: check the id's spelling (owner/model), or give a folder"
-            )
-        elif not Path(source_of(name)).is_dir() and any(_is_connection(e) for e in chain):
-            message = (
-                "the hub cannot be reached and the model is not in the local cache: check the network, pass a local "
-                "folder written by save_pretrained, or use --model starter, which needs no hub"
-            )
-        else:
-            first = " ".join(str(error).split()) or type(error).__name__
-            message = f"{part} cannot be read ({first[:300]}): get the complete model, or another one"
-        raise ModelError(f"{name} cannot be loaded: {message}") from error
+        return
+    from grounding.compat import hub_offline
+
+    with hub_offline():
+        yield
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def cached(kind: Kind = "model") -> tuple[str, ...]:
+    """The ids of the hub's repositories in the local cache, sorted."""
+    from huggingface_hub import constants
+
+    folders = Path(constants.HF_HUB_CACHE).glob(f"{kind}s--*/snapshots")
+    return tuple(sorted("/".join(folder.parent.name.split("--")[1:]) for folder in folders if any(folder.iterdir())))
 
 
-def _is_connection(error: BaseException) -> bool:
-    from huggingface_hub import errors as hub
+def unreachable(name: str, kind: Kind = "model") -> str:
+    """Say that the hub does not answer, and what the cache holds.
 
-    known = (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError, TimeoutError)
-    module = type(error).__module__
-    return isinstance(error, known) or module.startswith(("httpx", "httpcore", "requests")) or "connect" in str(error)
+    Args:
+        name: the id that was asked for, and that the cache does not hold whole.
+        kind: of repository.
+
+    Returns:
+        The beginning of a sentence, up to what is to be done.
+    """
+    from huggingface_hub import constants
+
+    held = cached(kind)
+    shown = ", ".join(held[:_SHOWN]) + (f" and {len(held) - _SHOWN} more" if len(held) > _SHOWN else "")
+    return (
+        f"the hub ({constants.ENDPOINT}) cannot be reached, and the local cache {constants.HF_HUB_CACHE} holds "
+        f"{'not all of it' if name in held else shown or f'no {kind}'}{did_you_mean(name, held)}"
+    )
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Name the nearest of some names in brackets; empty where none is near, or the name is among them."""
+    near = [] if name in known else difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

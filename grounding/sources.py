@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from grounding.errors import ModelError
-from grounding.hub import is_pipeline
+from grounding.model_files import is_pipeline
 
 if TYPE_CHECKING:
     import torch

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, overload
 
 from PIL import Image
 
-from grounding.hub import STARTERS, is_pipeline
 from grounding.images import as_rgb, open_image
 from grounding.methods import Method, load_method, method_names, run_stages
+from grounding.model_files import STARTERS, is_pipeline
 from grounding.source import Backgrounds, MapSource, fingerprint
 from grounding.types import AttentionMaps, Heatmap, PointPrompts, RecordSpec, Segment
 from pipelines.results import ReferringResult, Timings

@@ -150,3 +150,13 @@ def test_the_pipelines_dtype_argument_sets_the_number_format(tmp_path: Any) -> N
     tiny_pipeline("FluxPipeline").save_pretrained(tmp_path)
     pipe = FluxPipeline.from_pretrained(tmp_path, **{compat.pipeline_dtype_argument(): torch.bfloat16})
     assert pipe.transformer.dtype == torch.bfloat16
+
+
+def test_the_hub_is_offline_inside_the_block_alone(monkeypatch) -> None:
+    from huggingface_hub import constants, is_offline_mode
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(RuntimeError, match="stop"), compat.hub_offline():
+        assert is_offline_mode()
+        raise RuntimeError("stop")
+    assert not is_offline_mode()

@@ -11,7 +11,7 @@ from grounding.compat import pipeline_dtype_argument
 from grounding.diffusion.reading import SETTINGS, read_settings
 from grounding.diffusion.registry import pipeline_class
 from grounding.errors import MissingExtraError, ModelError
-from grounding.hub import PIPELINE, explained, source_of
+from grounding.model_files import PIPELINE, explained, source_of
 
 if TYPE_CHECKING:
     import torch

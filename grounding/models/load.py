@@ -6,8 +6,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grounding import hub
 from grounding.errors import ModelError
-from grounding.hub import PIPELINE, explained, is_pipeline, source_of
+from grounding.model_files import PIPELINE, explained, is_pipeline, source_of
 from grounding.models.registry import family_class
 
 if TYPE_CHECKING:
@@ -76,13 +77,25 @@ def load(
 
     target = resolve_device("auto" if device_map is not None else device)
     number_format = resolve_dtype(dtype, target)
-    config = load_config(name_or_folder)
-    vlm = family_class(config.model_type, name_or_folder)
     source = source_of(name_or_folder)
+    with hub.without_waiting(source):
+        return _loaded(name_or_folder, source, target, number_format, device_map, finder)
+
+
+def _loaded(
+    name_or_folder: str,
+    source: str,
+    target: torch.device,
+    number_format: torch.dtype,
+    device_map: str | dict[str, Any] | None,
+    finder: NounFinder | None,
+) -> VLM:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from grounding.memory import explain_out_of_memory
 
+    config = load_config(name_or_folder)
+    vlm = family_class(config.model_type, name_or_folder)
     with explain_out_of_memory(f"loading {name_or_folder} on {target}", _SMALLER):
         with explained(name_or_folder, "its processor"):
             processor = AutoProcessor.from_pretrained(source)

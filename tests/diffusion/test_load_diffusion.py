@@ -19,7 +19,7 @@ from grounding.diffusion.load import load_diffusion, refuse_unreadable
 from grounding.diffusion.reading import Reading
 from grounding.diffusion.tiny import tiny_pipeline
 from grounding.errors import MissingExtraError, ModelError
-from grounding.hub import is_pipeline
+from grounding.model_files import is_pipeline
 from grounding.models.load import load
 from grounding.sources import load_source
 from grounding.types import RecordSpec

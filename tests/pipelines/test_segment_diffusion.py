@@ -12,7 +12,7 @@ pytest.importorskip("diffusers", reason="the extra diffusion is not installed")
 
 from grounding.cli import main
 from grounding.diffusion.tiny import tiny_pipeline
-from grounding.hub import STARTERS, starter_folder
+from grounding.model_files import STARTERS, starter_folder
 from pipelines.referring import ReferringSegmentation, method_for
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
 from grounding.errors import ExpressionError
-from grounding.hub import starter_folder
+from grounding.model_files import starter_folder
 from grounding.models.llava import Llava
 from grounding.models.load import load
 from grounding.models.maps import record_maps

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from grounding.attention.call import AttentionCall
-from grounding.compat import attention_with_lse
+from grounding.compat import attention_with_lse, layer_settings
 
 Listener = Callable[[AttentionCall, Tensor], None]
 
@@ -102,9 +102,9 @@ class SdpaTap(TorchFunctionMode):
 def head_count(layer: nn.Module) -> int | None:
     """Read H of a layer from the config of one of its modules; None where no config has it."""
     for module in layer.modules():
-        heads = getattr(getattr(module, "config", None), "num_attention_heads", None)
-        if isinstance(heads, int):
-            return heads
+        heads = layer_settings(getattr(module, "config", None), "num_attention_heads")
+        if heads:
+            return heads[0]
     return None
 
 
@@ -121,6 +121,7 @@ def _unpacked(call: AttentionCall, output: Tensor) -> tuple[AttentionCall, Tenso
         mask=mask,
         scale=call.scale,
         causal=False,
+        dropout=call.dropout,
     )
     return unpacked, output.reshape(batch, shared * group, 1, -1)
 
@@ -149,4 +150,5 @@ def _described(
         mask=mask,
         scale=scale if scale is not None else query.shape[-1] ** -0.5,
         causal=is_causal,
+        dropout=dropout_p,
     )

@@ -8,8 +8,8 @@ import skimage
 from PIL import Image
 
 from grounding.errors import ExpressionError
-from grounding.hub import starter_folder
 from grounding.methods import load_method, run_stages
+from grounding.model_files import starter_folder
 from grounding.models.base import VLM
 from grounding.models.load import load
 from grounding.starter.model import SPECIAL_TOKENS
