@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -40,6 +41,19 @@ def sdpa_kernel() -> Kernel:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     return sdpa_attention_forward
+
+
+def hub_commit(name: str) -> str:
+    """Return the commit of a hub model that transformers would load now; only its config.json is fetched.
+
+    Without a network the local cache decides.
+
+    Raises:
+        OSError: the hub does not know the model, or cannot be reached and the model is not in the local cache.
+    """
+    from transformers.utils.hub import cached_file
+
+    return Path(str(cached_file(name, "config.json"))).parent.name  # .../snapshots/COMMIT/config.json
 
 
 @contextmanager

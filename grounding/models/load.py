@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grounding import compat
 from grounding.errors import ModelError
 from grounding.models.registry import family_class
 
@@ -88,6 +89,16 @@ def load_config(name: str) -> Any:
         if tower is not None:
             import_module(tower)
         return AutoConfig.from_pretrained(source)
+
+
+def hub_commit(name: str) -> str:
+    """The commit of a hub model that loading would use now; see `grounding.compat.hub_commit`.
+
+    Raises:
+        ModelError: the hub does not know the model, or cannot be reached and the model is not in the local cache.
+    """
+    with _explained(name, "its config"):
+        return compat.hub_commit(name)
 
 
 def load(
