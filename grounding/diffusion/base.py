@@ -69,13 +69,11 @@ class Observed:
 
     Attributes:
         batch: elements of its batch, guidance halves included.
-        conditional: elements that read the prompt, in order; empty where the pass reads the negative prompt alone.
         text_length: positions of the text sequence.
         latents: the latent grid.
     """
 
     batch: int
-    conditional: tuple[int, ...]
     text_length: int
     latents: LatentShape
 
@@ -171,7 +169,7 @@ class DiffusionSource(ABC):
 
     @abstractmethod
     def observe(self, running: Pass) -> Observed:
-        """Describe a pipeline's own call of the transformer; which half reads the prompt follows from `guidance`."""
+        """Describe a pipeline's own call of the transformer."""
 
     @property
     def native_size(self) -> tuple[int, int]:
