@@ -124,3 +124,19 @@ def generation_positions(model: Any, inputs: Mapping[str, Tensor]) -> Tensor | N
         return None
     positions: Tensor = find(inputs["input_ids"], dict(inputs))
     return positions
+
+
+@contextmanager
+def hub_offline() -> Iterator[None]:
+    """Let huggingface_hub, and the libraries that fetch through it, use its cache alone inside the block.
+
+    Its environment variable does the same, but is read once, when the package is imported.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

@@ -98,14 +98,11 @@ class LabCommand:
         """Fit a candidate's gains, or load them from the file of an earlier fit with the same settings."""
         from evals.lab.compare import calibration_sources
         from grounding.files import slug, write_text
-        from grounding.runs.provenance import model_identity, short_hash
         from grounding.steering.fitting import fit_gains
         from grounding.steering.method import load_steering
 
         assert candidate.fit is not None
-        what = {**asdict(model_identity(plan.model)), "seed": plan.calibration_seed, "scenes": plan.calibration_scenes}
-        name = slug(candidate.name)
-        file = self.out / "fits" / f"{name}-{short_hash({**what, **asdict(candidate.fit)}, 8)}.yaml"
+        name, file = slug(candidate.name), self.fit_file(plan, candidate)
         if not file.exists():
             sources = calibration_sources(plan)
             bar = progress.add_task(f"fit/{name}", total=len(sources) * candidate.fit.passes)
@@ -113,6 +110,16 @@ class LabCommand:
             progress.remove_task(bar)
             write_text(file, found.steering(name, vlm.name, candidate.fit).to_yaml())
         return load_steering(file)
+
+    def fit_file(self, plan: LabPlan, candidate: Candidate) -> Path:
+        """Where a candidate's fitted gains are stored: a name of its own for every model, set of scenes and fit."""
+        from grounding.files import slug
+        from grounding.runs.provenance import model_identity, short_hash
+
+        assert candidate.fit is not None
+        what = {**asdict(model_identity(plan.model)), "seed": plan.calibration_seed, "scenes": plan.calibration_scenes}
+        settings = short_hash({**what, **asdict(candidate.fit)}, 8)
+        return self.out / "fits" / f"{slug(candidate.name)}-{settings}.yaml"
 
     def _answers(
         self, plan: LabPlan, vlm: VLM, progress: Progress, name: str, task: ScenesTask, steering: Steering | None

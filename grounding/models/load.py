@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grounding import compat
+from grounding import compat, hub
 from grounding.errors import ModelError
 from grounding.models.registry import family_class
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from grounding.text.parse import NounFinder
 
 STARTERS = {"starter": "grounding.starter", "starter-photo": "grounding.starter.photo"}
+PACKAGED = "starter-photo (for photographs) or starter (for drawn scenes), which need no hub"
 # `vision_config.model_type` of the starters: the module that registers the class with transformers.
 _TOWERS = {
     "grounding_starter_tower": "grounding.starter.tower",
@@ -44,7 +45,7 @@ def source_of(name: str) -> str:
         An existing folder's path, or the hub id.
 
     Raises:
-        ModelError: a folder that does not exist or has no config.json.
+        ModelError: a folder that does not exist or has no config.json, or the misspelt name of a packaged model.
     """
     if name in STARTERS:
         folder = starter_folder(name)
@@ -63,10 +64,12 @@ def source_of(name: str) -> str:
             )
         return str(path)
     looks_like_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or "\\" in name or path.exists()
-    if looks_like_path or not name.strip():
+    # A hub's model has an owner, but for a few old ones of other kinds; so the nearest packaged name is what was meant.
+    near = "" if "/" in name else hub.did_you_mean(name, tuple(STARTERS))
+    if looks_like_path or near or not name.strip():
         raise ModelError(
-            f"there is no model folder {name!r}: give a folder written by save_pretrained, a hub id such as "
-            f"llava-hf/llava-1.5-7b-hf, or one of {', '.join(STARTERS)}"
+            f"there is no model {'' if near else 'folder '}{name!r}{near}: give a folder written by "
+            f"save_pretrained, a hub id such as llava-hf/llava-1.5-7b-hf, or {PACKAGED}"
         )
     return name
 
@@ -82,7 +85,7 @@ def load_config(name: str) -> Any:
     source = source_of(name)
     from transformers import AutoConfig, PretrainedConfig
 
-    with _explained(name, "its config"):
+    with hub.without_waiting(source), _explained(name, "its config"):
         stored, _ = PretrainedConfig.get_config_dict(source)
         vision = stored.get("vision_config")
         tower = _TOWERS.get(vision.get("model_type", "")) if isinstance(vision, dict) else None
@@ -97,7 +100,7 @@ def hub_commit(name: str) -> str:
     Raises:
         ModelError: the hub does not know the model, or cannot be reached and the model is not in the local cache.
     """
-    with _explained(name, "its config"):
+    with hub.without_waiting(name), _explained(name, "its config"):
         return compat.hub_commit(name)
 
 
@@ -128,13 +131,25 @@ def load(
 
     target = resolve_device("auto" if device_map is not None else device)
     number_format = resolve_dtype(dtype, target)
-    config = load_config(name_or_folder)
-    vlm = family_class(config.model_type, name_or_folder)
     source = source_of(name_or_folder)
+    with hub.without_waiting(source):
+        return _loaded(name_or_folder, source, target, number_format, device_map, finder)
+
+
+def _loaded(
+    name_or_folder: str,
+    source: str,
+    target: torch.device,
+    number_format: torch.dtype,
+    device_map: str | dict[str, Any] | None,
+    finder: NounFinder | None,
+) -> VLM:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from grounding.memory import explain_out_of_memory
 
+    config = load_config(name_or_folder)
+    vlm = family_class(config.model_type, name_or_folder)
     with explain_out_of_memory(f"loading {name_or_folder} on {target}", _SMALLER):
         with _explained(name_or_folder, "its processor"):
             processor = AutoProcessor.from_pretrained(source)
@@ -160,23 +175,24 @@ def load(
 
 @contextmanager
 def _explained(name: str, part: str) -> Iterator[None]:
-    from huggingface_hub import errors as hub
+    from huggingface_hub import errors, is_offline_mode
     from safetensors import SafetensorError
 
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, hub.HfHubHTTPError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, errors.HfHubHTTPError, SafetensorError) as error:
         chain = list(_chain(error))
-        if any(isinstance(e, hub.GatedRepoError) for e in chain):
+        if any(isinstance(e, errors.GatedRepoError) for e in chain):
             message = "its owner asks you to accept terms first: do so on its hub page and log in with 'hf auth login'"
-        elif any(isinstance(e, hub.RepositoryNotFoundError | hub.HFValidationError) for e in chain):
+        elif any(isinstance(e, errors.RepositoryNotFoundError | errors.HFValidationError) for e in chain):
             message = (
-                "the hub has no such model, or it is private: check the id's spelling (owner/model), or give a folder"
+                f"the hub has no such model{hub.did_you_mean(name, (*STARTERS, *hub.cached()))}, or it is private: "
+                "check the id's spelling (owner/model), or give a folder"
             )
-        elif not Path(source_of(name)).is_dir() and any(_is_connection(e) for e in chain):
+        elif not Path(source_of(name)).is_dir() and (is_offline_mode() or any(_is_connection(e) for e in chain)):
             message = (
-                "the hub cannot be reached and the model is not in the local cache: check the network, pass a local "
-                "folder written by save_pretrained, or use --model starter, which needs no hub"
+                f"{hub.unreachable(name)}: check the network, give a folder written by save_pretrained, or use "
+                f"{PACKAGED}"
             )
         else:
             first = " ".join(str(error).split()) or type(error).__name__
@@ -191,8 +207,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_connection(error: BaseException) -> bool:
-    from huggingface_hub import errors as hub
+    from huggingface_hub import errors
 
-    known = (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError, TimeoutError)
+    known = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError, TimeoutError)
     module = type(error).__module__
     return isinstance(error, known) or module.startswith(("httpx", "httpcore", "requests")) or "connect" in str(error)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from grounding import compat
+from grounding import compat, hub
 from grounding.devices import resolve_device, resolve_dtype
 from grounding.errors import SegmenterError
 from grounding.segmenters.base import Segmenter
@@ -82,7 +82,8 @@ def weights_of(name: str) -> Path | str:
         return folder
     if _HUB_ID.fullmatch(name) and not name.startswith("."):
         return name
-    raise SegmenterError(f"segmenter {name!r} is not known; known forms: {KNOWN_FORMS}")
+    near = hub.did_you_mean(name, ("mobile-sam",))
+    raise SegmenterError(f"segmenter {name!r} is not known{near}; known forms: {KNOWN_FORMS}")
 
 
 def hub_commit(name: str) -> str:
@@ -94,7 +95,8 @@ def hub_commit(name: str) -> str:
     from grounding.segmenters.hub import not_loadable
 
     try:
-        return compat.hub_commit(name)
+        with hub.without_waiting(name):
+            return compat.hub_commit(name)
     except (OSError, ValueError) as error:
         raise not_loadable(name, error) from error
 
@@ -143,13 +145,14 @@ def _load_hub(name: str, source: str, device: torch.device, dtype: torch.dtype) 
     from grounding.segmenters.sam3_tracker import Sam3TrackerSegmenter
 
     backends: tuple[type[HubSegmenter], ...] = (SamSegmenter, Sam2Segmenter, Sam3TrackerSegmenter)
-    try:
-        model_type = AutoConfig.from_pretrained(source).model_type
-    except (OSError, ValueError) as error:
-        raise not_loadable(name, error) from error
-    for backend in backends:
-        if model_type in backend.config_types:
-            return backend.load(source, device, dtype)
+    with hub.without_waiting(source):
+        try:
+            model_type = AutoConfig.from_pretrained(source).model_type
+        except (OSError, ValueError) as error:
+            raise not_loadable(name, error) from error
+        for backend in backends:
+            if model_type in backend.config_types:
+                return backend.load(source, device, dtype)
     known = sorted(t for backend in backends for t in backend.config_types)
     raise SegmenterError(
         f"segmenter {name!r} is a model of type {model_type!r}, which takes no points; known types: {', '.join(known)}"
