@@ -29,11 +29,15 @@ def stdout() -> Console:
     return Console(highlight=False, markup=False, soft_wrap=True)
 
 
-def progress_bar(console: Console) -> Progress:
+def progress_bar(console: Console, brief: bool = False) -> Progress:
     """Create a progress bar with count, items per second and time left; use it as a context manager.
 
     The rate is that of all items since the start, at the moment when the last of them was done. (rich's own is the rate
     within the last samples, and of a batch's items, which are counted within an instant, it is a thousandfold.)
+
+    Args:
+        console: where to.
+        brief: remove the bar at the block's end; the block may then be entered several times, with output between.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
     from rich.text import Text
@@ -60,7 +64,7 @@ def progress_bar(console: Console) -> Progress:
             return Text(f"{shown}, {timedelta(seconds=round(left))} left")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Pace())
-    return Progress(*columns, console=console)
+    return Progress(*columns, console=console, transient=brief)
 
 
 def emit(value: Any) -> None:

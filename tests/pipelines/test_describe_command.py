@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -153,3 +154,20 @@ def test_an_out_that_cannot_be_written_is_refused_before_the_model_is_loaded(des
     assert code == 2
     assert out == ""
     assert "cannot be written" in err
+
+
+def test_progress_of_several_images_is_on_stderr(describe, scenes, monkeypatch) -> None:
+    import io
+
+    from rich.console import Console
+
+    images = (scenes / "0.png", scenes / "1.png")
+    for form in ((), ("--json",)):
+        _, out, err = describe(*images, *form, "--max-new-tokens", "4")
+        assert re.findall(r"describe .* (\d/\d) [\d.]+ per s, 0:00:\d\d left", err) == ["1/2", "2/2"]
+        assert "left" not in out
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    monkeypatch.setattr("pipelines.commands.describe.stderr", lambda: terminal)
+    _, out, _ = describe(*images, "--json", "--max-new-tokens", "4")
+    assert [json.loads(line)["image"] for line in out.splitlines()] == [str(image) for image in images]
+    assert "2/2" in terminal.file.getvalue()

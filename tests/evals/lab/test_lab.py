@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -45,7 +46,10 @@ def tried(name, chair_i, f1, *, allowed):
 def test_a_lab_from_end_to_end_and_once_more_from_its_folders(plan, tmp_path, capsys):
     out = tmp_path / "lab"
     assert LabCommand(plan=plan, out=out, json=True).run() == 0
-    first = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    first = json.loads(printed.out)
+    asked = sum(file.read_bytes().count(b"\n") for file in out.rglob("samples.jsonl"))
+    assert re.search(rf"lab .* {asked}/{asked} [\d.]+ per s, 0:00:00 left", printed.err)
     assert list(first["entries"]) == ["unsteered", "guidance", "truncation"]
     assert len(first["entries"]["guidance"]["tried"]) == 2
     assert first["entries"]["unsteered"]["recall"] > first["entries"]["truncation"]["recall"] - 1e-9
