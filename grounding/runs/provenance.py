@@ -53,7 +53,7 @@ def model_identity(model: str, device: str = "auto", dtype: str = "auto") -> Mod
             reached, or the device or number format is unknown.
     """
     from grounding.devices import resolve_device, resolve_dtype
-    from grounding.models.load import hub_commit, source_of
+    from grounding.model_files import hub_commit, source_of
 
     number_format = str(resolve_dtype(dtype, resolve_device(device))).removeprefix("torch.")
     source = Path(source_of(model))
