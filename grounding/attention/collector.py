@@ -114,7 +114,7 @@ class RowCollector(Subscriber):
         if self._total is None:
             self._start = past
             self._refuse_missed(past)
-        elif past != self._total:
+        elif past != self._total and not self._takes_back(past):
             raise RecordingError(
                 "a second prompt was started inside one record() block, or generate ran without its cache; open one "
                 "record() per prompt and generate with use_cache=True"
@@ -303,6 +303,10 @@ class RowCollector(Subscriber):
             self._prompt = past
             self._refuse_unreached(past)
         return True
+
+    def _takes_back(self, past: int) -> bool:
+        """Whether a pass after rejected candidates of assisted generation begins, none of whose rows are wanted."""
+        return self._end is not None and past >= self._end and not self.request.decode
 
     def _refuse_unclear_end(self, prompt: int) -> None:
         """Refuse a run without `generate` whose passes do not tell where the prompt ends.
