@@ -75,6 +75,8 @@ class AttentionCall:
         dropout: probability with which the kernel drops weights.
         real: [B or 1, Q] bool, queries that are tokens and not padding, where the pass says it; None where the mask does.
         edits: edits of the weights, in order; empty for a call as the model makes it.
+        log_sum_exp: [B, H, Q] float32, per query the logarithm of the sum of the exponentials of its logits, as the
+            kernel computed it; None where the kernel returns none or no subscriber asks for it.
     """
 
     query: Tensor
@@ -91,6 +93,7 @@ class AttentionCall:
     dropout: float = 0.0
     real: Tensor | None = None
     edits: tuple[RowEdit, ...] = ()
+    log_sum_exp: Tensor | None = None
 
     @property
     def query_count(self) -> int:
@@ -122,6 +125,7 @@ class AttentionCall:
             mask=_some_heads(self.mask, chosen),
             bias=_some_heads(self.bias, chosen),
             edits=(),
+            log_sum_exp=None if self.log_sum_exp is None else self.log_sum_exp.index_select(1, chosen),
         )
 
 

@@ -84,12 +84,14 @@ class Scope:
         residuals: layers whose inputs are emitted.
         gates: layers whose heads' outputs are emitted.
         edits: whether the subscriber may edit calls.
+        log_sum_exp: whether calls are to carry the kernel's log-sum-exp where it gives one.
     """
 
     calls: Collection[int] = ()
     residuals: Collection[int] = ()
     gates: Collection[int] = ()
     edits: bool = False
+    log_sum_exp: bool = False
 
 
 class Route:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from grounding.attention.backends.diffusers import DispatchTap, dispatching, uses_dispatcher
 from grounding.attention.backends.sdpa import SdpaTap, head_count
 from grounding.attention.backends.transformers import emitting, refuse_kernel, uses_interface
 from grounding.attention.call import AttentionCall
@@ -26,7 +27,7 @@ from grounding.attention.introspect import (
 )
 from grounding.errors import RecordingError
 
-Backend = Literal["auto", "transformers", "sdpa"]
+Backend = Literal["auto", "transformers", "diffusers", "sdpa"]
 
 
 @contextmanager
@@ -44,12 +45,13 @@ def intercept(
     used in several threads; a subscriber receives the passes of its own thread.
 
     Args:
-        model: a transformers model.
+        model: a transformers model, or a transformer of diffusers.
         subscriber: receives the events.
         scope: events to emit.
         stack: layers to follow; those of the language model where None.
-        backend: source of calls: `transformers`, the kernel registry; `sdpa`, torch's attention function; `auto`, the
-            registry if every layer of the scope uses it, else torch's function.
+        backend: source of calls: `transformers`, the kernel registry; `diffusers`, its dispatcher; `sdpa`, torch's
+            attention function; `auto`, the registry if every layer of the scope uses it, else per layer the dispatcher
+            where its processor uses it, else torch's function.
 
     Raises:
         RecordingError: the model has no such layers, is compiled or has a kernel that cannot be followed, or edits are
@@ -72,13 +74,16 @@ def intercept(
         undo.enter_context(opened(route))
         passes = _PassHooks(undo, route, model, stack.module)
         undo.enter_context(following(passes))
-        if scope.calls and not outside and backend != "sdpa":
+        if scope.calls and not outside and backend in ("auto", "transformers"):
             if hasattr(stack.module, "config"):
                 refuse_kernel(stack.module.config)
             undo.enter_context(emitting())
         else:
+            dispatched = backend != "sdpa" and any(uses_dispatcher(stack.layers[i]) for i in scope.calls)
+            if dispatched:
+                undo.enter_context(dispatching())
             for i in scope.calls:
-                _tap(undo, route, passes, i, stack.layers[i])
+                _tap(undo, route, passes, i, stack.layers[i], scope.log_sum_exp, backend)
         for i in scope.residuals:
             _emit_residual(undo, route, i, stack.layers[i])
         for i in scope.gates:
@@ -200,10 +205,13 @@ def _holds(whole: nn.Module, part: nn.Module) -> bool:
     return any(module is part for module in whole.modules())
 
 
-def _tap(undo: ExitStack, route: Route, passes: _PassHooks, index: int, layer: nn.Module) -> None:
-    """Emit calls of torch's attention function made while a layer runs."""
-    entered: list[SdpaTap] = []
+def _tap(
+    undo: ExitStack, route: Route, passes: _PassHooks, index: int, layer: nn.Module, lse: bool, backend: Backend
+) -> None:
+    """Emit calls of diffusers' dispatcher or of torch's attention function made while a layer runs."""
+    entered: list[SdpaTap | DispatchTap] = []
     heads = head_count(layer)
+    dispatched = backend != "sdpa" and uses_dispatcher(layer)
 
     def listen(call: AttentionCall, output: Tensor) -> None:
         if route.layer(layer) is not None:
@@ -211,7 +219,7 @@ def _tap(undo: ExitStack, route: Route, passes: _PassHooks, index: int, layer: n
 
     def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
         if route.is_active:
-            tap = SdpaTap(listen, heads, passes.queries)
+            tap = DispatchTap(listen, lse) if dispatched else SdpaTap(listen, heads, passes.queries, lse)
             tap.__enter__()
             entered.append(tap)
 

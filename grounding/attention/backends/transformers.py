@@ -23,6 +23,7 @@ from grounding.attention.patches import SharedPatch
 from grounding.compat import Kernel, is_flash, kernel_name, known_kernels, looked_up_kernels, sdpa_kernel
 from grounding.errors import RecordingError
 
+
 @contextmanager
 def emitting() -> Iterator[None]:
     """Emit the calls of all modules that look up a kernel inside the block; it may be nested and used in threads."""
