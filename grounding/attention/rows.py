@@ -34,9 +34,6 @@ In half precision, eager attention rounds each logit and each weight to the mode
 computed in float32, as inside fast kernels; the table bounds the rounding of eager attention.
 """
 
-OUTPUT_TOLERANCE: dict[torch.dtype, float] = {torch.float32: 2e-3, torch.bfloat16: 4e-2, torch.float16: 1e-2}
-"""Largest difference between rows @ values and the kernel's output, relative to the largest absolute value entry."""
-
 
 def rows_per_chunk(heads: int, keys: int) -> int:
     """Return how many rows of `heads` x `keys` fit `WORKING_BYTES` as logits, weights and one copy; at least 1."""
@@ -253,29 +250,6 @@ def row_maxima(call: AttentionCall, element: int, columns: dict[str, Tensor | No
             kept = weights if chosen is None else keep_columns(weights, chosen, call.key_offset, length)
             sums[name] += kept.amax(dim=-1).sum(dim=-1)
     return sums, len(rows)
-
-
-def output_error(call: AttentionCall, element: int, row: Tensor, weights: Tensor, output: Tensor) -> Tensor:
-    """Compare one recorded row, multiplied by the values, with the kernel's output at that query.
-
-    Args:
-        call: the attention call.
-        element: index into the batch.
-        row: [1] int64, index into this call's queries.
-        weights: [H, 1, K] the recorded row over all keys.
-        output: [B, Q, H, Dv] the kernel's output.
-
-    Returns:
-        Scalar tensor: the largest absolute difference, relative to the largest absolute value entry.
-    """
-    value = call.value[element]  # [H/G, K, Dv]
-    grouped = weights.reshape(value.shape[0], -1, weights.shape[-1])  # [H/G, G, K]
-    expected = torch.zeros(*grouped.shape[:2], value.shape[-1], device=value.device)
-    for start in range(0, value.shape[1], UPCAST_KEYS):
-        part = slice(start, start + UPCAST_KEYS)
-        expected += torch.matmul(grouped[..., part], value[:, part].float())
-    actual = output[element].index_select(0, row)[0].float()  # [H, Dv]
-    return (expected.reshape(actual.shape) - actual).abs().max() / value.abs().max().float().clamp(min=1e-12)
 
 
 def as_index(positions: Sequence[int], device: torch.device) -> Tensor:
