@@ -207,6 +207,7 @@ def test_samples_say_what_was_counted(files, capsys):
     assert rows[0]["mentions"] == ["person", "dog", "dog", "bench"]
     assert rows[0]["hallucinated"] == ["bench"]
     assert rows[2]["missed"] == ["bench"]
+    assert rows[1]["named"] == {"cat": ["kitten"]}
     assert rows[2]["cut_off"] is True
 
 

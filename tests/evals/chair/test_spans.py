@@ -23,5 +23,12 @@ def test_they_are_those_that_chair_counts() -> None:
         assert tuple(one.object for one in mention_spans(text, LEXICON)) == counted
 
 
+def test_forms_of_verbs_are_words_only_where_they_are_asked_for() -> None:
+    text = "Seated people are seating dogs on a running table."
+    found = [text[one.start : one.end] for one in mention_spans(text, LEXICON, verbs=True)]
+    assert found == ["Seated", "seating", "dogs", "table"]
+    assert [word for word, _ in cut(text)] == ["dogs", "table"]
+
+
 def test_names_of_two_words_are_known_by_themselves() -> None:
     assert cut("A dining table.", plain_lexicon(["dining table"])) == [("dining table", "dining table")]
