@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -103,10 +104,16 @@ class ModelOptions(LoadOptions):
             )
         return self.config_for(self.segmenter)
 
-    def load(self) -> ReferringSegmentation:
-        """Load model, segmenter and method, and print the model's notice on stderr."""
+    def load(self, check: Callable[[VLM], None] | None = None) -> ReferringSegmentation:
+        """Load model, segmenter and method, and print the model's notice on stderr.
+
+        Args:
+            check: refuses a model that cannot be used, before the segmenter is loaded.
+        """
         import torch
 
         torch.manual_seed(self.seed)
-        method = self.chosen_method()
-        return ReferringSegmentation(self.load_vlm(), self.load_segmenter(), method, self.batch_size)
+        method, vlm = self.chosen_method(), self.load_vlm()
+        if check is not None:
+            check(vlm)
+        return ReferringSegmentation(vlm, self.load_segmenter(), method, self.batch_size)

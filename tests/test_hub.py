@@ -24,12 +24,12 @@ SOON = 8.0  # seconds; the libraries alone take 24 and more
 class _NotFound(BaseHTTPRequestHandler):
     """A hub that has nothing."""
 
-    def do_HEAD(self) -> None:
+    def do_HEAD(self) -> None:  # noqa: N802 - the name that http.server calls
         self.send_response(404)
         self.send_header("X-Error-Code", "RepoNotFound")
         self.end_headers()
 
-    do_GET = do_HEAD
+    do_GET = do_HEAD  # noqa: N815
 
     def log_message(self, *_: object) -> None:
         pass
@@ -56,7 +56,7 @@ def no_answer(cache, monkeypatch) -> Path:
 def answers(cache, monkeypatch):
     """A hub that answers, and has nothing."""
     server = HTTPServer(("127.0.0.1", 0), _NotFound)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", url)

@@ -52,6 +52,7 @@ class LabCommand:
         from grounding.files import write_bytes, write_json, write_text
         from grounding.models.load import load
         from grounding.runs.provenance import short_hash, versions
+        from grounding.scenes.known_words import check_scene_words
 
         plan = load_plan(self.plan)
         if self.model:
@@ -60,7 +61,8 @@ class LabCommand:
             plan = replace(plan, calibration_scenes=self.limit, validation_scenes=self.limit, test_scenes=self.limit)
         vlm = load(plan.model)
         if vlm.notice:
-            stderr().print(vlm.notice)
+            stderr().print(f"note: {vlm.notice}")
+        check_scene_words(vlm)
         started = time.perf_counter()
         with progress_bar(stderr()) as progress:
             found = run_lab(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from grounding import hub
 from grounding.errors import ModelError
+from grounding.models.own_words import OwnWords
 from grounding.models.registry import family_class
 
 if TYPE_CHECKING:
@@ -92,6 +93,16 @@ def load_config(name: str) -> Any:
         if tower is not None:
             import_module(tower)
         return AutoConfig.from_pretrained(source)
+
+
+def own_words(name: str) -> OwnWords:
+    """Read the words that a model is asked in, without its weights.
+
+    Raises:
+        ModelError: the model cannot be found, its config cannot be read, or no family supports its type.
+    """
+    config = load_config(name)
+    return OwnWords.of(config, family_class(config.model_type, name).family_words)
 
 
 def load(
