@@ -98,7 +98,9 @@ def made(folder: Path, model: str) -> Data:
 def plan(data: Data) -> str:
     """A lab's plan of one setting."""
     text = "validation_scenes: 2\nvalidation_seed: 1\ntest_scenes: 2\ntest_seed: 4\nbudget: 1\nrecall_loss: 1.0\n"
-    text += f"model: {data.model}\nlength_change: 5.0\ncuts: [10]\ncontenders: [{{name: PAI, steering: pai, grid: {{}}}}]\n"
+    text += (
+        f"model: {data.model}\nlength_change: 5.0\ncuts: [10]\ncontenders: [{{name: PAI, steering: pai, grid: {{}}}}]\n"
+    )
     return str(data.write("plan.yaml", text))
 
 
@@ -197,7 +199,9 @@ def test_no_command_with_a_model_is_left_out() -> None:
 
 def words_of(command: str, data: Data, out: Path) -> list[str]:
     words = [*command.split(), *OPTIONS[command](data), *SMALL.get(command, ()), "--model", data.model]
-    return words if "--out" in words or command in ("doctor", "eval scenes", "describe") else [*words, "--out", str(out)]
+    return (
+        words if "--out" in words or command in ("doctor", "eval scenes", "describe") else [*words, "--out", str(out)]
+    )
 
 
 @pytest.mark.parametrize("command", OPTIONS)

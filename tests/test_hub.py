@@ -24,7 +24,7 @@ SOON = 8.0  # seconds; the libraries alone take 24 and more
 class _NotFound(BaseHTTPRequestHandler):
     """A hub that has nothing."""
 
-    def do_HEAD(self) -> None:  # noqa: N802 - the name that http.server calls
+    def do_HEAD(self) -> None:
         self.send_response(404)
         self.send_header("X-Error-Code", "RepoNotFound")
         self.end_headers()

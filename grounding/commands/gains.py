@@ -21,8 +21,8 @@ class CalibrateGainsCommand:
     Attributes:
         out: steering file (YAML) to write.
         model: `starter`, `starter-photo`, a folder or a hub id.
-        manifest: JSON lines with image, an answer that is true of the image, and optionally the question; left out, it is
-            the model's own request for a description.
+        manifest: JSON lines with image, an answer that is true of the image, and optionally the question; left out, it
+            is the model's own request for a description.
         scenes: number of drawn scenes instead of a manifest, for models with the starter's vocabulary.
         scene_seed: seed of the scenes.
         nouns: finder of the answers' nouns, which weigh more: `rules`, `spacy` or `spacy:MODEL` (extra nlp).
