@@ -20,12 +20,15 @@ from PIL import Image
 from evals.tasks.registry import TASKS
 from grounding.cli import main
 from grounding.command import ENTRY_POINTS
+from grounding.model_files import PIPELINE, STARTERS, starter_folder
 from grounding.models import load as loading
-from grounding.models.load import STARTERS
 from grounding.scenes.drawing import draw_scene
 
+VLMS = [name for name in STARTERS if (starter_folder(name) / "config.json").is_file()]
+PIPELINES = [name for name in STARTERS if (starter_folder(name) / PIPELINE).is_file()]
 SCENES = "cannot be asked about drawn scenes, because its vocabulary lacks triangle"
 PHOTOS = "is outside the vocabulary of starter, which knows 63 words"
+TAKE_PIPELINES = ("doctor", "eval photos", "eval scenes", "segment")
 REFUSED = {
     # Whose subject the model has no words for: one sentence, before anything is written.
     ("eval scenes", "starter-photo"): SCENES,
@@ -168,7 +171,7 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module", params=STARTERS)
+@pytest.fixture(scope="module", params=VLMS)
 def data(request, tmp_path_factory) -> Data:
     return made(tmp_path_factory.mktemp(request.param), request.param)
 
@@ -185,6 +188,10 @@ def _load(name, device="auto", dtype="auto", device_map=None, finder=None):
 
 
 _really_load = loading.load
+
+
+def test_both_small_models_are_here() -> None:
+    assert {"starter", "starter-photo"} <= set(VLMS)
 
 
 def test_no_command_with_a_model_is_left_out() -> None:
@@ -216,6 +223,16 @@ def test_a_command_runs_with_a_packaged_model(command, data, tmp_path, capsys) -
         assert (code, out) == (2, "")
         assert refusal in err.splitlines()[-1]
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("model", PIPELINES)
+@pytest.mark.parametrize("command", [name for name in OPTIONS if name not in TAKE_PIPELINES])
+def test_a_packaged_pipeline_is_refused_where_a_model_is_to_answer(command, model, tmp_path, capsys) -> None:
+    data = dataclasses.replace(made(tmp_path / "data", "starter"), model=model)
+    assert main(words_of(command, data, tmp_path / "out")) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "is a diffusion pipeline" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("protocol", ["official", "llava", "vcd", "vaf"])

@@ -15,7 +15,8 @@ from huggingface_hub import constants, is_offline_mode
 from evals.data import read_data
 from grounding import hub
 from grounding.errors import EvalDataError, GroundingError, ModelError, SegmenterError
-from grounding.models.load import load, source_of
+from grounding.model_files import source_of
+from grounding.models.load import load
 from grounding.segmenters.load import load_segmenter
 
 SOON = 8.0  # seconds; the libraries alone take 24 and more

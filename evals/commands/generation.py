@@ -123,6 +123,7 @@ class GenerationOptions:
         """
         from evals.plan import worker
         from evals.runner import Run
+        from grounding.runs.folder import EVALUATION
 
         check_seed(self.seed)
         if not self.model or self.out is None:
@@ -131,7 +132,11 @@ class GenerationOptions:
         me = worker(self.shard)
         task = self._reworded(task, me)
         plan = self._plan(task)
-        run = Run.begin(task, plan, self.out)
+        with EVALUATION.hold(self.out, me.part):
+            return self._answer(Run.begin(task, plan, self.out), plan, me)
+
+    def _answer(self, run: Run, plan: Plan, me: Worker) -> int:
+        """Answer what is left for this worker, and score and print what is complete."""
         todo = run.left(me, plan.batch_size)
         if todo:
             self._work(run, todo, plan, me)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grounding import hub
 from grounding.errors import ModelError
+from grounding.model_files import PIPELINE, explained, is_pipeline, source_of
 from grounding.models.own_words import OwnWords
 from grounding.models.registry import family_class
 
@@ -21,8 +18,6 @@ if TYPE_CHECKING:
     from grounding.models.base import VLM
     from grounding.text.parse import NounFinder
 
-STARTERS = {"starter": "grounding.starter", "starter-photo": "grounding.starter.photo"}
-PACKAGED = "starter-photo (for photographs) or starter (for drawn scenes), which need no hub"
 # `vision_config.model_type` of the starters: the module that registers the class with transformers.
 _TOWERS = {
     "grounding_starter_tower": "grounding.starter.tower",
@@ -31,62 +26,23 @@ _TOWERS = {
 _SMALLER = "choose a smaller model, --dtype bfloat16, another --device, or spread it with --device-map auto"
 
 
-def starter_folder(name: str = "starter") -> Path:
-    """Return the folder of a starter model's weights inside the installed package."""
-    return Path(str(files(STARTERS[name]))) / "weights"
-
-
-def source_of(name: str) -> str:
-    """Resolve a model's name to what transformers' `from_pretrained` takes.
-
-    Args:
-        name: `starter`, `starter-photo`, a folder, or a hub id such as `llava-hf/llava-1.5-7b-hf`.
-
-    Returns:
-        An existing folder's path, or the hub id.
-
-    Raises:
-        ModelError: a folder that does not exist or has no config.json, or the misspelt name of a packaged model.
-    """
-    if name in STARTERS:
-        folder = starter_folder(name)
-        if not (folder / "config.json").is_file():
-            raise ModelError(
-                f"the weights of {name} are missing from this installation ({folder}): install the package "
-                f"again, or make them with python -m {STARTERS[name]}.train"
-            )
-        return str(folder)
-    path = Path(name).expanduser()
-    if name.strip() and path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(
-                f"the folder {name!r} has no config.json: expected a folder written by save_pretrained, with "
-                "config.json, weights and processor files"
-            )
-        return str(path)
-    looks_like_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or "\\" in name or path.exists()
-    # A hub's model has an owner, but for a few old ones of other kinds; so the nearest packaged name is what was meant.
-    near = "" if "/" in name else hub.did_you_mean(name, tuple(STARTERS))
-    if looks_like_path or near or not name.strip():
-        raise ModelError(
-            f"there is no model {'' if near else 'folder '}{name!r}{near}: give a folder written by "
-            f"save_pretrained, a hub id such as llava-hf/llava-1.5-7b-hf, or {PACKAGED}"
-        )
-    return name
-
-
 def load_config(name: str) -> Any:
     """Load the transformers config of a model, without its weights.
 
     A starter's vision tower is registered with transformers' auto classes only if the config names it.
 
     Raises:
-        ModelError: the model cannot be found or its config cannot be read.
+        ModelError: the model cannot be found or its config cannot be read, or it is a diffusion pipeline.
     """
     source = source_of(name)
+    if Path(source).is_dir() and is_pipeline(name):
+        raise ModelError(
+            f"{name} is a diffusion pipeline ({PIPELINE}), and this needs a vision-language model, which answers in "
+            "words: give another model, or use grounding segment, which takes both"
+        )
     from transformers import AutoConfig, PretrainedConfig
 
-    with hub.without_waiting(source), _explained(name, "its config"):
+    with hub.without_waiting(source), explained(name, "its config"):
         stored, _ = PretrainedConfig.get_config_dict(source)
         vision = stored.get("vision_config")
         tower = _TOWERS.get(vision.get("model_type", "")) if isinstance(vision, dict) else None
@@ -152,9 +108,9 @@ def _loaded(
     config = load_config(name_or_folder)
     vlm = family_class(config.model_type, name_or_folder)
     with explain_out_of_memory(f"loading {name_or_folder} on {target}", _SMALLER):
-        with _explained(name_or_folder, "its processor"):
+        with explained(name_or_folder, "its processor"):
             processor = AutoProcessor.from_pretrained(source)
-        with _explained(name_or_folder, "its weights"):
+        with explained(name_or_folder, "its weights"):
             model, report = AutoModelForImageTextToText.from_pretrained(
                 source,
                 config=config,
@@ -172,44 +128,3 @@ def _loaded(
         if device_map is None:
             model = model.to(target)
     return vlm(model.eval(), processor, name_or_folder, finder)
-
-
-@contextmanager
-def _explained(name: str, part: str) -> Iterator[None]:
-    from huggingface_hub import errors, is_offline_mode
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, errors.HfHubHTTPError, SafetensorError) as error:
-        chain = list(_chain(error))
-        if any(isinstance(e, errors.GatedRepoError) for e in chain):
-            message = "its owner asks you to accept terms first: do so on its hub page and log in with 'hf auth login'"
-        elif any(isinstance(e, errors.RepositoryNotFoundError | errors.HFValidationError) for e in chain):
-            message = (
-                f"the hub has no such model{hub.did_you_mean(name, (*STARTERS, *hub.cached()))}, or it is private: "
-                "check the id's spelling (owner/model), or give a folder"
-            )
-        elif not Path(source_of(name)).is_dir() and (is_offline_mode() or any(_is_connection(e) for e in chain)):
-            message = (
-                f"{hub.unreachable(name)}: check the network, give a folder written by save_pretrained, or use "
-                f"{PACKAGED}"
-            )
-        else:
-            first = " ".join(str(error).split()) or type(error).__name__
-            message = f"{part} cannot be read ({first[:300]}): get the complete model, or another one"
-        raise ModelError(f"{name} cannot be loaded: {message}") from error
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _is_connection(error: BaseException) -> bool:
-    from huggingface_hub import errors
-
-    known = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError, TimeoutError)
-    module = type(error).__module__
-    return isinstance(error, known) or module.startswith(("httpx", "httpcore", "requests")) or "connect" in str(error)

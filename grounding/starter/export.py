@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from grounding.models.llava import Llava
-from grounding.models.vocabulary import words_among
+from grounding.text.vocabulary import words_among
 from grounding.scenes.language import CELLS, VOCABULARY
 from grounding.starter.dataset import PLANTED_PRIORS
 from grounding.starter.measure import measure

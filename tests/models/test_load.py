@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from grounding import model_files
 from grounding.errors import ModelError
-from grounding.models import load as load_module
-from grounding.models.load import load, load_config, source_of, starter_folder
+from grounding.model_files import source_of, starter_folder
+from grounding.models.load import load, load_config
 from grounding.models.maps import record_maps
 from grounding.models.registry import family_class
 from grounding.models.tiny import TINY, tiny_llava
@@ -100,9 +101,9 @@ def test_dtype_and_device_map(saved_llava: Path) -> None:
 
 def test_the_starter_is_a_folder_in_the_package(saved_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert starter_folder().parent.name == "starter"
-    monkeypatch.setattr(load_module, "starter_folder", lambda name: saved_llava)
+    monkeypatch.setattr(model_files, "starter_folder", lambda name: saved_llava)
     assert load("starter", device="cpu").name == "starter"
-    monkeypatch.setattr(load_module, "starter_folder", lambda name: saved_llava / "none")
+    monkeypatch.setattr(model_files, "starter_folder", lambda name: saved_llava / "none")
     with pytest.raises(ModelError, match="the weights of starter are missing"):
         load("starter")
 

@@ -11,7 +11,7 @@ import transformers
 
 from grounding.errors import OutputError
 from grounding.files import write_json, write_text
-from grounding.models.vocabulary import words_among
+from grounding.text.vocabulary import words_among
 from grounding.starter.photo.model import Spec, build_processor
 
 if TYPE_CHECKING:
