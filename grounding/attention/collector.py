@@ -24,6 +24,7 @@ from grounding.attention.rows import (
     real_queries,
 )
 from grounding.attention.store import RowStore
+from grounding.attention.token_rows import TokenRows
 from grounding.errors import BudgetError, RecordingError
 
 
@@ -53,6 +54,7 @@ class RowCollector(Subscriber):
         spec = request.spec
         self.layers = spec.layers if spec.layers is not None else tuple(range(shape.layers))
         self._store = RowStore(request, self.layers, len(spec.heads) if spec.heads else shape.heads)
+        self._token = TokenRows(request, len(self.layers), self._store.add_token)
         self._statistics = PromptStatistics(request, self.layers)
         self._running = False
         self._checked_length = 0
@@ -107,6 +109,7 @@ class RowCollector(Subscriber):
             self._steps += 1
             if self.request.decode:
                 self._store.start_step()
+                self._token.start(self._total)
         else:
             self._pieces += 1
             self._reached = self._total
@@ -136,9 +139,14 @@ class RowCollector(Subscriber):
             )
         self._refuse_shape(layer, call)
         assert self._total is not None
-        call = replace(call, query_offset=self._past, key_offset=max(self._total - call.key_count, 0))
         first = not self._seen
         self._seen.add(layer)
+        # The first step keeps whole rows of every layer, which are compared with the kernel's output.
+        if self._decoding and self._steps > 1:
+            with torch.no_grad():
+                if self._token.add(layer, call):
+                    return
+        call = replace(call, query_offset=self._past, key_offset=max(self._total - call.key_count, 0))
         with torch.no_grad():
             for element in range(self.request.batch_size):
                 rows, slots = self._wanted(call, element, check=first)
@@ -169,6 +177,8 @@ class RowCollector(Subscriber):
                 "layers, or load the model with attn_implementation='sdpa'"
             )
         self._refuse_unexplained()
+        with torch.no_grad():
+            self._token.finish()
         self._store.flush()
         if self._decoding and self._on_step is not None:
             self._on_step(self._store.take_step())
