@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from evals.inputs import field as field_of
 from evals.inputs import listed, read_json, read_rows
 from evals.task import Picture
+from grounding import hub
 from grounding.errors import EvalDataError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -148,8 +149,11 @@ def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str
     except ImportError as missing:
         raise MissingExtraError("datasets", "eval", f"reading {source}") from missing
     datasets.disable_progress_bars()
+    # The name of a builder ("parquet") is no repository, and its files are on this machine.
+    local = source if "data_files" in options else name
     try:
-        table = datasets.load_dataset(name, **options)
+        with hub.without_waiting(local):
+            table = datasets.load_dataset(name, **options)
         # In a parquet file that `datasets` did not write, a picture is a dict of bytes and path, not an Image feature.
         column = next(
             key
@@ -162,7 +166,12 @@ def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str
         raise EvalDataError(
             f"{source} has no column of pictures, only {listed(table.features)}: give {what} with pictures"
         ) from None
-    except Exception as wrong:  # the loaders raise many kinds, from network errors to pyarrow's
+    except ConnectionError as wrong:
+        raise EvalDataError(
+            f"{source} cannot be read as {what}: {hub.unreachable(name, 'dataset')}: check the network, or give a "
+            "folder or a file"
+        ) from wrong
+    except Exception as wrong:  # the loaders raise many kinds, from bad ids to pyarrow's
         reason = " ".join(str(wrong).split())[:200] or type(wrong).__name__
         raise EvalDataError(
             f"{source} cannot be read as {what} ({reason}): check the id, its configuration and the split, or give a "

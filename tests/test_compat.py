@@ -92,3 +92,13 @@ def test_positions_are_those_that_generate_gives() -> None:
             assert positions.shape[-1] == 4
             assert (positions[..., 1:] - positions[..., :-1] == 1).all(), "text positions count on"
     assert compat.generation_positions(SimpleNamespace(), inputs) is None
+
+
+def test_the_hub_is_offline_inside_the_block_alone(monkeypatch) -> None:
+    from huggingface_hub import constants, is_offline_mode
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(RuntimeError, match="stop"), compat.hub_offline():
+        assert is_offline_mode()
+        raise RuntimeError("stop")
+    assert not is_offline_mode()

@@ -49,7 +49,7 @@ def model_identity(model: str, device: str = "auto", dtype: str = "auto") -> Mod
         ModelError: the model's folder is missing, or the device or number format is unknown.
     """
     from grounding.devices import resolve_device, resolve_dtype
-    from grounding.models.load import source_of
+    from grounding.model_files import source_of
 
     source = Path(source_of(model))
     local = source.is_dir()

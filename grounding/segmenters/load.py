@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from grounding import hub
 from grounding.devices import resolve_device, resolve_dtype
 from grounding.errors import SegmenterError
 from grounding.segmenters.base import Segmenter
@@ -57,7 +58,8 @@ def load_segmenter(
         return _load_hub(name, str(folder), place, number_format)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         return _load_hub(name, name, place, number_format)
-    raise SegmenterError(f"segmenter {name!r} is not known; known forms: {KNOWN_FORMS}")
+    near = hub.did_you_mean(name, ("mobile-sam",))
+    raise SegmenterError(f"segmenter {name!r} is not known{near}; known forms: {KNOWN_FORMS}")
 
 
 def _checkpoint(name: str) -> tuple[str, Path] | None:
@@ -104,13 +106,14 @@ def _load_hub(name: str, source: str, device: torch.device, dtype: torch.dtype) 
     from grounding.segmenters.sam3_tracker import Sam3TrackerSegmenter
 
     backends: tuple[type[HubSegmenter], ...] = (SamSegmenter, Sam2Segmenter, Sam3TrackerSegmenter)
-    try:
-        model_type = AutoConfig.from_pretrained(source).model_type
-    except (OSError, ValueError) as error:
-        raise not_loadable(name, error) from error
-    for backend in backends:
-        if model_type in backend.config_types:
-            return backend.load(source, device, dtype)
+    with hub.without_waiting(source):
+        try:
+            model_type = AutoConfig.from_pretrained(source).model_type
+        except (OSError, ValueError) as error:
+            raise not_loadable(name, error) from error
+        for backend in backends:
+            if model_type in backend.config_types:
+                return backend.load(source, device, dtype)
     known = sorted(t for backend in backends for t in backend.config_types)
     raise SegmenterError(
         f"segmenter {name!r} is a model of type {model_type!r}, which takes no points; known types: {', '.join(known)}"
