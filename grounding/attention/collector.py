@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -165,7 +165,7 @@ class RowCollector(Subscriber):
         self._seen.add(layer)
         # The first step keeps whole rows of every layer, which are compared with the kernel's output.
         if self._decoding and self._steps > 1:
-            with torch.no_grad():
+            with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
                 if self._token.add(layer, call):
                     return
         offset = max(self._total - call.key_count, 0)
@@ -348,23 +348,23 @@ class RowCollector(Subscriber):
                     )
 
     def _refuse_shape(self, layer: int, call: AttentionCall) -> None:
-        batch = call.query.shape[0]
+        batch, heads, queries = call.query.shape[:3]
         if batch != self.request.batch_size:
             raise RecordingError(
                 f"the model runs {batch} sequences but the request is for {self.request.batch_size}; give one tuple of "
                 "queries per sequence, those of beams and num_return_sequences included (their decode steps need "
                 "decode=False)"
             )
-        if call.head_count != self.shape.heads:
-            raise RecordingError(f"layer {layer} runs {call.head_count} heads but {_why_other_heads(self.shape.heads)}")
+        if heads != self.shape.heads:
+            raise RecordingError(f"layer {layer} runs {heads} heads but {_why_other_heads(self.shape.heads)}")
         if call.dropout:
             raise RecordingError(
                 f"layer {layer} drops attention weights at random (dropout {call.dropout:g}), so its output is not "
                 "that of the recorded weights: call model.eval() first"
             )
-        if call.query_count + self._past != self._total:
+        if queries + self._past != self._total:
             raise RecordingError(
-                f"layer {layer} attends from {call.query_count} positions where the pass has "
+                f"layer {layer} attends from {queries} positions where the pass has "
                 f"{(self._total or 0) - self._past}, as layers with shared keys do while generate reads a prompt: record "
                 "a pass of model(**inputs), which keeps every position, or other layers"
             )

@@ -29,12 +29,14 @@ class TokenRows:
         request: what to record.
         layers: number of recorded layers.
         keep: receives finished rows; a mean over layers arrives as l = 1, each layer weighted by 1 over `layers`.
+        together: compute the products of all layers in one kernel; where None, on all devices but the CPU.
     """
 
-    def __init__(self, request: RowRequest, layers: int, keep: Keep) -> None:
+    def __init__(self, request: RowRequest, layers: int, keep: Keep, together: bool | None = None) -> None:
         self._request = request
         self._layers = layers
         self._keep = keep
+        self._together = together
         self._length = 0
         self._open: dict[torch.device, _Logits] = {}
         self._indices: dict[torch.device, tuple[list[Tensor] | None, Tensor | None]] = {}
@@ -55,7 +57,8 @@ class TokenRows:
             self._finish(device)
             logits = None
         if logits is None:
-            logits = self._open[device] = _Logits(call, width, self._layers)
+            together = device.type != "cpu" if self._together is None else self._together
+            logits = self._open[device] = _Logits(call, width, self._layers, together)
         logits.add(layer, call, self._length, None if edit is None else edit.logit_bias)
         if logits.is_full:
             self._finish(device)
@@ -94,47 +97,67 @@ class TokenRows:
 class _Logits:
     """Hold the logits [l, B, H, W] of the layers of one device that have the same W.
 
+    One layer at a time, its logits are computed when it is added, while its keys are in the processor's cache.
+    Together, the products of all layers are one kernel over a copy of their keys, which costs less than one kernel per
+    layer on an accelerator.
+
     Args:
         call: the first layer's call.
         width: W.
         layers: largest number of layers.
+        together: compute the products of all layers together.
     """
 
-    def __init__(self, call: AttentionCall, width: int, layers: int) -> None:
+    def __init__(self, call: AttentionCall, width: int, layers: int, together: bool) -> None:
         batch, heads = call.query.shape[:2]
-        size = max(1, min(layers, WORKING_BYTES // (batch * heads * width * 4 * 2)))
-        self._values = torch.empty(size, batch, heads, width, dtype=torch.float32, device=call.query.device)
+        self._together = together
+        each = batch * heads * width * 4 * 2 + (call.key.nbytes if self._together else 0)
+        self._size = max(1, min(layers, WORKING_BYTES // each))
+        self._values = torch.empty(self._size, batch, heads, width, dtype=torch.float32, device=call.query.device)
+        self._scale, self._keys = call.scale, call.key.shape
+        self._products: list[tuple[Tensor, Tensor]] = []  # queries and keys of the first layers
         self._masked: dict[tuple[object, ...], tuple[AttentionCall, list[int]]] = {}
         self.width = width
         self.layers: list[int] = []
 
     @property
     def is_full(self) -> bool:
-        return len(self.layers) == len(self._values)
+        """Whether no further layer fits."""
+        return len(self.layers) == self._size
 
     def add(self, layer: int, call: AttentionCall, length: int, bias: Tensor | None) -> None:
-        slot, start = len(self.layers), max(length - call.key_count, 0)
+        slot, keys = len(self.layers), call.key_count
+        self.layers.append(layer)
+        # A mask is shared by many layers; without one, every key up to `length` is visible to the newest token.
+        if call.mask is not None or call.window is not None or (call.causal and keys > length):
+            key = (id(call.mask), call.window, call.causal, keys)
+            if key not in self._masked:
+                located = replace(call, query_offset=length - 1, key_offset=max(length - keys, 0), edits=())
+                self._masked[key] = (located, [])
+            self._masked[key][1].append(slot)
+        plain = keys == self.width and call.softcap is None and call.bias is None and bias is None
+        alike = len(self._products) == slot and call.scale == self._scale and call.key.shape == self._keys
+        if self._together and plain and alike:
+            self._products.append((call.query, call.key))
+            return
         row = self._values[slot]  # [B, H, W]
-        if call.key_count < self.width:
-            row[..., :start] = -torch.inf
-            row = row[..., start:]
+        if keys < self.width:
+            row[..., : self.width - keys] = -torch.inf
+            row = row[..., self.width - keys :]
         write_logits(row, call.query, call.key, call.scale)
         if call.softcap is not None:
             row.div_(call.softcap).tanh_().mul_(call.softcap)
         if call.bias is not None:
-            row += pick_rows(call.bias, None, torch.zeros(1, dtype=torch.int64), call.key_count)[:, :, 0]
+            row += pick_rows(call.bias, None, torch.zeros(1, dtype=torch.int64), keys)[:, :, 0]
         if bias is not None:
             row += bias[:, :, 0]
-        # A mask is shared by many layers; without one, every key up to `length` is visible to the newest token.
-        if call.mask is not None or call.window is not None or (call.causal and call.key_count > length):
-            key = (id(call.mask), call.window, call.causal, call.key_count)
-            located = replace(call, query_offset=length - 1, key_offset=start, edits=())
-            self._masked.setdefault(key, (located, []))[1].append(slot)
-        self.layers.append(layer)
 
     def weights(self) -> Tensor:
         """Return [l, B, H, W] float32, softmax over all keys."""
         values = self._values[: len(self.layers)]
+        if self._products:
+            query, key = (torch.stack(parts).flatten(0, 1) for parts in zip(*self._products, strict=True))
+            write_logits(values[: len(self._products)].flatten(0, 1), query, key, self._scale)
         for call, slots in self._masked.values():
             mask = mask_rows(call, torch.zeros(1, dtype=torch.int64, device=values.device))
             if mask is not None:
