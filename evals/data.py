@@ -5,11 +5,11 @@ JSON and folders need no package; parquet and the hub need `datasets`.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from evals.inputs import listed, read_json, read_rows
 from evals.task import Picture
 from grounding import hub
 from grounding.errors import EvalDataError, MissingExtraError, UsageError
+from grounding.runs.content import picture_hash
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -180,8 +181,7 @@ def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str
     if not rows:
         raise EvalDataError(f"{source} has no rows, but {what} must have at least one: give another")
     return tuple(
-        DataRow(_name(row, number), partial(_embedded, table, number, column, source), row)
-        for number, row in enumerate(rows)
+        DataRow(_name(row, number), _Embedded(table, number, column, source), row) for number, row in enumerate(rows)
     )
 
 
@@ -193,28 +193,54 @@ def _name(row: Mapping[str, Any], number: int) -> str:
     return f"row {number}"
 
 
-def _embedded(table: Sequence[Mapping[str, Any]], number: int, column: str, source: str) -> Image.Image:
-    """Decode a picture stored inside a data set.
+@dataclass(frozen=True)
+class _Embedded:
+    """A picture stored inside a data set.
 
-    Raises:
-        ImageError: it is missing or broken.
+    Attributes:
+        table: the data set's rows.
+        number: of the row.
+        column: of the picture: an object with `bytes` or `path`.
+        source: the data set, for messages.
     """
-    import warnings
 
-    from PIL import Image
+    table: Sequence[Mapping[str, Any]]
+    number: int
+    column: str
+    source: str
 
-    from grounding.errors import ImageError
-    from grounding.images import as_rgb, open_image
+    def __call__(self) -> Image.Image:
+        """Decode the picture.
 
-    held = table[number][column] or {}
-    where = f"the image of row {number} of {source}"
-    if not held.get("bytes"):
-        if held.get("path"):
-            return open_image(held["path"])
-        raise ImageError(f"{where} is missing: get the data set again")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return as_rgb(Image.open(io.BytesIO(held["bytes"])), where)
-    except (OSError, Image.DecompressionBombError) as wrong:
-        raise ImageError(f"{where} is not a picture that Pillow reads ({type(wrong).__name__})") from wrong
+        Raises:
+            ImageError: it is missing or broken.
+        """
+        import warnings
+
+        from PIL import Image
+
+        from grounding.errors import ImageError
+        from grounding.images import as_rgb, open_image
+
+        held = self._held()
+        where = f"the image of row {self.number} of {self.source}"
+        if not held.get("bytes"):
+            if held.get("path"):
+                return open_image(held["path"])
+            raise ImageError(f"{where} is missing: get the data set again")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                return as_rgb(Image.open(io.BytesIO(held["bytes"])), where)
+        except (OSError, Image.DecompressionBombError) as wrong:
+            raise ImageError(f"{where} is not a picture that Pillow reads ({type(wrong).__name__})") from wrong
+
+    def image_hash(self) -> str | None:
+        """16 hexadecimal digits of the hash of the bytes; None where they are missing."""
+        held = self._held()
+        if held.get("bytes"):
+            return hashlib.sha256(held["bytes"]).hexdigest()[:16]
+        return picture_hash(held["path"]) if held.get("path") else None
+
+    def _held(self) -> Mapping[str, Any]:
+        return self.table[self.number][self.column] or {}

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,19 @@ def sdpa_kernel() -> Kernel:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     return sdpa_attention_forward
+
+
+def hub_commit(name: str, file: str = "config.json") -> str:
+    """Return the commit of a hub model that would be loaded now; only one of its files is fetched.
+
+    Without a network the local cache decides.
+
+    Raises:
+        OSError: the hub does not know the model, or cannot be reached and the model is not in the local cache.
+    """
+    from transformers.utils.hub import cached_file
+
+    return Path(str(cached_file(name, file))).parent.name  # .../snapshots/COMMIT/FILE
 
 
 @contextmanager
@@ -105,7 +119,9 @@ def layer_settings(config: Any, name: str) -> list[int]:
 
 
 @contextmanager
-def wrapped_generate(around: Callable[[Any, Tensor | None, Mapping[str, Any]], AbstractContextManager[None]]) -> Iterator[None]:
+def wrapped_generate(
+    around: Callable[[Any, Tensor | None, Mapping[str, Any]], AbstractContextManager[None]],
+) -> Iterator[None]:
     """Run every `generate` of a transformers model inside the block within a context manager.
 
     The class's method is wrapped, because models call `generate` of their parts, and adapters that of their base model.

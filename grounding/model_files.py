@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from grounding import hub
+from grounding import compat, hub
 from grounding.errors import ModelError
 
 STARTERS = {
@@ -92,6 +92,16 @@ def _is_pipeline_on_hub(repository: str) -> bool:
     except (OSError, ValueError, errors.HfHubHTTPError):
         return False
     return True
+
+
+def hub_commit(name: str) -> str:
+    """The commit of a hub model that loading would use now; see `grounding.compat.hub_commit`.
+
+    Raises:
+        ModelError: the hub does not know the model, or cannot be reached and the model is not in the local cache.
+    """
+    with explained(name, "its config"), hub.without_waiting(name):
+        return compat.hub_commit(name, PIPELINE if is_pipeline(name) else "config.json")
 
 
 def _is_model(folder: Path) -> bool:
