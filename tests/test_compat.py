@@ -164,7 +164,9 @@ def test_the_hub_is_offline_inside_the_block_alone(monkeypatch) -> None:
     from huggingface_hub import constants, is_offline_mode
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    with pytest.raises(RuntimeError, match="stop"), compat.hub_offline():
+    with compat.hub_offline():
         assert is_offline_mode()
+    assert not is_offline_mode()
+    with pytest.raises(RuntimeError, match="stop"), compat.hub_offline():
         raise RuntimeError("stop")
     assert not is_offline_mode()
