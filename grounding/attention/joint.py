@@ -22,7 +22,8 @@ from grounding.attention.columns import Order, iter_columns
 from grounding.attention.events import Pass, Scope, Subscriber
 from grounding.attention.intercept import intercept
 from grounding.attention.introspect import LayerStack
-from grounding.attention.rows import OUTPUT_TOLERANCE, WORKING_BYTES, as_index, attention_rows, iter_rows, output_error
+from grounding.attention.output_check import WEIGHT_TOLERANCE, checked, output_error
+from grounding.attention.rows import WORKING_BYTES, as_index, attention_rows, iter_rows
 from grounding.errors import BudgetError, RecordingError
 from grounding.types import RecordSpec, check_counted
 
@@ -252,8 +253,9 @@ class JointCollector(Subscriber):
     def _keep(self, layer: int, call: AttentionCall, element: int, output: Tensor) -> None:
         request, device = self._request, call.query.device
         cells, text = as_index(request.cells, device), as_index(request.text, device)
-        first = attention_rows(call, element, cells[:1])
-        self._errors.append((layer, call.query.dtype, output_error(call, element, cells[:1], first, output)))
+        few = cells[checked(len(cells))]
+        error = output_error(call, element, few, attention_rows(call, element, few), output)
+        self._errors.append((layer, call.query.dtype, error))
         for name in request.tables:
             parts: Iterator[tuple[slice, Tensor]]
             if name == "text-to-image":
@@ -295,11 +297,11 @@ class JointCollector(Subscriber):
     def _refuse_unexplained(self) -> None:
         """Refuse rows that, multiplied by the values, do not reproduce the kernel's output."""
         for layer, dtype, error in self._errors:
-            worst, allowed = float(error), OUTPUT_TOLERANCE.get(dtype, OUTPUT_TOLERANCE[torch.float32])
+            worst, allowed = float(error), WEIGHT_TOLERANCE.get(dtype, WEIGHT_TOLERANCE[torch.float32])
             if not worst <= allowed:
                 raise RecordingError(
                     f"the weights recorded in layer {layer} do not explain its attention's output (off by {worst:.2g} "
-                    f"of the largest value, {allowed:g} allowed in {dtype}): this attention is more than a softmax "
+                    f"of themselves, {allowed:g} allowed in {dtype}): this attention is more than a softmax "
                     "over scaled, masked query-key products, and cannot be recorded"
                 )
 
