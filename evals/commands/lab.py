@@ -65,10 +65,12 @@ class LabCommand:
         from grounding.files import write_bytes, write_json, write_text
         from grounding.models.load import load
         from grounding.runs.provenance import short_hash, versions
+        from grounding.scenes.known_words import check_scene_words
 
         vlm = load(plan.model)
         if vlm.notice:
-            stderr().print(vlm.notice)
+            stderr().print(f"note: {vlm.notice}")
+        check_scene_words(vlm)
         started = time.perf_counter()
         with progress_bar(stderr()) as progress:
             whole = progress.add_task("lab", total=question_count(plan))
