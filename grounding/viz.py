@@ -27,7 +27,9 @@ NEGATIVE: Colour = (220, 38, 38)
 MASKS: tuple[Colour, ...] = ((255, 122, 0), (0, 150, 255), (190, 60, 220), (0, 170, 120), (235, 60, 90))
 """Colours of masks, used in turn; distinguishable with most kinds of colour blindness."""
 
-_APART = 0.2  # in OKLab, where black and white are 1 apart
+_TINT = 0.45  # opacity of a mask
+_APART = 0.1  # in OKLab, where black and white are 1 apart
+_SAMPLED = 4096  # pixels that are looked at for the choice of a colour
 _NARROWEST = 220  # pixels that a panel's caption has at least, however narrow the picture
 _TO_LMS = np.array(
     [
@@ -106,7 +108,7 @@ def blend_map(image: Image.Image, heatmap: Heatmap, colours: str = "turbo", stre
     return _to_image(background * (1 - opacity) + painted * opacity)
 
 
-def blend_mask(image: Image.Image, mask: BoolArray, colour: Colour, strength: float = 0.45) -> Image.Image:
+def blend_mask(image: Image.Image, mask: BoolArray, colour: Colour, strength: float = _TINT) -> Image.Image:
     """Tint a mask over an image, with a bright contour, and dim the rest a little.
 
     Args:
@@ -132,25 +134,36 @@ def blend_mask(image: Image.Image, mask: BoolArray, colour: Colour, strength: fl
     return _to_image(result).resize(image.size, Image.Resampling.LANCZOS)
 
 
-def contrasting(image: Image.Image, mask: BoolArray, colours: Sequence[Colour] = MASKS) -> Colour:
-    """Choose a colour for a mask that stands out from what it covers.
+def contrasting(
+    image: Image.Image, mask: BoolArray, colours: Sequence[Colour] = MASKS, strength: float = _TINT
+) -> Colour:
+    """Choose the colour of a mask's tint, so that the tinted thing looks like neither the bare thing nor the rest.
 
     Args:
         image: RGB image with the mask's aspect ratio, at any size.
         mask: bool [H, W] in the original image's size.
         colours: to choose from, in order of preference.
+        strength: opacity of the tint, in [0, 1].
 
     Returns:
-        The first colour that is far enough from all but the nearest fifth of the covered pixels, in OKLab; the one that
-        is farthest where none is. The first of an empty mask.
+        The first colour that moves all but a fifth of the pixels on the mask far enough in OKLab, and whose mean tint
+        is as far from all but a fifth of those off it; the best in that where none is. The first of an empty mask.
 
     Notes:
         OKLab is Ottosson's (2020); the distance that is enough, and the fifth, are our choice.
     """
-    covered = np.asarray(image)[np.asarray(Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST))]
-    if not len(covered):
+    pixels = np.asarray(image, np.float32)
+    on = np.asarray(Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST))
+    if not on.any():
         return colours[0]
-    apart = [float(np.quantile(np.linalg.norm(_oklab(covered) - _oklab(one), axis=-1), 0.2)) for one in colours]
+    thing, rest = (side[:: len(side) // _SAMPLED + 1] for side in (pixels[on], pixels[~on]))
+    apart = []
+    for colour in colours:
+        tinted = thing * (1 - strength) + np.array(colour, np.float32) * strength
+        found = [_oklab(tinted) - _oklab(thing)]
+        if len(rest):
+            found.append(_oklab(tinted.mean(axis=0)) - _oklab(rest))
+        apart.append(min(float(np.quantile(np.linalg.norm(one, axis=-1), 0.2)) for one in found))
     return next((one for one, far in zip(colours, apart, strict=True) if far >= _APART), colours[int(np.argmax(apart))])
 
 
