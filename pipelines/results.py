@@ -66,15 +66,21 @@ class ReferringResult:
         return self.map.stages
 
     def save(
-        self, folder: str | Path, name: str | None = None, formats: Sequence[Format] = ("png", "coco", "npz")
+        self,
+        folder: str | Path,
+        name: str | None = None,
+        formats: Sequence[Format] = ("png", "coco", "npz"),
+        image_id: int = 1,
     ) -> tuple[Path, ...]:
         """Write the result to a folder. Each file is written whole or not at all.
 
         Args:
             folder: created where it is missing.
             name: the files' name without ending; the expression where None.
-            formats: `png`: the image with map, points and mask; `coco`: a list of COCO results with RLE masks;
+            formats: `png`: the image with map, points and mask; `mask`: white on the mask, black off it, in the image's
+                size; `cutout`: the image, transparent off the mask; `coco`: a list of COCO results with RLE masks;
                 `npz`: the map with what each stage removed.
+            image_id: of the COCO results: the image's number in the ground truth.
 
         Returns:
             The files, in the order of `formats`.
@@ -85,7 +91,7 @@ class ReferringResult:
         if unknown := [form for form in formats if form not in FORMATS]:
             raise OutputError(f"format {unknown[0]!r} is not known: choose among {', '.join(FORMATS)}")
         stem = slug(self.expression) if name is None else name
-        return write_result(Path(folder), stem, formats, self.image, self.map, self.segments, self.expression)
+        return write_result(Path(folder), stem, formats, self.image, self.map, self.segments, self.expression, image_id)
 
 
 @dataclass(frozen=True)
