@@ -119,7 +119,9 @@ def layer_settings(config: Any, name: str) -> list[int]:
 
 
 @contextmanager
-def wrapped_generate(around: Callable[[Any, Tensor | None, Mapping[str, Any]], AbstractContextManager[None]]) -> Iterator[None]:
+def wrapped_generate(
+    around: Callable[[Any, Tensor | None, Mapping[str, Any]], AbstractContextManager[None]],
+) -> Iterator[None]:
     """Run every `generate` of a transformers model inside the block within a context manager.
 
     The class's method is wrapped, because models call `generate` of their parts, and adapters that of their base model.
@@ -265,3 +267,10 @@ def dispatched_kernels(wrap: Callable[[str, Kernel, frozenset[str]], Kernel]) ->
         yield
     finally:
         Registry._backends.update(kernels)
+
+
+def pipeline_dtype_argument() -> str:
+    """Return the name of the number format in a pipeline's `from_pretrained`: `dtype`, or before it `torch_dtype`."""
+    from diffusers import DiffusionPipeline
+
+    return "dtype" if 'pop("dtype"' in inspect.getsource(DiffusionPipeline.from_pretrained) else "torch_dtype"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from math import isfinite
 from types import MethodType
@@ -28,6 +28,7 @@ from grounding.attention.rows import (
     real_queries,
 )
 from grounding.attention.store import RowStore
+from grounding.attention.token_rows import TokenRows
 from grounding.errors import BudgetError, RecordingError
 from grounding.numerics import overflow
 
@@ -58,6 +59,7 @@ class RowCollector(Subscriber):
         spec = request.spec
         self.layers = spec.layers if spec.layers is not None else tuple(range(shape.layers))
         self._store = RowStore(request, self.layers, len(spec.heads) if spec.heads else shape.heads)
+        self._token = TokenRows(request, len(self.layers), self._store.add_token)
         self._statistics = PromptStatistics(request, self.layers)
         self._running = False
         self._checked_length = 0
@@ -131,6 +133,7 @@ class RowCollector(Subscriber):
             self._steps += 1
             if self.request.decode:
                 self._store.start_step()
+                self._token.start(self._total)
         else:
             self._pieces += 1
             self._reached = self._total
@@ -160,14 +163,15 @@ class RowCollector(Subscriber):
             )
         self._refuse_shape(layer, call)
         assert self._total is not None
-        call = replace(
-            call,
-            query_offset=self._past,
-            key_offset=max(self._total - call.key_count, 0),
-            real=self._tokens,
-        )
         first = not self._seen
         self._seen.add(layer)
+        # The first step keeps whole rows of every layer, which are compared with the kernel's output.
+        if self._decoding and self._steps > 1:
+            with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
+                if self._token.add(layer, call):
+                    return
+        offset = max(self._total - call.key_count, 0)
+        call = replace(call, query_offset=self._past, key_offset=offset, real=self._tokens)
         with torch.no_grad():
             for element in range(self.request.batch_size):
                 rows, slots = self._wanted(call, element, check=first)
@@ -199,6 +203,8 @@ class RowCollector(Subscriber):
                 "layers, or load the model with attn_implementation='sdpa'"
             )
         self._refuse_unexplained()
+        with torch.no_grad():
+            self._token.finish()
         self._store.flush()
         if self._decoding and self._on_step is not None:
             self._on_step(self._store.take_step())
@@ -346,23 +352,23 @@ class RowCollector(Subscriber):
                     )
 
     def _refuse_shape(self, layer: int, call: AttentionCall) -> None:
-        batch = call.query.shape[0]
+        batch, heads, queries = call.query.shape[:3]
         if batch != self.request.batch_size:
             raise RecordingError(
                 f"the model runs {batch} sequences but the request is for {self.request.batch_size}; give one tuple of "
                 "queries per sequence, those of beams and num_return_sequences included (their decode steps need "
                 "decode=False)"
             )
-        if call.head_count != self.shape.heads:
-            raise RecordingError(f"layer {layer} runs {call.head_count} heads but {_why_other_heads(self.shape.heads)}")
+        if heads != self.shape.heads:
+            raise RecordingError(f"layer {layer} runs {heads} heads but {_why_other_heads(self.shape.heads)}")
         if call.dropout:
             raise RecordingError(
                 f"layer {layer} drops attention weights at random (dropout {call.dropout:g}), so its output is not "
                 "that of the recorded weights: call model.eval() first"
             )
-        if call.query_count + self._past != self._total:
+        if queries + self._past != self._total:
             raise RecordingError(
-                f"layer {layer} attends from {call.query_count} positions where the pass has "
+                f"layer {layer} attends from {queries} positions where the pass has "
                 f"{(self._total or 0) - self._past}, as layers with shared keys do while generate reads a prompt: record "
                 "a pass of model(**inputs), which keeps every position, or other layers"
             )

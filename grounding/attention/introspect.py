@@ -65,7 +65,9 @@ def decoder_stack(model: nn.Module, decoder: nn.Module | None = None) -> LayerSt
             if layers is not None:
                 return LayerStack(candidate, layers)
     named = [f"model.{name}" if name else "model" for name, part in model.named_modules() if _may_be_decoder(part)]
-    remedy = f"pass the one of the language model as decoder=, of {', '.join(named[:8])}" if named else "use another model"
+    remedy = (
+        f"pass the one of the language model as decoder=, of {', '.join(named[:8])}" if named else "use another model"
+    )
     raise RecordingError(
         f"{type(model).__name__}.get_decoder() gives no language model with a list of layers; expected a transformers "
         f"decoder or a model that holds one: {remedy}"
@@ -143,6 +145,11 @@ def argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     if name in kwargs or not args:
         return kwargs.get(name)
     return inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments.get(name)
+
+
+def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return all arguments of a call by name."""
+    return inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments if args else kwargs
 
 
 def length_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:

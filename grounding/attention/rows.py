@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -270,6 +271,42 @@ def _logits(query: Tensor, key: Tensor) -> Tensor:
             part = slice(start, start + UPCAST_KEYS)
             logits[..., part] = torch.matmul(grouped, key[:, :, part].float().transpose(-1, -2))
     return logits.view(batch, heads, count, key.shape[2])
+
+
+def write_logits(out: Tensor, query: Tensor, key: Tensor, scale: float) -> None:
+    """Write the scaled logits of one query per sequence, without repeating shared keys.
+
+    Args:
+        out: [B, H, K] float32, overwritten.
+        query: [B, H, 1, D].
+        key: [B, H/G, K, D].
+        scale: factor on q k^T.
+    """
+    shared = key.shape[0] * key.shape[1]
+    grouped, keys = query.reshape(shared, -1, query.shape[-1]), key.reshape(shared, *key.shape[2:]).transpose(1, 2)
+    target = out.view(shared, -1, out.shape[-1])  # [B*H/G, G, K]
+    if key.dtype == query.dtype == torch.float32:
+        torch.baddbmm(target, grouped, keys, beta=0, alpha=scale, out=target)
+    elif key.dtype == query.dtype and _accumulates_in_float32(key.device.type, key.dtype):
+        torch.baddbmm(target, grouped, keys, out_dtype=torch.float32, beta=0, alpha=scale, out=target)
+    else:
+        grouped = grouped.float()
+        for start in range(0, keys.shape[-1], UPCAST_KEYS):
+            part = slice(start, start + UPCAST_KEYS)
+            target[..., part] = torch.bmm(grouped, keys[..., part].float())
+        target *= scale
+
+
+@cache
+def _accumulates_in_float32(device: str, dtype: torch.dtype) -> bool:
+    """Whether torch multiplies half-precision matrices to a float32 result here: on CUDA and XPU, since torch 2.8."""
+    factor = torch.ones(1, 1, 1, dtype=dtype, device=device)
+    target = torch.empty(1, 1, 1, device=device)
+    try:
+        torch.baddbmm(target, factor, factor, out_dtype=torch.float32, beta=0, alpha=1.0, out=target)
+    except (TypeError, RuntimeError):  # an unknown argument, or a backend without it
+        return False
+    return True
 
 
 def pick_rows(mask: Tensor, element: int | None, rows: Tensor, keys: int) -> Tensor:
