@@ -142,7 +142,9 @@ def test_a_schedule_needs_a_pass_per_token(vlm: VLM, kind: str, base: Modulation
     modulation = replace(base, schedule=SCHEDULES[kind])
     scores_of(vlm, modulation, context)  # with a cache it runs
     for options in ({"use_cache": False}, {"prompt_lookup_num_tokens": 3}):
-        with pytest.raises(MethodError, match=f"the schedule '{kind}' .* one pass reads the tokens of steps 0 to [1-9]"):
+        with pytest.raises(
+            MethodError, match=f"the schedule '{kind}' .* one pass reads the tokens of steps 0 to [1-9]"
+        ):
             scores_of(vlm, modulation, context, inputs=repeated(context), **options)
 
 
@@ -199,7 +201,9 @@ def test_another_prompt_is_refused(vlm: VLM) -> None:
     short, long = context_of(vlm, QUESTIONS[1:]), context_of(vlm, QUESTIONS[:1])
     assert short.prepared.length < long.prepared.length
     for own, other in ((short, long), (long, short)):
-        with pytest.raises(MethodError, match=r"started for 1 prompts of \d+ positions, but 1 of \d+ are generated from"):
+        with pytest.raises(
+            MethodError, match=r"started for 1 prompts of \d+ positions, but 1 of \d+ are generated from"
+        ):
             scores_of(vlm, Renormalise(gain=6.0), own, inputs=dict(other.prepared.inputs))
     with pytest.raises(MethodError, match="one token is read at position"), applied(Renormalise(gain=6.0), long):
         out = vlm.model(**short.prepared.inputs, use_cache=True)
