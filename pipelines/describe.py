@@ -54,7 +54,7 @@ class FaithfulDescription:
             only nouns with an empty map are not supported.
 
     Raises:
-        MethodError: the threshold is not in [0, 1].
+        MethodError: the threshold is not in [0, 1], or the steering method does not fit the model or the decoding.
     """
 
     def __init__(
@@ -73,6 +73,10 @@ class FaithfulDescription:
         self.segmenter = segmenter
         self.steering = steering
         self.decoding = decoding or Decoding()
+        if steering is not None:
+            from grounding.steering.generate import check_steering
+
+            check_steering(steering, vlm, self.decoding)
         self.threshold = vlm.support_threshold if threshold is None else threshold
         # Visual support is a mean over all layers; the method selects its own from them.
         self.spec = replace(method.record_spec(vlm.layer_count), layers=None)

@@ -16,6 +16,7 @@ from grounding.numerics import finite_logits
 from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding, Generated
 from grounding.steering.editor import applied
+from grounding.steering.modulation import Modulation
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,6 +88,30 @@ def generate(
         if override.finish is not None:
             texts = [override.finish(text) for text in texts]
     return texts
+
+
+def check_steering(steering: Steering, vlm: VLM, decoding: Decoding) -> None:
+    """Check that a steering method fits a model and a decoding, before anything runs.
+
+    Args:
+        steering: the method; a step that has a method `check` of model and decoding checks itself.
+        vlm: the model.
+        decoding: settings of `generate`.
+
+    Raises:
+        MethodError: layers, heads, gains or the way of decoding do not fit.
+    """
+    for step in steering.steps:
+        if isinstance(step, Modulation):
+            step.check(vlm)
+            step.heads.strengths(step.layers.chosen(vlm.layer_count), vlm.layer_count, vlm.head_count)
+        elif hasattr(step, "check"):
+            step.check(vlm, decoding)
+
+
+def searches(steering: Steering | None) -> bool:
+    """Whether a step follows several texts at once, so that there is no newest token to stream."""
+    return steering is not None and any(getattr(step, "searches", False) for step in steering.steps)
 
 
 def _refuse_unfit(options: dict[str, Any], elements: int, steps: int) -> None:

@@ -154,7 +154,9 @@ class DescribeCommand(LoadOptions):
         self, pipe: FaithfulDescription, items: tuple[ManifestItem, ...]
     ) -> Iterator[tuple[ManifestItem, Description | GroundingError]]:
         """Yield every image with its description or its error; the error of a single image is raised."""
-        streams = self.num_beams == 1 and not self.json and not _searches(pipe.steering)
+        from grounding.steering.generate import searches
+
+        streams = self.num_beams == 1 and not self.json and not searches(pipe.steering)
 
         def stream(label: str) -> Any:
             stdout().print(f"{label}:" if label == UNSTEERED else f"{label} by {self.steer}:")
@@ -198,13 +200,6 @@ class DescribeCommand(LoadOptions):
             "files": list(files),
             "error": None,
         }
-
-
-def _searches(steering: Steering | None) -> bool:
-    """Whether a step follows several texts at once, so that there is no newest token to stream."""
-    from grounding.steering.baselines.opera import OverTrust
-
-    return steering is not None and any(isinstance(step, OverTrust) for step in steering.steps)
 
 
 def _speed(description: Description) -> dict[str, Any]:

@@ -62,6 +62,46 @@ def test_a_steering_that_searches_prints_whole_texts(describe, scenes) -> None:
     assert all(line.partition(": ")[2].startswith("a ") for line in texts)
 
 
+def write_steering(file, *steps):
+    lines = ["description: made for a test", "source: none", "steps:", *(f"  - {step}" for step in steps)]
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("step", "options", "sentence"),
+    [
+        ("{step: head-gains, image: [[2, 2], [2, 2]]}", (), "the head gains are for 2 layers of 2 heads"),
+        ("{step: renormalise, gain: 2, layers: {indices: [40]}}", (), "layers [40] are named, but the model has"),
+        ("{step: renormalise, gain: 2, heads: {listed: [[0, 99]]}}", (), "head [0, 99] does not exist"),
+        ("{step: over-trust}", ("--sample",), "draws no tokens"),
+    ],
+)
+def test_steering_of_another_model_is_refused_before_any_text(
+    describe, scenes, tmp_path, step, options, sentence
+) -> None:
+    file = write_steering(tmp_path / "mine.yaml", "{step: truncation, tokens: 4}", step)
+    code, out, err = describe(scenes / "0.png", scenes / "1.png", "--steer", file, *options, "--out", tmp_path / "out")
+    assert code == 2
+    assert sentence in err
+    assert out == "", "nothing was generated"
+    assert not (tmp_path / "out" / "results.jsonl").exists()
+
+
+def test_a_searching_step_of_any_kind_is_not_streamed() -> None:
+    from grounding.steering.generate import searches
+    from grounding.steering.method import Steering, load_steering
+
+    class Hunt:
+        name = "hunt"
+        searches = True
+
+    assert searches(Steering("mine", "", "", (Hunt(),)))
+    assert searches(load_steering("opera"))
+    assert not searches(load_steering("pai"))
+    assert not searches(None)
+
+
 def test_json_is_one_object_an_image_and_a_bad_one_does_not_stop_the_rest(describe, scenes, tmp_path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
