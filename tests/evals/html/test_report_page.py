@@ -127,8 +127,8 @@ def test_a_difference_beyond_chance_is_said(tmp_path):
     row = FigureRow("CHAIR_S", "%", "", cells)
     (_, said) = verdict(["plain", "gains"], [Table("", ("", ""), (row,))])
     assert said == (
-        "gains has CHAIR_S 44.6\u00a0%, plain 48.8\u00a0%: better, by more than chance explains (\u22124.2 (\u22127.0 to "
-        "\u22121.1), p = 0.010)."
+        "gains has CHAIR_S 44.6\u00a0%, plain 48.8\u00a0%: better, by more than chance explains (\u22124.2 (\u22127.0 "
+        "to \u22121.1), p = 0.010)."
     )
     assert verdict(["a"], [Table("", ("",), (FigureRow("length", "words", "", (Cell("9.0"),)),))]) == ()
 
