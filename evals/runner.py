@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.answering import ImageStore, answer_batch
+from evals.inputs import refuse_empty
 from evals.plan import Plan, Worker, choose, config_of, samples_hash
 from evals.runs import DETAILS, IMAGES, MANIFEST, SAMPLES, SCORES, TIMINGS, RunFolder, open_answers, rebuild_task
 from evals.task import Answer, Sample, Scored, StoredPicture, Task, image_hash
@@ -170,6 +171,7 @@ class Run:
         good = [one for one in answers if one.error is None]
         if not good:
             raise EvalDataError(f"none of the {len(answers)} samples was answered; the first: {answers[0].error}")
+        refuse_empty([one.text for one in good], self.folder.path)
         out = self.folder.path
         scored = self.task.score(good, out, self.manifest["seeds"]["bootstrap"])
         scores = {

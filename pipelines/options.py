@@ -82,7 +82,7 @@ class LoadOptions:
         return source
 
     def _prepared(self) -> NounFinder:
-        """The noun finder; loading bars are off, which count tensors (downloads have one of their own)."""
+        """The noun finder. Loading bars are turned off: they count tensors, and downloads have bars of their own."""
         from transformers.utils.logging import disable_progress_bar
 
         from grounding.text.parse import noun_finder
