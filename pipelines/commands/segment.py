@@ -132,13 +132,13 @@ class SegmentCommand(ModelOptions):
 
 
 def _line(record: Record, out: Path) -> str:
-    """One result as text: its first file, or the image's name, and score and area of its masks."""
+    """One result as text: its first file, or the image's name, and the area of its masks.
+
+    The segmenter's own estimate is left out: it is about as high for masks of the wrong thing.
+    """
     name = str(out / record["files"][0]) if record["files"] else record["image"]
     width, height = record["image_size"]
-    masks = ", ".join(
-        f"score {segment['score']:.2f}, {segment['area'] / (width * height):.1%} of the image"
-        for segment in record["segments"]
-    )
+    masks = ", ".join(f"{segment['area'] / (width * height):.1%} of the image" for segment in record["segments"])
     return f"{name}: {record['expression']!r}, {masks}"
 
 
