@@ -17,6 +17,7 @@ from evals.inputs import field as field_of
 from evals.inputs import listed, read_json, read_rows
 from evals.task import Picture
 from grounding.errors import EvalDataError, MissingExtraError, UsageError
+from grounding.files import user_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -60,7 +61,7 @@ def read_data(source: str, split: str = "", what: str = "the data") -> tuple[Dat
     """
     if not source:
         raise UsageError(f"--data is missing: a model needs {what} as a folder, a file, or a hub id")
-    place = Path(source).expanduser()
+    place = user_path(source)
     if place.is_dir():
         listing = next((place / name for name in LISTS if (place / name).is_file()), None)
         if listing is not None:
@@ -103,7 +104,7 @@ def picture_in(folder: str, name: str) -> Path:
         The first path that exists; else the path in `images` if there is such a folder. A picture that is missing is
         reported when it is opened.
     """
-    place = Path(folder).expanduser()
+    place = user_path(folder)
     folders = (place, place / SUBFOLDER)
     names = (name, _COCO_NAME.sub(r"\1", name))
     found = next((file for one in names for inside in folders if (file := inside / one).exists()), None)

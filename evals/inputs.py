@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from grounding.errors import EvalDataError
-from grounding.files import parse_jsonl
+from grounding.files import parse_json, parse_jsonl, user_path
 
 # The first byte of a pickle of protocol 2 or newer.
 _PICKLE = b"\x80"
 _PICKLE_ENDINGS = (".pkl", ".pickle", ".p", ".pth", ".pt", ".joblib")
+WHOLE_NUMBER = re.compile("[0-9]{1,18}")
+"""An id as text; Python's `isdigit` also takes "²", which is no number."""
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # the escape of half of a surrogate pair
 _SHOWN = 5  # ids or names listed in a message
 
 
@@ -26,7 +29,7 @@ def read_text(path: str | Path, what: str) -> str:
     Raises:
         EvalDataError: the file is missing, a folder, empty, not UTF-8 text, or a pickle.
     """
-    file = Path(path).expanduser()
+    file = user_path(path)
     try:
         content = file.read_bytes()
     except FileNotFoundError:
@@ -56,7 +59,7 @@ def read_json(path: str | Path, what: str) -> Any:
     """
     text = read_text(path, what)
     try:
-        return json.loads(text)
+        return _whole(parse_json(text)) if _HALF.search(text) else parse_json(text)
     except ValueError as wrong:
         raise EvalDataError(f"{path} is not JSON ({wrong}), but {what} must be: give another file") from wrong
 
@@ -77,7 +80,8 @@ def read_rows(path: str | Path, what: str) -> list[Mapping[str, Any]]:
                 f"line {number} of {path} is not JSON, but {what} must be JSON lines or one JSON array: mend it"
             )
 
-        rows = [value for _, value in parse_jsonl(text, refuse)]
+        halves = _HALF.search(text)
+        rows = [_whole(value) if halves else value for _, value in parse_jsonl(text, refuse)]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise EvalDataError(
@@ -120,7 +124,7 @@ def whole_number(row: Mapping[str, Any], names: Iterable[str], where: str) -> in
     """
     known = list(names)
     value = next((row[name] for name in known if name in row), None)
-    if isinstance(value, str) and value.strip().isdigit():
+    if isinstance(value, str) and WHOLE_NUMBER.fullmatch(value.strip()):
         return int(value)
     return int(field(row, known, int, where))
 
@@ -148,6 +152,15 @@ def listed(values: Iterable[Any]) -> str:
     every = list(values)
     shown = ", ".join(map(str, every[:_SHOWN]))
     return f"{shown} and {len(every) - _SHOWN} more" if len(every) > _SHOWN else shown or "nothing"
+
+
+def _whole(value: Any) -> Any:
+    """Put U+FFFD, the replacement character, for half of a surrogate pair, which neither models nor files take."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    return {_whole(key): _whole(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 _KINDS = {int: "a whole number", str: "text", list: "a list", dict: "an object", float: "a number"}

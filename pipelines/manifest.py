@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grounding.errors import ManifestError, UsageError
+from grounding.files import user_path
 from grounding.manifest import read_manifest
 from grounding.runs.provenance import short_hash
 
@@ -54,7 +55,7 @@ def items_from_words(words: Sequence[str]) -> tuple[ManifestItem, ...]:
             "--manifest FILE"
         )
     *images, expression = words
-    return tuple(ManifestItem(image, Path(image).expanduser(), expression) for image in dict.fromkeys(images))
+    return tuple(ManifestItem(image, user_path(image), expression) for image in dict.fromkeys(images))
 
 
 def items_from_manifest(file: Path) -> tuple[ManifestItem, ...]:
@@ -81,4 +82,4 @@ def _item(fields: Any, where: str, folder: Path) -> ManifestItem:
         if not isinstance(fields.get(name), str):
             raise ManifestError(f"{where} has {name} = {fields.get(name)!r}, expected text")
     extra = {name: value for name, value in fields.items() if name not in REQUIRED}
-    return ManifestItem(fields["image"], folder / Path(fields["image"]).expanduser(), fields["expression"], extra)
+    return ManifestItem(fields["image"], folder / user_path(fields["image"]), fields["expression"], extra)

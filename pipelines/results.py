@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from grounding.errors import OutputError
-from grounding.files import make_folder, slug
+from grounding.files import file_stem, make_folder
 from grounding.maps.support import VisualSupport
 from grounding.types import Heatmap, PointPrompts, Segment, StageReport
 from pipelines.writers import FORMATS, Format, write_noun_sheet, write_result
@@ -72,7 +72,7 @@ class ReferringResult:
 
         Args:
             folder: created where it is missing.
-            name: the files' name without ending; the expression where None.
+            name: the files' name without ending; made of the expression where None.
             formats: `png`: the image with map, points and mask; `coco`: a list of COCO results with RLE masks;
                 `npz`: the map with what each stage removed.
 
@@ -84,7 +84,7 @@ class ReferringResult:
         """
         if unknown := [form for form in formats if form not in FORMATS]:
             raise OutputError(f"format {unknown[0]!r} is not known: choose among {', '.join(FORMATS)}")
-        stem = slug(self.expression) if name is None else name
+        stem = file_stem(self.expression) if name is None else name
         return write_result(Path(folder), stem, formats, self.image, self.map, self.segments, self.expression)
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from evals.chair.lexicon import Lexicon
 from evals.chair.words import Normaliser
-from evals.inputs import listed, read_json
+from evals.inputs import WHOLE_NUMBER, listed, read_json
 from grounding.errors import EvalDataError
+from grounding.files import user_path
 
 Truth = Mapping[int, frozenset[str]]
 WHAT = "the ground truth"
@@ -34,7 +35,7 @@ def read_truth(path: str | Path, lexicon: Lexicon, normalise: Normaliser) -> Tru
     Raises:
         EvalDataError: missing, a pickle, of the wrong kind, or naming classes that the synonyms do not know.
     """
-    place = Path(path).expanduser()
+    place = user_path(path)
     return from_folder(place, lexicon, normalise) if place.is_dir() else from_object(place, lexicon)
 
 
@@ -52,7 +53,7 @@ def from_object(path: Path, lexicon: Lexicon) -> Truth:
         raise EvalDataError(f"{path} holds a {type(data).__name__}, but {EXPECTED}: give another file")
     truth: dict[int, frozenset[str]] = {}
     for key, names in data.items():
-        if not key.strip().isdigit():
+        if not WHOLE_NUMBER.fullmatch(key.strip()):
             raise EvalDataError(f"{path} has the key {key!r:.60}, but {EXPECTED}: give another file")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise EvalDataError(f"{path}: image {key} has {names!r:.60}, but {EXPECTED}: give another file")

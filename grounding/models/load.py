@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grounding.errors import ModelError
+from grounding.files import user_path
 from grounding.models.registry import family_class
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def source_of(name: str) -> str:
                 f"again, or make them with python -m {STARTERS[name]}.train"
             )
         return str(folder)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if name.strip() and path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(

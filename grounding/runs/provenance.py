@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grounding import __version__
+from grounding.files import utf8
 
 if TYPE_CHECKING:
     from grounding.methods import Method
@@ -75,7 +76,7 @@ def settings_text(recipe: Method | Steering) -> str:
 def short_hash(value: Any, digits: int) -> str:
     """The first hexadecimal digits of the SHA-256 of a JSON value; the order of keys does not matter."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+    return hashlib.sha256(utf8(text)).hexdigest()[:digits]
 
 
 def folder_hash(folder: Path) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from grounding.devices import resolve_device, resolve_dtype
 from grounding.errors import SegmenterError
+from grounding.files import user_path
 from grounding.segmenters.base import Segmenter
 
 MOBILE_VARIANT = "vit_t"
@@ -52,7 +53,7 @@ def load_segmenter(
     checkpoint = _checkpoint(name)
     if checkpoint:
         return _load_checkpoint(*checkpoint, name, place, number_format)
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if name and folder.is_dir():
         return _load_hub(name, str(folder), place, number_format)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
@@ -69,8 +70,8 @@ def _checkpoint(name: str) -> tuple[str, Path] | None:
             raise SegmenterError(
                 f"segmenter {name!r} should read sam:VARIANT:FILE with VARIANT one of {', '.join(VARIANTS)}"
             )
-        return variant, Path(file).expanduser()
-    path = Path(name).expanduser()
+        return variant, user_path(file)
+    path = user_path(name)
     if path.suffix not in CHECKPOINT_ENDINGS:
         return None
     if not path.is_file():

@@ -100,12 +100,17 @@ class DescribeCommand(LoadOptions):
         failed = 0
         for image, outcome in self._work(pipe, images):
             record: Record = {"key": short_hash([image, config.hash], 16), "image": image, "config": config.hash}
+            made: Record | GroundingError
             if isinstance(outcome, GroundingError):
-                failed += 1
-                stderr().print(f"failed: {image}: {outcome}")
-                record |= {"error": error_json(outcome)}
+                made = outcome
             else:
-                record |= self._record(outcome, image, record["key"])
+                made = attempt_one(partial(self._record, outcome, image, record["key"]))
+            if isinstance(made, GroundingError):
+                failed += 1
+                stderr().print(f"failed: {image}: {made}")
+                record |= {"error": error_json(made)}
+            else:
+                record |= made
             if log is not None and self.out is not None:
                 write_run(self.out, config)
                 log.add(record)
