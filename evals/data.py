@@ -5,19 +5,21 @@ JSON and folders need no package; parquet and the hub need `datasets`.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.inputs import field as field_of
 from evals.inputs import listed, read_json, read_rows
 from evals.task import Picture
+from grounding import hub
 from grounding.errors import EvalDataError, MissingExtraError, UsageError
 from grounding.files import user_path
+from grounding.runs.content import picture_hash
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -149,8 +151,11 @@ def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str
     except ImportError as missing:
         raise MissingExtraError("datasets", "eval", f"reading {source}") from missing
     datasets.disable_progress_bars()
+    # The name of a builder ("parquet") is no repository, and its files are on this machine.
+    local = source if "data_files" in options else name
     try:
-        table = datasets.load_dataset(name, **options)
+        with hub.without_waiting(local):
+            table = datasets.load_dataset(name, **options)
         # In a parquet file that `datasets` did not write, a picture is a dict of bytes and path, not an Image feature.
         column = next(
             key
@@ -163,7 +168,12 @@ def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str
         raise EvalDataError(
             f"{source} has no column of pictures, only {listed(table.features)}: give {what} with pictures"
         ) from None
-    except Exception as wrong:  # the loaders raise many kinds, from network errors to pyarrow's
+    except ConnectionError as wrong:
+        raise EvalDataError(
+            f"{source} cannot be read as {what}: {hub.unreachable(name, 'dataset')}: check the network, or give a "
+            "folder or a file"
+        ) from wrong
+    except Exception as wrong:  # the loaders raise many kinds, from bad ids to pyarrow's
         reason = " ".join(str(wrong).split())[:200] or type(wrong).__name__
         raise EvalDataError(
             f"{source} cannot be read as {what} ({reason}): check the id, its configuration and the split, or give a "
@@ -172,8 +182,7 @@ def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str
     if not rows:
         raise EvalDataError(f"{source} has no rows, but {what} must have at least one: give another")
     return tuple(
-        DataRow(_name(row, number), partial(_embedded, table, number, column, source), row)
-        for number, row in enumerate(rows)
+        DataRow(_name(row, number), _Embedded(table, number, column, source), row) for number, row in enumerate(rows)
     )
 
 
@@ -185,28 +194,54 @@ def _name(row: Mapping[str, Any], number: int) -> str:
     return f"row {number}"
 
 
-def _embedded(table: Sequence[Mapping[str, Any]], number: int, column: str, source: str) -> Image.Image:
-    """Decode a picture stored inside a data set.
+@dataclass(frozen=True)
+class _Embedded:
+    """A picture stored inside a data set.
 
-    Raises:
-        ImageError: it is missing or broken.
+    Attributes:
+        table: the data set's rows.
+        number: of the row.
+        column: of the picture: an object with `bytes` or `path`.
+        source: the data set, for messages.
     """
-    import warnings
 
-    from PIL import Image
+    table: Sequence[Mapping[str, Any]]
+    number: int
+    column: str
+    source: str
 
-    from grounding.errors import ImageError
-    from grounding.images import as_rgb, open_image
+    def __call__(self) -> Image.Image:
+        """Decode the picture.
 
-    held = table[number][column] or {}
-    where = f"the image of row {number} of {source}"
-    if not held.get("bytes"):
-        if held.get("path"):
-            return open_image(held["path"])
-        raise ImageError(f"{where} is missing: get the data set again")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return as_rgb(Image.open(io.BytesIO(held["bytes"])), where)
-    except (OSError, Image.DecompressionBombError) as wrong:
-        raise ImageError(f"{where} is not a picture that Pillow reads ({type(wrong).__name__})") from wrong
+        Raises:
+            ImageError: it is missing or broken.
+        """
+        import warnings
+
+        from PIL import Image
+
+        from grounding.errors import ImageError
+        from grounding.images import as_rgb, open_image
+
+        held = self._held()
+        where = f"the image of row {self.number} of {self.source}"
+        if not held.get("bytes"):
+            if held.get("path"):
+                return open_image(held["path"])
+            raise ImageError(f"{where} is missing: get the data set again")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                return as_rgb(Image.open(io.BytesIO(held["bytes"])), where)
+        except (OSError, Image.DecompressionBombError) as wrong:
+            raise ImageError(f"{where} is not a picture that Pillow reads ({type(wrong).__name__})") from wrong
+
+    def image_hash(self) -> str | None:
+        """16 hexadecimal digits of the hash of the bytes; None where they are missing."""
+        held = self._held()
+        if held.get("bytes"):
+            return hashlib.sha256(held["bytes"]).hexdigest()[:16]
+        return picture_hash(held["path"]) if held.get("path") else None
+
+    def _held(self) -> Mapping[str, Any]:
+        return self.table[self.number][self.column] or {}

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from evals.answering import ImageStore, answer_batch
 from evals.plan import Plan, Worker, choose, config_of, samples_hash
 from evals.runs import DETAILS, IMAGES, MANIFEST, SAMPLES, SCORES, TIMINGS, RunFolder, open_answers, rebuild_task
-from evals.task import Answer, Sample, Scored, Task
+from evals.task import Answer, Sample, Scored, StoredPicture, Task, image_hash
 from grounding import schema
 from grounding.errors import EvalDataError, OutputError
 from grounding.files import append_jsonl, read_jsonl, write_bytes, write_json
 from grounding.runs.attempts import cut
 from grounding.runs.folder import EVALUATION
+from grounding.runs.lock import hold
 from grounding.runs.provenance import short_hash, versions
 from grounding.runs.records import write_records
 
@@ -50,7 +51,8 @@ class Run:
         Raises:
             EvalDataError: the task's data cannot be used.
             ModelError: the model's folder is missing.
-            OutputError: the folder cannot be written to, or holds a run of another configuration or another kind.
+            OutputError: the folder cannot be written to, or holds a run of another configuration, of other pictures or
+                of another kind.
         """
         EVALUATION.check(out)
         folder = RunFolder(out)
@@ -59,6 +61,7 @@ class Run:
         if (out / MANIFEST).exists():
             before = folder.manifest()
             _refuse_another(out, before, manifest)
+            _refuse_other_pictures(out, samples, folder.answers())
             manifest |= {"versions": before["versions"], "start": before["start"], "end": before["end"]}
         elif (out / SAMPLES).exists():
             raise OutputError(f"{out} holds {SAMPLES} but no {MANIFEST}, so it is no run: choose another --out")
@@ -91,7 +94,14 @@ class Run:
 
         A batch is run again as a whole, because padding can change generated text.
         """
-        good = {one.id for one in self.answered() if one is not None and one.error is None}
+        answers = zip(self.samples, self.answered(), strict=True)
+        good = {
+            one.id
+            for one, answer in answers
+            if answer is not None
+            and answer.error is None
+            and (answer.image_hash is not None or not isinstance(one.picture, Path | StoredPicture))
+        }
         every = list(enumerate(cut(self.samples, size)))[worker.number :: worker.count]
         return [(number, batch) for number, batch in every if not all(one.id in good for one in batch)]
 
@@ -147,6 +157,10 @@ class Run:
         Raises:
             EvalDataError: a sample has no answer yet, all samples failed, or the task cannot score the answers.
         """
+        with hold(self.folder.path, "finish", wait=True):
+            return self._finish()
+
+    def _finish(self) -> tuple[dict[str, Any], Scored]:
         answers = [one for one in self.answered() if one is not None]
         if len(answers) < len(self.samples):
             raise EvalDataError(
@@ -257,6 +271,23 @@ def _refuse_another(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]
         f"{out} holds a run of another configuration, which differs in {', '.join(differs) or 'its version'}: choose "
         "another folder, or give the options of that run"
     )
+
+
+def _refuse_other_pictures(out: Path, samples: Sequence[Sample], answers: Mapping[str, Answer]) -> None:
+    """Refuse to go on with answers about other pictures, be they of another folder or replaced in place.
+
+    Lines that failed, or that do not say which picture they are about, are answered again anyway. A picture that is
+    gone does not change what was answered about it.
+    """
+    for one in samples:
+        before = answers.get(one.id)
+        if before is None or before.error is not None or before.image_hash is None:
+            continue
+        if image_hash(one.picture) not in (before.image_hash, None):
+            raise OutputError(
+                f"{out} holds answers about other pictures: {before.image} of the sample {one.id} is not the one that "
+                "was asked about: choose another folder, or put the picture back"
+            )
 
 
 def _copy_pictures(source: Path, out: Path) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TextIO, cast
 
 from grounding import __version__
 from grounding.command import ENTRY_POINTS, GROUPS, Command, Runnable
@@ -33,6 +35,11 @@ INTERRUPTED = 130
 
 Path = tuple[str, ...]
 """The words of a command: ("eval", "scenes")."""
+Entries = tuple[EntryPoint, ...]
+"""The entry points of one name: one where all is well."""
+
+# tyro takes the program's name up to its first blank when it names the sub-command that has an option; see `_run`.
+_JOINT = "\u00a0"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,7 +93,7 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[:1] == ["--version"]:
         print(f"grounding {__version__}")
         return 0
-    commands = {tuple(entry.name.split(".")): entry for entry in entry_points(group=ENTRY_POINTS)}
+    commands = _commands()
     path: Path = ()
     for argument in arguments:
         if path in commands or argument.startswith("-"):
@@ -101,7 +108,15 @@ def _dispatch(arguments: list[str]) -> int:
     return _run(path, commands[path], arguments[len(path) :])
 
 
-def _run(path: Path, entry: EntryPoint, rest: list[str]) -> int:
+def _commands() -> dict[Path, Entries]:
+    """The registered commands; a distribution that is on the path twice is still one."""
+    found: dict[Path, dict[tuple[str, str], EntryPoint]] = {}
+    for entry in entry_points(group=ENTRY_POINTS):
+        found.setdefault(tuple(entry.name.split(".")), {}).setdefault((entry.value, _distribution(entry)), entry)
+    return {path: tuple(same.values()) for path, same in found.items()}
+
+
+def _run(path: Path, entries: Entries, rest: list[str]) -> int:
     import tyro
 
     # The last two: options of a command with sub-commands follow the last word, under their plain names.
@@ -111,10 +126,34 @@ def _run(path: Path, entry: EntryPoint, rest: list[str]) -> int:
         tyro.conf.CascadeSubcommandArgs,
         tyro.conf.OmitArgPrefixes,
     )
-    return tyro.cli(_runnable(path, entry), prog=" ".join(("grounding", *path)), args=rest, config=config).run()
+    runnable = _runnable(path, entries)
+    with _plain_blanks():
+        command = tyro.cli(runnable, prog=_JOINT.join(("grounding", *path)), args=rest, config=config)
+    return command.run()
 
 
-def _unknown(path: Path, commands: dict[Path, EntryPoint]) -> int:
+@contextmanager
+def _plain_blanks() -> Iterator[None]:
+    """Print `_JOINT` as a blank on stdout and stderr, so that what is printed can be copied into a shell."""
+    out, err = cast("TextIO", _PlainBlanks(sys.stdout)), cast("TextIO", _PlainBlanks(sys.stderr))
+    with redirect_stdout(out), redirect_stderr(err):
+        yield
+
+
+class _PlainBlanks:
+    """A text stream that writes blanks for `_JOINT` and is otherwise the one that it wraps."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        return self._stream.write(text.replace(_JOINT, " "))
+
+
+def _unknown(path: Path, commands: dict[Path, Entries]) -> int:
     known = sorted({name[len(path) - 1] for name in commands if name[: len(path) - 1] == path[:-1]})
     close = difflib.get_close_matches(path[-1], known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
@@ -122,7 +161,7 @@ def _unknown(path: Path, commands: dict[Path, EntryPoint]) -> int:
     return REFUSED
 
 
-def _help(path: Path, commands: dict[Path, EntryPoint]) -> str:
+def _help(path: Path, commands: dict[Path, Entries]) -> str:
     """The help of the program, in sections by purpose, or of a group of commands, in one list."""
     below = {name: _load(commands[name]) for name in sorted(commands) if name[: len(path)] == path}
     options = GLOBAL_OPTIONS if not path else GLOBAL_OPTIONS[:1]
@@ -141,10 +180,12 @@ def _help(path: Path, commands: dict[Path, EntryPoint]) -> str:
     return "\n".join(lines)
 
 
-def _load(entry: EntryPoint) -> Command:
+def _load(entries: Entries) -> Command:
     """Load a command's registration; one that cannot be used is listed with the reason."""
+    if len(entries) > 1:
+        return Command(f"(registered more than once, {_owners(entries)})", "")
     try:
-        return _registration(entry)
+        return _registration(entries[0])
     except Exception as error:  # whatever foreign code raises at import
         return Command(f"(cannot be loaded: {' '.join(str(error).split())})", "")
 
@@ -156,12 +197,26 @@ def _registration(entry: EntryPoint) -> Command:
     return command
 
 
-def _runnable(path: Path, entry: EntryPoint) -> type[Runnable]:
+def _owners(entries: Entries) -> str:
+    return "by " + " and by ".join(f"distribution {_distribution(entry)!r} ({entry.value})" for entry in entries)
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else "unknown"
+
+
+def _runnable(path: Path, entries: Entries) -> type[Runnable]:
     """Import a command's class.
 
     Raises:
-        UsageError: its registration or its class cannot be imported or is something else.
+        UsageError: its registration or its class cannot be imported or is something else, or it has several.
     """
+    if len(entries) > 1:
+        raise UsageError(
+            f"the command {' '.join(path)!r} is registered more than once, {_owners(entries)}: rename one of the entry "
+            f"points in the group {ENTRY_POINTS!r}, or uninstall its distribution"
+        )
+    (entry,) = entries
     origin = entry.value
     try:
         command = _registration(entry)

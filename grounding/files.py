@@ -13,7 +13,9 @@ import json
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,8 +45,42 @@ def make_folder(path: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as wrong:
-        raise _refusal(folder, wrong) from wrong
+        raise refusal(folder, wrong) from wrong
     return folder
+
+
+@contextmanager
+def folder_if_used(folder: Path) -> Iterator[None]:
+    """Make a folder for the block; after it, it is gone again if it is new and nothing was written to it.
+
+    Raises:
+        OutputError: the folder cannot be made.
+    """
+    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    try:
+        make_folder(folder)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # one that holds something stays
+            for path in made:
+                path.rmdir()
+
+
+def check_writable(path: str | Path) -> None:
+    """Refuse a file that could not be written, before anything is computed for it; nothing is left behind.
+
+    Raises:
+        OutputError: see `write_bytes`, whose steps are tried.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise refusal(file, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    with folder_if_used(file.parent):
+        try:
+            with tempfile.TemporaryFile(dir=file.parent, prefix=f".{file.name}."):
+                pass
+        except OSError as wrong:
+            raise refusal(file, wrong) from wrong
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:
@@ -71,7 +107,7 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
         os.replace(beside, file)
         _sync_folder(file.parent)
     except OSError as wrong:
-        raise _refusal(file, wrong) from wrong
+        raise refusal(file, wrong) from wrong
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -110,7 +146,7 @@ def append_jsonl(path: str | Path, record: Any) -> None:
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as wrong:
-        raise _refusal(file, wrong) from wrong
+        raise refusal(file, wrong) from wrong
 
 
 def read_json(path: str | Path, refuse: Callable[[OSError | ValueError], GroundingError]) -> Any:
@@ -187,7 +223,7 @@ def read_jsonl(path: str | Path) -> list[Any]:
     except FileNotFoundError:
         return []
     except OSError as wrong:
-        raise _refusal(file, wrong, "read") from wrong
+        raise refusal(file, wrong, "read") from wrong
 
     def refuse(number: int, wrong: ValueError) -> OutputError:
         return OutputError(f"line {number} of {file} is not JSON: mend or remove it, or write to another folder")
@@ -231,6 +267,23 @@ def to_json(data: Any, where: str, indent: int | None = None) -> str:
         return json.dumps(data, indent=indent, allow_nan=False, ensure_ascii=False, default=_from_numpy)
     except (TypeError, ValueError, RecursionError) as wrong:
         raise OutputError(f"{where} cannot be written as JSON: {wrong}") from wrong
+
+
+def refusal(path: Path, wrong: OSError, verb: str = "written") -> OutputError:
+    """The error of a file or folder that cannot be written, or read: the path, the reason, what to do."""
+    remedies = {
+        errno.EACCES: "no permission: choose another folder or change its permissions",
+        errno.EPERM: "no permission: choose another folder or change its permissions",
+        errno.EROFS: "the disk is read-only: choose another folder",
+        errno.ENOSPC: "the disk is full: free some space or choose another disk",
+        errno.EDQUOT: "the disk quota is used up: free some space or choose another disk",
+        errno.ENOTDIR: "a file is where a folder is needed: choose another folder",
+        errno.EEXIST: "a file is where a folder is needed: choose another folder",
+        errno.EISDIR: "a folder of that name is in the way: choose another name",
+        errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+    }
+    reason = remedies.get(wrong.errno or 0, f"{wrong.strerror or wrong}: choose another place")
+    return OutputError(f"{path} cannot be {verb}: {reason}")
 
 
 def _from_numpy(value: Any) -> Any:
@@ -277,19 +330,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _refusal(path: Path, wrong: OSError, verb: str = "written") -> OutputError:
-    remedies = {
-        errno.EACCES: "no permission: choose another folder or change its permissions",
-        errno.EPERM: "no permission: choose another folder or change its permissions",
-        errno.EROFS: "the disk is read-only: choose another folder",
-        errno.ENOSPC: "the disk is full: free some space or choose another disk",
-        errno.EDQUOT: "the disk quota is used up: free some space or choose another disk",
-        errno.ENOTDIR: "a file is where a folder is needed: choose another folder",
-        errno.EEXIST: "a file is where a folder is needed: choose another folder",
-        errno.EISDIR: "a folder of that name is in the way: choose another name",
-        errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
-    }
-    reason = remedies.get(wrong.errno or 0, f"{wrong.strerror or wrong}: choose another place")
-    return OutputError(f"{path} cannot be {verb}: {reason}")

@@ -6,13 +6,13 @@ leave equal bytes. Numbers are rounded far below their accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grounding.errors import GroundingError
 from grounding.io import coco_result
 from grounding.types import PointPrompts, Segment
-from pipelines.manifest import ManifestItem
+from pipelines.manifest import ManifestItem, work_key
 from pipelines.provenance import RunConfig
 from pipelines.results import Caption, NounSupport, ReferringResult
 
@@ -78,13 +78,43 @@ def speed_record(caption: Caption) -> Record:
     }
 
 
+def image_head(item: ManifestItem, config: RunConfig) -> Record:
+    """The beginning of the line of an image alone, without words."""
+    return {name: value for name, value in _head(item, config).items() if name != "expression"}
+
+
+def outdated(records: Mapping[str, Record], present: Sequence[Record]) -> frozenset[str]:
+    """The keys of lines that present ones stand in for.
+
+    A line of the same configuration, origin, image and words that is none of the present ones is out of date, because
+    the image's content or the manifest has changed since.
+    """
+    said = {_said(record) for record in present}
+    keys = {record["key"] for record in present}
+    return frozenset(key for key, record in records.items() if key not in keys and _said(record) in said)
+
+
+def _said(record: Record) -> tuple[Any, ...]:
+    return tuple(record.get(name) for name in ("config", "origin", "image", "expression"))
+
+
+def work_of(record: Record) -> str:
+    """The `ManifestItem.work` that a line of `grounding segment` is the result of."""
+    return work_key(record["image"], record["image_hash"], record["expression"], record["config"])
+
+
+def for_item(record: Record, item: ManifestItem, config: RunConfig) -> Record:
+    """The result of a piece of work as the line of an item: with the item's own fields."""
+    result = {name: value for name, value in record.items() if name not in _HEAD}
+    return {**_head(item, config), **result}
+
+
+_HEAD = ("key", "image", "image_hash", "expression", "config", "origin", "manifest")
+
+
 def _head(item: ManifestItem, config: RunConfig) -> Record:
-    head: Record = {
-        "key": item.key(config.hash),
-        "image": item.image,
-        "expression": item.expression,
-        "config": config.hash,
-    }
+    values = (item.key(config.hash), item.image, item.image_hash, item.expression, config.hash, item.origin)
+    head: Record = dict(zip(_HEAD, values, strict=False))
     return {**head, "manifest": dict(item.extra)} if item.extra else head
 
 

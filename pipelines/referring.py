@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, overload
 from PIL import Image
 
 from grounding.images import as_rgb, open_image
-from grounding.methods import Method, load_method, run_stages
-from grounding.models.load import STARTERS
+from grounding.methods import Method, load_method, method_names, run_stages
+from grounding.model_files import STARTERS, is_pipeline
 from grounding.source import Backgrounds, MapSource, fingerprint
 from grounding.types import AttentionMaps, Heatmap, PointPrompts, RecordSpec, Segment
 from pipelines.results import ReferringResult, Timings
@@ -41,7 +41,8 @@ class ReferringSegmentation:
     The object keeps the last image that its segmenter encoded and is not thread-safe.
 
     Args:
-        source: records attention maps; a `grounding.models.base.VLM`, for instance.
+        source: records attention maps; a `grounding.models.base.VLM` or a `grounding.diffusion.base.DiffusionSource`,
+            for instance.
         segmenter: turns point prompts into masks.
         method: stages, point rule and mask choice.
         batch_size: most pairs in one forward pass.
@@ -76,7 +77,8 @@ class ReferringSegmentation:
         """Load model, segmenter and method by name.
 
         Args:
-            model: `starter-photo`, `starter`, a folder written by `save_pretrained`, or a hub id.
+            model: `starter-photo`, `starter`, `starter-dit`, a folder written by `save_pretrained`, or a hub id; of a
+                vision-language model or of a diffusers pipeline.
             segmenter: see `grounding.segmenters.load.load_segmenter`.
             method: a shipped method's name, a YAML file, or `auto`; see `method_for`.
             device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
@@ -88,14 +90,14 @@ class ReferringSegmentation:
         Raises:
             GroundingError: something of this is unknown, missing or too large; see the loaders.
         """
-        from grounding.models.load import load
         from grounding.segmenters.load import load_segmenter
+        from grounding.sources import load_source
         from grounding.text.parse import noun_finder
 
         # Cheap parts first, so that a misspelt name is refused before a model is loaded.
         chosen, finder = method_for(model, method), noun_finder(nouns)
-        vlm = load(model, device, dtype, device_map, finder)
-        return cls(vlm, load_segmenter(segmenter, device, dtype), chosen, batch_size)
+        source = load_source(model, device, dtype, device_map, finder)
+        return cls(source, load_segmenter(segmenter, device, dtype), chosen, batch_size)
 
     @overload
     def __call__(self, image: Picture, expression: str, /) -> ReferringResult: ...
@@ -205,13 +207,15 @@ def method_for(model: str, method: str | Path = "auto") -> Method:
 
     Args:
         model: the model's name.
-        method: a shipped method's name or a YAML file; `auto` is the method named after a starter, else `default`.
+        method: a shipped method's name or a YAML file; `auto` is the method named after a starter, else `diffusion` for
+            a diffusers pipeline and `default` for a vision-language model.
 
     Raises:
         MethodError: no such method, or its file is wrong.
     """
     if method == "auto":
-        method = model if model in STARTERS else "default"
+        named = model in STARTERS and model in method_names()
+        method = model if named else "diffusion" if is_pipeline(model) else "default"
     return load_method(method)
 
 

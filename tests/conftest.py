@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before torch is imported, and inherited by child processes: the models are too small to gain from more threads, and
@@ -40,6 +40,25 @@ def tiny_segmenter(tmp_path_factory) -> Path:
     from tiny_sam import save_tiny_sam
 
     return save_tiny_sam(tmp_path_factory.mktemp("tiny-sam"))
+
+
+@pytest.fixture
+def hub_cache(monkeypatch, tmp_path) -> Callable[..., None]:
+    """No hub, and an empty cache: a function puts a commit of a model into it, as the newest."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def put(name: str, commit: str) -> None:
+        folder = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+        snapshot = folder / "snapshots" / commit
+        for place in (folder / "refs", snapshot):
+            place.mkdir(parents=True, exist_ok=True)
+        (folder / "refs" / "main").write_text(commit)
+        (snapshot / "config.json").write_text("{}")
+
+    return put
 
 
 @pytest.fixture(scope="session")

@@ -151,8 +151,8 @@ def test_no_hub(refused, picture, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     said = refused(picture, WORDS, model="nobody/no-such-model", method="default")
-    assert "the hub cannot be reached" in said
-    assert "--model starter" in said
+    assert "cannot be reached, and the local cache" in said
+    assert "use starter-photo (for photographs) or starter" in said
 
 
 def test_unknown_method(refused, picture):

@@ -35,6 +35,14 @@ def test_the_sdpa_kernel_takes_an_additive_mask_per_head() -> None:
     torch.testing.assert_close(found, expected.transpose(1, 2), atol=1e-6, rtol=1e-5)
 
 
+def test_the_commit_of_a_hub_model_is_the_one_that_main_means(hub_cache) -> None:
+    for commit in ("a" * 40, "b" * 40):
+        hub_cache("owner/model", commit)
+        assert compat.hub_commit("owner/model") == commit
+    with pytest.raises(OSError, match="cached files"):
+        compat.hub_commit("owner/other")
+
+
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 def test_every_look_up_of_a_kernel_is_wrapped_once_and_undone(kernel: str) -> None:
     from transformers import AttentionInterface
@@ -92,3 +100,13 @@ def test_positions_are_those_that_generate_gives() -> None:
             assert positions.shape[-1] == 4
             assert (positions[..., 1:] - positions[..., :-1] == 1).all(), "text positions count on"
     assert compat.generation_positions(SimpleNamespace(), inputs) is None
+
+
+def test_the_hub_is_offline_inside_the_block_alone(monkeypatch) -> None:
+    from huggingface_hub import constants, is_offline_mode
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(RuntimeError, match="stop"), compat.hub_offline():
+        assert is_offline_mode()
+        raise RuntimeError("stop")
+    assert not is_offline_mode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,7 +76,7 @@ class Words:
     associates: Mapping[str, tuple[str, ...]]
     safe: frozenset[str]
 
-    @property
+    @cached_property
     def known(self) -> frozenset[str]:
         """Every word that counts as an object."""
         return frozenset(self.associates).union(*self.associates.values())

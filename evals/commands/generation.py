@@ -122,13 +122,18 @@ class GenerationOptions:
         """
         from evals.plan import worker
         from evals.runner import Run
+        from grounding.runs.folder import EVALUATION
 
         check_seed(self.seed)
         if not self.model or self.out is None:
             missing = "--model" if not self.model else "--out"
             raise UsageError(f"{missing} is missing: a run needs a model that answers, and a folder for its answers")
         plan, me = self._plan(task), worker(self.shard)
-        run = Run.begin(task, plan, self.out)
+        with EVALUATION.hold(self.out, me.part):
+            return self._answer(Run.begin(task, plan, self.out), plan, me)
+
+    def _answer(self, run: Run, plan: Plan, me: Worker) -> int:
+        """Answer what is left for this worker, and score and print what is complete."""
         todo = run.left(me, plan.batch_size)
         if todo:
             self._work(run, todo, plan, me)

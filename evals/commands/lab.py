@@ -45,19 +45,26 @@ class LabCommand:
 
     def run(self) -> int:
         """Run or resume the lab, and print tables or one JSON object."""
-        from evals.lab.compare import run_lab
         from evals.lab.plan import load_plan
-        from evals.lab.report import lab_json, lab_plot, lab_table, plan_json, verdicts
-        from evals.tasks.scenes import ScenesTask
-        from grounding.files import write_bytes, write_json, write_text
-        from grounding.models.load import load
-        from grounding.runs.provenance import short_hash, versions
+        from grounding.runs.lock import hold
 
         plan = load_plan(self.plan)
         if self.model:
             plan = replace(plan, model=self.model)
         if self.limit is not None:
             plan = replace(plan, calibration_scenes=self.limit, validation_scenes=self.limit, test_scenes=self.limit)
+        with hold(self.out):
+            return self._compare(plan)
+
+    def _compare(self, plan: LabPlan) -> int:
+        """Run or resume the lab in its folder."""
+        from evals.lab.compare import run_lab
+        from evals.lab.report import lab_json, lab_plot, lab_table, plan_json, verdicts
+        from evals.tasks.scenes import ScenesTask
+        from grounding.files import write_bytes, write_json, write_text
+        from grounding.models.load import load
+        from grounding.runs.provenance import short_hash, versions
+
         vlm = load(plan.model)
         if vlm.notice:
             stderr().print(vlm.notice)
@@ -91,12 +98,12 @@ class LabCommand:
         """Fit a candidate's gains, or load them from the file of an earlier fit with the same settings."""
         from evals.lab.compare import calibration_sources
         from grounding.files import slug, write_text
-        from grounding.runs.provenance import short_hash
+        from grounding.runs.provenance import model_identity, short_hash
         from grounding.steering.fitting import fit_gains
         from grounding.steering.method import load_steering
 
         assert candidate.fit is not None
-        what = {"model": plan.model, "seed": plan.calibration_seed, "scenes": plan.calibration_scenes}
+        what = {**asdict(model_identity(plan.model)), "seed": plan.calibration_seed, "scenes": plan.calibration_scenes}
         name = slug(candidate.name)
         file = self.out / "fits" / f"{name}-{short_hash({**what, **asdict(candidate.fit)}, 8)}.yaml"
         if not file.exists():

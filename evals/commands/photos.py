@@ -56,11 +56,18 @@ class EvalPhotosCommand(ModelOptions):
             )
         if self.limit < 0 or self.seed < 0:
             raise UsageError(f"--limit {self.limit} --seed {self.seed} were given, expected 0 or more of both")
+        from grounding.runs.lock import hold
+
+        with hold(self.out):
+            return self._measure()
+
+    def _measure(self) -> int:
         from evals.photos.measure import measure
         from evals.photos.plan import PhotoPlan
         from evals.photos.report import report
         from grounding.files import write_json, write_text
         from grounding.photos import read_photos
+        from grounding.runs.content import files_hash
 
         photos = read_photos(self.data)
         config = self.config()
@@ -76,7 +83,8 @@ class EvalPhotosCommand(ModelOptions):
                 stderr().print(f"failed: {what}: {error}")
 
             scores = measure(pipe, photos, plan, lambda count: progress.advance(task, count), failed)
-        data: dict[str, Any] = {"config": config.plain(), "test_photos": len(photos.test), **scores}
+        shown = files_hash(self.data, (*self.data.glob("*.json"), *(photo.file for photo in photos.test)))
+        data: dict[str, Any] = {"config": config.plain(), "data_hash": shown, "test_photos": len(photos.test), **scores}
         text = report(data)
         write_json(self.out / "scores.json", data)
         write_text(self.out / "scores.md", text)

@@ -51,9 +51,13 @@ class AmberTask(AmberTaskOptions, SuffixProtocols):
     """Describe AMBER's images and answer its questions."""
 
     name: ClassVar[str] = "amber"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     max_new_tokens: ClassVar[int] = LIMIT
     suffixes: ClassVar[Mapping[str, str]] = PROTOCOLS
+
+    def __post_init__(self) -> None:
+        """Settle `auto`, so that the run's manifest names the pipeline."""
+        object.__setattr__(self, "pipeline", self.settled)
 
     def samples(self) -> Sequence[Sample]:
         """Return one sample per query; see `Task.samples`."""

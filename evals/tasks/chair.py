@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from evals.chair.curve import LENGTHS
 from evals.chair.options import ChairOptions
 from evals.chair.score import ImageCaption
 from evals.data import DataRow, read_data
-from evals.inputs import whole_number
+from evals.inputs import image_number, image_number_of
 from evals.task import Answer, Sample, Scored
 from grounding.errors import EvalDataError
 
@@ -26,8 +25,7 @@ PROTOCOLS: Mapping[str, tuple[str, int]] = {
     "halc": ("Please describe this image in detail.", 64),
     "lmms-eval": ("Please describe this image in detail.", 2048),
 }
-ID_NAMES = ("image_id", "imageId", "id", "cocoid")
-_DIGITS = re.compile(r"(\d+)$")
+ID_NAMES = ("image_id", "imageId", "cocoid", "id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +54,11 @@ class ChairTask(ChairTaskOptions):
     """Describe images; the captions are scored by CHAIR."""
 
     name: ClassVar[str] = "chair"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        """Settle `auto`, so that the run's manifest names the pipeline."""
+        object.__setattr__(self, "pipeline", self.settled)
 
     @property
     def prompt(self) -> str:
@@ -107,11 +109,11 @@ def captions_of(answers: Sequence[Answer]) -> list[ImageCaption]:
 
 def _image_id(row: DataRow, where: str) -> int:
     if any(name in row.fields for name in ID_NAMES):
-        return whole_number(row.fields, ID_NAMES, where)
-    found = _DIGITS.search(Path(row.name).stem)
+        return image_number(row.fields, ID_NAMES, where)
+    found = image_number_of(row.name)
     if found is None:
         raise EvalDataError(
             f"{where} has no image id and its picture's name {row.name!r} does not end in one: give the pictures "
             "COCO's names, or a metadata.jsonl with file_name and image_id"
         )
-    return int(found[1])
+    return found

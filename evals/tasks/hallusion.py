@@ -49,7 +49,7 @@ class HallusionTask(HallusionTaskOptions, SuffixProtocols):
     """Answer HallusionBench's questions; the 178 rows without a figure are left out, as VLMEvalKit does."""
 
     name: ClassVar[str] = "hallusion"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     max_new_tokens: ClassVar[int] = LIMIT
     suffixes: ClassVar[Mapping[str, str]] = PROTOCOLS
 

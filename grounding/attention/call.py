@@ -72,7 +72,11 @@ class AttentionCall:
         bias: additive [B or 1, H or 1, Q, K] position bias, in addition to the mask.
         query_offset: sequence position of query 0.
         key_offset: sequence position of key 0; above 0 only where a sliding cache has dropped keys.
+        dropout: probability with which the kernel drops weights.
+        real: [B or 1, Q] bool, queries that are tokens and not padding, where the pass says it; None where the mask does.
         edits: edits of the weights, in order; empty for a call as the model makes it.
+        log_sum_exp: [B, H, Q] float32, per query the logarithm of the sum of the exponentials of its logits, as the
+            kernel computed it; None where the kernel returns none or no subscriber asks for it.
     """
 
     query: Tensor
@@ -86,7 +90,10 @@ class AttentionCall:
     bias: Tensor | None = None
     query_offset: int = 0
     key_offset: int = 0
+    dropout: float = 0.0
+    real: Tensor | None = None
     edits: tuple[RowEdit, ...] = ()
+    log_sum_exp: Tensor | None = None
 
     @property
     def query_count(self) -> int:
@@ -118,6 +125,7 @@ class AttentionCall:
             mask=_some_heads(self.mask, chosen),
             bias=_some_heads(self.bias, chosen),
             edits=(),
+            log_sum_exp=None if self.log_sum_exp is None else self.log_sum_exp.index_select(1, chosen),
         )
 
 

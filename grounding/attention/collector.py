@@ -12,7 +12,10 @@ from torch import Tensor
 
 from grounding.attention.budget import DecoderShape, check_budget, readable
 from grounding.attention.call import AttentionCall
+from grounding.attention.coverage import refuse_other_keys
 from grounding.attention.events import Pass, Subscriber
+from grounding.attention.generation import Prompt
+from grounding.attention.introspect import real_positions
 from grounding.attention.prompt_statistics import PromptStatistics
 from grounding.attention.request import Recording, RowRequest
 from grounding.attention.rows import (
@@ -63,6 +66,9 @@ class RowCollector(Subscriber):
         self._pieces = 0
         self._reached = 0  # prompt positions read so far
         self._steps = 0
+        self._end: int | None = None  # the prompt's length as `generate` was given it
+        self._cache: Any = None
+        self._tokens: Tensor | None = None  # which queries of the pass are no padding
         self._decoding = False
         self._seen: set[int] = set()
         self._errors: list[tuple[int, torch.dtype, Tensor]] = []
@@ -78,6 +84,21 @@ class RowCollector(Subscriber):
         if length > self._checked_length and self._steps == 0:
             check_budget(self.request, self.shape, length)
             self._checked_length = length
+
+    def begin_generation(self, prompt: Prompt) -> None:
+        """Take over the prompt's length.
+
+        Raises:
+            RecordingError: decode steps are wanted of assisted generation, or a position is outside the prompt.
+        """
+        if prompt.assisted and self.request.decode:
+            raise RecordingError(
+                "assisted generation (an assistant model or prompt lookup) reads several candidates a step, so there "
+                "is no row per step: record decode steps of plain generation, or with decode=False"
+            )
+        if self._steps == 0:
+            self._refuse_unreached(prompt.length)
+            self._end = prompt.length
 
     def begin_pass(self, running: Pass) -> None:
         """Decide whether the pass reads the prompt or a generated token.
@@ -99,8 +120,9 @@ class RowCollector(Subscriber):
                 else f"the key/value cache holds {past} positions where {self._total} were recorded, as assisted "
                 "generation leaves it; record without changing the cache in between"
             )
-        self._decoding = self._total is not None and self._is_decode(past, queries)
-        self._past, self._total = past, past + queries
+        self._decoding = self._is_decode(past, queries)
+        self._past, self._total, self._cache = past, past + queries, running.cache
+        self._tokens = None if self._decoding else real_positions(running.mask, past, queries)
         self._running = True
         self._seen.clear()
         if self._decoding:
@@ -136,7 +158,12 @@ class RowCollector(Subscriber):
             )
         self._refuse_shape(layer, call)
         assert self._total is not None
-        call = replace(call, query_offset=self._past, key_offset=max(self._total - call.key_count, 0))
+        call = replace(
+            call,
+            query_offset=self._past,
+            key_offset=max(self._total - call.key_count, 0),
+            real=self._tokens,
+        )
         first = not self._seen
         self._seen.add(layer)
         with torch.no_grad():
@@ -191,6 +218,8 @@ class RowCollector(Subscriber):
             )
         prompt = self._prompt if self._prompt is not None else self._reached
         self._refuse_unreached(prompt)
+        if self.request.decode and self._steps == 0 and self._pieces > 1 and self._end is None:
+            self._refuse_unclear_end(prompt)
         columns = [len(k) for k in self.request.keys] if self.request.keys is not None else None
         elements = range(self.request.batch_size)
         prefill = [self._store.finished_prefill(b, columns[b] if columns else prompt) for b in elements]
@@ -250,8 +279,16 @@ class RowCollector(Subscriber):
     # -- refusing
 
     def _is_decode(self, past: int, queries: int) -> bool:
-        """Whether a pass after the first is a decode step and not a further chunk of the prompt."""
-        if self._steps == 0 and queries > 1:
+        """Whether a pass is a decode step and not the prompt or a piece of it."""
+        if self._end is not None:
+            if past + queries <= self._end:
+                return False
+            if past < self._end:
+                raise RecordingError(
+                    f"one pass reads the end of the prompt ({self._end} positions) and {past + queries - self._end} "
+                    "candidates after it, as assisted generation and prompt lookup do; record plain generation"
+                )
+        elif self._total is None or (self._steps == 0 and queries > 1):
             return False
         if queries > 1:
             if self.request.decode:
@@ -261,20 +298,30 @@ class RowCollector(Subscriber):
                 )
             return True
         if self._steps == 0:
-            last = max((max(q) for q in self.request.queries if q), default=-1)
-            if self._pieces > 1 and last >= past:
-                raise RecordingError(
-                    "the prompt is read in pieces and the last piece is one position long, which looks like a decode "
-                    "step; choose another prefill_chunk_size"
-                )
-            if self._pieces > 1 and self.request.decode and last != past - 1:
-                raise RecordingError(
-                    "the prompt is read in pieces, so the first decode step can only be told apart if the prompt's "
-                    "last position is among the queries; add it"
-                )
+            if self._end is None:
+                self._refuse_unclear_end(past)
             self._prompt = past
             self._refuse_unreached(past)
         return True
+
+    def _refuse_unclear_end(self, prompt: int) -> None:
+        """Refuse a run without `generate` whose passes do not tell where the prompt ends.
+
+        Args:
+            prompt: its length if the pass that begins is a decode step.
+        """
+        last = max((max(q) for q in self.request.queries if q), default=-1)
+        if last >= prompt:
+            raise RecordingError(
+                f"query position {last} is read by a pass of one position, which looks like a decode step: read the "
+                "last piece of the prompt in a pass of several positions (another prefill_chunk_size), or with "
+                "model.generate"
+            )
+        if self.request.decode and last != prompt - 1:
+            raise RecordingError(
+                "decode steps are recorded of passes that do not say where the prompt ends: add the prompt's last "
+                "position to the queries, or run model.generate"
+            )
 
     def _refuse_missed(self, past: int) -> None:
         missed = [q for element in self.request.queries for q in element if q < past]
@@ -298,19 +345,24 @@ class RowCollector(Subscriber):
         batch = call.query.shape[0]
         if batch != self.request.batch_size:
             raise RecordingError(
-                f"the model runs {batch} sequences but the request is for {self.request.batch_size}; give queries per "
-                "sequence, and generate without beam search or num_return_sequences"
+                f"the model runs {batch} sequences but the request is for {self.request.batch_size}; give one tuple of "
+                "queries per sequence, those of beams and num_return_sequences included (their decode steps need "
+                "decode=False)"
             )
         if call.head_count != self.shape.heads:
+            raise RecordingError(f"layer {layer} runs {call.head_count} heads but {_why_other_heads(self.shape.heads)}")
+        if call.dropout:
             raise RecordingError(
-                f"layer {layer} runs {call.head_count} heads but the model's config says {self.shape.heads}, as under "
-                "tensor parallelism; record in one process that holds all heads"
+                f"layer {layer} drops attention weights at random (dropout {call.dropout:g}), so its output is not "
+                "that of the recorded weights: call model.eval() first"
             )
         if call.query_count + self._past != self._total:
             raise RecordingError(
                 f"layer {layer} attends from {call.query_count} positions where the pass has "
-                f"{(self._total or 0) - self._past}; only decoders that keep every position can be recorded"
+                f"{(self._total or 0) - self._past}, as layers with shared keys do while generate reads a prompt: record "
+                "a pass of model(**inputs), which keeps every position, or other layers"
             )
+        refuse_other_keys(layer, call, self._past, self._cache)
 
     def _refuse_unexplained(self) -> None:
         """Refuse rows that, multiplied by the values, do not reproduce the kernel's output."""
@@ -323,3 +375,12 @@ class RowCollector(Subscriber):
                     f"of the largest value, {allowed:g} allowed in {dtype}): this model's attention is more than a "
                     "softmax over scaled, masked query-key products, and cannot be recorded"
                 )
+
+
+def _why_other_heads(heads: int) -> str:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return f"the model's config says {heads}, as under tensor parallelism; record in one process with all heads"
+    return (
+        f"the model's config says {heads}: the layers of one recording have equal numbers of heads, so choose those of "
+        f"{heads} with RecordSpec(layers=...)"
+    )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from grounding.attention.budget import DecoderShape
 from grounding.attention.collector import RowCollector
+from grounding.attention.coverage import refuse_layers
 from grounding.attention.events import Scope
 from grounding.attention.intercept import intercept
 from grounding.attention.introspect import decoder_stack
@@ -46,6 +47,8 @@ def record(
         BudgetError: the request exceeds its budget (raised before the run), or its decode steps do (during the run).
     """
     stack = decoder_stack(model, decoder)
+    chosen = request.spec.layers if request.spec.layers is not None else range(len(stack.layers))
+    refuse_layers(stack, [i for i in chosen if i < len(stack.layers)])
     shape = DecoderShape.of(stack.module.config, len(stack.layers))
     _refuse_unknown(request, shape)
     with ExitStack() as undo:

@@ -186,8 +186,9 @@ def iter_rows(call: AttentionCall, element: int, rows: Tensor) -> Iterator[tuple
 def real_queries(call: AttentionCall, element: int) -> Tensor | None:
     """Find the queries of one batch element that are tokens and not padding.
 
-    A token attends to itself, and padding is masked as a key for every query including its own, so the diagonal of the
-    mask decides, in any form of the mask.
+    The pass's own mask decides where it is known. Otherwise the diagonal of the call's mask does, in any form: a token
+    attends to itself, and padding is masked as a key for every query including its own. Sparse attention may leave the
+    diagonal out.
 
     Args:
         call: the attention call.
@@ -196,6 +197,8 @@ def real_queries(call: AttentionCall, element: int) -> Tensor | None:
     Returns:
         [Q] bool; None where the call has no mask, so that every query is a token.
     """
+    if call.real is not None:
+        return call.real[min(element, len(call.real) - 1)]
     if call.mask is None:
         return None
     own = torch.arange(call.query_count, device=call.mask.device) + (call.query_offset - call.key_offset)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grounding.errors import OutputError, UsageError
+from grounding.files import check_writable
 
 if TYPE_CHECKING:
     from grounding.steering.samples import Source
@@ -41,10 +42,11 @@ def read_sources(manifest: Path | None, scenes: int | None, seed: int) -> list[S
 
 
 def check_out(out: Path) -> None:
-    """Refuse an output path that is a folder, before anything is measured.
+    """Refuse an output path that is a folder or cannot be written, before anything is measured.
 
     Raises:
-        OutputError: `out` is a folder.
+        OutputError: see `grounding.files.check_writable`.
     """
     if out.is_dir():
         raise OutputError(f"--out {out} is a folder: name a YAML file in it")
+    check_writable(out)

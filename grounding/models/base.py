@@ -21,8 +21,8 @@ from grounding.models.chat import SLOT, Rendered, render
 from grounding.models.maps import record_maps
 from grounding.models.placement import Tokens
 from grounding.models.prepared import Prepared, last_word
-from grounding.models.vocabulary import refuse_broken_text, refuse_control_tokens, refuse_unknown
 from grounding.text.parse import NounFinder, parse
+from grounding.text.vocabulary import refuse_broken_text, refuse_control_tokens, refuse_unknown
 from grounding.text.words import split_words
 from grounding.types import AttentionMaps, IntArray, RecordSpec, Word
 

@@ -6,7 +6,7 @@ Finished blocks of scenes are marked, so an interrupted rendering resumes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +37,8 @@ MIN_COVERAGE = 0.2  # a cell belongs to the object that covers most of it, if th
 NOTHING = 255
 _VALUES = (SHAPES, tuple(COLOURS), tuple(SIZES), PATTERNS)
 _BLOCK = 500
+
+Layout = dict[str, tuple[tuple[int, ...], type]]
 
 
 @dataclass(frozen=True)
@@ -72,39 +74,64 @@ class SceneArrays:
 
 def render(folder: Path, count: int, first_seed: int, workers: int = 2) -> SceneArrays:
     """Render scenes `first_seed` to `first_seed + count - 1` into `folder`, resume if needed, and map the arrays."""
-    shapes: dict[str, tuple[tuple[int, ...], type]] = {
-        "pixels": ((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
-        "owner": ((count, CELLS * CELLS), np.uint8),
-        "outline": ((count, CELLS * CELLS, SUBCELLS**2), np.uint8),
-        "kinds": ((count, MAX_OBJECTS, 4), np.uint8),
-        "centres": ((count, MAX_OBJECTS, 2), np.float32),
+    layout: Layout = {
+        "pixels": ((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
+        "owner": ((CELLS * CELLS,), np.uint8),
+        "outline": ((CELLS * CELLS, SUBCELLS**2), np.uint8),
+        "kinds": ((MAX_OBJECTS, 4), np.uint8),
+        "centres": ((MAX_OBJECTS, 2), np.float32),
     }
+    return SceneArrays(**fill(folder, count, layout, partial(_draw_block, first_seed), workers))
+
+
+def fill(
+    folder: Path,
+    count: int,
+    layout: Layout,
+    draw: Callable[[int, int], dict[str, np.ndarray]],
+    workers: int,
+    upto: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Fill memory-mapped arrays block by block in parallel, resume if needed, and return them.
+
+    Args:
+        folder: folder of the arrays and of one mark per finished block.
+        count: rows of the arrays.
+        layout: shape of a row and dtype, by the array's name.
+        draw: picklable; computes the rows `start` to `stop - 1` of every array.
+        workers: processes.
+        upto: fill only the blocks that start below this row; None fills all.
+
+    Raises:
+        ValueError: the folder holds arrays of another size.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {}
-    for name, (shape, dtype) in shapes.items():
-        path = folder / f"{name}.npy"
+    for name, (row, dtype) in layout.items():
+        path, shape = folder / f"{name}.npy", (count, *row)
         fresh = not path.exists()
         arrays[name] = open_memmap(path, mode="w+" if fresh else "r+", dtype=dtype, shape=shape if fresh else None)
         if arrays[name].shape != shape:
             raise ValueError(f"{path} holds {arrays[name].shape}, expected {shape}: give another folder")
-    starts = [s for s in range(0, count, _BLOCK) if not (folder / f"block-{s}.done").exists()]
+    last = count if upto is None else min(upto, count)
+    starts = [s for s in range(0, last, _BLOCK) if not (folder / f"block-{s}.done").exists()]
+    stops = [min(start + _BLOCK, count) for start in starts]
     with ProcessPoolExecutor(workers) as pool:
-        draw = partial(_draw_block, first_seed, count)
-        for start, block in zip(starts, pool.map(draw, starts), strict=True):
+        for start, block in zip(starts, pool.map(draw, starts, stops), strict=True):
             for name, values in block.items():
                 arrays[name][start : start + len(values)] = values
             (folder / f"block-{start}.done").touch()
-    return SceneArrays(**arrays)
+    return arrays
 
 
-def _draw_block(first_seed: int, count: int, start: int) -> dict[str, np.ndarray]:
-    size = min(_BLOCK, count - start)
+def _draw_block(first_seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
+    size = stop - start
     pixels = np.empty((size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     owner = np.full((size, CELLS * CELLS), NOTHING, np.uint8)
     outline = np.zeros((size, CELLS * CELLS, SUBCELLS**2), np.uint8)
     kinds = np.full((size, MAX_OBJECTS, 4), NOTHING, np.uint8)
     centres = np.zeros((size, MAX_OBJECTS, 2), np.float32)
-    for row, seed in enumerate(range(first_seed + start, first_seed + start + size)):
+    for row, seed in enumerate(range(first_seed + start, first_seed + stop)):
         priors = PLANTED_PRIORS if seed % 2 else ()
         scene = draw_scene(seed, SceneConfig(size=IMAGE_SIZE, priors=priors))
         pixels[row] = np.asarray(scene.image)

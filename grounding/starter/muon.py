@@ -8,6 +8,7 @@ Notes:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,25 +37,35 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update the parameters from their gradients."""
         for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = {}
             for matrix in group["params"]:
-                if matrix.grad is None:
-                    continue
-                state = self.state[matrix]
-                if "mean" not in state:
-                    state["mean"] = torch.zeros_like(matrix)
-                mean = state["mean"].lerp_(matrix.grad, 1 - group["momentum"])
-                direction = half_orthogonal(matrix.grad.lerp(mean, group["momentum"]))
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.add_(direction, alpha=-0.2 * group["lr"] * max(matrix.shape) ** 0.5)
+                if matrix.grad is not None:
+                    shapes.setdefault(matrix.shape, []).append(matrix)
+            for matrices in shapes.values():
+                self._step_alike(matrices, group)
+
+    def _step_alike(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
+        """Update matrices of one shape together: a GPU runs one batched product in the time of a single one."""
+        means, grads = [], [matrix.grad for matrix in matrices]
+        for matrix in matrices:
+            state = self.state[matrix]
+            if "mean" not in state:
+                state["mean"] = torch.zeros_like(matrix)
+            means.append(state["mean"])
+        torch._foreach_lerp_(means, grads, 1 - group["momentum"])
+        directions = half_orthogonal(torch.stack(torch._foreach_lerp(grads, means, group["momentum"])))
+        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        scale = -0.2 * group["lr"] * max(matrices[0].shape) ** 0.5
+        torch._foreach_add_(matrices, list(directions), alpha=scale)
 
 
 def half_orthogonal(matrix: Tensor) -> Tensor:
-    """Return a matrix with the same singular vectors and all singular values between about 0.7 and 1.2."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
+    """Return [..., R, C] with the same singular vectors and all singular values between about 0.7 and 1.2."""
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x = matrix.mT if tall else matrix
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return x.mT if tall else x

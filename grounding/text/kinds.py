@@ -31,8 +31,8 @@ _PRONOUNS = frozenset("this that these those some any each another which all".sp
 # After a word that may be an auxiliary these continue a verb phrase: "can be", "can you".
 _VERB_PHRASE = frozenset(
     "be been have do not i you he she it we they also only just even still then now never ever always almost barely"
-    " clearly easily hardly often see seen sit stand hold reach play fly walk run eat ride carry wear look watch hear help make"
-    " get go come take find use".split()
+    " clearly easily hardly often see seen sit stand hold reach play fly walk run eat ride carry wear look watch hear"
+    " help make get go come take find use".split()
 )
 _LETTER = frozenset(("letter", "letters"))
 _COMPOUND = frozenset(("can", "mine"))

@@ -12,16 +12,17 @@ import tyro
 
 from grounding.console import emit, stderr, stdout
 from grounding.errors import GroundingError, UsageError
-from grounding.files import slug
+from grounding.files import slug, user_path
 from grounding.images import open_image
 from grounding.runs.attempts import attempt_one
 from grounding.runs.folder import RESULTS
-from grounding.runs.provenance import short_hash
+from grounding.runs.records import RecordLog
 from pipelines.commands.render import token_streamer, write_description
 from pipelines.describe import FaithfulDescription
+from pipelines.manifest import ManifestItem
 from pipelines.options import LoadOptions
 from pipelines.provenance import DescribeConfig, describe_config
-from pipelines.records import Record, caption_record, error_json, speed_record
+from pipelines.records import Record, caption_record, error_json, image_head, outdated, speed_record
 from pipelines.results import UNSTEERED, Description
 from pipelines.runs import open_results, write_run
 
@@ -93,32 +94,49 @@ class DescribeCommand(LoadOptions):
             seed=self.seed,
         )
         config = self._config(steering, decoding)
-        log = None if self.out is None else open_results(self.out)
-        if len(images) == 1:
-            open_image(images[0])  # a bad image is refused before the model is loaded
+        items = tuple(ManifestItem(image, user_path(image), "") for image in images)
+        if self.out is None:
+            return self._describe(items, config, steering, decoding, None)
+        with RESULTS.hold(self.out):
+            return self._describe(items, config, steering, decoding, open_results(self.out))
+
+    def _describe(
+        self,
+        items: tuple[ManifestItem, ...],
+        config: DescribeConfig,
+        steering: Steering | None,
+        decoding: Decoding,
+        log: RecordLog[Record] | None,
+    ) -> int:
+        """Describe the items; the lines go to the log, if there is one."""
+        if len(items) == 1:
+            open_image(items[0].path)  # a bad image is refused before the model is loaded
         pipe = self._load(steering, decoding)
-        failed = 0
-        for image, outcome in self._work(pipe, images):
-            record: Record = {"key": short_hash([image, config.hash], 16), "image": image, "config": config.hash}
+        failed, records = 0, []
+        for item, outcome in self._work(pipe, items):
+            record = image_head(item, config)
             made: Record | GroundingError
             if isinstance(outcome, GroundingError):
                 made = outcome
             else:
-                made = attempt_one(partial(self._record, outcome, image, record["key"]))
+                made = attempt_one(partial(self._record, outcome, item.image, record["key"]))
             if isinstance(made, GroundingError):
                 failed += 1
-                stderr().print(f"failed: {image}: {made}")
+                stderr().print(f"failed: {item.image}: {made}")
                 record |= {"error": error_json(made)}
             else:
                 record |= made
             if log is not None and self.out is not None:
                 write_run(self.out, config)
                 log.add(record)
+            records.append(record)
             if self.json:
                 emit(record if isinstance(outcome, GroundingError) else record | {"speed": _speed(outcome)})
+        if log is not None:
+            log.settle(records, outdated(log.records, records))
         if failed:
             where = f", see their lines in {self.out / RESULTS.records}" if self.out is not None else ""
-            stderr().print(f"{failed} of {len(images)} images failed{where}")
+            stderr().print(f"{failed} of {len(items)} images failed{where}")
         return 1 if failed else 0
 
     def _config(self, steering: Steering | None, decoding: Decoding) -> DescribeConfig:
@@ -137,8 +155,8 @@ class DescribeCommand(LoadOptions):
         return pipe
 
     def _work(
-        self, pipe: FaithfulDescription, images: tuple[str, ...]
-    ) -> Iterator[tuple[str, Description | GroundingError]]:
+        self, pipe: FaithfulDescription, items: tuple[ManifestItem, ...]
+    ) -> Iterator[tuple[ManifestItem, Description | GroundingError]]:
         """Yield every image with its description or its error; the error of a single image is raised."""
         streams = self.num_beams == 1 and not self.json and not _searches(pipe.steering)
 
@@ -146,19 +164,19 @@ class DescribeCommand(LoadOptions):
             stdout().print(f"{label}:" if label == UNSTEERED else f"{label} by {self.steer}:")
             return token_streamer(pipe.vlm.tokenizer)
 
-        def describe(image: str) -> Description:
-            return pipe(image, self.question, stream=stream if streams else None)
+        def describe(item: ManifestItem) -> Description:
+            return pipe(item.path, self.question, stream=stream if streams else None)
 
-        for image in images:
+        for item in items:
             if not self.json:
-                stdout().print(image, style="bold")
-            outcome = attempt_one(partial(describe, image))
+                stdout().print(item.image, style="bold")
+            outcome = attempt_one(partial(describe, item))
             if isinstance(outcome, GroundingError):
-                if len(images) == 1:
+                if len(items) == 1:
                     raise outcome
             elif not self.json:
                 write_description(outcome, stdout(), streamed=streams)
-            yield image, outcome
+            yield item, outcome
 
     def _record(self, description: Description, image: str, key: str) -> Record:
         """Write an image's pictures, and make its line."""

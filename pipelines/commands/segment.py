@@ -75,17 +75,23 @@ class SegmentCommand(ModelOptions):
         items = self._items()
         formats = parse_formats(self.formats)
         config = self.config()
-        lines = open_results(self.out)
         alone = self.manifest is None and len(items) == 1
         job = Job(items, self.out, formats, config, self.batch_size, self.manifest is not None, strict=alone)
-        batches = job.batches(lines)
-        before = sum(job.is_done(item, lines) for item in items)
+        with RESULTS.hold(self.out):
+            return self._fill(job)
+
+    def _fill(self, job: Job) -> int:
+        """Do what is to be done in the folder, and print the lines."""
+        lines = open_results(self.out)
+        done = job.done(lines)
+        batches = job.batches(done)
+        before = sum(item.work(job.config.hash) in done for item in job.items)
         started = time.perf_counter()
-        spent = self._work(job, lines, batches, len(items) - before) if batches else Spent(0.0, {})
+        spent = self._work(job, lines, batches, len(job.items) - before) if batches else Spent(0.0, {})
         records = finish(job, lines)
         failed = sum(record["error"] is not None for record in records)
         took = time.perf_counter() - started
-        stderr().print(_summary(len(items) - before, before, failed, took, spent, self.out))
+        stderr().print(_summary(len(job.items) - before - failed, before, failed, took, spent, self.out))
         for record in records:
             if self.json:
                 emit(record | spent.of(record["key"]))
@@ -110,12 +116,14 @@ class SegmentCommand(ModelOptions):
         spent = Spent(time.perf_counter() - started, {})
         with progress_bar(stderr()) as progress:
             task = progress.add_task("segment", total=left)
+            told: set[str] = set()
 
             def report(item: ManifestItem, outcome: ItemOutcome) -> None:
                 progress.advance(task)
                 if isinstance(outcome, GroundingError):
                     stderr().print(f"failed: {item.image}, {item.expression!r}: {outcome}")
-                else:
+                elif (work := item.work(job.config.hash)) not in told:  # items of equal work share one computation
+                    told.add(work)
                     spent.items[item.key(job.config.hash)] = outcome.timings
 
             run_job(job, pipe, lines, batches, report)

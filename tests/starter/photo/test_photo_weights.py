@@ -9,8 +9,9 @@ from PIL import Image
 
 from grounding.errors import ExpressionError
 from grounding.methods import load_method, run_stages
+from grounding.model_files import starter_folder
 from grounding.models.base import VLM
-from grounding.models.load import load, starter_folder
+from grounding.models.load import load
 from grounding.starter.model import SPECIAL_TOKENS
 from grounding.starter.photo.export import LARGEST
 from grounding.types import FloatArray

@@ -1,0 +1,1 @@
+"""A small diffusion transformer for drawn scenes: FLUX's classes, trained to denoise pictures with their captions."""

@@ -1,0 +1,185 @@
+"""Measure a diffusion transformer on scenes outside its training: does it use its text, and where does it look?
+
+Both are measured at given noise levels, with the same noise for every figure. Pointing reads the attention from image
+to text tokens, normalised over the text tokens of each head; no such map is a target in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from grounding.scenes.drawing import SHAPES, Scene, draw_scene
+from grounding.scenes.language import SceneTexts
+from grounding.starter.dit.data import CONFIG, SHORT_TOKENS, coverage, tokens
+from grounding.starter.dit.model import CELLS, LATENTS, PACKED
+from grounding.starter.dit.stages import TextDenoiser, mix, mixed, pack, to_model
+from grounding.text.words import kind_of
+from grounding.types import WordKind
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+LEVELS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+HELD_FIRST, HELD_SCENES = 900_000_000, 128
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """N referring expressions with their scenes.
+
+    Attributes:
+        latents: normalised [N, C, h, w].
+        coverage: [N, cells], share of an image token's pixels that show any object.
+        ids: T5 token ids [N, SHORT_TOKENS] of the expression.
+        content: bool [N, SHORT_TOKENS], words that are not stop words.
+        head: bool [N, SHORT_TOKENS], the noun of the named object with the words before it, without stop words.
+        hit: bool [N, cells], whether the middle of an image token lies on the named object.
+    """
+
+    latents: Tensor
+    coverage: Tensor
+    ids: Tensor
+    content: Tensor
+    head: Tensor
+    hit: Tensor
+
+
+@dataclass(frozen=True)
+class TextUse:
+    """Figures at one noise level.
+
+    Attributes:
+        level: the noise level.
+        right: flow-matching loss over objects with the right expression.
+        shuffled: the same with the expressions of other scenes.
+        empty: the same with the empty caption.
+        pointing: share of expressions whose map (sum over content words, mean over blocks and heads) is highest on the
+            named object.
+        head: the same with the words of the head noun phrase.
+        head_by_block: the latter from each block alone, double blocks first.
+    """
+
+    level: float
+    right: float
+    shuffled: float
+    empty: float
+    pointing: float
+    head: float
+    head_by_block: tuple[float, ...]
+
+
+def held_out(vae: AutoencoderKL, scenes: int = HELD_SCENES, first: int = HELD_FIRST) -> HeldOut:
+    """Draw scenes and encode them on the autoencoder's device."""
+    drawn = [draw_scene(first + index, CONFIG) for index in range(scenes)]
+    device = vae.device
+    pixels = to_model(np.stack([np.asarray(scene.image) for scene in drawn]), device)
+    with torch.no_grad(), mixed(device):
+        means = vae.encode(pixels).latent_dist.mean.float()
+    latents = (means - vae.config.shift_factor) * vae.config.scaling_factor
+    asked = [(row, expression) for row, scene in enumerate(drawn) for expression in SceneTexts(scene).expressions]
+    texts = [expression.text for _, expression in asked]
+    rows = torch.tensor([row for row, _ in asked], device=device)
+    hits = [_hit(drawn[row], expression.target_index) for row, expression in asked]
+    covered = torch.tensor(np.stack([coverage(scene, CELLS) for scene in drawn]), dtype=torch.float32, device=device)
+    return HeldOut(
+        latents[rows],
+        covered.flatten(1)[rows],
+        torch.from_numpy(tokens(texts, SHORT_TOKENS)).long().to(device),
+        _words(texts, head=False).to(device),
+        _words(texts, head=True).to(device),
+        torch.tensor(np.stack(hits)).to(device),
+    )
+
+
+@torch.no_grad()
+def text_use(model: TextDenoiser, held: HeldOut, levels: Sequence[float] = LEVELS, seed: int = 0) -> list[TextUse]:
+    """Measure loss and pointing at every noise level."""
+    return [_at(model, held, level, seed) for level in levels]
+
+
+def _at(model: TextDenoiser, held: HeldOut, level: float, seed: int) -> TextUse:
+    count, device = len(held.ids), held.ids.device
+    random = torch.Generator().manual_seed(seed)
+    noise = torch.randn(held.latents.shape, generator=random).to(device)
+    # Expressions are sorted by scene; a shift by half the list gives every one the text of another scene.
+    others = held.ids.roll(count // 2, dims=0)
+    captions = {"right": held.ids, "shuffled": others, "empty": model.empty(held.ids)}
+    losses: dict[str, list[float]] = {name: [] for name in captions}
+    hits, heads = [], []
+    for part in torch.arange(count).split(_BATCH):
+        latents, levels = held.latents[part], torch.full((len(part),), level, device=device)
+        noisy, target = mix(latents, noise[part], levels), pack(noise[part] - latents)
+        weight = held.coverage[part]
+        for name, ids in captions.items():
+            with image_to_text(SHORT_TOKENS) as maps:
+                velocity = model(noisy, levels, ids[part])
+            error = (velocity.float() - target).square().mean(dim=-1)
+            losses[name].append(float((error * weight).sum() / weight.sum()) * len(part))
+            if name == "right":
+                blocks = torch.stack(maps)  # [blocks, B, cells, T]
+                hits.append(_pointed((blocks * held.content[part, None, :]).sum(-1).mean(0, keepdim=True), held.hit[part]))
+                by_block = (blocks * held.head[part, None, :]).sum(-1)
+                heads.append(_pointed(torch.cat([by_block, by_block.mean(0, keepdim=True)]), held.hit[part]))
+    right, shuffled, empty = (sum(losses[name]) / count for name in captions)
+    head = torch.cat(heads, dim=1).float().mean(dim=1).tolist()
+    pointing = float(torch.cat(hits, dim=1).float().mean())
+    return TextUse(level, right, shuffled, empty, pointing, head[-1], tuple(head[:-1]))
+
+
+def _pointed(maps: Tensor, hit: Tensor) -> Tensor:
+    """Whether the highest cell of each map [K, B, cells] is a hit [B, cells]; bool [K, B]."""
+    return hit[torch.arange(len(hit)), maps.argmax(dim=-1)]
+
+
+@contextmanager
+def image_to_text(length: int) -> Iterator[list[Tensor]]:
+    """Record each block's attention from image to text tokens, softmax over the text tokens, mean over heads.
+
+    Args:
+        length: number of text tokens, which come first in the sequence.
+
+    Yields:
+        A list that receives one tensor [B, cells, length] per block.
+    """
+    from diffusers.models.transformers import transformer_flux
+
+    maps: list[Tensor] = []
+    plain = transformer_flux.dispatch_attention_fn
+
+    def recorded(query: Tensor, key: Tensor, value: Tensor, **options: object) -> Tensor:
+        asked, offered = query[:, length:].float(), key[:, :length].float()
+        logits = torch.einsum("bxhd,bthd->bhxt", asked, offered) / query.shape[-1] ** 0.5
+        maps.append(logits.softmax(dim=-1).mean(dim=1))
+        return plain(query, key, value, **options)
+
+    transformer_flux.dispatch_attention_fn = recorded
+    try:
+        yield maps
+    finally:
+        transformer_flux.dispatch_attention_fn = plain
+
+
+def _hit(scene: Scene, target: int) -> np.ndarray:
+    part = scene.image.width // CELLS
+    middle = np.arange(CELLS) * part + part // 2
+    return scene.objects[target].mask[np.ix_(middle, middle)].reshape(-1)
+
+
+def _words(texts: Sequence[str], *, head: bool) -> Tensor:
+    """Mark content words, of the whole text or up to its first shape; every word is one token."""
+    marks = torch.zeros(len(texts), SHORT_TOKENS, dtype=torch.bool)
+    for row, text in enumerate(texts):
+        for column, word in enumerate(text.split()[:SHORT_TOKENS]):
+            marks[row, column] = kind_of(word) is WordKind.CONTENT
+            if head and word in SHAPES:
+                break
+    return marks
