@@ -119,7 +119,9 @@ def layer_settings(config: Any, name: str) -> list[int]:
 
 
 @contextmanager
-def wrapped_generate(around: Callable[[Any, Tensor | None, Mapping[str, Any]], AbstractContextManager[None]]) -> Iterator[None]:
+def wrapped_generate(
+    around: Callable[[Any, Tensor | None, Mapping[str, Any]], AbstractContextManager[None]],
+) -> Iterator[None]:
     """Run every `generate` of a transformers model inside the block within a context manager.
 
     The class's method is wrapped, because models call `generate` of their parts, and adapters that of their base model.

@@ -65,7 +65,9 @@ def decoder_stack(model: nn.Module, decoder: nn.Module | None = None) -> LayerSt
             if layers is not None:
                 return LayerStack(candidate, layers)
     named = [f"model.{name}" if name else "model" for name, part in model.named_modules() if _may_be_decoder(part)]
-    remedy = f"pass the one of the language model as decoder=, of {', '.join(named[:8])}" if named else "use another model"
+    remedy = (
+        f"pass the one of the language model as decoder=, of {', '.join(named[:8])}" if named else "use another model"
+    )
     raise RecordingError(
         f"{type(model).__name__}.get_decoder() gives no language model with a list of layers; expected a transformers "
         f"decoder or a model that holds one: {remedy}"

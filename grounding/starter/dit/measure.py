@@ -126,7 +126,9 @@ def _at(model: TextDenoiser, held: HeldOut, level: float, seed: int) -> TextUse:
             losses[name].append(float((error * weight).sum() / weight.sum()) * len(part))
             if name == "right":
                 blocks = torch.stack(maps)  # [blocks, B, cells, T]
-                hits.append(_pointed((blocks * held.content[part, None, :]).sum(-1).mean(0, keepdim=True), held.hit[part]))
+                hits.append(
+                    _pointed((blocks * held.content[part, None, :]).sum(-1).mean(0, keepdim=True), held.hit[part])
+                )
                 by_block = (blocks * held.head[part, None, :]).sum(-1)
                 heads.append(_pointed(torch.cat([by_block, by_block.mean(0, keepdim=True)]), held.hit[part]))
     right, shuffled, empty = (sum(losses[name]) / count for name in captions)
