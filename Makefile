@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Photographs in the public domain that scikit-image carries.
-PHOTOS = $$($(BIN)/python -c "import skimage; print(skimage.data_dir)")
+# Photographs in the public domain that scikit-image carries; its own `data_dir` is a cache wherever pooch is installed.
+PHOTOS = $$($(BIN)/python -c "import skimage.data; print(*skimage.data.__path__)")
 
 .PHONY: setup demo test quick test-extras test-lmms check format bench lab wheel clean
 

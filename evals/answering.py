@@ -102,4 +102,8 @@ def _answer(sample: Sample, image: str, outcome: Generated | GroundingError) -> 
     if isinstance(outcome, GroundingError):
         return Answer(sample.id, image, sample.question, "", 0, False, str(outcome), *shown)
     tokens = len(outcome.token_ids)
+    # Every score would read something into an empty text: CHAIR the best value, POPE's own parser a yes.
+    if not outcome.text.strip():
+        reason = f"the answer has no word ({tokens} tokens): a model that overflows in float16 does in bfloat16"
+        return Answer(sample.id, image, sample.question, "", tokens, outcome.finished, reason, *shown)
     return Answer(sample.id, image, sample.question, outcome.text, tokens, outcome.finished, None, *shown)

@@ -100,6 +100,12 @@ class Folder:
         return _name(self.said("steering", "steer"))
 
     @cached_property
+    def pipeline(self) -> str | None:
+        """The text pipeline that scored the captions; None where unknown."""
+        variant = self.scores.get("variant")
+        return _name(variant.get("pipeline")) if isinstance(variant, Mapping) else None
+
+    @cached_property
     def steering_text(self) -> str | None:
         """The text of the steering file that the run used; None where unknown."""
         found = self.manifest.get("steering")

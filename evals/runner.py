@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.answering import ImageStore, answer_batch
+from evals.inputs import refuse_empty
 from evals.plan import Plan, Worker, choose, config_of, samples_hash
 from evals.runs import DETAILS, IMAGES, MANIFEST, SAMPLES, SCORES, TIMINGS, RunFolder, open_answers, rebuild_task
 from evals.task import Answer, Sample, Scored, StoredPicture, Task, image_hash
@@ -52,18 +53,18 @@ class Run:
             EvalDataError: the task's data cannot be used.
             ModelError: the model's folder is missing.
             OutputError: the folder cannot be written to, or holds a run of another configuration, of other pictures or
-                of another kind.
+                of another kind. A run that failed on all samples is no obstacle: the corrected command takes its folder.
         """
         EVALUATION.check(out)
         folder = RunFolder(out)
         samples = choose(task, plan.limit, plan.seed)
         manifest = _manifest(task, plan, samples, ImageStore.of(samples, out))
-        if (out / MANIFEST).exists():
+        if (out / MANIFEST).exists() and not _came_to_nothing(folder, manifest):
             before = folder.manifest()
             _refuse_another(out, before, manifest)
             _refuse_other_pictures(out, samples, folder.answers())
             manifest |= {"versions": before["versions"], "start": before["start"], "end": before["end"]}
-        elif (out / SAMPLES).exists():
+        elif (out / SAMPLES).exists() and not (out / MANIFEST).exists():
             raise OutputError(f"{out} holds {SAMPLES} but no {MANIFEST}, so it is no run: choose another --out")
         return cls(folder, task, samples, manifest)
 
@@ -127,7 +128,7 @@ class Run:
             GroundingError: one of `grounding.errors.FATAL`.
         """
         out = self.folder.path
-        if not (out / MANIFEST).exists() or self.manifest["end"]:
+        if not (out / MANIFEST).exists() or self.manifest["end"] or _is_another(self.folder.manifest(), self.manifest):
             write_json(out / MANIFEST, {**self.manifest, "end": None})
         image_store = ImageStore.of(self.samples, out)
         log = open_answers(out / worker.file)
@@ -170,6 +171,7 @@ class Run:
         good = [one for one in answers if one.error is None]
         if not good:
             raise EvalDataError(f"none of the {len(answers)} samples was answered; the first: {answers[0].error}")
+        refuse_empty([one.text for one in good], self.folder.path)
         out = self.folder.path
         scored = self.task.score(good, out, self.manifest["seeds"]["bootstrap"])
         scores = {
@@ -263,8 +265,17 @@ def _manifest(task: Task, plan: Plan, samples: Sequence[Sample], image_store: Im
     }
 
 
+def _is_another(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    return bool(before["config_hash"] != now["config_hash"])
+
+
+def _came_to_nothing(folder: RunFolder, now: Mapping[str, Any]) -> bool:
+    """Whether a folder holds a run of another configuration without one answer, which a corrected run replaces."""
+    return _is_another(folder.manifest(), now) and all(one.error is not None for one in folder.answers().values())
+
+
 def _refuse_another(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if before["config_hash"] == now["config_hash"]:
+    if not _is_another(before, now):
         return
     differs = [name for name, value in now["config"].items() if before["config"].get(name) != value]
     raise OutputError(

@@ -62,7 +62,10 @@ class RatioOfSums:
     def sums(self, images: IntArray) -> tuple[FloatArray, FloatArray]:
         """Sum tops and bottoms per image, in the order of `images` (sorted); 0 for an image without values."""
         at = np.searchsorted(images, self.groups)
-        tops, bottoms = (np.bincount(at, weights, len(images)) for weights in (self.tops, self.bottoms))
+        tops, bottoms = (
+            np.bincount(at, weights=weights, minlength=len(images)).astype(np.float64)
+            for weights in (self.tops, self.bottoms)
+        )
         return tops, bottoms
 
 

@@ -28,7 +28,8 @@ PIPELINE = "model_index.json"
 
 def starter_folder(name: str = "starter") -> Path:
     """Return the folder of a starter model's weights inside the installed package."""
-    return Path(str(files(STARTERS[name]))) / "weights"
+    root, *inside = STARTERS[name].split(".")  # the starter itself is not imported
+    return Path(str(files(root))).joinpath(*inside, "weights")
 
 
 def source_of(name: str) -> str:

@@ -73,15 +73,12 @@ def made_nltk_folder(tmp_path_factory) -> Path:
 def nltk_data(made_nltk_folder, monkeypatch) -> Iterator[Path]:
     """NLTK with the made data, whatever is installed; unloaded again afterwards."""
     import nltk
-
-    from evals.nltk_tags import load_nltk
+    from made_nltk import forget_nltk
 
     monkeypatch.setattr(nltk.data, "path", [str(made_nltk_folder)])
-    load_nltk.cache_clear()
+    forget_nltk()
     yield made_nltk_folder
-    load_nltk.cache_clear()
-    if hasattr(nltk.corpus.wordnet, "_unload"):
-        nltk.corpus.wordnet._unload()
+    forget_nltk()
 
 
 @pytest.fixture(scope="session")

@@ -102,11 +102,71 @@ def test_positions_are_those_that_generate_gives() -> None:
     assert compat.generation_positions(SimpleNamespace(), inputs) is None
 
 
+@pytest.mark.parametrize("mask", [None, "bool", "additive"])
+def test_the_kernels_log_sum_exp_comes_with_the_same_output(mask: str | None) -> None:
+    random = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, count, 8, generator=random) for count in (5, 7, 7))
+    given = {None: None, "bool": torch.rand(2, 1, 5, 7, generator=random) > 0.3, "additive": torch.randn(1, 1, 5, 7)}[
+        mask
+    ]
+    with torch.no_grad():
+        found = compat.attention_with_lse(query, key, value, given)
+        expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, given)
+    assert found is not None
+    assert torch.equal(found[0], expected)
+    logits = query @ key.transpose(-1, -2) * 8**-0.5
+    if mask == "bool":
+        logits = logits.masked_fill(~given, -torch.inf)
+    elif mask == "additive":
+        logits = logits + given
+    torch.testing.assert_close(found[1], logits.logsumexp(-1), atol=1e-5, rtol=0)
+
+
+def test_kernels_without_a_log_sum_exp_give_none() -> None:
+    query = torch.randn(1, 2, 4, 8)
+    assert compat.attention_with_lse(query, query, query, dropout_p=0.1) is None
+    assert compat.attention_with_lse(query.requires_grad_(), query, query) is None
+
+
+def test_the_dispatchers_kernels_are_wrapped_and_restored() -> None:
+    dispatch = pytest.importorskip("diffusers.models.attention_dispatch", reason="the extra diffusion is not installed")
+    registry = dispatch._AttentionBackendRegistry
+    before, seen = dict(registry._backends), []
+
+    def wrap(name: str, kernel: compat.Kernel, arguments: frozenset[str]) -> compat.Kernel:
+        def wrapped(**given: Any) -> Any:
+            seen.append((name, set(given) <= arguments))
+            return kernel(**given)
+
+        return wrapped
+
+    query = torch.randn(1, 4, 2, 8)
+    plain = dispatch.dispatch_attention_fn(query, query, query)
+    with compat.dispatched_kernels(wrap):
+        inside = dispatch.dispatch_attention_fn(query, query, query)
+    assert torch.equal(plain, inside)
+    assert seen == [("native", True)]
+    assert registry._backends == before
+
+
+def test_the_pipelines_dtype_argument_sets_the_number_format(tmp_path: Any) -> None:
+    pytest.importorskip("diffusers", reason="the extra diffusion is not installed")
+    from diffusers import FluxPipeline
+
+    from grounding.diffusion.tiny import tiny_pipeline
+
+    tiny_pipeline("FluxPipeline").save_pretrained(tmp_path)
+    pipe = FluxPipeline.from_pretrained(tmp_path, **{compat.pipeline_dtype_argument(): torch.bfloat16})
+    assert pipe.transformer.dtype == torch.bfloat16
+
+
 def test_the_hub_is_offline_inside_the_block_alone(monkeypatch) -> None:
     from huggingface_hub import constants, is_offline_mode
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    with pytest.raises(RuntimeError, match="stop"), compat.hub_offline():
+    with compat.hub_offline():
         assert is_offline_mode()
+    assert not is_offline_mode()
+    with pytest.raises(RuntimeError, match="stop"), compat.hub_offline():
         raise RuntimeError("stop")
     assert not is_offline_mode()

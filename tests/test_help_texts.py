@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +13,12 @@ from evals.tasks.registry import TASKS
 from grounding.cli import main
 from grounding.command import ENTRY_POINTS
 
-COMMANDS = {tuple(entry.name.split(".")) for entry in entry_points(group=ENTRY_POINTS)}
+INSTALLED = {tuple(entry.name.split(".")) for entry in entry_points(group=ENTRY_POINTS)}
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+# The registered ones; an editable installation knows a new one only when it is made again.
+COMMANDS = {tuple(name.split(".")) for name in PROJECT["entry-points"][ENTRY_POINTS]} | INSTALLED
 GROUPS = {path[:1] for path in COMMANDS if len(path) > 1}
-PATHS = sorted({*COMMANDS, *GROUPS, ("eval", "run"), *(("eval", "run", task) for task in TASKS)})
+PATHS = sorted({*INSTALLED, *GROUPS, ("eval", "run"), *(("eval", "run", task) for task in TASKS)})
 # The program's name and the words behind it; a mention ends at an option, a capital placeholder or punctuation.
 MENTION = re.compile(r"(?<![\w./:-])grounding((?: +[a-z][\w-]*)+)")
 WIDTH = 2000  # columns, so that no mention is broken by a line's end

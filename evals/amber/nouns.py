@@ -27,8 +27,8 @@ _DETERMINERS = frozenset(
 )
 # What a can holds, is made of or is for: before "can" it makes the noun.
 _OF_CANS = frozenset(
-    "trash garbage rubbish waste recycling soda cola coke beer soup paint spray tin aluminum metal watering gas milk food "
-    "empty open red blue green white black silver large small".split()
+    "trash garbage rubbish waste recycling soda cola coke beer soup paint spray tin aluminum metal watering gas milk "
+    "food empty open red blue green white black silver large small".split()
 )
 # What follows a noun and no modal verb.
 _AFTER_NOUNS = frozenset(

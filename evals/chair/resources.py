@@ -48,7 +48,9 @@ class ChairResources:
             EvalDataError: the ground truth lacks some of the images; raised after the last.
         """
         unknown: list[int] = []
-        for seen, one in enumerate(captions, 1):
+        seen = 0
+        for one in captions:
+            seen += 1
             if one.image_id not in self.truth:
                 unknown.append(one.image_id)
             elif not unknown:

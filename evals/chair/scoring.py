@@ -20,9 +20,10 @@ from evals.chair.report import (
     shown,
 )
 from evals.chair.score import CaptionScore, chair
+from evals.inputs import no_word
 from evals.paired import difference_table, differences_json
 from evals.task import Scored
-from grounding.errors import EvalDataError, UsageError
+from grounding.errors import UsageError
 from grounding.runs.provenance import versions
 
 TASK = "chair"
@@ -73,10 +74,7 @@ def score_captions(
         if details:
             samples.append(sample_json(one))
     if counts.empty == len(counts):
-        raise EvalDataError(
-            f"none of the {len(counts)} captions of {name} has a word, so no score is made of them: check how they were "
-            "written; a model that overflows in float16 says nothing, and does in bfloat16"
-        )
+        raise no_word(len(counts), "captions", name)
     found = chair(counts, seed=seed)
     curve = sums.points()
     data = {

@@ -114,8 +114,8 @@ def refuse_unknown(images: Iterable[int], truth: Truth, where: str | Path) -> No
 def unknown_images(unknown: Sequence[int], wanted: int, where: str | Path) -> EvalDataError:
     """The error for images that the ground truth lacks."""
     return EvalDataError(
-        f"{where}: {len(unknown)} of {wanted} image ids are not in {WHAT} ({listed(unknown)}): give the ground truth of "
-        "these images, or take the rows out"
+        f"{where}: {len(unknown)} of {wanted} image ids are not in {WHAT} ({listed(unknown)}): give the ground truth "
+        "of these images, or take the rows out"
     )
 
 

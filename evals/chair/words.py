@@ -34,9 +34,9 @@ _IRREGULAR = dict(
     pair.split(":")
     for pair in (
         "men:man women:woman children:child mice:mouse geese:goose oxen:ox feet:foot teeth:tooth knives:knife "
-        "calves:calf wives:wife wolves:wolf loaves:loaf leaves:leaf halves:half scarves:scarf hooves:hoof thieves:thief "
-        "tvs:tv skis:ski scissors:scissors lens:lens series:series species:species cactuses:cactus octopuses:octopus "
-        "walruses:walrus quizzes:quiz"
+        "calves:calf wives:wife wolves:wolf loaves:loaf leaves:leaf halves:half scarves:scarf hooves:hoof "
+        "thieves:thief tvs:tv skis:ski scissors:scissors lens:lens series:series species:species cactuses:cactus "
+        "octopuses:octopus walruses:walrus quizzes:quiz"
     ).split()
 )
 # Singulars that end in -ie, -oe, -i and -u, whose plurals look like those of -y, -o, and of no plural at all.
@@ -44,7 +44,7 @@ _IE = frozenset(
     "bowtie brownie collie cookie genie hoodie magpie movie necktie pixie prairie rookie selfie smoothie "
     "sweetie veggie walkie talkie zombie".split()
 )
-_OE = ("shoe", "toe", "canoe", "hoe", "oboe", "doe")
+_OE = frozenset("canoe doe foe hoe horseshoe oboe shoe snowshoe tiptoe toe".split())
 _VOWEL = frozenset(
     "bikini broccoli corgi emu gnu graffiti khaki kiwi menu panini ravioli safari taxi tsunami zebu zucchini".split()
 )
@@ -53,7 +53,7 @@ _ES = ("ches", "shes", "sses", "xes", "zzes", "tzes", "oes")
 
 
 def settle(pipeline: PipelineChoice) -> Pipeline:
-    """Settle which pipeline `auto` is on this machine; `rules` in place of the published one is said on stderr, once."""
+    """Settle which pipeline `auto` is on this machine; `rules` for want of the published one is said once on stderr."""
     if pipeline != "auto":
         return pipeline
     missing = why_not_nltk()
@@ -123,7 +123,7 @@ def singular(word: str) -> str:
         return stem if stem in _VOWEL else word
     if stem.endswith("ie"):
         return stem if len(stem) == 3 or stem.rpartition("-")[2] in _IE else word[:-3] + "y"
-    if stem.endswith(_OE) and not stem.endswith(("atoe", "itoe")):
+    if stem.rpartition("-")[2] in _OE:
         return stem
     if word.endswith("buses"):
         return word[:-2]

@@ -20,7 +20,7 @@ class EvalChairCommand(GenerationOptions, ChairTaskOptions):
     images.
 
     Attributes:
-        captions: JSON lines of objects with `image_id` and `caption`; the id is a number, or COCO's name of the picture.
+        captions: JSON lines of objects with `image_id` and `caption`; an id is a number or COCO's name of the picture.
         samples: with --captions, file for the counts of each caption, as JSON lines.
     """
 
@@ -39,7 +39,6 @@ class EvalChairCommand(GenerationOptions, ChairTaskOptions):
         from evals.chair.report import sample_json
         from evals.chair.score import CaptionScore, iter_captions
         from evals.chair.scoring import check_lengths, score_captions
-
         from grounding.files import to_json, write_text
 
         check_lengths(self.lengths)

@@ -99,7 +99,7 @@ class EvalDiagnoseCommand:
 
         steering = load_steering(self.steer) if self.steer else None
         if self.scenes:
-            return from_scenes(self.scenes, self.seed, self.question), self.model or "starter", steering
+            return from_scenes(self.scenes, self.seed, self.question or ""), self.model or "starter", steering
         if self.run_folder is None:
             return from_images(self.images, self.question or ""), self.model or "starter-photo", steering
         from evals.folder import read_folder

@@ -25,8 +25,8 @@ class EvalReportCommand:
         out: the file; report.html in the first folder if left out.
         title: of the page.
         cases: number of worst samples shown of each run.
-        synonyms: CHAIR's synonym list, to highlight every word for an object; without it only the objects' own names
-            are highlighted. A path, an address with its hash, or `chair-synonyms`.
+        synonyms: CHAIR's synonym list, to highlight the words of another list than the one that scored the runs, or of
+            runs whose details do not say their words. A path, an address with its hash, or `chair-synonyms`.
         seed: of bootstrap and permutation test.
         json: print the file's path and size as one JSON object on stdout.
     """

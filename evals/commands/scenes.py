@@ -50,8 +50,10 @@ class EvalScenesCommand(ModelOptions):
                 "per-scene of at least 1 and a seed from 0"
             )
         config = self.config()
-        pipe = self.load()
         from evals.scenes import answer_samples, draw_samples
+        from grounding.scenes.known_words import check_scene_words
+
+        pipe = self.load(check=check_scene_words)
 
         started, refused = time.perf_counter(), 0
 

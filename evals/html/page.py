@@ -18,6 +18,7 @@ from evals.html.curve import curve_figure
 from evals.html.flags import flags
 from evals.html.paired import paired
 from evals.html.sections import Figure, Section, digits, label, sections, unit
+from evals.html.verdict import verdict
 
 SENSITIVITY = "sensitivity.yaml"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -79,7 +80,8 @@ class ReportRun:
     """One run on the page.
 
     Attributes:
-        name: in every table.
+        name: in every table: the folder's, with as many folders above as make it unique.
+        about: model and steering; empty where unknown.
         facts: settings of the run, name and value.
         flags: warnings.
         failures: the first samples without an answer, id and reason.
@@ -89,6 +91,7 @@ class ReportRun:
     """
 
     name: str
+    about: str
     facts: tuple[tuple[str, str], ...]
     flags: tuple[str, ...]
     failures: tuple[tuple[str, str], ...]
@@ -99,9 +102,18 @@ class ReportRun:
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one task, compared with the first."""
+    """The runs of one task, compared with the first.
+
+    Attributes:
+        task: its name.
+        verdict: the result in a sentence or two.
+        runs: the runs.
+        tables: their figures.
+        curves: their truncation curves.
+    """
 
     task: str
+    verdict: tuple[str, ...]
     runs: tuple[ReportRun, ...]
     tables: tuple[Table, ...]
     curves: tuple[Plot, ...]
@@ -120,7 +132,7 @@ def build(
         folders: the runs, at least one; runs of one task are compared with the first of them.
         title: of the page.
         cases: most worst samples shown per run.
-        lexicon: from words to objects, for highlighting; None for the objects' own names.
+        lexicon: from words to objects, for highlighting; None for the words that each run counted.
         seed: of bootstrap and permutation test.
 
     Raises:
@@ -205,7 +217,7 @@ def _group(
             )
             curves.append(Plot(page_svg(figure, caption), caption))
     runs = tuple(_run(folder, names[folder.path], cases, lexicon) for folder in folders)
-    return Group(task, runs, tuple(tables), tuple(curves))
+    return Group(task, verdict([run.name for run in runs], tables), runs, tuple(tables), tuple(curves))
 
 
 def _run(folder: Folder, name: str, cases: int, lexicon: Lexicon | None) -> ReportRun:
@@ -214,6 +226,7 @@ def _run(folder: Folder, name: str, cases: int, lexicon: Lexicon | None) -> Repo
     failures = tuple((one.id, one.error) for one in folder.samples if one.error)
     return ReportRun(
         name=name,
+        about=", ".join(filter(None, (_short(folder.model), folder.steering))),
         facts=tuple(_facts(folder)),
         flags=flags(folder),
         failures=failures[:_FAILURES],
@@ -221,6 +234,11 @@ def _run(folder: Folder, name: str, cases: int, lexicon: Lexicon | None) -> Repo
         looked=len(diagnostics.texts) if diagnostics else 0,
         cases=worst(folder, cases, lexicon),
     )
+
+
+def _short(model: str | None) -> str | None:
+    """A model's hub id or packaged name, or the last part of its folder's path."""
+    return Path(model).name if model and Path(model).is_absolute() else model
 
 
 def _plots(found: Diagnostics) -> tuple[Plot, ...]:

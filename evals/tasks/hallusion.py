@@ -33,14 +33,14 @@ class HallusionTaskOptions:
         data: with a model, HallusionBench.json.
         images: with a model, the folder of its `filename`s; the file's own folder if left out.
         protocol: suffix of a question: `official` none, `vlmevalkit` "Please answer yes or no.".
-        words: another suffix of a question.
+        words: another suffix of a question; left out, the model's own if it declares one, otherwise the protocol's.
         parser: rule that reads yes or no from an answer.
     """
 
     data: str = ""
     images: str = ""
     protocol: Literal["official", "vlmevalkit"] = "official"
-    words: Annotated[str, tyro.conf.arg(name="prompt")] = ""
+    words: Annotated[str | None, tyro.conf.arg(name="prompt")] = None
     parser: Literal["official", "pai", "lmms-eval", "vlmevalkit"] = "vlmevalkit"
 
 

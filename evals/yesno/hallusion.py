@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evals.inputs import field, read_rows, refuse_doubles
+from evals.inputs import field, read_rows, refuse_doubles, refuse_empty
 from evals.statistics import Interval, bootstrap, mean_of
 from evals.yesno.parsers import Parser
 from grounding.errors import EvalDataError
@@ -112,9 +112,12 @@ def read_results(
     Raises:
         EvalDataError: it cannot be read, a field is missing or wrong, or a question of a figure occurs twice.
     """
+    found = read_rows(path, "the results")
+    if verdict is None:
+        refuse_empty([str(row[answer]) for row in found if answer in row], path)
     rows = [
         read_row(row, parser, f"row {number} of {path}", answer=answer, verdict=verdict)
-        for number, row in enumerate(read_rows(path, "the results"), 1)
+        for number, row in enumerate(found, 1)
     ]
     refuse_double_rows(rows, path)
     return tuple(rows)

@@ -29,6 +29,8 @@ from grounding.types import RecordSpec, check_counted
 Table = Literal["image-to-text", "text-to-image", "text-to-text"]
 """Queries and keys of a recorded table."""
 
+Plan = Callable[[Pass], "JointRequest | None"]
+
 
 @dataclass(frozen=True)
 class JointRequest:
@@ -45,7 +47,6 @@ class JointRequest:
         element: element of the batch that is recorded.
         batch: elements of the transformer's batch; attention may run on them together or one by one.
         mean: average all passes as they run; otherwise every pass is kept.
-        passes: whether a pass is recorded; all are where None.
 
     Raises:
         RecordingError: positions are negative, repeated or missing, or a field is of an unknown value.
@@ -59,7 +60,6 @@ class JointRequest:
     element: int = 0
     batch: int = 1
     mean: bool = True
-    passes: Callable[[Pass], bool] | None = None
 
     def __post_init__(self) -> None:
         for name, positions in (("cells", self.cells), ("text", self.text)):
@@ -122,7 +122,10 @@ class JointRecording:
 
 @contextmanager
 def record_joint(
-    transformer: nn.Module, layers: nn.ModuleList | list[nn.Module], request: JointRequest
+    transformer: nn.Module,
+    layers: nn.ModuleList | list[nn.Module],
+    request: JointRequest,
+    plan: Plan | None = None,
 ) -> Iterator[JointRecording]:
     """Record maps of all passes of a diffusion transformer inside the block.
 
@@ -132,6 +135,8 @@ def record_joint(
         transformer: one run of it is a pass.
         layers: its attention modules that relate image and text, one per block.
         request: what to record.
+        plan: returns the request of each pass, which may differ in positions, element and batch, or None for a pass
+            that is not recorded; every pass is recorded by `request` where no plan is given.
 
     Yields:
         The recording, readable after the block.
@@ -142,7 +147,7 @@ def record_joint(
     """
     stack = LayerStack(transformer, nn.ModuleList(layers))
     chosen = request.spec.layers if request.spec.layers is not None else tuple(range(len(layers)))
-    collector = JointCollector(request, chosen)
+    collector = JointCollector(request, chosen, plan)
     check_joint_budget(request, chosen, _heads(layers))
     scope = Scope(chosen, log_sum_exp=request.order in ("joint", "text-of-mean"))
     recording = JointRecording(chosen)
@@ -157,10 +162,12 @@ class JointCollector(Subscriber):
     Args:
         request: what to record.
         layers: recorded layers.
+        plan: see `record_joint`.
     """
 
-    def __init__(self, request: JointRequest, layers: tuple[int, ...]) -> None:
+    def __init__(self, request: JointRequest, layers: tuple[int, ...], plan: Plan | None = None) -> None:
         self._request = request
+        self._plan = plan
         self._layers = layers
         self._elements: dict[int, int] = {}  # layer: elements of the batch seen in this pass
         self._kept: dict[tuple[Table, int], Tensor] = {}
@@ -171,7 +178,9 @@ class JointCollector(Subscriber):
 
     def begin_pass(self, running: Pass) -> None:
         """Decide whether the pass is recorded."""
-        self._recording = self._request.passes is None or self._request.passes(running)
+        planned = self._request if self._plan is None else self._plan(running)
+        self._recording = planned is not None
+        self._request = planned or self._request
         self._elements.clear()
         self._kept.clear()
         self._errors.clear()
@@ -246,6 +255,7 @@ class JointCollector(Subscriber):
         first = attention_rows(call, element, cells[:1])
         self._errors.append((layer, call.query.dtype, output_error(call, element, cells[:1], first, output)))
         for name in request.tables:
+            parts: Iterator[tuple[slice, Tensor]]
             if name == "text-to-image":
                 parts = ((part, w.index_select(-1, cells)) for part, w in iter_rows(call, element, text))
             else:
@@ -289,8 +299,8 @@ class JointCollector(Subscriber):
             if not worst <= allowed:
                 raise RecordingError(
                     f"the weights recorded in layer {layer} do not explain its attention's output (off by {worst:.2g} "
-                    f"of the largest value, {allowed:g} allowed in {dtype}): this attention is more than a softmax over "
-                    "scaled, masked query-key products, and cannot be recorded"
+                    f"of the largest value, {allowed:g} allowed in {dtype}): this attention is more than a softmax "
+                    "over scaled, masked query-key products, and cannot be recorded"
                 )
 
 

@@ -69,13 +69,11 @@ class Observed:
 
     Attributes:
         batch: elements of its batch, guidance halves included.
-        conditional: elements that read the prompt, in order; empty where the pass reads the negative prompt alone.
         text_length: positions of the text sequence.
         latents: the latent grid.
     """
 
     batch: int
-    conditional: tuple[int, ...]
     text_length: int
     latents: LatentShape
 
@@ -171,7 +169,7 @@ class DiffusionSource(ABC):
 
     @abstractmethod
     def observe(self, running: Pass) -> Observed:
-        """Describe a pipeline's own call of the transformer; which half reads the prompt follows from `guidance`."""
+        """Describe a pipeline's own call of the transformer."""
 
     @property
     def native_size(self) -> tuple[int, int]:
@@ -232,7 +230,8 @@ class DiffusionSource(ABC):
         chosen = self.reading.pads or self.pad_rules[0]
         if chosen not in self.pad_rules:
             raise ModelError(
-                f"{self.name} ({type(self).__name__}) cannot read padding as {chosen!r}: use {', '.join(self.pad_rules)}"
+                f"{self.name} ({type(self).__name__}) cannot read padding as {chosen!r}: use "
+                f"{', '.join(self.pad_rules)}"
             )
         return chosen
 

@@ -92,10 +92,8 @@ class Flux(DiffusionSource):
         ids = given["img_ids"]
         ids = ids[0] if ids.ndim == 3 else ids
         height, width = (int(ids[:, axis].max()) + 1 for axis in (1, 2))
-        batch = int(given["hidden_states"].shape[0])
-        return Observed(
-            batch, tuple(range(batch)), int(given["encoder_hidden_states"].shape[1]), LatentShape(1, height, width)
-        )
+        batch, length = int(given["hidden_states"].shape[0]), int(given["encoder_hidden_states"].shape[1])
+        return Observed(batch, length, LatentShape(1, height, width))
 
     @property
     def _limit(self) -> int:

@@ -65,8 +65,8 @@ def joint_maps(
 ) -> AttentionMaps:
     """Maps of words from maps of tokens, the recordings' passes one after the other on the step axis.
 
-    A word's weight as a key is the sum over its tokens, so that the words of a cell still sum to what its tokens do; as a
-    query it is their mean.
+    A word's weight as a key is the sum over its tokens, so that a cell's words sum to what its tokens do; as a query it
+    is their mean.
 
     Args:
         recordings: at least one, all of one request.

@@ -86,7 +86,8 @@ def refuse_long(tokens: Sequence[TextToken], limit: int, what: str, model: str) 
     """
     if len(tokens) > limit:
         raise ExpressionError(
-            f"the expression takes {len(tokens)} tokens, but the text encoder {what} of {model} takes {limit}: shorten it"
+            f"the expression takes {len(tokens)} tokens, but the text encoder {what} of {model} takes {limit}: "
+            "shorten it"
         )
 
 
@@ -107,8 +108,8 @@ def place(
 ) -> tuple[Word, ...]:
     """Give words the positions of their tokens, and make a special word of every other token.
 
-    Several encoders may have read the same prompt, one after the other in the sequence (SD3); a word then owns its tokens
-    of all of them.
+    Several encoders may have read the same prompt, one after the other in the sequence (SD3); a word then owns its
+    tokens of all of them.
 
     Args:
         words: words with spans in the prompt.

@@ -20,7 +20,7 @@ from pathlib import Path
 from grounding.errors import OutputError
 from grounding.files import utf8, write_text
 
-_LARGE = 1 << 25  # bytes; reading a smaller file again costs less than keeping the list
+_LARGE = 1 << 28  # bytes; a smaller file is read again in a fraction of a second
 _SETTLED = 2_000_000_000  # ns; a file changed within the last two seconds may change again without another time
 _WEIGHTS = (".bin", ".jinja", ".json", ".model", ".safetensors", ".tiktoken", ".txt")
 _NESTED = ("model_index.json", "meta.json")  # diffusers and spaCy keep their parts in folders below these

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
 from grounding.attention.rows import weight_rows
+from grounding.errors import MethodError
 from grounding.layout import TokenLayout
 from grounding.steering.apply import GenerationPass, apply, beams_of
 from grounding.steering.base import GenerateOverrides, GenerationContext, Intervention
@@ -87,8 +88,13 @@ class ModulationEditor:
         modulation = self._modulation
         first = running.first_query(self._first)
         if modulation.heads.on_the_fly and running.step == 0:
+            if first is not None and running.past + running.queries < running.prompt:
+                raise MethodError(
+                    f"{modulation.name} measures its heads at the prompt's last row, but edits earlier rows "
+                    f"(prefill: {modulation.prefill}) and the prompt is read in pieces: read it in one pass"
+                )
             self._measure(layer, call, running)
-        strength = modulation.schedule.strength(running.step)
+        strength = self._strength(running)
         if first is None or strength == 0 or layer not in self._acting:
             return None
         if running.step > 0 and modulation.is_fixed:
@@ -113,12 +119,27 @@ class ModulationEditor:
 
     def gates(self, layer: int, running: GenerationPass) -> Tensor | None:
         """Return [H] factors where the modulation multiplies heads' outputs; None where it is inactive."""
-        strength = self._modulation.schedule.strength(running.step)
+        strength = self._strength(running)
         return self._modulation.gates(self._static[layer] * strength) if strength and layer in self._acting else None
 
     def gated_from(self, running: GenerationPass) -> Tensor:
         """Return [B] int64, the first gated position of each element."""
         return self._starts
+
+    def _strength(self, running: GenerationPass) -> float:
+        """Return the schedule's strength at the pass's step.
+
+        Raises:
+            MethodError: the pass reads tokens of several steps, whose strengths differ.
+        """
+        schedule = self._modulation.schedule
+        if running.last_step > running.step and schedule.kind != "constant":
+            raise MethodError(
+                f"the schedule {schedule.kind!r} of {self._modulation.name} sets a strength per step, but one pass reads "
+                f"the tokens of steps {running.step} to {running.last_step}: generate with use_cache=True and without "
+                "assisted generation or prompt lookup"
+            )
+        return schedule.strength(running.step)
 
     def _measure(self, layer: int, call: AttentionCall, running: GenerationPass) -> None:
         """Compute head strengths from the last prompt row, in the pass that reads it."""
@@ -168,8 +189,9 @@ class ModulationEditor:
             beams, device = beams_of(rows, len(self._layouts)), call.query.device
             masks = torch.zeros(3, len(self._layouts), keys, dtype=torch.bool)
             for element, (chosen, image) in enumerate(zip(self._chosen, self._image, strict=True)):
-                masks[0, element, chosen] = True
-                masks[1, element, image] = True
+                # A prompt in pieces is read up to some of its image keys.
+                masks[0, element, chosen[chosen < keys]] = True
+                masks[1, element, image[image < keys]] = True
                 masks[2, element, int(image.max()) + 1 :] = True
             spread = masks.to(device).repeat_interleave(beams, dim=1)[:, :, None, None]
             known = (spread[0], spread[1], spread[2])

@@ -12,6 +12,7 @@ from grounding.errors import MethodError
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
 from grounding.models.spelling import end_of_text, end_tokens
+from grounding.numerics import finite_logits
 from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding, Generated
 from grounding.steering.editor import applied
@@ -50,7 +51,7 @@ def generate(
     Raises:
         ExpressionError: a question is empty or cannot be tokenised.
         MethodError: the steering method does not fit the model or the decoding.
-        ModelError: the model cannot run, for example out of memory.
+        ModelError: the model cannot run, for example out of memory, or its output is not finite.
     """
     decoding = decoding or Decoding()
     prepared = vlm.prepare_questions(images, questions)
@@ -58,8 +59,9 @@ def generate(
     with (
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
         explain_out_of_memory(f"generating with {vlm.name}", _REMEDY),
-        ExitStack() as stack,
         torch.inference_mode(),
+        finite_logits(vlm.model, vlm.name, sampling=decoding.do_sample),
+        ExitStack() as stack,
     ):
         torch.manual_seed(decoding.seed)
         overrides = [stack.enter_context(applied(step, context)) for step in (steering.steps if steering else ())]

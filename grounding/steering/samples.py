@@ -28,14 +28,14 @@ class CalibrationSample:
 
     Attributes:
         image: RGB image.
-        question: the prompt's text.
+        question: the prompt's text; None for the model's own request for a description.
         answer: the text that is teacher-forced after the question.
         word: a word or phrase of the answer, of which the first occurrence is measured; None measures the whole answer.
         mask: bool [H, W] of the image's size, true on the word's object; required by `agreement` only.
     """
 
     image: Image.Image = field(repr=False)
-    question: str
+    question: str | None
     answer: str
     word: str | None = None
     mask: BoolArray | None = field(default=None, repr=False)
@@ -58,14 +58,14 @@ class _Line:
     """Hold one line of a manifest; paths are relative to the manifest's folder."""
 
     image: str
-    question: str
     answer: str
+    question: str | None = None
     word: str | None = None
     mask: str | None = None
 
 
 def manifest_samples(file: Path) -> list[Source]:
-    """Read samples from JSON lines with the keys `image`, `question`, `answer` and, optionally, `word` and `mask`.
+    """Read samples from JSON lines with the keys `image`, `answer` and, optionally, `question`, `word` and `mask`.
 
     Args:
         file: the manifest; `image` and `mask` are paths of images. A mask is true where its pixel is not black.
@@ -79,7 +79,7 @@ def manifest_samples(file: Path) -> list[Source]:
     """
     return [
         partial(_opened, schema.build(_Line, data, where, ManifestError), file.parent)
-        for where, data in read_manifest(file, "image, question and answer")
+        for where, data in read_manifest(file, "image and answer")
     ]
 
 

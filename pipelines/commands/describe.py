@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from grounding.console import emit, stderr, stdout
+from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import GroundingError, UsageError
 from grounding.files import slug, user_path
 from grounding.images import open_image
@@ -167,15 +168,23 @@ class DescribeCommand(LoadOptions):
         def describe(item: ManifestItem) -> Description:
             return pipe(item.path, self.question, stream=stream if streams else None)
 
+        # A live bar is gone while anything is printed; where there is none, one line follows each of several images.
+        live = not streams and stderr().is_terminal
+        progress = progress_bar(stderr(), brief=True)
+        bar = progress.add_task("describe", total=len(items))
         for item in items:
             if not self.json:
                 stdout().print(item.image, style="bold")
-            outcome = attempt_one(partial(describe, item))
+            with progress if live else nullcontext():
+                outcome = attempt_one(partial(describe, item))
+                progress.advance(bar)
             if isinstance(outcome, GroundingError):
                 if len(items) == 1:
                     raise outcome
             elif not self.json:
                 write_description(outcome, stdout(), streamed=streams)
+            if not live and len(items) > 1:
+                stderr().print(progress.get_renderable())
             yield item, outcome
 
     def _record(self, description: Description, image: str, key: str) -> Record:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -133,3 +134,40 @@ def test_refusals_are_one_sentence_and_write_nothing(describe, scenes, tmp_path,
     assert sentence in err
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_replaced_in_place_has_another_line_and_the_old_one_is_gone(describe, scenes, tmp_path) -> None:
+    picture, out = tmp_path / "1.png", tmp_path / "out"
+    keys = set()
+    for name in ("0", "0", "1"):
+        picture.write_bytes((scenes / f"{name}.png").read_bytes())
+        assert describe(picture, "--out", out, "--max-new-tokens", "4")[0] == 0
+        (line,) = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+        keys.add(line["key"])
+        assert all((out / file).is_file() for file in line["files"])
+    assert len(keys) == 2
+
+
+def test_an_out_that_cannot_be_written_is_refused_before_the_model_is_loaded(describe, scenes, monkeypatch) -> None:
+    monkeypatch.setattr("pipelines.options.LoadOptions.load_vlm", lambda self: pytest.fail("the model was loaded"))
+    code, out, err = describe(scenes / "0.png", "--out", "/proc/out")
+    assert code == 2
+    assert out == ""
+    assert "cannot be written" in err
+
+
+def test_progress_of_several_images_is_on_stderr(describe, scenes, monkeypatch) -> None:
+    import io
+
+    from rich.console import Console
+
+    images = (scenes / "0.png", scenes / "1.png")
+    for form in ((), ("--json",)):
+        _, out, err = describe(*images, *form, "--max-new-tokens", "4")
+        assert re.findall(r"describe .* (\d/\d) [\d.]+ per s, 0:00:\d\d left", err) == ["1/2", "2/2"]
+        assert "left" not in out
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    monkeypatch.setattr("pipelines.commands.describe.stderr", lambda: terminal)
+    _, out, _ = describe(*images, "--json", "--max-new-tokens", "4")
+    assert [json.loads(line)["image"] for line in out.splitlines()] == [str(image) for image in images]
+    assert "2/2" in terminal.file.getvalue()

@@ -81,14 +81,14 @@ def uses_dispatcher(layer: nn.Module) -> bool:
     Args:
         layer: an attention module of diffusers, or a block that holds one.
     """
-    processors = {type(found) for module in layer.modules() if (found := getattr(module, "processor", None))}
+    processors: set[Any] = {type(found) for module in layer.modules() if (found := getattr(module, "processor", None))}
     return any(_calls_dispatcher(kind) for kind in processors)
 
 
 @cache
 def _calls_dispatcher(kind: type) -> bool:
     try:
-        return "dispatch_attention_fn" in inspect.getsource(kind.__call__)  # type: ignore[operator]
+        return "dispatch_attention_fn" in inspect.getsource(kind.__call__)
     except (OSError, TypeError, AttributeError):
         return False
 
