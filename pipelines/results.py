@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from grounding.errors import OutputError
-from grounding.files import make_folder, slug
+from grounding.files import file_stem, make_folder
 from grounding.maps.support import VisualSupport
 from grounding.types import Heatmap, PointPrompts, Segment, StageReport
 from pipelines.writers import FORMATS, Format, write_noun_sheet, write_result
@@ -82,7 +82,7 @@ class ReferringResult:
 
         Args:
             folder: created where it is missing.
-            name: the files' name without ending; the expression where None.
+            name: the files' name without ending; made of the expression where None.
             formats: `png`: the image with map, points and mask; `mask`: white on the mask, black off it, in the image's
                 size; `cutout`: the image, transparent off the mask; `coco`: a list of COCO results with RLE masks;
                 `npz`: the map with what each stage removed.
@@ -96,7 +96,7 @@ class ReferringResult:
         """
         if unknown := [form for form in formats if form not in FORMATS]:
             raise OutputError(f"format {unknown[0]!r} is not known: choose among {', '.join(FORMATS)}")
-        stem = slug(self.expression) if name is None else name
+        stem = file_stem(self.expression) if name is None else name
         return write_result(Path(folder), stem, formats, self.image, self.map, self.segments, self.expression, image_id)
 
 

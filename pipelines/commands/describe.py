@@ -13,7 +13,7 @@ import tyro
 
 from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import GroundingError, UsageError
-from grounding.files import slug
+from grounding.files import slug, user_path
 from grounding.images import open_image
 from grounding.runs.attempts import attempt_one
 from grounding.runs.folder import RESULTS
@@ -100,7 +100,7 @@ class DescribeCommand(LoadOptions):
             stop_at_repeats=not self.keep_repeats,
         )
         config = self._config(steering, decoding)
-        items = tuple(ManifestItem(image, Path(image).expanduser(), "") for image in images)
+        items = tuple(ManifestItem(image, user_path(image), "") for image in images)
         if self.out is None:
             return self._describe(items, config, steering, decoding, None)
         with RESULTS.hold(self.out):
@@ -121,12 +121,17 @@ class DescribeCommand(LoadOptions):
         failed, records = 0, []
         for item, outcome in self._work(pipe, items):
             record = image_head(item, config)
+            made: Record | GroundingError
             if isinstance(outcome, GroundingError):
-                failed += 1
-                stderr().print(f"failed: {item.image}: {outcome}")
-                record |= {"error": error_json(outcome)}
+                made = outcome
             else:
-                record |= self._record(outcome, item.image, record["key"])
+                made = attempt_one(partial(self._record, outcome, item.image, record["key"]))
+            if isinstance(made, GroundingError):
+                failed += 1
+                stderr().print(f"failed: {item.image}: {made}")
+                record |= {"error": error_json(made)}
+            else:
+                record |= made
             if log is not None and self.out is not None:
                 write_run(self.out, config)
                 log.add(record)
