@@ -36,7 +36,7 @@ _REMEDY = "read the picture at a smaller size, choose --dtype bfloat16, or a sma
 
 
 @dataclass(frozen=True)
-class Prompt:
+class TextPrompt:
     """A prompt and its words.
 
     Attributes:
@@ -264,7 +264,7 @@ class DiffusionSource(ABC):
         """A source on the same pipeline that reads pictures otherwise.
 
         Args:
-            changes: fields of `Reading`.
+            changes: fields of `MapReading`.
         """
         other = type(self)(self.pipe, self.name, self.finder)
         other.default_prompt, other.notice = self.default_prompt, self.notice
@@ -318,7 +318,7 @@ class DiffusionSource(ABC):
         usable = [list(clip)[: 1 + (len(clip) - 1) // step * step] for clip in clips]
         return self._read(usable, expressions, spec, prompt)
 
-    def prompt(self, expression: str, template: str | None = None) -> Prompt:
+    def prompt(self, expression: str, template: str | None = None) -> TextPrompt:
         """Put an expression into a template and find its words.
 
         Args:
@@ -331,11 +331,11 @@ class DiffusionSource(ABC):
         template = self.default_prompt if template is None else template
         refuse_controls(expression, self.tokenizer, self.name)
         if SLOT not in template:
-            return Prompt(template, split_words(template))
+            return TextPrompt(template, split_words(template))
         start = template.index(SLOT)
         words = parse(expression, self.finder)
         moved = (replace(w, span=(w.span[0] + start, w.span[1] + start)) for w in words)
-        return Prompt(template.replace(SLOT, expression), tuple(moved), start)
+        return TextPrompt(template.replace(SLOT, expression), tuple(moved), start)
 
     def placement(self, tokens: Sequence[TextToken], latents: LatentShape) -> Placement:
         """Positions of cells and of the text tokens that take part in the softmax."""
@@ -345,7 +345,7 @@ class DiffusionSource(ABC):
             return Placement(latents.cells, kept, 0, 0, joint=False)
         return Placement(latents.cells, kept, *self.starts(latents.cells, len(tokens)))
 
-    def words(self, prompt: Prompt, tokens: Sequence[TextToken], placement: Placement) -> tuple[Word, ...]:
+    def words(self, prompt: TextPrompt, tokens: Sequence[TextToken], placement: Placement) -> tuple[Word, ...]:
         """All words of a prompt and one special word for every other token, with positions in the sequence."""
         kept = [tokens[i] for i in placement.tokens]
         placed = place(prompt.words, kept, placement.word_positions, self.tokenizer, self.name)
@@ -367,7 +367,7 @@ class DiffusionSource(ABC):
             self.tokens(prompt.text)
         return [self._read_one(clip, prompt, spec) for clip, prompt in zip(clips, prompts, strict=True)]
 
-    def _read_one(self, frames: Sequence[Image.Image], prompt: Prompt, spec: RecordSpec) -> AttentionMaps:
+    def _read_one(self, frames: Sequence[Image.Image], prompt: TextPrompt, spec: RecordSpec) -> AttentionMaps:
         with torch.inference_mode(), explain_out_of_memory(f"running {self.name}", _REMEDY):
             encoded = self.encode(prompt.text)
             clean = self._encoded_picture(frames)
