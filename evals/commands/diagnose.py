@@ -11,6 +11,7 @@ import tyro
 from evals.commands.generation import check_seed
 from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import EvalDataError, ImageError, UsageError
+from grounding.runs.lock import hold
 
 if TYPE_CHECKING:
     from evals.diagnostics.sources import PictureQuestion
@@ -73,12 +74,16 @@ class EvalDiagnoseCommand:
                 "given, expected limit and budget of at least 1, scenes of at least 0 and a tau above 0"
             )
         items, model, steering = self._chosen()
-        found = self._diagnose(items[: self.limit], model, steering)
+        out = self.out or self.run_folder or Path("diagnostics")
+        with hold(out, "diagnostics"):
+            found = self._diagnose(items[: self.limit], model, steering)
+            return self._write(found, out)
+
+    def _write(self, found: Diagnostics, out: Path) -> int:
         from evals.diagnostics.plots import save_figures
         from evals.diagnostics.summary import FILE
         from grounding.files import write_json
 
-        out = self.out or self.run_folder or Path("diagnostics")
         write_json(out / FILE, asdict(found), indent=None)
         pictures = save_figures(found, out / "diagnostics")
         if self.json:
@@ -121,7 +126,7 @@ class EvalDiagnoseCommand:
         from evals.diagnostics.trace import trace
         from grounding.attention.sinks import SinkRule
         from grounding.models.load import load
-        from grounding.runs.provenance import short_hash, versions
+        from grounding.runs.provenance import model_identity, short_hash, versions
         from grounding.steering.decoding import Decoding
 
         decoding, sinks = Decoding(max_new_tokens=self.max_new_tokens), SinkRule(self.tau)
@@ -146,7 +151,7 @@ class EvalDiagnoseCommand:
         if not looked:
             raise EvalDataError(f"none of the {len(items)} pictures could be read: check their paths")
         settings: dict[str, Any] = {
-            "model": model,
+            **asdict(model_identity(model, self.device, self.dtype)),
             "steering": steering.to_yaml() if steering else None,
             "decoding": asdict(decoding),
             "sinks": asdict(sinks),
