@@ -18,6 +18,7 @@ from evals.inputs import listed, read_json, read_rows
 from evals.task import Picture
 from grounding import hub
 from grounding.errors import EvalDataError, MissingExtraError, UsageError
+from grounding.files import user_path
 from grounding.runs.content import picture_hash
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def read_data(source: str, split: str = "", what: str = "the data") -> tuple[Dat
     """
     if not source:
         raise UsageError(f"--data is missing: a model needs {what} as a folder, a file, or a hub id")
-    place = Path(source).expanduser()
+    place = user_path(source)
     if place.is_dir():
         listing = next((place / name for name in LISTS if (place / name).is_file()), None)
         if listing is not None:
@@ -105,7 +106,7 @@ def picture_in(folder: str, name: str) -> Path:
         The first path that exists; else the path in `images` if there is such a folder. A picture that is missing is
         reported when it is opened.
     """
-    place = Path(folder).expanduser()
+    place = user_path(folder)
     folders = (place, place / SUBFOLDER)
     names = (name, _COCO_NAME.sub(r"\1", name))
     found = next((file for one in names for inside in folders if (file := inside / one).exists()), None)

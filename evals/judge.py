@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from grounding.errors import JudgeError
-from grounding.files import append_jsonl, read_jsonl
+from grounding.files import append_jsonl, read_jsonl, utf8
 from grounding.runs.lock import hold
 
 _KEY_DIGITS = 16
@@ -62,7 +62,8 @@ class CommandJudge:
                 shlex.split(self.command),
                 input=prompt,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="backslashreplace",
                 timeout=self.timeout,
                 check=False,
             )
@@ -159,4 +160,4 @@ def _kept(file: Path) -> dict[tuple[str, str], str]:
 
 
 def _digest(prompt: str) -> str:
-    return hashlib.sha256(prompt.encode()).hexdigest()[:_KEY_DIGITS]
+    return hashlib.sha256(utf8(prompt)).hexdigest()[:_KEY_DIGITS]

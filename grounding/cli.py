@@ -16,7 +16,8 @@ from typing import Any, TextIO, cast
 
 from grounding import __version__
 from grounding.command import ENTRY_POINTS, GROUPS, Command, Runnable
-from grounding.errors import GroundingError, UsageError
+from grounding.console import write_any_text
+from grounding.errors import GroundingError, UnexpectedError, UsageError
 from grounding.memory import is_out_of_memory
 
 HEADER = "Where in an image each word lives: attention of vision-language models, turned into masks."
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    write_any_text()
     debug = _take_debug(arguments)
     try:
         return _dispatch(arguments)
@@ -232,6 +234,8 @@ def _runnable(path: Path, entries: Entries) -> type[Runnable]:
 
 def _sentence(error: Exception) -> str | None:
     """The sentence of an error that a user can correct; None for a bug in the program."""
+    if isinstance(error, UnexpectedError):
+        return None
     if isinstance(error, GroundingError):
         return str(error)
     return OUT_OF_MEMORY if is_out_of_memory(error) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 import zlib
@@ -40,6 +41,7 @@ def open_image(path: str | Path, max_side: int = MAX_SIDE, max_pixels: int = MAX
         ImageError: the file is missing, not readable, not an image, broken, too small or too large.
     """
     file = Path(path)
+    _check_name(file)
     if file.is_dir():
         raise ImageError(f"{file} is a folder, but an image file is needed: name the pictures in it")
     try:
@@ -101,6 +103,17 @@ def as_rgb(
 def _broken(name: str, error: Exception) -> ImageError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return ImageError(f"{name} is broken or cut short ({reason}): get or export it again")
+
+
+def _check_name(file: Path) -> None:
+    """Refuse a path that no file can have: with a zero byte, or with letters that the file system cannot spell."""
+    try:
+        possible = b"\0" not in os.fsencode(file)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        shown = str(file).encode("ascii", "backslashreplace").decode()
+        raise ImageError(f"there is no image at '{shown}': no file can have that name, so check the path")
 
 
 def _check_size(size: tuple[int, int], name: str, max_side: int, max_pixels: int) -> None:

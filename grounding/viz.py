@@ -224,7 +224,7 @@ def _mask_note(segments: Sequence[Segment]) -> str:
     if len(segments) > 1:
         return f"{len(segments)} masks"
     only = segments[0]
-    share = f"mask, {only.mask.mean():.1%} of the image, estimated IoU {only.score:.2f}"
+    share = f"mask, {only.mask.mean():.1%} of the image"
     return share if only.agreement is None else f"{share}, agreement {only.agreement:.2f}"
 
 

@@ -19,16 +19,16 @@ class NounPanel:
     """One noun and what is drawn for it.
 
     Attributes:
-        span: (start, end) characters of the noun in the text.
+        flagged: (start, end) characters of the text that are drawn in red.
         title: the noun.
         note: line below the title.
-        doubtful: draw the noun in red, in the text and below its panel.
+        doubtful: draw the title in red.
         heatmap: its map.
         points: its point prompts.
         segment: its mask; if given, the panel shows the map on the left and the mask on the right.
     """
 
-    span: tuple[int, int]
+    flagged: tuple[tuple[int, int], ...]
     title: str
     note: str
     doubtful: bool
@@ -94,7 +94,7 @@ def _panel(small: Image.Image, noun: NounPanel, frame: tuple[float, float]) -> I
 def _heading(text: str, nouns: Sequence[NounPanel], note: str, width: int) -> Image.Image:
     """Draw the text in wrapped lines, doubtful nouns in red."""
     letters, line = font(18), 26
-    doubtful = [one.span for one in nouns if one.doubtful]
+    doubtful = [span for one in nouns for span in one.flagged]
     placed: list[tuple[float, int, str, bool]] = []
     x, y, at = float(_MARGIN), _MARGIN, 0
     for word in text.split():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from grounding.errors import ManifestError, UsageError
+from grounding.files import user_path
 from grounding.manifest import read_manifest
 from grounding.runs.content import picture_hash
 from grounding.runs.provenance import short_hash
@@ -85,7 +86,7 @@ def items_from_words(words: Sequence[str]) -> tuple[ManifestItem, ...]:
             "--manifest FILE"
         )
     *images, expression = words
-    return tuple(ManifestItem(image, Path(image).expanduser(), expression) for image in dict.fromkeys(images))
+    return tuple(ManifestItem(image, user_path(image), expression) for image in dict.fromkeys(images))
 
 
 def items_from_manifest(file: Path) -> tuple[ManifestItem, ...]:
@@ -115,5 +116,5 @@ def _item(fields: Any, where: str, manifest: Path) -> ManifestItem:
         if not isinstance(fields.get(name), str):
             raise ManifestError(f"{where} has {name} = {fields.get(name)!r}, expected text")
     extra = {name: value for name, value in fields.items() if name not in REQUIRED}
-    path = manifest.parent / Path(fields["image"]).expanduser()
+    path = manifest.parent / user_path(fields["image"])
     return ManifestItem(fields["image"], path, fields["expression"], extra, source=manifest)

@@ -59,8 +59,8 @@ class SegmentCommand(ModelOptions):
         words: one image or more, then the expression.
         manifest: JSON lines with `image` (relative to the manifest) and `expression`, instead of images and expression.
         out: folder for the results.
-        formats: `png` (picture, points, map and mask), `mask` (white on black, in the image's size), `cutout` (the image,
-            transparent off the mask), `coco` (all masks in coco_results.json), `npz` (the map).
+        formats: `png` (picture, points, map and mask), `mask` (white on black, in the image's size), `cutout` (the
+            image, transparent off the mask), `coco` (all masks in coco_results.json), `npz` (the map).
         json: print the items' lines on stdout, one JSON object each, in the order of the items. Items that this run
             worked on have `seconds` by step, which are not in the files, so equal runs leave equal files.
     """
@@ -132,13 +132,13 @@ class SegmentCommand(ModelOptions):
 
 
 def _line(record: Record, out: Path) -> str:
-    """One result as text: its first file, or the image's name, and score and area of its masks."""
+    """One result as text: its first file, or the image's name, and the area of its masks.
+
+    The segmenter's own estimate is left out: it is about as high for masks of the wrong thing.
+    """
     name = str(out / record["files"][0]) if record["files"] else record["image"]
     width, height = record["image_size"]
-    masks = ", ".join(
-        f"score {segment['score']:.2f}, {segment['area'] / (width * height):.1%} of the image"
-        for segment in record["segments"]
-    )
+    masks = ", ".join(f"{segment['area'] / (width * height):.1%} of the image" for segment in record["segments"])
     return f"{name}: {record['expression']!r}, {masks}"
 
 

@@ -61,6 +61,17 @@ def test_json_is_the_items_lines_with_their_seconds_and_nothing_else(segment, pi
         assert min(one["load"], one["attention"], one["encode"]) > 0
 
 
+def test_the_segmenters_estimate_is_not_printed_as_if_it_told_right_from_wrong(segment, pictures, tmp_path):
+    _, out, err = segment(pictures / "a.png", "dog")
+    assert re.search(r": 'dog', [\d.]+% of the image\n", out)
+    assert "score" not in out + err
+    (line,) = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    (mask,) = json.loads(line)["segments"]
+    assert "score" not in mask
+    (entry,) = json.loads((tmp_path / "out" / "coco_results.json").read_text())
+    assert entry["score"] == mask["estimated_iou"]  # COCO's name, by which masks are ranked
+
+
 def test_images_of_the_command_line_are_done_again(segment, pictures):
     segment(pictures / "a.png", "dog")
     _, _, err = segment(pictures / "a.png", "dog")
