@@ -32,6 +32,7 @@ def overlay(
     heatmap: Heatmap,
     segments: Segment | Sequence[Segment] = (),
     title: str = "",
+    notes: Sequence[str] = (),
     *,
     side: int = 480,
     colours: str = "turbo",
@@ -43,6 +44,7 @@ def overlay(
         heatmap: map over the same image.
         segments: masks with their points; the third panel is the bare image if there are none.
         title: caption, such as the referring expression.
+        notes: sentences below the panels.
         side: longer side of a panel in pixels.
         colours: name of a matplotlib colour map.
 
@@ -59,8 +61,8 @@ def overlay(
         draw_points(with_points, segment.points, frame)
         with_masks = blend_mask(with_masks, segment.mask, MASKS[number % len(MASKS)])
         draw_points(with_map, segment.points, frame)
-    notes = ["image and points", "heat map", _mask_note(found)]
-    return _strip([with_points, with_map, with_masks], notes, title)
+    captions = ["image and points", "heat map", _mask_note(found)]
+    return _strip([with_points, with_map, with_masks], captions, title, notes)
 
 
 def blend_map(image: Image.Image, heatmap: Heatmap, colours: str = "turbo", strength: float = 0.75) -> Image.Image:
@@ -140,19 +142,25 @@ def draw_points(image: Image.Image, points: PointPrompts, frame: tuple[float, fl
     image.paste(layer, (0, 0), layer)
 
 
-def _strip(panels: Sequence[Image.Image], notes: Sequence[str], title: str) -> Image.Image:
+def _strip(
+    panels: Sequence[Image.Image], captions: Sequence[str], title: str, notes: Sequence[str] = ()
+) -> Image.Image:
     width, height = panels[0].size
     margin = 16
     total = margin + (width + margin) * len(panels)
     heading, small = font(22, bold=True), font(14)
     lines = _wrap(title, heading, total - 2 * margin) if title else []
+    below = [line for note in notes for line in _wrap(note, small, total - 2 * margin)]
     line_height, note_height = 30, 26
     top = margin + line_height * len(lines) + (6 if lines else 0)
-    strip = Image.new("RGB", (total, top + height + note_height + 10), PAPER)
+    foot = top + height + note_height
+    strip = Image.new("RGB", (total, foot + note_height * len(below) + 10), PAPER)
     pen = ImageDraw.Draw(strip)
     for number, line in enumerate(lines):
         pen.text((margin, margin + number * line_height - 4), line, INK, heading)
-    for number, (panel, note) in enumerate(zip(panels, notes, strict=True)):
+    for number, line in enumerate(below):
+        pen.text((margin, foot + 7 + number * note_height), line, NEGATIVE, small)
+    for number, (panel, note) in enumerate(zip(panels, captions, strict=True)):
         left = margin + number * (width + margin)
         strip.paste(panel, (left, top))
         pen.rectangle([left - 1, top - 1, left + width, top + height], outline=(214, 218, 226))

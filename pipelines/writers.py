@@ -34,6 +34,7 @@ def write_result(
     heatmap: Heatmap,
     segments: Sequence[Segment],
     title: str,
+    notes: Sequence[str] = (),
 ) -> tuple[Path, ...]:
     """Write a heat map and its masks in each format.
 
@@ -46,6 +47,7 @@ def write_result(
         heatmap: [h, w] in [0, 1] over the whole image.
         segments: masks of the image's size.
         title: above the picture.
+        notes: below it.
 
     Returns:
         The files, in the order of `formats`.
@@ -54,7 +56,9 @@ def write_result(
         OutputError: the folder cannot be written to.
     """
     make_folder(folder)
-    return tuple(_write(folder / file_name(stem, form), form, image, heatmap, segments, title) for form in formats)
+    return tuple(
+        _write(folder / file_name(stem, form), form, image, heatmap, segments, title, notes) for form in formats
+    )
 
 
 def write_noun_sheet(file: Path, image: Image.Image, text: str, panels: Sequence[NounPanel], title: str) -> Path:
@@ -69,7 +73,13 @@ def write_noun_sheet(file: Path, image: Image.Image, text: str, panels: Sequence
 
 
 def _write(
-    file: Path, form: Format, image: Image.Image, heatmap: Heatmap, segments: Sequence[Segment], title: str
+    file: Path,
+    form: Format,
+    image: Image.Image,
+    heatmap: Heatmap,
+    segments: Sequence[Segment],
+    title: str,
+    notes: Sequence[str],
 ) -> Path:
     if form == "npz":
         return save_heatmap(file, heatmap)
@@ -77,7 +87,7 @@ def _write(
         return write_coco(file, [coco_result(segment, file.name) for segment in segments])
     from grounding.viz import overlay  # imports matplotlib, which is slow
 
-    return write_bytes(file, _png(overlay(image, heatmap, segments, title)))
+    return write_bytes(file, _png(overlay(image, heatmap, segments, title, notes)))
 
 
 def _png(image: Image.Image) -> bytes:
