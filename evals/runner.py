@@ -124,9 +124,14 @@ class Run:
             report: called with the answers of each batch.
 
         Raises:
+            MethodError: the steering does not fit the model or the decoding; nothing is written.
             OutputError: the folder cannot be written to.
             GroundingError: one of `grounding.errors.FATAL`.
         """
+        from grounding.steering.generate import check_steering
+
+        if plan.steering is not None:
+            check_steering(plan.steering, vlm, plan.decoding)
         out = self.folder.path
         if not (out / MANIFEST).exists() or self.manifest["end"] or _is_another(self.folder.manifest(), self.manifest):
             write_json(out / MANIFEST, {**self.manifest, "end": None})

@@ -31,7 +31,7 @@ class Job:
     Attributes:
         items: images and expressions, in the manifest's order.
         out: the run folder.
-        formats: `png` and `npz` are one file per item, `coco` is one file per run.
+        formats: `coco` is one file per run, each other one file per piece of work.
         config: of the run.
         batch_size: most items in one forward pass.
         resume: skip items that are done; otherwise all are done again.

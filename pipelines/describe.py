@@ -49,12 +49,12 @@ class FaithfulDescription:
         method: stages and point rule.
         segmenter: turns point prompts into masks; None for no masks.
         steering: the steering method to compare with the unsteered model; None for the unsteered text only.
-        decoding: how both texts are generated.
-        threshold: support below which a noun is not supported, in [0, 1]; the model's own where None. Without either,
-            only nouns with an empty map are not supported.
+        decoding: how both texts are generated; where None, up to 512 likeliest tokens that do not repeat themselves.
+        threshold: support below which a noun is not supported, in [0, 1]; the model's own where None. Without either
+            there is no verdict on nouns.
 
     Raises:
-        MethodError: the threshold is not in [0, 1].
+        MethodError: the threshold is not in [0, 1], or the steering method does not fit the model or the decoding.
     """
 
     def __init__(
@@ -72,7 +72,11 @@ class FaithfulDescription:
         self.method = method
         self.segmenter = segmenter
         self.steering = steering
-        self.decoding = decoding or Decoding()
+        self.decoding = decoding or Decoding(stop_at_repeats=True)
+        if steering is not None:
+            from grounding.steering.generate import check_steering
+
+            check_steering(steering, vlm, self.decoding)
         self.threshold = vlm.support_threshold if threshold is None else threshold
         # Visual support is a mean over all layers; the method selects its own from them.
         self.spec = replace(method.record_spec(vlm.layer_count), layers=None)
@@ -214,7 +218,8 @@ class FaithfulDescription:
         spec = replace(self.spec, residual_sinks=True)  # visual support leaves sinks out
         text = teacher_forced_maps(self.vlm, prepared, [generated.token_ids], spec)[0]
         nouns = tuple(self._nouns(image, text))
-        return Caption(text.text, nouns, generated.finished, len(generated.token_ids), seconds)
+        count = len(generated.token_ids)
+        return Caption(text.text, nouns, generated.finished, generated.repeated, count, seconds, self.threshold)
 
     def _nouns(self, image: Image.Image, text: TextMaps) -> Iterator[NounSupport]:
         if text.reference_words is None:
@@ -232,7 +237,7 @@ class FaithfulDescription:
                     encoded = True
                 segment = self._segment(self.segmenter, heatmap, points, phrase)
                 support = replace(support, agreement=max(0.0, segment.agreement or 0.0))
-            supported = points is not None and (self.threshold is None or support.value >= self.threshold)
+            supported = None if self.threshold is None else points is not None and support.value >= self.threshold
             yield NounSupport(phrase.text, phrase.noun.text, phrase.span, heatmap, points, segment, support, supported)
 
     def _segment(self, segmenter: Segmenter, heatmap: Heatmap, points: PointPrompts, phrase: NounPhrase) -> Segment:

@@ -60,7 +60,11 @@ def output_error(call: AttentionCall, element: int, rows: Tensor, weights: Tenso
         energy += torch.matmul(few.square(), own.square().sum(-1, keepdim=True))
     actual = output[element].index_select(0, rows).transpose(0, 1).reshape(expected.shape).float()
     concentration = grouped.square().sum(-1, keepdim=True)
-    noise = energy - 2 * (squared * expected).sum(-1, keepdim=True) + expected.square().sum(-1, keepdim=True) * concentration
+    noise = (
+        energy
+        - 2 * (squared * expected).sum(-1, keepdim=True)
+        + expected.square().sum(-1, keepdim=True) * concentration
+    )
     # The sums cancel where one key has all weight; their own rounding is the least noise that can be told.
     noise = torch.maximum(noise, FLOAT32 * energy).clamp(min=TINY).sqrt()
     half = torch.finfo(call.query.dtype).eps if call.query.dtype != torch.float32 else 0.0

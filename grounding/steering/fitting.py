@@ -23,8 +23,8 @@ from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
 from grounding.errors import GroundingError, MethodError
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
-from grounding.numerics import overflow
 from grounding.models.spelling import spell
+from grounding.numerics import overflow
 from grounding.steering.apply import apply
 from grounding.steering.fit_settings import FitSettings
 from grounding.steering.head_gains import HeadGains, Table

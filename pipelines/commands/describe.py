@@ -53,12 +53,15 @@ class DescribeCommand(LoadOptions):
         question: the prompt; left out, the model's own request for a description.
         steer: a steering method's name, or a YAML file.
         masks: segment every noun.
-        threshold: support below which a noun is flagged, in [0, 1]; left out, the model's own where one was measured.
+        threshold: support below which a noun is flagged, in [0, 1]; left out, the model's own where one was measured,
+            and no verdict where none was.
         max_new_tokens: the longest text in tokens.
         num_beams: beams; more than 1 cannot be streamed.
         sample: draw tokens instead of taking the likeliest.
         temperature: of the draws.
         top_p: share of the probability mass that is drawn from.
+        keep_repeats: let a text go on where it says a sentence again or a few words over and over; left out, it ends
+            there, and the repeat is left out.
         out: folder for pictures of the texts, results.jsonl and run.json; nothing is written without it.
         json: print one JSON object per image on stdout, and no text while it is generated.
     """
@@ -73,6 +76,7 @@ class DescribeCommand(LoadOptions):
     sample: bool = False
     temperature: float = 1.0
     top_p: float = 1.0
+    keep_repeats: bool = False
     out: Path | None = None
     json: bool = False
 
@@ -94,6 +98,7 @@ class DescribeCommand(LoadOptions):
             temperature=self.temperature,
             top_p=self.top_p,
             seed=self.seed,
+            stop_at_repeats=not self.keep_repeats,
         )
         config = self._config(steering, decoding)
         items = tuple(ManifestItem(image, user_path(image), "") for image in images)
@@ -148,19 +153,15 @@ class DescribeCommand(LoadOptions):
     def _load(self, steering: Steering | None, decoding: Decoding) -> FaithfulDescription:
         method, vlm = self.chosen_method(), self.load_vlm()
         segmenter = self.load_segmenter() if self.masks else None
-        pipe = FaithfulDescription(vlm, method, segmenter, steering, decoding, self.threshold)
-        if pipe.threshold is None:
-            stderr().print(
-                f"note: no threshold of support was measured for {self.model}, so no noun is flagged for a low one: "
-                "give --threshold"
-            )
-        return pipe
+        return FaithfulDescription(vlm, method, segmenter, steering, decoding, self.threshold)
 
     def _work(
         self, pipe: FaithfulDescription, items: tuple[ManifestItem, ...]
     ) -> Iterator[tuple[ManifestItem, Description | GroundingError]]:
         """Yield every image with its description or its error; the error of a single image is raised."""
-        streams = self.num_beams == 1 and not self.json and not _searches(pipe.steering)
+        from grounding.steering.generate import searches
+
+        streams = self.num_beams == 1 and not self.json and not searches(pipe.steering)
 
         def stream(label: str) -> Any:
             stdout().print(f"{label}:" if label == UNSTEERED else f"{label} by {self.steer}:")
@@ -205,13 +206,6 @@ class DescribeCommand(LoadOptions):
             "files": list(files),
             "error": None,
         }
-
-
-def _searches(steering: Steering | None) -> bool:
-    """Whether a step follows several texts at once, so that there is no newest token to stream."""
-    from grounding.steering.baselines.opera import OverTrust
-
-    return steering is not None and any(isinstance(step, OverTrust) for step in steering.steps)
 
 
 def _speed(description: Description) -> dict[str, Any]:

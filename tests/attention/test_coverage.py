@@ -38,8 +38,18 @@ def build(name: str, config: str, **options: Any) -> Any:
 
 
 def qwen3_next() -> Any:
-    linear = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
+    linear = {
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    }
+    experts = {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+    }
     options = TEXT | linear | experts | {"num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 8}
     return build("Qwen3NextForCausalLM", "Qwen3NextConfig", **options)
 
@@ -87,7 +97,9 @@ def test_keys_of_an_image_are_not_taken_for_positions_of_the_text() -> None:
     decoder.set_attn_implementation("eager")
     attentions = decoder(**seen, output_attentions=True).attentions
     own = [a for a in attentions if a.shape[-1] == N]
-    torch.testing.assert_close(recording.prefill[0][:, :, 0], torch.stack([a[0, :, -1] for a in own]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        recording.prefill[0][:, :, 0], torch.stack([a[0, :, -1] for a in own]), atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("keys", [5, 24, 40])
@@ -110,7 +122,11 @@ def test_other_keys_are_found_by_their_number_where_the_class_does_not_say_it(ke
                 return layer(x).view(1, x.shape[1], 4, 8).transpose(1, 2)
 
             run = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, None)
-            query, key, value = heads(self.q_proj, hidden_states), heads(self.k_proj, states), heads(self.v_proj, states)
+            query, key, value = (
+                heads(self.q_proj, hidden_states),
+                heads(self.k_proj, states),
+                heads(self.v_proj, states),
+            )
             output = run(self, query, key, value, None, scaling=self.scaling, is_causal=False)[0]
             return self.o_proj(output.flatten(2)), None
 
@@ -152,7 +168,9 @@ def test_layers_that_attend_from_some_positions_only_are_refused() -> None:
     with record(model, request) as recording:
         model(IDS)
     torch.testing.assert_close(recording.prefill[0].sum(-1), torch.ones(6, 4, 1), atol=1e-5, rtol=0)
-    with pytest.raises(RecordingError, match=r"layer 4 attends from 1 positions where the pass has 24, as layers with sh"):
+    with pytest.raises(
+        RecordingError, match=r"layer 4 attends from 1 positions where the pass has 24, as layers with sh"
+    ):
         with record(model, request):
             model.generate(IDS, **GREEDY)
 
@@ -165,7 +183,9 @@ def test_layers_of_other_numbers_of_heads_are_not_called_tensor_parallelism() ->
     for name, out in (("q_proj", 16), ("k_proj", 16), ("v_proj", 16)):
         setattr(narrow, name, torch.nn.Linear(32, out, bias=False))
     narrow.o_proj = torch.nn.Linear(16, 32, bias=False)
-    with pytest.raises(RecordingError, match=r"layer 1 runs 2 heads but the model's config says 4: .* choose those of 4"):
+    with pytest.raises(
+        RecordingError, match=r"layer 1 runs 2 heads but the model's config says 4: .* choose those of 4"
+    ):
         with record(model, RowRequest(((N - 1,),))):
             model(IDS)
     with record(model, RowRequest(((N - 1,),), spec=RecordSpec(layers=(0,)))) as recording:

@@ -94,7 +94,9 @@ def test_a_cache_filled_before_the_block_counts_too(model: Any) -> None:
     found = run(model, lambda: continued(model, cache))
     torch.testing.assert_close(found.decode[0], plain.decode[0], atol=5e-6, rtol=0)
     cache = filled(model, 8)
-    only_new = run(model, lambda: model.generate(IDS[:, 8:], past_key_values=cache, attention_mask=torch.ones_like(IDS), **GREEDY))
+    only_new = run(
+        model, lambda: model.generate(IDS[:, 8:], past_key_values=cache, attention_mask=torch.ones_like(IDS), **GREEDY)
+    )
     torch.testing.assert_close(only_new.decode[0], plain.decode[0], atol=5e-6, rtol=0)
 
 

@@ -101,7 +101,9 @@ def spoilt_kernel() -> Iterator[None]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("row", [3, 10, 19])
-def test_a_kernel_that_is_wrong_in_one_checked_row_is_refused(dtype: torch.dtype, row: int, spoilt_kernel: None) -> None:
+def test_a_kernel_that_is_wrong_in_one_checked_row_is_refused(
+    dtype: torch.dtype, row: int, spoilt_kernel: None
+) -> None:
     model = tiny_llava_gqa()[0].to(dtype)
     model.set_attn_implementation({"text_config": "spoilt"})
     ids = torch.arange(5, 25)[None]

@@ -194,7 +194,9 @@ def test_a_last_piece_of_one_position_is_refused_where_it_could_be_a_decode_step
         for piece in embeds.split(4, dim=1):
             cache = decoder(inputs_embeds=piece, past_key_values=cache, use_cache=True).past_key_values
 
-    with pytest.raises(RecordingError, match="query position 8 is read by a pass of one position, which looks like a decode step"):
+    with pytest.raises(
+        RecordingError, match="query position 8 is read by a pass of one position, which looks like a decode step"
+    ):
         run(decoder, RowRequest(((8,),)), in_pieces)
     with pytest.raises(RecordingError, match="add the prompt's last position to the queries"):
         run(decoder, RowRequest(((3,),), decode=True), in_pieces)

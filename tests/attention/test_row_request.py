@@ -72,7 +72,9 @@ def test_what_is_no_tuple_of_positions_per_element_is_refused(name: str, field: 
     if NOT_POSITIONS[name] is None and field != "queries":
         assert getattr(RowRequest(**given), field) is None
         return
-    with pytest.raises(RecordingError, match=rf"{field}=.* was given; expected one tuple of positions per batch element"):
+    with pytest.raises(
+        RecordingError, match=rf"{field}=.* was given; expected one tuple of positions per batch element"
+    ):
         RowRequest(**given)
 
 
