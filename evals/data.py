@@ -18,13 +18,12 @@ from evals.inputs import listed, read_rows
 from evals.task import Picture
 from grounding import hub
 from grounding.errors import EvalDataError, MissingExtraError, UsageError
-from grounding.files import user_path
+from grounding.files import PICTURE_ENDINGS, user_path
 from grounding.runs.content import picture_hash
 
 if TYPE_CHECKING:
     from PIL import Image
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 IMAGE_NAMES = ("image", "file_name", "image_path", "filename", "img")
 LISTS = ("metadata.jsonl", "images.json", "instances.json")
 SUBFOLDER = "images"
@@ -68,7 +67,7 @@ def read_data(source: str, split: str = "", what: str = "the data") -> tuple[Dat
         listing = next((place / name for name in LISTS if (place / name).is_file()), None)
         if listing is not None:
             return _from_json(listing, what)
-        files = sorted(file for file in _inside(place).iterdir() if file.suffix.lower() in ENDINGS)
+        files = sorted(file for file in _inside(place).iterdir() if file.suffix.lower() in PICTURE_ENDINGS)
         if files:
             return tuple(DataRow(file.name, file, {}) for file in files)
         parquet = sorted(place.rglob("*.parquet"))
