@@ -15,6 +15,10 @@ _CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+_CONVERSATION = (
+    "<s>{% for message in messages %}{% if message['role'] == 'user' %}[INST]{{ message['content'][0]['text'] }}[/INST]"
+    "{% else %}{{ message['content'][0]['text'] }}{% endif %}{% endfor %}"
+)
 _SIDE = 32  # pixels; four cells along each side
 
 
@@ -110,13 +114,53 @@ def tiny_flux(*, guidance: bool = False) -> Any:
     )
 
 
-def tiny_flux2() -> Any:
+def tiny_klein() -> Any:
     """A random `Flux2KleinPipeline` of one double and two single blocks."""
-    from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline
-    from diffusers import Flux2Transformer2DModel as Transformer
+    from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline
 
     tokenizer = chat_tokenizer()
-    vae = AutoencoderKLFlux2(
+    return Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=_flux2_vae(),
+        text_encoder=qwen3(tokenizer, layers=30),
+        tokenizer=tokenizer,
+        transformer=_flux2_transformer(guidance=False),
+    )
+
+
+def tiny_flux2() -> Any:
+    """A random `Flux2Pipeline` of one double and two single blocks, padded on the left."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Pipeline
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration, PixtralImageProcessor, PixtralProcessor
+
+    special = ("<unk>", "<s>", "</s>", "<pad>", "[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]")
+    tokenizer = byte_tokenizer(special, bos="<s>", eos="</s>", pad="<pad>")
+    text = {
+        "model_type": "mistral",
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+    }
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Mistral3Config(text_config=text, vision_config={"model_type": "pixtral", "image_size": 28, **vision})
+    processor = PixtralProcessor(PixtralImageProcessor(), tokenizer, chat_template=_CONVERSATION)
+    return Flux2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=_flux2_vae(),
+        text_encoder=Mistral3ForConditionalGeneration(config).eval(),
+        tokenizer=processor,
+        transformer=_flux2_transformer(guidance=True),
+    )
+
+
+def _flux2_vae() -> Any:
+    from diffusers import AutoencoderKLFlux2
+
+    return AutoencoderKLFlux2(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(8, 8, 8),
@@ -124,8 +168,13 @@ def tiny_flux2() -> Any:
         latent_channels=4,
         norm_num_groups=4,
         sample_size=_SIDE,
-    )
-    transformer = Transformer(
+    ).eval()
+
+
+def _flux2_transformer(*, guidance: bool) -> Any:
+    from diffusers import Flux2Transformer2DModel
+
+    return Flux2Transformer2DModel(
         in_channels=16,
         num_layers=1,
         num_single_layers=2,
@@ -134,15 +183,8 @@ def tiny_flux2() -> Any:
         joint_attention_dim=48,
         timestep_guidance_channels=16,
         axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=False,
-    )
-    return Flux2KleinPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=vae.eval(),
-        text_encoder=qwen3(tokenizer, layers=30),
-        tokenizer=tokenizer,
-        transformer=transformer.eval(),
-    )
+        guidance_embeds=guidance,
+    ).eval()
 
 
 def tiny_sd3() -> Any:
@@ -380,7 +422,8 @@ def qwen3(tokenizer: Any, layers: int) -> Any:
 
 TINY: dict[str, Callable[[], Any]] = {
     "FluxPipeline": tiny_flux,
-    "Flux2KleinPipeline": tiny_flux2,
+    "Flux2Pipeline": tiny_flux2,
+    "Flux2KleinPipeline": tiny_klein,
     "StableDiffusion3Pipeline": tiny_sd3,
     "QwenImagePipeline": tiny_qwen_image,
     "ZImagePipeline": tiny_z_image,

@@ -48,10 +48,10 @@ class ZImage(DiffusionSource):
 
     def tokens(self, text: str, length: int | None = None) -> tuple[TextToken, ...]:
         """The tokens of the whole chat message."""
-        rendered, start = in_chat(self.tokenizer, text, add_generation_prompt=True, enable_thinking=True)
-        tokens = tokenize(self.tokenizer, rendered, start=start, stop=start + len(text))
+        whole, start = in_chat(self.tokenizer, text, add_generation_prompt=True, enable_thinking=True)
+        tokens = tokenize(self.tokenizer, whole, start=start, stop=start + len(text))
         refuse_long(tokens, self.longest, self.encoder, self.name)
-        return tokens if length is None else padded(tokens, length, self.tokenizer)
+        return tokens if length is None else padded(tokens, length, self.tokenizer, "right")
 
     def encode(self, text: str) -> Encoded:
         """Encode as a chat message."""
