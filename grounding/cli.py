@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TextIO, cast
 
@@ -25,6 +26,7 @@ GLOBAL_OPTIONS = (
     ("--help", "show this help, or a command's"),
     ("--version", "show the version"),
     ("--debug", "show the traceback behind an error, and log more"),
+    ("--max-pixels N", "open pictures of up to N pixels, and of any length; 120,000,000 without it"),
 )
 OUT_OF_MEMORY = (
     "out of memory: lower --batch-size, choose a smaller --dtype (bfloat16), a smaller model or image, or --device cpu"
@@ -55,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_any_text()
     debug = _take_debug(arguments)
     try:
-        return _dispatch(arguments)
+        with _picture_limit(arguments):
+            return _dispatch(arguments)
     except SystemExit as stop:  # raised by tyro after a help or a usage error
         return stop.code if isinstance(stop.code, int) else REFUSED
     except KeyboardInterrupt:
@@ -87,6 +90,27 @@ def _take_debug(arguments: list[str]) -> bool:
     for package in ("grounding", "pipelines", "evals"):
         logging.getLogger(package).setLevel(logging.DEBUG)
     return True
+
+
+def _picture_limit(arguments: list[str]) -> AbstractContextManager[None]:
+    """Remove `--max-pixels N` from the arguments before a bare `--`; the context opens pictures of that size.
+
+    Raises:
+        UsageError: N is missing or no whole number from 1.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    at = next((i for i, word in enumerate(arguments[:end]) if word.partition("=")[0] == "--max-pixels"), None)
+    if at is None:
+        return nullcontext()
+    _, joined, given = arguments[at].partition("=")
+    width = 1 if joined else 2
+    number = given if joined else "".join(arguments[at + 1 : at + 2])
+    if not re.fullmatch("[0-9]{1,15}", number) or int(number) < 1:
+        raise UsageError(f"--max-pixels {number} was given, expected a whole number of pixels, 200000000 for instance")
+    del arguments[at : at + width]
+    from grounding.images import larger_pictures
+
+    return larger_pictures(int(number))
 
 
 def _dispatch(arguments: list[str]) -> int:

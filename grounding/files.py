@@ -23,6 +23,8 @@ import numpy as np
 
 from grounding.errors import GroundingError, OutputError
 
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""Endings of pictures that are looked for in a folder."""
 BYTE_ORDER_MARK = "\ufeff"
 _NAME_LENGTH, _NAME_BYTES = 60, 90
 

@@ -52,6 +52,7 @@ def overlay(
     heatmap: Heatmap,
     segments: Segment | Sequence[Segment] = (),
     title: str = "",
+    notes: Sequence[str] = (),
     *,
     side: int = 480,
     colours: str = "turbo",
@@ -63,6 +64,7 @@ def overlay(
         heatmap: map over the same image.
         segments: masks with their points; the third panel is the bare image if there are none.
         title: caption, such as the referring expression.
+        notes: sentences below the panels.
         side: longer side of a panel in pixels.
         colours: name of a matplotlib colour map.
 
@@ -82,8 +84,8 @@ def overlay(
         free = tuple(one for one in free if one != colour) or MASKS
         with_masks = blend_mask(with_masks, segment.mask, colour)
         draw_points(with_map, segment.points, frame)
-    notes = ["image and points", "heat map", _mask_note(found)]
-    return _strip([with_points, with_map, with_masks], notes, title)
+    captions = ["image and points", "heat map", _mask_note(found)]
+    return _strip([with_points, with_map, with_masks], captions, title, notes)
 
 
 def blend_map(image: Image.Image, heatmap: Heatmap, colours: str = "turbo", strength: float = 0.75) -> Image.Image:
@@ -196,19 +198,25 @@ def draw_points(image: Image.Image, points: PointPrompts, frame: tuple[float, fl
     image.paste(layer, (0, 0), layer)
 
 
-def _strip(panels: Sequence[Image.Image], notes: Sequence[str], title: str) -> Image.Image:
+def _strip(
+    panels: Sequence[Image.Image], captions: Sequence[str], title: str, notes: Sequence[str] = ()
+) -> Image.Image:
     width, height = panels[0].size
     margin, cell = 16, max(width, _NARROWEST)
     total = margin + (cell + margin) * len(panels)
     heading, small = font(22, bold=True), font(14)
     lines = wrap(title, heading, total - 2 * margin) if title else []
-    below = [wrap(note, small, cell) for note in notes]
+    below = [wrap(caption, small, cell) for caption in captions]
+    foot = [line for note in notes for line in wrap(note, small, total - 2 * margin)]
     line_height, note_height = 30, 18
     top = margin + line_height * len(lines) + (6 if lines else 0)
-    strip = Image.new("RGB", (total, top + height + note_height * max(map(len, below)) + 18), PAPER)
+    under = top + height + note_height * max(map(len, below)) + 12
+    strip = Image.new("RGB", (total, under + note_height * len(foot) + 6), PAPER)
     pen = ImageDraw.Draw(strip)
     for number, line in enumerate(lines):
         pen.text((margin, margin + number * line_height - 4), line, INK, heading)
+    for number, line in enumerate(foot):
+        pen.text((margin, under + number * note_height), line, NEGATIVE, small)
     for number, (panel, words) in enumerate(zip(panels, below, strict=True)):
         left = margin + number * (cell + margin)
         strip.paste(panel, (left, top))

@@ -43,6 +43,7 @@ def result_record(item: ManifestItem, config: RunConfig, result: ReferringResult
             {"stage": report.stage, "removed": round(float(report.removed), 6), "detail": report.detail}
             for report in result.stages
         ],
+        **({"notes": list(result.notes)} if result.notes else {}),
         "files": list(files),
         "error": None,
     }

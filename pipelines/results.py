@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from grounding.equality import ByValue
 from grounding.errors import OutputError
 from grounding.files import file_stem, make_folder
+from grounding.geometry import uncovered_share
+from grounding.images import notes_of
+from grounding.layout import ImageGrid
 from grounding.maps.support import VisualSupport
 from grounding.types import Heatmap, PointPrompts, Segment, StageReport
 from pipelines.writers import FORMATS, Format, write_noun_sheet, write_result
@@ -22,6 +26,7 @@ MASK_FITS = 0.005
 """Agreement of map and mask below which no mask fits: what is printed as 0.00."""
 UNSTEERED = "unsteered"
 STEERED = "steered"
+LEAST_UNSEEN = 0.01  # share of a picture from which on it is a note; less is rounding of a resize
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,8 @@ class Timings:
         return self.attention + self.stages + self.encode + self.mask
 
 
-@dataclass(frozen=True)
-class ReferringResult:
+@dataclass(frozen=True, eq=False)
+class ReferringResult(ByValue):
     """The mask of a referring expression, and how it was found.
 
     Attributes:
@@ -56,7 +61,9 @@ class ReferringResult:
         segments: the masks, best first; today's methods give one.
         map: where the expression's words attend, [h, w] in [0, 1] over the whole image.
         points: the segmenter's point prompts, in pixels of the image.
-        timings: seconds by step.
+        timings: seconds by step; not compared by `==`.
+        notes: what a reader of the result should know about the picture: a share that the model does not see, frames
+            that were not read, values that were scaled; one sentence each.
     """
 
     image: Image.Image = field(repr=False)
@@ -64,7 +71,8 @@ class ReferringResult:
     segments: tuple[Segment, ...] = field(repr=False)
     map: Heatmap = field(repr=False)
     points: PointPrompts = field(repr=False)
-    timings: Timings
+    timings: Timings = field(compare=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def stages(self) -> tuple[StageReport, ...]:
@@ -75,7 +83,7 @@ class ReferringResult:
         self,
         folder: str | Path,
         name: str | None = None,
-        formats: Sequence[Format] = ("png", "coco", "npz"),
+        formats: str | Sequence[Format] = ("png", "coco", "npz"),
         image_id: int = 1,
     ) -> tuple[Path, ...]:
         """Write the result to a folder. Each file is written whole or not at all.
@@ -83,9 +91,9 @@ class ReferringResult:
         Args:
             folder: created where it is missing.
             name: the files' name without ending; made of the expression where None.
-            formats: `png`: the image with map, points and mask; `mask`: white on the mask, black off it, in the image's
-                size; `cutout`: the image, transparent off the mask; `coco`: a list of COCO results with RLE masks;
-                `npz`: the map with what each stage removed.
+            formats: one or several. `png`: the image with map, points and mask; `mask`: white on the mask, black off
+                it, in the image's size; `cutout`: the image, transparent off the mask; `coco`: a list of COCO results
+                with RLE masks; `npz`: the map with what each stage removed.
             image_id: of the COCO results: the image's number in the ground truth.
 
         Returns:
@@ -94,10 +102,27 @@ class ReferringResult:
         Raises:
             OutputError: a format is unknown, or the folder cannot be written to.
         """
-        if unknown := [form for form in formats if form not in FORMATS]:
-            raise OutputError(f"format {unknown[0]!r} is not known: choose among {', '.join(FORMATS)}")
+        asked = (formats,) if isinstance(formats, str) else tuple(formats)
+        known = tuple(form for one in asked for form in FORMATS if form == one)
+        if len(known) < len(asked):
+            unknown = next(one for one in asked if one not in FORMATS)
+            raise OutputError(f"format {unknown!r} is not known: choose among {', '.join(FORMATS)}")
         stem = file_stem(self.expression) if name is None else name
-        return write_result(Path(folder), stem, formats, self.image, self.map, self.segments, self.expression, image_id)
+        return write_result(
+            Path(folder), stem, known, self.image, self.map, self.segments, self.expression, image_id, self.notes
+        )
+
+
+def picture_notes(image: Image.Image, grids: Sequence[ImageGrid]) -> tuple[str, ...]:
+    """The notes of a result.
+
+    Args:
+        image: as `grounding.images` opened it.
+        grids: the parts of it that the model sees; empty where that is not known.
+    """
+    unseen = uncovered_share([grid.box_xyxy for grid in grids], image.size) if grids else 0.0
+    note = (f"{unseen:.0%} of the picture lie outside what the model sees, so nothing there can be found",)
+    return (*notes_of(image), *(note if unseen >= LEAST_UNSEEN else ()))
 
 
 @dataclass(frozen=True)
@@ -189,7 +214,7 @@ class Caption:
         finished: whether generation ended with the end token, before the length limit.
         repeated: whether it was ended where the text began to repeat itself.
         tokens: how many were generated, the end token included.
-        seconds: of the whole generation, prefill included; None for a text that was given.
+        seconds: of the whole generation, prefill included; None for a text that was given; not compared by `==`.
         threshold: the support from which a noun counts as supported; None for no verdict.
     """
 
@@ -198,7 +223,7 @@ class Caption:
     finished: bool
     repeated: bool
     tokens: int
-    seconds: float | None
+    seconds: float | None = field(compare=False)
     threshold: float | None
 
     @property
@@ -244,6 +269,7 @@ class Description:
         steered: the text with steering, from the same seed; None without a steering method.
         steering: the steering method's name; None without one.
         seed: of both texts.
+        notes: see `ReferringResult`.
     """
 
     image: Image.Image = field(repr=False)
@@ -252,6 +278,7 @@ class Description:
     steered: Caption | None
     steering: str | None
     seed: int
+    notes: tuple[str, ...] = ()
 
     @property
     def captions(self) -> dict[str, Caption]:
@@ -281,7 +308,7 @@ class Description:
         files = []
         for file, (label, caption) in zip(self.file_names(name), self.captions.items(), strict=True):
             panels = [_panel(noun) for noun in caption.by_noun]
-            title = f"{self.title(label)}: {caption.summary}"
+            title = ". ".join((f"{self.title(label)}: {caption.summary}", *self.notes))
             files.append(write_noun_sheet(Path(folder) / file, self.image, caption.text, panels, title))
         return tuple(files)
 

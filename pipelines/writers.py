@@ -42,6 +42,7 @@ def write_result(
     segments: Sequence[Segment],
     title: str,
     image_id: int = 1,
+    notes: Sequence[str] = (),
 ) -> tuple[Path, ...]:
     """Write a heat map and its masks in each format.
 
@@ -56,6 +57,7 @@ def write_result(
         segments: masks of the image's size.
         title: above the picture.
         image_id: of the COCO results.
+        notes: below the picture.
 
     Returns:
         The files, in the order of `formats`.
@@ -69,7 +71,7 @@ def write_result(
         if form == "png":
             from grounding.viz import overlay  # imports matplotlib, which is slow
 
-            return overlay(image, heatmap, segments, title)
+            return overlay(image, heatmap, segments, title, notes)
         mask = mask_image(image.size, segments)
         return mask if form == "mask" else cut_out(image, mask)
 

@@ -15,6 +15,7 @@ from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import GroundingError, UsageError
 from grounding.files import slug, user_path
 from grounding.images import open_image
+from grounding.pictures import picture_files
 from grounding.runs.attempts import attempt_one
 from grounding.runs.folder import RESULTS
 from grounding.runs.records import RecordLog
@@ -48,7 +49,7 @@ class DescribeCommand(LoadOptions):
     how a single image fails); 130 interrupted.
 
     Attributes:
-        images: one image or more.
+        images: one image or more; also folders, and patterns in quotes.
         question: the prompt; left out, the model's own request for a description.
         steer: a steering method's name, or a YAML file.
         masks: segment every noun.
@@ -88,7 +89,7 @@ class DescribeCommand(LoadOptions):
             raise UsageError("no image was given, expected one or more: grounding describe photo.jpg")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UsageError(f"a threshold of {self.threshold} was given, expected a support in [0, 1]")
-        images = tuple(dict.fromkeys(self.images))
+        images = picture_files(self.images)
         steering = None if self.steer is None else load_steering(self.steer)
         decoding = Decoding(
             max_new_tokens=self.max_new_tokens,
@@ -201,6 +202,7 @@ class DescribeCommand(LoadOptions):
             "seed": description.seed,
             "image_size": list(description.image.size),
             **{label: caption_record(caption) for label, caption in description.captions.items()},
+            **({"notes": list(description.notes)} if description.notes else {}),
             "files": list(files),
             "error": None,
         }

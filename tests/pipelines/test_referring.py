@@ -106,7 +106,7 @@ def test_what_cannot_be_answered_is_refused(make_pipe, pictures, images):
         pipe(pictures / "none.png", "dog")
     with pytest.raises(ExpressionError):
         pipe(images["a"], " ")
-    with pytest.raises(TypeError, match="pipe\\(image, expression\\)"):
+    with pytest.raises(TypeError, match=r"pipe\(picture, expression\)"):
         pipe(images["a"])
     assert pipe([]) == []
 
