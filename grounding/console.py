@@ -1,7 +1,12 @@
-"""Output of the command line: results on stdout, progress and notices on stderr."""
+r"""Output of the command line: results on stdout, progress and notices on stderr.
+
+Text for people is written in the stream's own encoding, with escapes (`\u72d7`) for letters that it lacks. JSON is
+written in ASCII, which every encoding in use can carry, so it is valid wherever it goes.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from datetime import timedelta
@@ -11,6 +16,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+
+def write_any_text() -> None:
+    """Let stdout and stderr take text outside their encoding, by escapes instead of errors."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @cache
@@ -68,10 +80,10 @@ def progress_bar(console: Console, brief: bool = False) -> Progress:
 
 
 def emit(value: Any) -> None:
-    """Print one JSON object on one line of stdout.
+    """Print one JSON object on one line of stdout, in ASCII.
 
     Raises:
         ValueError: the value holds NaN or infinity, which JSON does not have.
     """
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
     sys.stdout.flush()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from grounding import compat, hub
 from grounding.errors import ModelError
+from grounding.files import user_path
 
 STARTERS = {
     "starter": "grounding.starter",
@@ -52,7 +53,7 @@ def source_of(name: str) -> str:
                 f"again, or make them with python -m {STARTERS[name]}.train"
             )
         return str(folder)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if name.strip() and path.is_dir():
         if not _is_model(path):
             raise ModelError(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from evals.html.page import Cell, FigureRow, Table
+from evals.html.table import Cell, FigureRow, Table
 
 # The first of these that a group has is its result; the second list says what it was bought with.
 HEADLINES = ("CHAIR_S", "CHAIR", "accuracy", "aAcc", "score", "mIoU", "pointing accuracy")
@@ -57,9 +55,9 @@ def _against(names: Sequence[str], at: int, row: FigureRow, beside: FigureRow | 
     if not cell.change:
         how = "the two cannot be paired"
     elif cell.verdict:
-        how = f"{cell.verdict} by more than chance explains ({_change(cell)})"
+        how = f"{cell.verdict}, by more than chance explains ({_change(cell)})"
     else:
-        how = f"no difference that chance does not explain ({_change(cell)})"
+        how = f"a difference that chance explains ({_change(cell)})"
     rest = ""
     if beside and beside.cells[at].value and beside.cells[0].value:
         rest = f"; {beside.label} {beside.cells[at].value} against {beside.cells[0].value}{_unit(beside)}"

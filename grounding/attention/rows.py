@@ -80,7 +80,9 @@ def combined_edit(call: AttentionCall, rows: Tensor) -> AttentionEdit:
     scale: WeightScale | None = None
     for index, row_edit in enumerate(call.edits):
         edit = row_edit.edit
-        if not isinstance(edit, AttentionEdit):
+        if isinstance(edit, AttentionEdit):
+            edit = edit.first_keys(call.key_count)
+        else:
             edit = edit(replace(call, edits=call.edits[:index]), rows)
         before = (rows < row_edit.start)[:, None] if row_edit.start > 0 else None  # [R, 1]
         if edit.logit_bias is not None:

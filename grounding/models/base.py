@@ -23,7 +23,7 @@ from grounding.models.own_words import OwnWords
 from grounding.models.placement import Tokens
 from grounding.models.prepared import Prepared, last_word
 from grounding.text.parse import NounFinder, parse
-from grounding.text.vocabulary import refuse_control_tokens, refuse_unknown
+from grounding.text.vocabulary import refuse_broken_text, refuse_control_tokens, refuse_unknown
 from grounding.text.words import split_words
 from grounding.types import AttentionMaps, IntArray, RecordSpec, Word
 
@@ -220,6 +220,7 @@ class VLM(ABC):
         if len(images) != len(texts) or not images:
             raise ValueError(f"{len(images)} pictures for {len(texts)} {what}s: one picture per {what} is needed")
         for text in texts:
+            refuse_broken_text(text)
             refuse_control_tokens(text, self.image_token, self.tokenizer, self.name)
         for image in images:
             self.check_picture(image)

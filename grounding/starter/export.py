@@ -11,11 +11,11 @@ import torch
 import transformers
 
 from grounding.models.llava import Llava
-from grounding.text.vocabulary import words_among
 from grounding.scenes.language import CELLS, VOCABULARY
 from grounding.starter.dataset import PLANTED_PRIORS
 from grounding.starter.measure import measure
 from grounding.starter.model import build_processor
+from grounding.text.vocabulary import words_among
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration

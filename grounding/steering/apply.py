@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from grounding.attention.call import AttentionCall, RowEdit
+from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
 from grounding.attention.coverage import refuse_other_keys
 from grounding.attention.events import Pass, Scope, Subscriber
 from grounding.attention.generation import Prompt
@@ -110,6 +110,7 @@ class SteeringHooks(Subscriber):
         self._elements = elements
         self._running: GenerationPass | None = None
         self._cache: Any = None
+        self._sums: dict[int, tuple[RowEdit, RowEdit, RowEdit]] = {}  # layer → an earlier edit, this one, their sum
 
     def begin_generation(self, prompt: Prompt) -> None:
         """Check that the prompts are those that steering was started for.
@@ -202,17 +203,31 @@ class SteeringHooks(Subscriber):
                 "layers with shared keys do while a prompt is read: steer other layers"
             )
         refuse_other_keys(layer, call, running.past, self._cache)
-        total = running.past + running.queries
         located = call
         if not call.edits:  # otherwise an outer block has set the offsets
-            located = replace(call, query_offset=running.past, key_offset=max(total - call.key_count, 0))
+            dropped = max(running.past + running.queries - call.key_count, 0)
+            located = call.changed(query_offset=running.past, key_offset=dropped)
         if located.key_offset:
             raise MethodError(
                 f"layer {layer} keeps a sliding window of {call.key_count} keys, so image keys have been dropped; "
                 "steer other layers"
             )
         edit = self.editor.edit(layer, located, running)
-        return call if edit is None else replace(located, edits=(*call.edits, edit))
+        return call if edit is None else located.changed(edits=self._with(layer, call.edits, edit))
+
+    def _with(self, layer: int, earlier: tuple[RowEdit, ...], edit: RowEdit) -> tuple[RowEdit, ...]:
+        """Add an edit; two biases known before the call are one, added once for as many steps as both serve."""
+        if not earlier or earlier[-1].start != edit.start:
+            return (*earlier, edit)
+        known = self._sums.get(layer)
+        if known is None or known[0] is not earlier[-1] or known[1] is not edit:
+            one, other = earlier[-1].fixed_bias, edit.fixed_bias
+            if one is None or other is None:
+                return (*earlier, edit)
+            keys = min(one.shape[-1], other.shape[-1])
+            total = RowEdit(edit.start, AttentionEdit(one[..., :keys] + other[..., :keys]))
+            known = self._sums[layer] = (earlier[-1], edit, total)
+        return (*earlier[:-1], known[2])
 
     def gate(self, layer: int, outputs: Tensor) -> Tensor | None:
         """Multiply the heads' outputs [rows, Q, H * Dv] of gated queries."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -24,12 +25,12 @@ _SPARE_KEYS = 256
 
 @dataclass(frozen=True)
 class _CachedEdit:
-    """Hold an edit that is valid for `rows` sequences and up to `keys` keys at one schedule strength."""
+    """Hold an edit of one row that is valid for `rows` sequences and up to `keys` keys at one schedule strength."""
 
     rows: int
     keys: int
     scale: float
-    edit: AttentionEdit
+    edit: RowEdit
 
     def serves(self, call: AttentionCall, scale: float) -> bool:
         return self.rows == call.query.shape[0] and self.keys >= call.key_count and self.scale == scale
@@ -98,7 +99,7 @@ class ModulationEditor:
         if first is None or strength == 0 or layer not in self._acting:
             return None
         if running.step > 0 and modulation.is_fixed:
-            return RowEdit(first, self._cached(layer, call, strength).first_keys(call.key_count))
+            return self._cached(layer, call, strength, first)
         masks = self._masks_of(layer, call, call.key_count, strength)
         if running.step > 0 or modulation.prefill != "text":
             return RowEdit(first, lambda earlier, rows: modulation.edit(masks, earlier, rows))
@@ -159,16 +160,19 @@ class ModulationEditor:
         if bool(self._measured[layer].any()):
             self._acting.add(layer)
 
-    def _cached(self, layer: int, call: AttentionCall, scale: float) -> AttentionEdit:
-        """Return the edit of a generated token's row, computed for `_SPARE_KEYS` future keys and then reused."""
+    def _cached(self, layer: int, call: AttentionCall, scale: float, first: int) -> RowEdit:
+        """Return the edit of generated tokens from query `first` on.
+
+        It is computed for `_SPARE_KEYS` future keys, and the same object is returned until the keys exceed them.
+        """
         known = self._cache.get(layer)
         if known is None or not known.serves(call, scale):
-            keys = call.key_count + _SPARE_KEYS
-            edit = self._modulation.edit(
-                self._masks_of(layer, call, keys, scale), call, torch.zeros(1, dtype=torch.int64)
-            )
-            known = self._cache[layer] = _CachedEdit(call.query.shape[0], keys, scale, edit)
-        return known.edit
+            # Kernels on accelerators copy a mask whose rows are not aligned to 8 entries.
+            keys = math.ceil((call.key_count + _SPARE_KEYS) / 8) * 8
+            masks = self._masks_of(layer, call, keys, scale)
+            edit = self._modulation.edit(masks, call, torch.zeros(1, dtype=torch.int64))
+            known = self._cache[layer] = _CachedEdit(call.query.shape[0], keys, scale, RowEdit(0, edit))
+        return known.edit if first == 0 else RowEdit(first, known.edit.edit)
 
     def _masks_of(self, layer: int, call: AttentionCall, count: int, scale: float) -> KeyMasks:
         keys, image, text = self._key_masks(call, count)

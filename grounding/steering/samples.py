@@ -14,6 +14,7 @@ import numpy as np
 
 from grounding import schema
 from grounding.errors import ManifestError
+from grounding.files import user_path
 from grounding.manifest import read_manifest
 from grounding.types import BoolArray
 
@@ -86,10 +87,10 @@ def _opened(line: _Line, folder: Path) -> CalibrationSample:
     from grounding.errors import ImageError
     from grounding.images import open_image
 
-    image = open_image(folder / Path(line.image).expanduser())
+    image = open_image(folder / user_path(line.image))
     mask = None
     if line.mask is not None:
-        path = folder / Path(line.mask).expanduser()
+        path = folder / user_path(line.mask)
         mask = np.asarray(np.asarray(open_image(path)).any(axis=-1))
         if mask.shape != (image.height, image.width):
             raise ImageError(

@@ -45,6 +45,19 @@ def refuse_unknown(word: str, token_ids: Sequence[int], tokenizer: Any, model: s
     )
 
 
+def refuse_broken_text(text: str) -> None:
+    """Refuse text with half of a surrogate pair, which no tokenizer can encode.
+
+    Raises:
+        ExpressionError: there is such a half.
+    """
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        shown = text[:60].encode("ascii", "backslashreplace").decode()
+        raise ExpressionError(
+            f"the text '{shown}' holds half of a letter (a lone surrogate): write it as whole UTF-8 text"
+        )
+
+
 def refuse_control_tokens(text: str, image_token: str, tokenizer: Any, model: str) -> None:
     """Refuse text that contains a control token.
 

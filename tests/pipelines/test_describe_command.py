@@ -38,7 +38,8 @@ def test_plain_lines_where_there_is_no_terminal(describe, scenes) -> None:
     assert text.startswith("a ")
     assert "\x1b" not in out
     assert all(" (support 0." in line for line in nouns)
-    assert f"{len(nouns)} nouns, " in total
+    assert total.strip().startswith(f"{len(nouns)} nouns in ")
+    assert " unsupported" in total
     assert " per s" in total
     assert "note: starter" in err
 
@@ -174,6 +175,58 @@ def test_refusals_are_one_sentence_and_write_nothing(describe, scenes, tmp_path,
     assert sentence in err
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    """A photograph that the photo starter describes in one sentence."""
+    import skimage.data
+
+    file = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.fromarray(skimage.data.astronaut()).save(file)
+    return file
+
+
+def test_a_caption_of_a_photo_is_one_sentence_that_ends(photo, capsys) -> None:
+    assert main(["describe", str(photo), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["unsteered"]
+    assert told["finished"]
+    assert told["text"].count(" .") == 1
+
+
+def test_no_verdict_where_no_threshold_was_measured(photo, capsys) -> None:
+    assert main(["describe", str(photo)]) == 0
+    out, err = capsys.readouterr()
+    assert "no verdict (no threshold of support was measured for this model: give one)" in out.splitlines()[-1]
+    assert "unsupported" not in out + err
+    assert main(["describe", str(photo), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["unsteered"]
+    assert (told["threshold"], told["unsupported"]) == (None, [])
+    assert {noun["supported"] for noun in told["nouns"]} == {None}
+    assert main(["describe", str(photo), "--threshold", "1"]) == 0
+    out = capsys.readouterr().out
+    assert f", {len(told['nouns'])} unsupported" in out
+    assert "no verdict" not in out
+
+
+DETAIL = ("--question", "describe the image in detail .")  # the training answers it with three captions in a row
+
+
+def test_a_text_ends_where_it_repeats_itself_unless_asked_to_go_on(photo, capsys) -> None:
+    told = {}
+    for option in ("--json", "--keep-repeats"):
+        assert main(["describe", str(photo), *DETAIL, "--json", *([option] if option != "--json" else [])]) == 0
+        told[option] = json.loads(capsys.readouterr().out)["unsteered"]
+    cut, whole = told["--json"], told["--keep-repeats"]
+    sentences = whole["text"].split(" .")
+    assert len(sentences) > len({*sentences})
+    assert (cut["repeated"], cut["finished"], whole["repeated"]) == (True, False, False)
+    assert whole["text"].startswith(cut["text"])
+    assert cut["text"].count(" .") == 1
+    assert main(["describe", str(photo), *DETAIL]) == 0
+    out = capsys.readouterr().out
+    assert f"unsteered, without the repeat: {cut['text']}" in out
+    assert "ended where it repeats itself" in out.splitlines()[-1]
 
 
 def test_a_picture_replaced_in_place_has_another_line_and_the_old_one_is_gone(describe, scenes, tmp_path) -> None:

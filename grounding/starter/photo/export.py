@@ -11,8 +11,8 @@ import transformers
 
 from grounding.errors import OutputError
 from grounding.files import write_json, write_text
-from grounding.text.vocabulary import words_among
 from grounding.starter.photo.model import Spec, build_processor
+from grounding.text.vocabulary import words_among
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from grounding.text.vocabulary import words_among
 from grounding.starter.model import CHAT_TEMPLATE, assemble, build_tokenizer, text_config
 from grounding.starter.photo.words import ABOUT, DESCRIBE
+from grounding.text.vocabulary import words_among
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor

@@ -114,21 +114,21 @@ def test_the_result_stands_on_top_in_a_sentence(tmp_path):
     said = "plain: 0.0\u00a0% of the texts name something that is not in the picture (95 % interval 12.3 to 98.7)"
     assert f"{said}, at recall 50.0\u00a0%." in found.text
     found = page(one, two)
-    assert "other has CHAIR_S 100.0\u00a0%, plain 0.0\u00a0%: no difference that chance does not explain" in found.text
+    assert "other has CHAIR_S 100.0\u00a0%, plain 0.0\u00a0%: a difference that chance explains" in found.text
     assert "(+100.0 (+100.0 to +100.0), p = 0.125); recall 50.0 against 50.0\u00a0%." in found.text
     assert found.text.index(said[:20]) < found.text.index("CHAIR_S\u00a0↓")
 
 
 def test_a_difference_beyond_chance_is_said(tmp_path):
-    from evals.html.page import Cell, FigureRow, Table
+    from evals.html.table import Cell, FigureRow, Table
     from evals.html.verdict import verdict
 
     cells = (Cell("48.8"), Cell("44.6", "", "\u22124.2 (\u22127.0 to \u22121.1)", "p = 0.010", "better"))
     row = FigureRow("CHAIR_S", "%", "", cells)
     (_, said) = verdict(["plain", "gains"], [Table("", ("", ""), (row,))])
     assert said == (
-        "gains has CHAIR_S 44.6\u00a0%, plain 48.8\u00a0%: better by more than chance explains (\u22124.2 (\u22127.0 to "
-        "\u22121.1), p = 0.010)."
+        "gains has CHAIR_S 44.6\u00a0%, plain 48.8\u00a0%: better, by more than chance explains (\u22124.2 (\u22127.0 "
+        "to \u22121.1), p = 0.010)."
     )
     assert verdict(["a"], [Table("", ("",), (FigureRow("length", "words", "", (Cell("9.0"),)),))]) == ()
 
