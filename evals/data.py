@@ -18,12 +18,12 @@ from evals.inputs import listed, read_rows
 from evals.task import Picture
 from grounding import hub
 from grounding.errors import EvalDataError, MissingExtraError, UsageError
+from grounding.files import PICTURE_ENDINGS, user_path
 from grounding.runs.content import picture_hash
 
 if TYPE_CHECKING:
     from PIL import Image
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 IMAGE_NAMES = ("image", "file_name", "image_path", "filename", "img")
 LISTS = ("metadata.jsonl", "images.json", "instances.json")
 SUBFOLDER = "images"
@@ -62,12 +62,12 @@ def read_data(source: str, split: str = "", what: str = "the data") -> tuple[Dat
     """
     if not source:
         raise UsageError(f"--data is missing: a model needs {what} as a folder, a file, or a hub id")
-    place = Path(source).expanduser()
+    place = user_path(source)
     if place.is_dir():
         listing = next((place / name for name in LISTS if (place / name).is_file()), None)
         if listing is not None:
             return _from_json(listing, what)
-        files = sorted(file for file in _inside(place).iterdir() if file.suffix.lower() in ENDINGS)
+        files = sorted(file for file in _inside(place).iterdir() if file.suffix.lower() in PICTURE_ENDINGS)
         if files:
             return tuple(DataRow(file.name, file, {}) for file in files)
         parquet = sorted(place.rglob("*.parquet"))
@@ -105,7 +105,7 @@ def picture_in(folder: str, name: str) -> Path:
         The first path that exists; else the path in `images` if there is such a folder. A picture that is missing is
         reported when it is opened.
     """
-    place = Path(folder).expanduser()
+    place = user_path(folder)
     folders = (place, place / SUBFOLDER)
     names = (name, _COCO_NAME.sub(r"\1", name))
     found = next((file for one in names for inside in folders if (file := inside / one).exists()), None)

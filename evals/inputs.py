@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from grounding.errors import EvalDataError
+from grounding.files import parse_json, user_path
 
 # The first byte of a pickle of protocol 2 or newer.
 _PICKLE = b"\x80"
 _PICKLE_ENDINGS = (".pkl", ".pickle", ".p", ".pth", ".pt", ".joblib")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # the escape of half of a surrogate pair
 _SHOWN = 5  # ids or names listed in a message
 _DIGITS = 18  # of an id, which must fit into 64 bits
 # The digits before a picture's ending, or at the end of a name without one: COCO_val2014_000000000139.jpg.
@@ -41,7 +43,7 @@ def read_text(path: str | Path, what: str) -> str:
 @contextmanager
 def _opened(path: str | Path, what: str) -> Iterator[BinaryIO]:
     """Open a file that is no pickle, after its byte order mark, if it has one."""
-    file = Path(path).expanduser()
+    file = user_path(path)
     try:
         with file.open("rb") as stream:
             head = stream.peek(len(codecs.BOM_UTF8))
@@ -69,10 +71,9 @@ def _decoded(content: bytes, path: str | Path, what: str) -> str:
 
 def _parsed(text: str, path: str | Path, what: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as wrong:
-        reason = "it is nested too deep" if isinstance(wrong, RecursionError) else wrong
-        raise EvalDataError(f"{path} is not JSON ({reason}), but {what} must be: give another file") from wrong
+        return _whole(parse_json(text), text)
+    except ValueError as wrong:
+        raise EvalDataError(f"{path} is not JSON ({wrong}), but {what} must be: give another file") from wrong
 
 
 def _nothing(path: str | Path, what: str) -> EvalDataError:
@@ -125,8 +126,8 @@ def _values(path: str | Path, what: str) -> Iterator[Any]:
                 return
             empty = False
             try:
-                value = json.loads(text)
-            except (ValueError, RecursionError):
+                value = _whole(parse_json(text), text)
+            except ValueError:
                 yield from _one_after_another(text + _decoded(stream.read(), path, what), number, path, what)
                 return
             yield value
@@ -155,7 +156,25 @@ def _one_after_another(text: str, line: int, path: str | Path, what: str) -> Ite
                 f"line {line + text.count(chr(10), 0, at)} of {path} is not JSON, but {what} must be JSON lines or one "
                 "JSON array: mend it"
             ) from wrong
-        yield value
+        yield _whole(value, text)
+
+
+def _whole(value: Any, source: str) -> Any:
+    """Put U+FFFD, the replacement character, for half of a surrogate pair, which neither models nor files take.
+
+    Args:
+        value: what was parsed.
+        source: from this text; without an escape of such a half in it the value is returned as it is.
+    """
+    return _replaced(value) if "\\u" in source and _HALF.search(source) else value
+
+
+def _replaced(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_replaced(one) for one in value]
+    return {_replaced(key): _replaced(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def field(row: Mapping[str, Any], names: Iterable[str], kind: type, where: str) -> Any:

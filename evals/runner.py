@@ -53,18 +53,18 @@ class Run:
             EvalDataError: the task's data cannot be used.
             ModelError: the model's folder is missing.
             OutputError: the folder cannot be written to, or holds a run of another configuration, of other pictures or
-                of another kind.
+                of another kind. A run that failed on all samples is none: the corrected command takes its folder.
         """
         EVALUATION.check(out)
         folder = RunFolder(out)
         samples = choose(task, plan.limit, plan.seed)
         manifest = _manifest(task, plan, samples, ImageStore.of(samples, out))
-        if (out / MANIFEST).exists():
+        if (out / MANIFEST).exists() and not _came_to_nothing(folder, manifest):
             before = folder.manifest()
             _refuse_another(out, before, manifest)
             _refuse_other_pictures(out, samples, folder.answers())
             manifest |= {"versions": before["versions"], "start": before["start"], "end": before["end"]}
-        elif (out / SAMPLES).exists():
+        elif (out / SAMPLES).exists() and not (out / MANIFEST).exists():
             raise OutputError(f"{out} holds {SAMPLES} but no {MANIFEST}, so it is no run: choose another --out")
         return cls(folder, task, samples, manifest)
 
@@ -124,11 +124,16 @@ class Run:
             report: called with the answers of each batch.
 
         Raises:
+            MethodError: the steering does not fit the model or the decoding; nothing is written.
             OutputError: the folder cannot be written to.
             GroundingError: one of `grounding.errors.FATAL`.
         """
+        from grounding.steering.generate import check_steering
+
+        if plan.steering is not None:
+            check_steering(plan.steering, vlm, plan.decoding)
         out = self.folder.path
-        if not (out / MANIFEST).exists() or self.manifest["end"]:
+        if not (out / MANIFEST).exists() or self.manifest["end"] or _is_another(self.folder.manifest(), self.manifest):
             write_json(out / MANIFEST, {**self.manifest, "end": None})
         image_store = ImageStore.of(self.samples, out)
         log = open_answers(out / worker.file)
@@ -265,8 +270,17 @@ def _manifest(task: Task, plan: Plan, samples: Sequence[Sample], image_store: Im
     }
 
 
+def _is_another(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    return bool(before["config_hash"] != now["config_hash"])
+
+
+def _came_to_nothing(folder: RunFolder, now: Mapping[str, Any]) -> bool:
+    """Whether a folder holds a run of another configuration without one answer, which a corrected run replaces."""
+    return _is_another(folder.manifest(), now) and all(one.error is not None for one in folder.answers().values())
+
+
 def _refuse_another(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if before["config_hash"] == now["config_hash"]:
+    if not _is_another(before, now):
         return
     differs = [name for name, value in now["config"].items() if before["config"].get(name) != value]
     raise OutputError(

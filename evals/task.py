@@ -19,6 +19,8 @@ from grounding.runs.content import picture_hash
 if TYPE_CHECKING:
     from PIL import Image
 
+    from grounding.models.base import VLM
+
 Picture = Path | Callable[[], "Image.Image"]
 """A picture's file, or a function that returns the picture when it is needed (drawn, or stored inside a data set)."""
 
@@ -139,6 +141,18 @@ class Task(Protocol):
             answers: at least one, in the order of the samples.
             folder: the run folder, for files that scoring keeps (a judge's replies).
             seed: of the bootstrap.
+        """
+
+
+@runtime_checkable
+class Particular(Protocol):
+    """A task that not every model can answer."""
+
+    def check_model(self, vlm: VLM) -> None:
+        """Refuse a model before anything is asked of it.
+
+        Raises:
+            ModelError: the model cannot answer the task's questions.
         """
 
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TextIO, cast
 
 from grounding import __version__
 from grounding.command import ENTRY_POINTS, GROUPS, Command, Runnable
-from grounding.errors import GroundingError, UsageError
+from grounding.console import write_any_text
+from grounding.errors import GroundingError, UnexpectedError, UsageError
 from grounding.memory import is_out_of_memory
 
 HEADER = "Where in an image each word lives: attention of vision-language models, turned into masks."
@@ -24,6 +26,7 @@ GLOBAL_OPTIONS = (
     ("--help", "show this help, or a command's"),
     ("--version", "show the version"),
     ("--debug", "show the traceback behind an error, and log more"),
+    ("--max-pixels N", "open pictures of up to N pixels, and of any length; 120,000,000 without it"),
 )
 OUT_OF_MEMORY = (
     "out of memory: lower --batch-size, choose a smaller --dtype (bfloat16), a smaller model or image, or --device cpu"
@@ -51,9 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    write_any_text()
     debug = _take_debug(arguments)
     try:
-        return _dispatch(arguments)
+        with _picture_limit(arguments):
+            return _dispatch(arguments)
     except SystemExit as stop:  # raised by tyro after a help or a usage error
         return stop.code if isinstance(stop.code, int) else REFUSED
     except KeyboardInterrupt:
@@ -85,6 +90,27 @@ def _take_debug(arguments: list[str]) -> bool:
     for package in ("grounding", "pipelines", "evals"):
         logging.getLogger(package).setLevel(logging.DEBUG)
     return True
+
+
+def _picture_limit(arguments: list[str]) -> AbstractContextManager[None]:
+    """Remove `--max-pixels N` from the arguments before a bare `--`; the context opens pictures of that size.
+
+    Raises:
+        UsageError: N is missing or no whole number from 1.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    at = next((i for i, word in enumerate(arguments[:end]) if word.partition("=")[0] == "--max-pixels"), None)
+    if at is None:
+        return nullcontext()
+    _, joined, given = arguments[at].partition("=")
+    width = 1 if joined else 2
+    number = given if joined else "".join(arguments[at + 1 : at + 2])
+    if not re.fullmatch("[0-9]{1,15}", number) or int(number) < 1:
+        raise UsageError(f"--max-pixels {number} was given, expected a whole number of pixels, 200000000 for instance")
+    del arguments[at : at + width]
+    from grounding.images import larger_pictures
+
+    return larger_pictures(int(number))
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -232,6 +258,8 @@ def _runnable(path: Path, entries: Entries) -> type[Runnable]:
 
 def _sentence(error: Exception) -> str | None:
     """The sentence of an error that a user can correct; None for a bug in the program."""
+    if isinstance(error, UnexpectedError):
+        return None
     if isinstance(error, GroundingError):
         return str(error)
     return OUT_OF_MEMORY if is_out_of_memory(error) else None

@@ -267,3 +267,10 @@ def dispatched_kernels(wrap: Callable[[str, Kernel, frozenset[str]], Kernel]) ->
         yield
     finally:
         Registry._backends.update(kernels)
+
+
+def pipeline_dtype_argument() -> str:
+    """Return the name of the number format in a pipeline's `from_pretrained`: `dtype`, or before it `torch_dtype`."""
+    from diffusers import DiffusionPipeline
+
+    return "dtype" if 'pop("dtype"' in inspect.getsource(DiffusionPipeline.from_pretrained) else "torch_dtype"

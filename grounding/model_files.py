@@ -11,6 +11,7 @@ from pathlib import Path
 
 from grounding import compat, hub
 from grounding.errors import ModelError
+from grounding.files import user_path
 
 STARTERS = {
     "starter": "grounding.starter",
@@ -27,7 +28,8 @@ PIPELINE = "model_index.json"
 
 def starter_folder(name: str = "starter") -> Path:
     """Return the folder of a starter model's weights inside the installed package."""
-    return Path(str(files(STARTERS[name]))) / "weights"
+    root, *inside = STARTERS[name].split(".")  # the starter itself is not imported
+    return Path(str(files(root))).joinpath(*inside, "weights")
 
 
 def source_of(name: str) -> str:
@@ -51,7 +53,7 @@ def source_of(name: str) -> str:
                 f"again, or make them with python -m {STARTERS[name]}.train"
             )
         return str(folder)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if name.strip() and path.is_dir():
         if not _is_model(path):
             raise ModelError(

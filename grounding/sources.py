@@ -40,8 +40,8 @@ def load_source(
         return load(name, device, dtype, device_map, finder)
     if device_map is not None:
         raise ModelError(
-            f"--device-map was given, but {name} is a diffusion pipeline, whose transformer must stand on one device to "
-            "be recorded: leave it out, or choose --dtype bfloat16"
+            f"--device-map was given, but {name} is a diffusion pipeline, whose transformer must stand on one device "
+            "to be recorded: leave it out, or choose --dtype bfloat16"
         )
     from grounding.diffusion.load import load_diffusion
 

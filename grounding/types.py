@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from grounding.equality import ByValue
 from grounding.errors import RecordingError
 from grounding.geometry import Box, tight_box
 from grounding.layout import ImageGrid
@@ -139,8 +140,8 @@ def _either(one: tuple[int, ...] | None, other: tuple[int, ...] | None) -> tuple
     return None if one is None or other is None else tuple(sorted({*one, *other}))
 
 
-@dataclass(frozen=True)
-class AttentionMaps:
+@dataclass(frozen=True, eq=False)
+class AttentionMaps(ByValue):
     """Attention of one image and one text, as recorded or after any number of stages.
 
     Attributes:
@@ -211,8 +212,8 @@ class StageReport:
     data: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Heatmap:
+@dataclass(frozen=True, eq=False)
+class Heatmap(ByValue):
     """Where the words look, on a grid of equal cells laid over the whole original image.
 
     Attributes:
@@ -232,8 +233,8 @@ class Heatmap:
             raise ValueError("heat map values must be finite and in [0, 1]")
 
 
-@dataclass(frozen=True)
-class PointPrompts:
+@dataclass(frozen=True, eq=False)
+class PointPrompts(ByValue):
     """Points, and where a rule gives one a box, in pixels of the original image.
 
     Attributes:
@@ -261,13 +262,14 @@ class PointPrompts:
             raise ValueError("a prompt needs at least one point or a box")
 
 
-@dataclass(frozen=True)
-class Segment:
+@dataclass(frozen=True, eq=False)
+class Segment(ByValue):
     """One mask and how it came about.
 
     Attributes:
         mask: bool [H, W] in the original image's size.
-        score: the segmenter's own estimate of the mask's IoU, in [0, 1] up to rounding.
+        score: the segmenter's own estimate of the mask's IoU, in [0, 1] up to rounding. It judges the outline and does
+            not tell the right thing from a wrong one.
         points: the prompt that led to it.
         label: the words it stands for.
         agreement: how well the mask covers the map (see `segmenters/mask_selection.py`), where it was measured.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from grounding.errors import GroundingError, UsageError
-from grounding.files import slug
+from grounding.files import shortened, slug
 from grounding.images import open_image
-from grounding.runs.attempts import attempt_pictures, cut
+from grounding.runs.attempts import attempt_one, attempt_pictures, cut
 from grounding.runs.records import RecordLog
 from pipelines.coco import write_coco
 from pipelines.manifest import ManifestItem
@@ -30,7 +31,7 @@ class Job:
     Attributes:
         items: images and expressions, in the manifest's order.
         out: the run folder.
-        formats: `png` and `npz` are one file per item, `coco` is one file per run.
+        formats: `coco` is one file per run, each other one file per piece of work.
         config: of the run.
         batch_size: most items in one forward pass.
         resume: skip items that are done; otherwise all are done again.
@@ -47,7 +48,7 @@ class Job:
 
     def stem(self, item: ManifestItem) -> str:
         """The name of a piece of work's own files, without ending."""
-        words = slug(item.expression)[:40].rstrip("-")
+        words = shortened(slug(item.expression), 40, 60)
         return f"{slug(Path(item.image).stem)}-{words}-{item.work(self.config.hash)[:8]}"
 
     def files(self, item: ManifestItem) -> dict[Format, str]:
@@ -120,7 +121,9 @@ def run_job(
             if not described:
                 write_run(job.out, job.config)
                 described = True
-            record = _keep(job, item, outcome)
+            if not isinstance(outcome, GroundingError):
+                outcome = attempt_one(partial(_saved, job, item, outcome))
+            record = _record(job, item, outcome)
             for line in lines[work]:
                 results.add(for_item(record, line, job.config))
                 report(line, outcome)
@@ -172,10 +175,14 @@ def parse_formats(words: Sequence[str]) -> tuple[Format, ...]:
     return tuple(form for form in FORMATS if form in names)
 
 
-def _keep(job: Job, item: ManifestItem, outcome: ItemOutcome) -> Record:
+def _saved(job: Job, item: ManifestItem, result: ReferringResult) -> ReferringResult:
+    """Write a result's own files."""
+    if files := job.files(item):
+        result.save(job.out, job.stem(item), tuple(files))
+    return result
+
+
+def _record(job: Job, item: ManifestItem, outcome: ItemOutcome) -> Record:
     if isinstance(outcome, GroundingError):
         return error_record(item, job.config, outcome)
-    files = job.files(item)
-    if files:
-        outcome.save(job.out, job.stem(item), tuple(files))
-    return result_record(item, job.config, outcome, tuple(files.values()))
+    return result_record(item, job.config, outcome, tuple(job.files(item).values()))

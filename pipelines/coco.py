@@ -43,7 +43,9 @@ def write_coco(folder: Path, records: Sequence[Record]) -> None:
         categories.setdefault(category, str(record.get("manifest", {}).get("category", "object")))
         for segment in record["segments"]:
             # Without a box: `loadRes` takes it from the mask, but takes the area from a box that it is given.
-            mask = {"segmentation": segment["segmentation"], "score": segment["score"]}
+            # COCO's `score` ranks masks; lines of earlier versions have the estimate under that name.
+            score = segment["estimated_iou"] if "estimated_iou" in segment else segment["score"]
+            mask = {"segmentation": segment["segmentation"], "score": score}
             entries.append({"image_id": number, "category_id": category, **mask})
     write_json(folder / RESULTS, entries, indent=None)
     described = {

@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from grounding.errors import ManifestError, UsageError
+from grounding.files import user_path
 from grounding.manifest import read_manifest
+from grounding.pictures import is_file, looks_like_a_picture, picture_files
 from grounding.runs.content import picture_hash
 from grounding.runs.provenance import short_hash
+from grounding.text.quotes import TYPED, enumerated, plain_quotes
 
 REQUIRED = ("image", "expression")
 
@@ -74,10 +77,15 @@ def items_from_words(words: Sequence[str]) -> tuple[ManifestItem, ...]:
     """Make the items of `IMAGE... EXPRESSION`.
 
     Args:
-        words: paths, then one expression; repeated paths are dropped.
+        words: pictures, then one expression. A picture is a path, a pattern or a folder; see
+            `grounding.pictures.picture_files`. An enumeration of things ("the bowl, the table") is several expressions;
+            see `grounding.text.quotes.enumerated`.
+
+    Returns:
+        One item for each picture and expression.
 
     Raises:
-        UsageError: there are fewer than two words.
+        UsageError: there are fewer than two words, or they are no pictures followed by an expression.
     """
     if len(words) < 2:
         raise UsageError(
@@ -85,7 +93,32 @@ def items_from_words(words: Sequence[str]) -> tuple[ManifestItem, ...]:
             "--manifest FILE"
         )
     *images, expression = words
-    return tuple(ManifestItem(image, Path(image).expanduser(), expression) for image in dict.fromkeys(images))
+    _refuse_scattered(images, expression)
+    return tuple(
+        ManifestItem(image, user_path(image), one) for image in picture_files(images) for one in enumerated(expression)
+    )
+
+
+def _refuse_scattered(images: Sequence[str], expression: str) -> None:
+    """Refuse an expression that a shell took apart, one that stands before its pictures, and none at all.
+
+    Raises:
+        UsageError: naming the words.
+    """
+    odd = next((at for at, word in enumerate(images) if not looks_like_a_picture(word)), None)
+    if odd is None and is_file(expression):
+        raise UsageError(f"the last word, {expression!r}, is a picture: put the expression behind the pictures")
+    if odd is None:
+        return
+    if is_file(expression):
+        raise UsageError(f"{images[odd]!r} stands before the picture {expression!r}: give pictures first, then words")
+    said = " ".join((*images[odd:], expression))
+    quotes = "typed quotes are letters to a shell; " if any(mark in said for mark in TYPED) else ""
+    plain = plain_quotes(said).strip('"')
+    raise UsageError(
+        f"{images[odd]!r} is no picture; {quotes}if {plain!r} is the expression, put it in quotes: "
+        f'grounding segment {" ".join(images[:odd]) or "photo.jpg"} "{plain}"'
+    )
 
 
 def items_from_manifest(file: Path) -> tuple[ManifestItem, ...]:
@@ -115,5 +148,5 @@ def _item(fields: Any, where: str, manifest: Path) -> ManifestItem:
         if not isinstance(fields.get(name), str):
             raise ManifestError(f"{where} has {name} = {fields.get(name)!r}, expected text")
     extra = {name: value for name, value in fields.items() if name not in REQUIRED}
-    path = manifest.parent / Path(fields["image"]).expanduser()
+    path = manifest.parent / user_path(fields["image"])
     return ManifestItem(fields["image"], path, fields["expression"], extra, source=manifest)

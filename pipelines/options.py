@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,7 @@ class LoadOptions:
         return source
 
     def _prepared(self) -> NounFinder:
-        """The noun finder; loading bars are off, which count tensors and say nothing (downloads have one of their own)."""
+        """The noun finder. Loading bars are turned off: they count tensors, and downloads have bars of their own."""
         from transformers.utils.logging import disable_progress_bar
 
         from grounding.text.parse import noun_finder
@@ -120,13 +121,19 @@ class ModelOptions(LoadOptions):
             )
         return self.config_for(self.segmenter)
 
-    def load(self) -> ReferringSegmentation:
-        """Load model, segmenter and method, and print the model's notice on stderr."""
+    def load(self, check: Callable[[MapSource], None] | None = None) -> ReferringSegmentation:
+        """Load model, segmenter and method, and print the model's notice on stderr.
+
+        Args:
+            check: refuses a model that cannot be used, before the segmenter is loaded.
+        """
         import torch
 
         torch.manual_seed(self.seed)
-        method = self.chosen_method()
-        return ReferringSegmentation(self.load_source(), self.load_segmenter(), method, self.batch_size)
+        method, source = self.chosen_method(), self.load_source()
+        if check is not None:
+            check(source)
+        return ReferringSegmentation(source, self.load_segmenter(), method, self.batch_size)
 
 
 def _print_notice(source: MapSource) -> None:

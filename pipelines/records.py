@@ -14,7 +14,7 @@ from grounding.io import coco_result
 from grounding.types import PointPrompts, Segment
 from pipelines.manifest import ManifestItem, work_key
 from pipelines.provenance import RunConfig
-from pipelines.results import Caption, NounSupport, ReferringResult
+from pipelines.results import Caption, NounMentions, NounSupport, ReferringResult
 
 Record = dict[str, Any]
 """One line of `results.jsonl`, as JSON holds it."""
@@ -43,6 +43,7 @@ def result_record(item: ManifestItem, config: RunConfig, result: ReferringResult
             {"stage": report.stage, "removed": round(float(report.removed), 6), "detail": report.detail}
             for report in result.stages
         ],
+        **({"notes": list(result.notes)} if result.notes else {}),
         "files": list(files),
         "error": None,
     }
@@ -63,8 +64,11 @@ def caption_record(caption: Caption) -> Record:
     return {
         "text": caption.text,
         "finished": caption.finished,
+        "repeated": caption.repeated,
         "tokens": caption.tokens,
+        "threshold": caption.threshold,
         "unsupported": [noun.text for noun in caption.unsupported],
+        "by_noun": [_mentions(noun) for noun in caption.by_noun],
         "nouns": [_noun(noun) for noun in caption.nouns],
     }
 
@@ -124,13 +128,18 @@ def _segment(segment: Segment) -> Record:
         "segmentation": entry["segmentation"],
         "bbox": entry["bbox"],
         "area": int(segment.mask.sum()),
-        "score": round(float(segment.score), 6),
+        "estimated_iou": round(float(segment.score), 6),
         "agreement": None if segment.agreement is None else round(float(segment.agreement), 6),
     }
 
 
 def _points(points: PointPrompts) -> Record:
     return {"xy": [[round(float(x), 2), round(float(y), 2)] for x, y in points.xy], "label": points.label.tolist()}
+
+
+def _mentions(noun: NounMentions) -> Record:
+    supports = [round(one.support.value, 6) for one in noun.mentions]
+    return {"noun": noun.noun, "count": len(noun.mentions), "support": supports}
 
 
 def _noun(noun: NounSupport) -> Record:
@@ -141,7 +150,7 @@ def _noun(noun: NounSupport) -> Record:
         mask = {
             "segmentation": entry["segmentation"],
             "bbox": entry["bbox"],
-            "score": round(entry["score"], 6),
+            "estimated_iou": round(float(noun.segment.score), 6),
         }
     return {
         "text": noun.text,

@@ -60,7 +60,7 @@ def test_missing_file(refused, tmp_path):
 
 
 def test_a_folder_for_an_image(refused, tmp_path):
-    assert "is a folder, but an image file is needed" in refused(tmp_path, WORDS)
+    assert "holds no picture" in refused(tmp_path, WORDS)
 
 
 def test_not_an_image(refused, tmp_path):

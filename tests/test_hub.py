@@ -30,7 +30,7 @@ class _NotFound(BaseHTTPRequestHandler):
         self.send_header("X-Error-Code", "RepoNotFound")
         self.end_headers()
 
-    do_GET = do_HEAD
+    do_GET = do_HEAD  # noqa: N815
 
     def log_message(self, *_: object) -> None:
         pass
@@ -57,7 +57,7 @@ def no_answer(cache, monkeypatch) -> Path:
 def answers(cache, monkeypatch):
     """A hub that answers, and has nothing."""
     server = HTTPServer(("127.0.0.1", 0), _NotFound)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", url)

@@ -16,6 +16,7 @@ from evals.chair.lexicon import Lexicon
 from evals.chair.words import Normaliser
 from evals.inputs import image_number_of, listed, read_json
 from grounding.errors import EvalDataError
+from grounding.files import user_path
 
 Truth = Mapping[int, frozenset[str]]
 WHAT = "the ground truth"
@@ -34,7 +35,7 @@ def read_truth(path: str | Path, lexicon: Lexicon, normalise: Normaliser) -> Tru
     Raises:
         EvalDataError: missing, a pickle, of the wrong kind, or naming classes that the synonyms do not know.
     """
-    place = Path(path).expanduser()
+    place = user_path(path)
     return from_folder(place, lexicon, normalise) if place.is_dir() else from_object(place, lexicon)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
@@ -16,6 +16,9 @@ from evals.data import DataRow, read_data
 from evals.inputs import image_number, image_number_of
 from evals.task import Answer, Sample, Scored
 from grounding.errors import EvalDataError
+
+if TYPE_CHECKING:
+    from grounding.models.own_words import OwnWords
 
 PROTOCOLS: Mapping[str, tuple[str, int]] = {
     # Prompt and token limit in the released code of each. Scores at different limits are not comparable: the same
@@ -38,14 +41,15 @@ class ChairTaskOptions(ChairOptions):
         split: of a hub data set; `test` if left out.
         protocol: whose prompt and token limit to use: OPERA's (also AD-HH's and less-is-more's prompt) or PAI's with
             512 new tokens, HALC's with 64, lmms-eval's with 2,048.
-        words: another prompt.
+        words: another prompt; left out, the model's own request for a description if it declares one, otherwise the
+            protocol's.
         lengths: cuts of the truncation curve, in words and punctuation marks.
     """
 
     data: str = ""
     split: str = ""
     protocol: Literal["opera", "pai", "halc", "lmms-eval"] = "opera"
-    words: Annotated[str, tyro.conf.arg(name="prompt")] = ""
+    words: Annotated[str | None, tyro.conf.arg(name="prompt")] = None
     lengths: tuple[int, ...] = LENGTHS
 
 
@@ -63,12 +67,18 @@ class ChairTask(ChairTaskOptions):
     @property
     def prompt(self) -> str:
         """The instruction."""
-        return self.words or PROTOCOLS[self.protocol][0]
+        return PROTOCOLS[self.protocol][0] if self.words is None else self.words
 
     @property
     def max_new_tokens(self) -> int:
         """The protocol's limit."""
         return PROTOCOLS[self.protocol][1]
+
+    def in_words_of(self, own: OwnWords) -> ChairTask:
+        """Ask for descriptions as the model declares; see `evals.tasks.protocols.Rewordable`."""
+        if self.words is not None or own.describe is None or own.describe == self.prompt:
+            return self
+        return replace(self, words=own.describe)
 
     def samples(self) -> Sequence[Sample]:
         """Return one sample per image; see `Task.samples`."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from types import MethodType
 from typing import Any
 
 import torch
@@ -16,18 +17,19 @@ from grounding.attention.coverage import refuse_other_keys
 from grounding.attention.events import Pass, Subscriber
 from grounding.attention.generation import Prompt
 from grounding.attention.introspect import real_positions
+from grounding.attention.output_check import checked, output_error, refuse_unexplained
 from grounding.attention.prompt_statistics import PromptStatistics
 from grounding.attention.request import Recording, RowRequest
 from grounding.attention.rows import (
-    OUTPUT_TOLERANCE,
     as_index,
     iter_rows,
     keep_columns,
-    output_error,
     real_queries,
 )
 from grounding.attention.store import RowStore
+from grounding.attention.token_rows import TokenRows
 from grounding.errors import BudgetError, RecordingError
+from grounding.numerics import overflow
 
 
 class RowCollector(Subscriber):
@@ -56,6 +58,7 @@ class RowCollector(Subscriber):
         spec = request.spec
         self.layers = spec.layers if spec.layers is not None else tuple(range(shape.layers))
         self._store = RowStore(request, self.layers, len(spec.heads) if spec.heads else shape.heads)
+        self._token = TokenRows(request, len(self.layers), self._store.add_token)
         self._statistics = PromptStatistics(request, self.layers)
         self._running = False
         self._checked_length = 0
@@ -72,6 +75,7 @@ class RowCollector(Subscriber):
         self._decoding = False
         self._seen: set[int] = set()
         self._errors: list[tuple[int, torch.dtype, Tensor]] = []
+        self._dtype = torch.float32
 
     # -- events
 
@@ -112,7 +116,7 @@ class RowCollector(Subscriber):
         if self._total is None:
             self._start = past
             self._refuse_missed(past)
-        elif past != self._total:
+        elif past != self._total and not self._takes_back(past):
             raise RecordingError(
                 "a second prompt was started inside one record() block, or generate ran without its cache; open one "
                 "record() per prompt and generate with use_cache=True"
@@ -129,6 +133,7 @@ class RowCollector(Subscriber):
             self._steps += 1
             if self.request.decode:
                 self._store.start_step()
+                self._token.start(self._total)
         else:
             self._pieces += 1
             self._reached = self._total
@@ -158,14 +163,15 @@ class RowCollector(Subscriber):
             )
         self._refuse_shape(layer, call)
         assert self._total is not None
-        call = replace(
-            call,
-            query_offset=self._past,
-            key_offset=max(self._total - call.key_count, 0),
-            real=self._tokens,
-        )
         first = not self._seen
         self._seen.add(layer)
+        # The first step keeps whole rows of every layer, which are compared with the kernel's output.
+        if self._decoding and self._steps > 1:
+            with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
+                if self._token.add(layer, call):
+                    return
+        offset = max(self._total - call.key_count, 0)
+        call = replace(call, query_offset=self._past, key_offset=offset, real=self._tokens)
         with torch.no_grad():
             for element in range(self.request.batch_size):
                 rows, slots = self._wanted(call, element, check=first)
@@ -179,6 +185,7 @@ class RowCollector(Subscriber):
 
         Raises:
             RecordingError: a layer made no call, or its rows do not reproduce its output.
+            ModelError: its rows or its output are not finite.
             BudgetError: the decode steps exceed the budget.
         """
         if not self._running:
@@ -195,7 +202,10 @@ class RowCollector(Subscriber):
                 "layer to use transformers' attention interface or torch's scaled_dot_product_attention. Ask for other "
                 "layers, or load the model with attn_implementation='sdpa'"
             )
-        self._refuse_unexplained()
+        refuse_unexplained(self._errors)
+        self._errors.clear()
+        with torch.no_grad():
+            self._token.finish()
         self._store.flush()
         if self._decoding and self._on_step is not None:
             self._on_step(self._store.take_step())
@@ -210,6 +220,7 @@ class RowCollector(Subscriber):
 
         Raises:
             RecordingError: the model did not run in the block, or the prompt is too short for the request.
+            ModelError: a recorded row is not finite.
         """
         if self._total is None:
             raise RecordingError(
@@ -226,6 +237,8 @@ class RowCollector(Subscriber):
         decode = []
         if self.request.decode:
             decode = [self._store.finished_decode(b, columns[b] if columns else prompt) for b in elements]
+        if not all(bool(rows.sum().isfinite()) for rows in (*prefill, *decode)):
+            raise overflow("a recorded row", self._dtype)
         statistics = [self._statistics.statistics(b) for b in elements]
         sinks = None
         if self.request.spec.residual_sinks:
@@ -234,14 +247,8 @@ class RowCollector(Subscriber):
 
     def _forbid_reorder(self, cache: Any) -> None:
         if "reorder_cache" not in vars(cache):
-            cache.reorder_cache = self._refuse_reorder
+            cache.reorder_cache = _RefusedReorder(cache)
             self._undo.callback(lambda: vars(cache).pop("reorder_cache", None))
-
-    def _refuse_reorder(self, *_: Any, **__: Any) -> None:
-        raise RecordingError(
-            "beam search reorders the cache between steps, so a recorded decode row would not belong to the returned "
-            "text; generate with num_beams=1, or record with decode=False"
-        )
 
     # -- keeping
 
@@ -268,10 +275,14 @@ class RowCollector(Subscriber):
         keys = self.request.keys
         columns = as_index(keys[element], rows.device) if keys is not None else None
         heads = as_index(self.request.spec.heads, rows.device) if self.request.spec.heads is not None else None
+        suspects = checked(len(rows)) if not self._decoding or self._steps == 1 else []
         for part, weights in iter_rows(call, element, rows):
-            if part.start == 0 and (not self._decoding or self._steps == 1):
-                error = output_error(call, element, rows[:1], weights[:, :1], output)
-                self._errors.append((layer, call.query.dtype, error))
+            own = [row - part.start for row in suspects if part.start <= row < part.stop]
+            if own:
+                few = as_index(own, rows.device)
+                error = output_error(call, element, rows[part][few], weights.index_select(1, few), output)
+                self._dtype = call.query.dtype
+                self._errors.append((layer, self._dtype, error))
             kept = keep_columns(weights, columns, call.key_offset, self._total)
             kept = kept if heads is None else kept.index_select(0, heads)
             self._store.add(layer, element, slots[part], kept, decode=self._decoding)
@@ -303,6 +314,10 @@ class RowCollector(Subscriber):
             self._prompt = past
             self._refuse_unreached(past)
         return True
+
+    def _takes_back(self, past: int) -> bool:
+        """Whether a pass after rejected candidates of assisted generation begins, none of whose rows are wanted."""
+        return self._end is not None and past >= self._end and not self.request.decode
 
     def _refuse_unclear_end(self, prompt: int) -> None:
         """Refuse a run without `generate` whose passes do not tell where the prompt ends.
@@ -342,39 +357,27 @@ class RowCollector(Subscriber):
                     )
 
     def _refuse_shape(self, layer: int, call: AttentionCall) -> None:
-        batch = call.query.shape[0]
+        batch, heads, queries = call.query.shape[:3]
         if batch != self.request.batch_size:
             raise RecordingError(
                 f"the model runs {batch} sequences but the request is for {self.request.batch_size}; give one tuple of "
                 "queries per sequence, those of beams and num_return_sequences included (their decode steps need "
                 "decode=False)"
             )
-        if call.head_count != self.shape.heads:
-            raise RecordingError(f"layer {layer} runs {call.head_count} heads but {_why_other_heads(self.shape.heads)}")
+        if heads != self.shape.heads:
+            raise RecordingError(f"layer {layer} runs {heads} heads but {_why_other_heads(self.shape.heads)}")
         if call.dropout:
             raise RecordingError(
                 f"layer {layer} drops attention weights at random (dropout {call.dropout:g}), so its output is not "
                 "that of the recorded weights: call model.eval() first"
             )
-        if call.query_count + self._past != self._total:
+        if queries + self._past != self._total:
             raise RecordingError(
-                f"layer {layer} attends from {call.query_count} positions where the pass has "
-                f"{(self._total or 0) - self._past}, as layers with shared keys do while generate reads a prompt: record "
-                "a pass of model(**inputs), which keeps every position, or other layers"
+                f"layer {layer} attends from {queries} positions where the pass has "
+                f"{(self._total or 0) - self._past}, as layers with shared keys do while generate reads a prompt: "
+                "record a pass of model(**inputs), which keeps every position, or other layers"
             )
         refuse_other_keys(layer, call, self._past, self._cache)
-
-    def _refuse_unexplained(self) -> None:
-        """Refuse rows that, multiplied by the values, do not reproduce the kernel's output."""
-        errors, self._errors = self._errors, []
-        for layer, dtype, error in errors:
-            worst, allowed = float(error), OUTPUT_TOLERANCE.get(dtype, OUTPUT_TOLERANCE[torch.float32])
-            if not worst <= allowed:
-                raise RecordingError(
-                    f"the weights recorded in layer {layer} do not explain its attention's output (off by {worst:.2g} "
-                    f"of the largest value, {allowed:g} allowed in {dtype}): this model's attention is more than a "
-                    "softmax over scaled, masked query-key products, and cannot be recorded"
-                )
 
 
 def _why_other_heads(heads: int) -> str:
@@ -384,3 +387,20 @@ def _why_other_heads(heads: int) -> str:
         f"the model's config says {heads}: the layers of one recording have equal numbers of heads, so choose those of "
         f"{heads} with RecordSpec(layers=...)"
     )
+
+
+class _RefusedReorder:
+    """Refuse to reorder a cache; a deep copy of the cache reorders as its class does."""
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        raise RecordingError(
+            "beam search reorders the cache between steps, so a recorded decode row would not belong to the returned "
+            "text; generate with num_beams=1, or record with decode=False"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo.get(id(self._cache))
+        return self if copied is None else MethodType(type(copied).reorder_cache, copied)

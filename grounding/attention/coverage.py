@@ -65,13 +65,18 @@ def refuse_other_keys(layer: int, call: AttentionCall, past: int, cache: Any) ->
         RecordingError: the number of keys fits no cache of the sequence.
     """
     keys, total = call.key_count, past + call.query_count
-    dropped = past > 0 and call.query_count <= keys < total
+    dropped = past > 0 and call.query_count <= keys < total and _slides(cache)
     spare = keys > total and bool(getattr(cache, "is_compileable", False))
     if keys != total and not dropped and not spare:
         raise RecordingError(
             f"layer {layer} attends to {keys} keys where the sequence has {total} positions, as cross-attention does, "
             "so its columns have no positions: choose other layers"
         )
+
+
+def _slides(cache: Any) -> bool:
+    layers = getattr(cache, "layers", None)
+    return layers is None or any(getattr(layer, "is_sliding", False) for layer in layers)
 
 
 def _kind(layer: nn.Module) -> str:

@@ -147,6 +147,11 @@ def without_edits() -> Iterator[None]:
         _ROUTES.reset(token)
 
 
+def observes(subscriber: Subscriber) -> bool:
+    """Whether a subscriber receives events in the current thread or async task."""
+    return any(route.subscriber is subscriber for route in _ROUTES.get())
+
+
 @contextmanager
 def without_observers() -> Iterator[None]:
     """Disable all subscribers that make no edits inside the block, so that the model runs unrecorded."""

@@ -18,6 +18,7 @@ from grounding.attention.generation import Prompt, following
 from grounding.attention.introspect import (
     LayerStack,
     argument,
+    arguments,
     cache_of,
     cached_length,
     decoder_stack,
@@ -180,7 +181,7 @@ class _PassHooks:
         past = cached_length(cache)
         self._refuse_added(past, self.queries)
         mask = argument(module, args, kwargs, "attention_mask")
-        self._route.subscriber.begin_pass(Pass(past, self.queries, cache, mask, kwargs))
+        self._route.subscriber.begin_pass(Pass(past, self.queries, cache, mask, arguments(module, args, kwargs)))
 
     def _refuse_added(self, past: int, queries: int | None) -> None:
         """Refuse a first pass over more positions than the caller gave, because all positions would be shifted."""

@@ -147,6 +147,11 @@ def argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     return inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments.get(name)
 
 
+def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return all arguments of a call by name."""
+    return inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments if args else kwargs
+
+
 def length_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
     """Return the number of positions that a call reads, from token ids or embeddings; None if it has neither."""
     for name in ("inputs_embeds", "input_ids"):

@@ -22,12 +22,15 @@ from grounding.attention.columns import Order, iter_columns
 from grounding.attention.events import Pass, Scope, Subscriber
 from grounding.attention.intercept import intercept
 from grounding.attention.introspect import LayerStack
-from grounding.attention.rows import OUTPUT_TOLERANCE, WORKING_BYTES, as_index, attention_rows, iter_rows, output_error
+from grounding.attention.output_check import checked, output_error, refuse_unexplained
+from grounding.attention.rows import WORKING_BYTES, as_index, attention_rows, iter_rows
 from grounding.errors import BudgetError, RecordingError
 from grounding.types import RecordSpec, check_counted
 
 Table = Literal["image-to-text", "text-to-image", "text-to-text"]
 """Queries and keys of a recorded table."""
+
+Plan = Callable[[Pass], "JointRequest | None"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,6 @@ class JointRequest:
         element: element of the batch that is recorded.
         batch: elements of the transformer's batch; attention may run on them together or one by one.
         mean: average all passes as they run; otherwise every pass is kept.
-        passes: whether a pass is recorded; all are where None.
 
     Raises:
         RecordingError: positions are negative, repeated or missing, or a field is of an unknown value.
@@ -59,7 +61,6 @@ class JointRequest:
     element: int = 0
     batch: int = 1
     mean: bool = True
-    passes: Callable[[Pass], bool] | None = None
 
     def __post_init__(self) -> None:
         for name, positions in (("cells", self.cells), ("text", self.text)):
@@ -122,7 +123,10 @@ class JointRecording:
 
 @contextmanager
 def record_joint(
-    transformer: nn.Module, layers: nn.ModuleList | list[nn.Module], request: JointRequest
+    transformer: nn.Module,
+    layers: nn.ModuleList | list[nn.Module],
+    request: JointRequest,
+    plan: Plan | None = None,
 ) -> Iterator[JointRecording]:
     """Record maps of all passes of a diffusion transformer inside the block.
 
@@ -132,6 +136,8 @@ def record_joint(
         transformer: one run of it is a pass.
         layers: its attention modules that relate image and text, one per block.
         request: what to record.
+        plan: returns the request of each pass, which may differ in positions, element and batch, or None for a pass
+            that is not recorded; every pass is recorded by `request` where no plan is given.
 
     Yields:
         The recording, readable after the block.
@@ -142,7 +148,7 @@ def record_joint(
     """
     stack = LayerStack(transformer, nn.ModuleList(layers))
     chosen = request.spec.layers if request.spec.layers is not None else tuple(range(len(layers)))
-    collector = JointCollector(request, chosen)
+    collector = JointCollector(request, chosen, plan)
     check_joint_budget(request, chosen, _heads(layers))
     scope = Scope(chosen, log_sum_exp=request.order in ("joint", "text-of-mean"))
     recording = JointRecording(chosen)
@@ -157,10 +163,12 @@ class JointCollector(Subscriber):
     Args:
         request: what to record.
         layers: recorded layers.
+        plan: see `record_joint`.
     """
 
-    def __init__(self, request: JointRequest, layers: tuple[int, ...]) -> None:
+    def __init__(self, request: JointRequest, layers: tuple[int, ...], plan: Plan | None = None) -> None:
         self._request = request
+        self._plan = plan
         self._layers = layers
         self._elements: dict[int, int] = {}  # layer: elements of the batch seen in this pass
         self._kept: dict[tuple[Table, int], Tensor] = {}
@@ -171,7 +179,9 @@ class JointCollector(Subscriber):
 
     def begin_pass(self, running: Pass) -> None:
         """Decide whether the pass is recorded."""
-        self._recording = self._request.passes is None or self._request.passes(running)
+        planned = self._request if self._plan is None else self._plan(running)
+        self._recording = planned is not None
+        self._request = planned or self._request
         self._elements.clear()
         self._kept.clear()
         self._errors.clear()
@@ -204,6 +214,7 @@ class JointCollector(Subscriber):
 
         Raises:
             RecordingError: a layer made no call, or its rows do not reproduce its output.
+            ModelError: its rows or its output are not finite.
         """
         if not self._recording or failed:
             self._recording = False
@@ -215,7 +226,7 @@ class JointCollector(Subscriber):
                 f"layers {missing[:8]} made no attention call that can be recorded: expected their processors to use "
                 "diffusers' dispatcher or torch's scaled_dot_product_attention"
             )
-        self._refuse_unexplained()
+        refuse_unexplained(self._errors)
         self._passes += 1
         for name, done in self._done.items():
             stacked = torch.stack([self._kept[name, layer] for layer in self._layers])
@@ -243,9 +254,11 @@ class JointCollector(Subscriber):
     def _keep(self, layer: int, call: AttentionCall, element: int, output: Tensor) -> None:
         request, device = self._request, call.query.device
         cells, text = as_index(request.cells, device), as_index(request.text, device)
-        first = attention_rows(call, element, cells[:1])
-        self._errors.append((layer, call.query.dtype, output_error(call, element, cells[:1], first, output)))
+        some = cells[checked(len(cells))]
+        found = output_error(call, element, some, attention_rows(call, element, some), output)
+        self._errors.append((layer, call.query.dtype, found))
         for name in request.tables:
+            parts: Iterator[tuple[slice, Tensor]]
             if name == "text-to-image":
                 parts = ((part, w.index_select(-1, cells)) for part, w in iter_rows(call, element, text))
             else:
@@ -281,17 +294,6 @@ class JointCollector(Subscriber):
             )
         if heads is not None and request.order.startswith("text-of-mean"):
             raise RecordingError(f"order {request.order!r} averages all heads; leave heads out, or use order 'text'")
-
-    def _refuse_unexplained(self) -> None:
-        """Refuse rows that, multiplied by the values, do not reproduce the kernel's output."""
-        for layer, dtype, error in self._errors:
-            worst, allowed = float(error), OUTPUT_TOLERANCE.get(dtype, OUTPUT_TOLERANCE[torch.float32])
-            if not worst <= allowed:
-                raise RecordingError(
-                    f"the weights recorded in layer {layer} do not explain its attention's output (off by {worst:.2g} "
-                    f"of the largest value, {allowed:g} allowed in {dtype}): this attention is more than a softmax over "
-                    "scaled, masked query-key products, and cannot be recorded"
-                )
 
 
 def check_joint_budget(request: JointRequest, layers: tuple[int, ...], heads: int) -> int:

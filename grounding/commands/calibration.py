@@ -9,6 +9,7 @@ from grounding.errors import OutputError, UsageError
 from grounding.files import check_writable
 
 if TYPE_CHECKING:
+    from grounding.models.base import VLM
     from grounding.steering.samples import Source
 
 
@@ -39,6 +40,18 @@ def read_sources(manifest: Path | None, scenes: int | None, seed: int) -> list[S
     if scenes < 1 or seed < 0:
         raise UsageError(f"--scenes {scenes} with seed {seed} was given, expected at least 1 scene and a seed from 0")
     return scene_samples(scenes, seed)
+
+
+def check_sources(vlm: VLM, scenes: int | None) -> None:
+    """Refuse a model that the samples of a calibration say nothing to.
+
+    Raises:
+        ModelError: the samples are drawn scenes, whose words the model does not know.
+    """
+    from grounding.scenes.known_words import check_scene_words
+
+    if scenes is not None:
+        check_scene_words(vlm)
 
 
 def check_out(out: Path) -> None:

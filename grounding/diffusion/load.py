@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grounding.compat import pipeline_dtype_argument
 from grounding.diffusion.reading import SETTINGS, read_settings
 from grounding.diffusion.registry import pipeline_class
 from grounding.errors import MissingExtraError, ModelError
@@ -56,7 +57,7 @@ def load_diffusion(
     refuse_missing_parts(index, family.required, name_or_folder, Path(source))
     with explain_out_of_memory(f"loading {name_or_folder} on {target}", _SMALLER):
         with explained(name_or_folder, "its weights"):
-            pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=number_format)
+            pipe = DiffusionPipeline.from_pretrained(source, **{pipeline_dtype_argument(): number_format})
         refuse_unreadable(pipe, name_or_folder)
         pipe = pipe.to(target)
     return family(pipe, name_or_folder, finder, read_settings(_settings_folder(source)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from grounding import hub
 from grounding.errors import ModelError
 from grounding.model_files import PIPELINE, explained, is_pipeline, source_of
+from grounding.models.own_words import OwnWords
 from grounding.models.registry import family_class
 
 if TYPE_CHECKING:
@@ -41,13 +42,23 @@ def load_config(name: str) -> Any:
         )
     from transformers import AutoConfig, PretrainedConfig
 
-    with explained(name, "its config"):
+    with hub.without_waiting(source), explained(name, "its config"):
         stored, _ = PretrainedConfig.get_config_dict(source)
         vision = stored.get("vision_config")
         tower = _TOWERS.get(vision.get("model_type", "")) if isinstance(vision, dict) else None
         if tower is not None:
             import_module(tower)
         return AutoConfig.from_pretrained(source)
+
+
+def own_words(name: str) -> OwnWords:
+    """Read the words that a model is asked in, without its weights.
+
+    Raises:
+        ModelError: the model cannot be found, its config cannot be read, or no family supports its type.
+    """
+    config = load_config(name)
+    return OwnWords.of(config, family_class(config.model_type, name).family_words)
 
 
 def load(

@@ -18,9 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from grounding.errors import OutputError
-from grounding.files import write_text
+from grounding.files import utf8, write_text
 
-_LARGE = 1 << 25  # bytes; reading a smaller file again costs less than keeping the list
+_LARGE = 1 << 28  # bytes; a smaller file is read again in a fraction of a second
 _SETTLED = 2_000_000_000  # ns; a file changed within the last two seconds may change again without another time
 _WEIGHTS = (".bin", ".jinja", ".json", ".model", ".safetensors", ".tiktoken", ".txt")
 _NESTED = ("model_index.json", "meta.json")  # diffusers and spaCy keep their parts in folders below these
@@ -71,7 +71,7 @@ def files_hash(folder: Path, files: Iterable[Path]) -> str:
         hashes = list(pool.map(file_hash, ordered))
     digest = hashlib.sha256()
     for file, found in zip(ordered, hashes, strict=True):
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{found}\0".encode())
+        digest.update(utf8(f"{file.relative_to(folder).as_posix()}\0{found}\0"))
     return digest.hexdigest()[:16]
 
 
@@ -106,12 +106,12 @@ def _read_list() -> dict[str, tuple[_Stamp, str]]:
     try:
         found = json.loads(_list_file().read_bytes())
         return {str(place): (tuple(stamp), str(text)) for place, (stamp, text) in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError):  # RuntimeError: the user has no home
         return {}
 
 
 def _add_to_list(place: str) -> None:
     """Add a file to the list and leave out files that are gone; a list that cannot be written only costs time."""
-    with _writing, contextlib.suppress(OutputError, OSError):
+    with _writing, contextlib.suppress(OutputError, OSError, RuntimeError):
         kept = {**_read_list(), place: _known[place]}
         write_text(_list_file(), json.dumps({one: entry for one, entry in kept.items() if os.path.exists(one)}))

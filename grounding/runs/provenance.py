@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from grounding import __version__
 from grounding.errors import GroundingError, ModelError, SegmenterError
+from grounding.files import utf8
 from grounding.runs.content import file_hash, folder_hash
 from grounding.text.spacy_nouns import DEFAULT_MODEL as SPACY_MODEL
 
@@ -119,7 +120,7 @@ def settings_text(recipe: Method | Steering) -> str:
 def short_hash(value: Any, digits: int) -> str:
     """The first hexadecimal digits of the SHA-256 of a JSON value; the order of keys does not matter."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+    return hashlib.sha256(utf8(text)).hexdigest()[:digits]
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from grounding.files import append_jsonl, read_jsonl, to_json, write_bytes
+from grounding.files import append_jsonl, read_jsonl, to_json, utf8, write_bytes
 
 R = TypeVar("R")
 
@@ -78,6 +78,6 @@ def write_records(file: Path, values: Iterable[Any]) -> None:
     Raises:
         OutputError: the file cannot be written, or a value holds what JSON cannot.
     """
-    content = "".join(to_json(value, str(file)) + "\n" for value in values).encode("utf-8")
+    content = utf8("".join(to_json(value, str(file)) + "\n" for value in values))
     if not file.exists() or file.read_bytes() != content:
         write_bytes(file, content)

@@ -10,6 +10,7 @@ import torch
 from grounding import compat, hub
 from grounding.devices import resolve_device, resolve_dtype
 from grounding.errors import SegmenterError
+from grounding.files import user_path
 from grounding.segmenters.base import Segmenter
 
 MOBILE_VARIANT = "vit_t"
@@ -71,13 +72,13 @@ def weights_of(name: str) -> Path | str:
         MissingExtraError: MobileSAM without the extra `starter`.
     """
     if name == "mobile-sam":
-        from grounding.segmenters.mobile_sam import packaged_checkpoint
+        from grounding.segmenters.packaged import packaged_checkpoint
 
         return packaged_checkpoint()
     checkpoint = _checkpoint(name)
     if checkpoint:
         return checkpoint[1]
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if name and folder.is_dir():
         return folder
     if _HUB_ID.fullmatch(name) and not name.startswith("."):
@@ -110,8 +111,8 @@ def _checkpoint(name: str) -> tuple[str, Path] | None:
             raise SegmenterError(
                 f"segmenter {name!r} should read sam:VARIANT:FILE with VARIANT one of {', '.join(VARIANTS)}"
             )
-        return variant, Path(file).expanduser()
-    path = Path(name).expanduser()
+        return variant, user_path(file)
+    path = user_path(name)
     if path.suffix not in CHECKPOINT_ENDINGS:
         return None
     if not path.is_file():

@@ -77,9 +77,9 @@ def test_chair_scores_a_run_like_a_file(chair, capsys):
 @pytest.mark.parametrize(
     ("protocol", "words", "prompt", "limit"),
     [
-        ("opera", "", "Please describe this image in detail.", 512),
-        ("pai", "", "Please help me describe the image in detail.", 512),
-        ("halc", "", "Please describe this image in detail.", 64),
+        ("opera", None, "Please describe this image in detail.", 512),
+        ("pai", None, "Please help me describe the image in detail.", 512),
+        ("halc", None, "Please describe this image in detail.", 64),
         ("lmms-eval", "What?", "What?", 2048),
     ],
 )

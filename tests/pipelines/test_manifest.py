@@ -82,7 +82,7 @@ def test_two_kinds_of_manifest_are_read_alike(tmp_path):
         file = write(tmp_path, content)
         with pytest.raises(ManifestError, match=f"{said} image and expression"):
             items_from_manifest(file)
-        with pytest.raises(ManifestError, match=f"{said} image, question and answer"):
+        with pytest.raises(ManifestError, match=f"{said} image and answer"):
             manifest_samples(file)
-    with pytest.raises(ManifestError, match=r"give a file of JSON lines with image, question and answer"):
+    with pytest.raises(ManifestError, match=r"give a file of JSON lines with image and answer"):
         manifest_samples(tmp_path / "none.jsonl")

@@ -44,9 +44,13 @@ def test_a_killed_process_leaves_no_lock_behind(tmp_path):
 
 
 def test_a_folder_that_nothing_was_written_to_is_gone_again(tmp_path):
-    with pytest.raises(ZeroDivisionError), hold(tmp_path / "a" / "b"):
-        assert (tmp_path / "a" / "b").is_dir()
-        raise ZeroDivisionError
+    def fail_inside() -> None:
+        with hold(tmp_path / "a" / "b"):
+            assert (tmp_path / "a" / "b").is_dir()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_inside()
     assert not (tmp_path / "a").exists()
     (tmp_path / "old").mkdir()
     with hold(tmp_path / "old"):

@@ -27,6 +27,7 @@ from grounding.errors import RecordingError
 @contextmanager
 def emitting() -> Iterator[None]:
     """Emit the calls of all modules that look up a kernel inside the block; it may be nested and used in threads."""
+    _emitter.cache_clear()  # a name may have been registered anew
     with _PATCH.installed():
         yield
 
@@ -81,7 +82,12 @@ def refuse_kernel(config: Any) -> None:
 
 
 def _emitting_kernel(name: str, kernel: Kernel) -> Kernel:
-    return partial(_emit, name, kernel) if active_routes() else kernel
+    return _emitter(name, kernel) if active_routes() else kernel
+
+
+@cache
+def _emitter(name: str, kernel: Kernel) -> Kernel:
+    return partial(_emit, name, is_flash(name), kernel)
 
 
 _PATCH = SharedPatch(lambda: looked_up_kernels(_emitting_kernel))
@@ -89,6 +95,7 @@ _PATCH = SharedPatch(lambda: looked_up_kernels(_emitting_kernel))
 
 def _emit(
     name: str,
+    flash: bool,
     kernel: Kernel,
     module: nn.Module,
     query: Tensor,
@@ -108,7 +115,6 @@ def _emit(
             "the model is being compiled while it is recorded or steered; run it uncompiled, with generate's "
             "disable_compile=True for a static cache"
         )
-    flash = is_flash(name)
     call = _described(module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager")
     for route, layer in wanted:
         if route.edits:
