@@ -61,8 +61,8 @@ class SegmentCommand(ModelOptions):
         manifest: JSON lines with `image` (relative to the manifest) and `expression`, instead of images and expression;
             `-` reads them from stdin.
         out: folder for the results.
-        formats: `png` (picture, points, map and mask), `mask` (white on black, in the image's size), `cutout` (the image,
-            transparent off the mask), `coco` (all masks in coco_results.json), `npz` (the map).
+        formats: `png` (picture, points, map and mask), `mask` (white on black, in the image's size), `cutout` (the
+            image, transparent off the mask), `coco` (all masks in coco_results.json), `npz` (the map).
         json: print the items' lines on stdout, one JSON object each, in the order of the items. Items that this run
             worked on have `seconds` by step, which are not in the files, so equal runs leave equal files.
     """
