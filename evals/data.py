@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.inputs import field as field_of
-from evals.inputs import listed, read_json, read_rows
+from evals.inputs import listed, read_rows
 from evals.task import Picture
 from grounding import hub
 from grounding.errors import EvalDataError, MissingExtraError, UsageError
@@ -117,17 +117,15 @@ def _inside(folder: Path) -> Path:
 
 
 def _from_json(file: Path, what: str) -> tuple[DataRow, ...]:
-    if file.suffix.lower() == ".json":
-        data = read_json(file, what)
-        # COCO's files, and others in their format, list the pictures under "images".
-        rows = data.get("images") if isinstance(data, dict) else data
+    rows = read_rows(file, what)
+    if len(rows) == 1 and "images" in rows[0]:
+        # COCO's files, and others in their format, are one object that lists the pictures under "images".
+        rows = rows[0]["images"]
         if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
             raise EvalDataError(
                 f"{file} holds no list of objects, but {what} must be one, or COCO's object with 'images': give "
                 "another file"
             )
-    else:
-        rows = read_rows(file, what)
     found = []
     for number, row in enumerate(rows, 1):
         name = _coco_file(row, file.parent) or field_of(row, IMAGE_NAMES, str, f"row {number} of {file}")

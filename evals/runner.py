@@ -53,7 +53,7 @@ class Run:
             EvalDataError: the task's data cannot be used.
             ModelError: the model's folder is missing.
             OutputError: the folder cannot be written to, or holds a run of another configuration, of other pictures or
-                of another kind. A run that failed on all samples is no obstacle: the corrected command takes its folder.
+                of another kind. A run that failed on all samples is none: the corrected command takes its folder.
         """
         EVALUATION.check(out)
         folder = RunFolder(out)

@@ -268,8 +268,8 @@ class Segment(ByValue):
 
     Attributes:
         mask: bool [H, W] in the original image's size.
-        score: the segmenter's own estimate of the mask's IoU, in [0, 1] up to rounding. It judges the mask's outline and
-            does not tell the right thing from a wrong one.
+        score: the segmenter's own estimate of the mask's IoU, in [0, 1] up to rounding. It judges the outline and does
+            not tell the right thing from a wrong one.
         points: the prompt that led to it.
         label: the words it stands for.
         agreement: how well the mask covers the map (see `segmenters/mask_selection.py`), where it was measured.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 # Before torch is imported, and inherited by child processes: the models are too small to gain from more threads, and
@@ -89,3 +90,20 @@ def pictures(tmp_path_factory) -> Path:
     for name, (height, width) in {"a": (90, 130), "b": (100, 60), "c": (64, 64)}.items():
         Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{name}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def _loaders():
+    """The loaders of models and segmenters, each with a memory."""
+    from grounding.models.load import load
+    from grounding.segmenters.load import load_segmenter
+
+    return cache(load), cache(load_segmenter)
+
+
+@pytest.fixture
+def loaded_once(_loaders, monkeypatch) -> None:
+    """Commands share loaded models and segmenters, of one name and device; what they do with them is their own."""
+    load, load_segmenter = _loaders
+    monkeypatch.setattr("grounding.models.load.load", load)
+    monkeypatch.setattr("grounding.segmenters.load.load_segmenter", load_segmenter)

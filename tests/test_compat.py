@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -170,3 +172,52 @@ def test_the_hub_is_offline_inside_the_block_alone(monkeypatch) -> None:
     with pytest.raises(RuntimeError, match="stop"), compat.hub_offline():
         raise RuntimeError("stop")
     assert not is_offline_mode()
+
+
+def test_every_generate_runs_within_a_context_and_is_undone() -> None:
+    from transformers import GenerationMixin
+
+    model, before = tiny_llava()[0], GenerationMixin.generate
+    seen: list[Any] = []
+
+    @contextmanager
+    def around(found: Any, inputs: Any, options: Any) -> Iterator[None]:
+        seen.append((found, inputs is not None, sorted(options)))
+        yield
+        seen.append("done")
+
+    ids = torch.arange(5, 9)[None]
+    with compat.wrapped_generate(around):
+        model.generate(ids, max_new_tokens=1)
+        model.generate(input_ids=ids, max_new_tokens=1)
+    assert GenerationMixin.generate is before
+    model.generate(ids, max_new_tokens=1)
+    first, second = (model, True, ["max_new_tokens"]), (model, False, ["input_ids", "max_new_tokens"])
+    assert seen == [first, "done", second, "done"]
+
+
+def test_settings_of_a_generation_come_from_the_call_its_config_or_the_model() -> None:
+    from transformers import GenerationConfig
+
+    model = tiny_llava()[0]
+    names = ("prompt_lookup_num_tokens", "assistant_model")
+    assert not any(compat.generation_options(model, {}, names))
+    assert compat.generation_options(model, {"prompt_lookup_num_tokens": 3}, names)[0] == 3
+    config = GenerationConfig(prompt_lookup_num_tokens=4)
+    assert compat.generation_options(model, {"generation_config": config}, names)[0] == 4
+    model.generation_config.prompt_lookup_num_tokens = 5
+    assert compat.generation_options(model, {}, names)[0] == 5
+
+
+def test_settings_that_differ_by_layer_are_read_layer_by_layer() -> None:
+    import transformers
+
+    config = tiny_llava()[0].get_decoder().config
+    assert compat.layer_settings(config, "num_attention_heads") == [4]
+    assert compat.layer_settings(config, "no_such_setting") == []
+    if not hasattr(transformers, "Gemma4TextConfig"):
+        pytest.skip("this version of transformers has no Gemma 4")
+    layers = ["sliding_attention", "full_attention"]
+    mixed = transformers.Gemma4TextConfig(num_hidden_layers=2, layer_types=layers, head_dim=8, global_head_dim=16)
+    assert compat.layer_settings(mixed, "head_dim") == [8, 16]
+    assert compat.layer_settings(mixed, "num_attention_heads") == [8, 8]

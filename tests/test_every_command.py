@@ -9,7 +9,6 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from evals.tasks.registry import TASKS
 from grounding.cli import main
 from grounding.command import ENTRY_POINTS
 from grounding.model_files import PIPELINE, STARTERS, starter_folder
-from grounding.models import load as loading
 from grounding.scenes.drawing import draw_scene
 
 VLMS = [name for name in STARTERS if (starter_folder(name) / "config.json").is_file()]
@@ -176,18 +174,7 @@ def data(request, tmp_path_factory) -> Data:
     return made(tmp_path_factory.mktemp(request.param), request.param)
 
 
-@pytest.fixture(autouse=True)
-def loaded_once(monkeypatch) -> None:
-    """Commands share a loaded model; what they do with it is their own."""
-    monkeypatch.setattr(loading, "load", _load)
-
-
-@cache
-def _load(name, device="auto", dtype="auto", device_map=None, finder=None):
-    return _really_load(name, device, dtype, device_map, finder)
-
-
-_really_load = loading.load
+pytestmark = pytest.mark.usefixtures("loaded_once")
 
 
 def test_both_small_models_are_here() -> None:

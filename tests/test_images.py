@@ -104,7 +104,9 @@ def test_a_moving_picture_gives_its_first_frame(tmp_path):
     assert notes_of(as_rgb(opened)) == notes_of(opened.copy()) == notes_of(opened)
     pages = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
-    assert notes_of(open_image(tmp_path / "a.tif")) == ("the picture has 3 frames or pages, of which the first is read",)
+    assert notes_of(open_image(tmp_path / "a.tif")) == (
+        "the picture has 3 frames or pages, of which the first is read",
+    )
     pages[0].save(tmp_path / "b.gif")
     assert notes_of(open_image(tmp_path / "b.gif")) == ()
 
@@ -125,7 +127,9 @@ def test_a_sensors_bits_in_a_deeper_file_are_scaled_with_a_note(tmp_path, ending
     Image.fromarray(np.tile(np.linspace(0, top, 40).astype(np.uint16), (10, 1))).save(tmp_path / f"a.{ending}")
     opened = open_image(tmp_path / f"a.{ending}")
     np.testing.assert_allclose(np.asarray(opened)[0, :, 0], np.linspace(0, 255, 40), atol=1.5)
-    assert notes_of(opened) == ((f"the picture's values use {bits} bits of more, and are scaled by those",) if note else ())
+    assert notes_of(opened) == (
+        (f"the picture's values use {bits} bits of more, and are scaled by those",) if note else ()
+    )
 
 
 @pytest.mark.parametrize(

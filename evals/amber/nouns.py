@@ -21,15 +21,13 @@ Nouns = Callable[[str], tuple[str, ...]]
 Vectors = Literal["none", "en_core_web_lg"]
 THRESHOLD = 0.8
 
-_DETERMINERS = frozenset(
-    "a an the this that these those some any each every another no his her its their our my your one two three four "
-    "five six several many few multiple various both".split()
-)
+_DETERMINERS = frozenset("a an the this each every no his her its their our my your two four five six empty".split())
 # What a can holds, is made of or is for: before "can" it makes the noun.
 _OF_CANS = frozenset(
     "trash garbage rubbish waste recycling soda cola coke beer soup paint spray tin aluminum metal watering gas milk "
     "food empty open red blue green white black silver large small".split()
 )
+_AFTER_MODALS = frozenset("also be been clearly easily even find have not only see still".split())
 # What follows a noun and no modal verb.
 _AFTER_NOUNS = frozenset(
     "of and or is are was were has with on in at near next beside by under behind to for that which sits stands".split()
@@ -67,7 +65,7 @@ def nouns_by_rules(text: str, known: Collection[str]) -> tuple[str, ...]:
     low = [word.lower() for word in words]
     found = []
     for at, word in enumerate(words):
-        forms = (word, low[at], singular(low[at]), word.removesuffix("s"))
+        forms = (word, low[at], singular(low[at]), word[:-1] if word[:-1].isupper() else word)
         base = next((form for form in forms if form in known), None)
         if base is not None and _can_be_noun(low, at):
             found.append(base)
@@ -81,7 +79,8 @@ def _can_be_noun(words: list[str], at: int) -> bool:
     if word in _NO_NOUNS:
         return False
     if word == "can":
-        return before in _DETERMINERS | _OF_CANS or after in _AFTER_NOUNS or not after[0].isalnum()
+        named = before in _DETERMINERS | _OF_CANS or after in _AFTER_NOUNS or not after[0].isalnum()
+        return named and after not in _AFTER_MODALS
     infinitive = before == "to" and at > 1 and words[at - 2] in _BEFORE_TO
     return word not in _VERBS or before not in _MODALS or infinitive
 

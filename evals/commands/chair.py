@@ -39,9 +39,11 @@ class EvalChairCommand(GenerationOptions, ChairTaskOptions):
         from evals.chair.report import sample_json
         from evals.chair.score import CaptionScore, iter_captions
         from evals.chair.scoring import check_lengths, score_captions
-        from grounding.files import to_json, write_text
+        from grounding.files import check_writable, to_json, write_text
 
         check_lengths(self.lengths)
+        if self.samples:
+            check_writable(self.samples)
         resources = self.resources()
         lines: list[str] = []
 

@@ -12,6 +12,7 @@ import tyro
 from evals.commands.generation import check_seed
 from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import EvalDataError, GroundingError, UsageError
+from grounding.runs.lock import hold
 
 if TYPE_CHECKING:
     from evals.diagnostics.sources import PictureQuestion
@@ -77,12 +78,15 @@ class EvalDiagnoseCommand:
             )
         items, model, steering = self._chosen()
         items = items[: self.limit]
-        found = self._diagnose(items, model, steering)
+        out = self.out or self.run_folder or Path("diagnostics")
+        with hold(out, "diagnostics"):
+            return self._write(self._diagnose(items, model, steering), len(items), out)
+
+    def _write(self, found: Diagnostics, asked: int, out: Path) -> int:
         from evals.diagnostics.plots import save_figures
         from evals.diagnostics.summary import FILE
         from grounding.files import write_json
 
-        out = self.out or self.run_folder or Path("diagnostics")
         write_json(out / FILE, asdict(found), indent=None)
         pictures = save_figures(found, out / "diagnostics")
         if self.json:
@@ -90,7 +94,7 @@ class EvalDiagnoseCommand:
         else:
             self._print(found)
             stdout().print(f"\n{out / FILE} and {len(pictures)} figures in {out / 'diagnostics'}")
-        return 1 if len(found.texts) < len(items) else 0
+        return 1 if len(found.texts) < asked else 0
 
     def _chosen(self) -> tuple[list[PictureQuestion], str, Steering | None]:
         """Return the items, the model's name and the steering."""
@@ -126,7 +130,7 @@ class EvalDiagnoseCommand:
         from grounding.attention.sinks import SinkRule
         from grounding.models.load import load
         from grounding.runs.attempts import attempt_one
-        from grounding.runs.provenance import short_hash, versions
+        from grounding.runs.provenance import model_identity, short_hash, versions
         from grounding.steering.decoding import Decoding
 
         decoding, sinks = Decoding(max_new_tokens=self.max_new_tokens), SinkRule(self.tau)
@@ -155,7 +159,7 @@ class EvalDiagnoseCommand:
         if not looked:
             raise EvalDataError(f"none of the {len(items)} pictures could be used; the first: {first}")
         settings: dict[str, Any] = {
-            "model": model,
+            **asdict(model_identity(model, self.device, self.dtype)),
             "steering": steering.to_yaml() if steering else None,
             "decoding": asdict(decoding),
             "sinks": asdict(sinks),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from math import isfinite
 from types import MethodType
 from typing import Any
 
@@ -18,7 +17,7 @@ from grounding.attention.coverage import refuse_other_keys
 from grounding.attention.events import Pass, Subscriber
 from grounding.attention.generation import Prompt
 from grounding.attention.introspect import real_positions
-from grounding.attention.output_check import WEIGHT_TOLERANCE, checked, output_error
+from grounding.attention.output_check import checked, output_error, refuse_unexplained
 from grounding.attention.prompt_statistics import PromptStatistics
 from grounding.attention.request import Recording, RowRequest
 from grounding.attention.rows import (
@@ -76,6 +75,7 @@ class RowCollector(Subscriber):
         self._decoding = False
         self._seen: set[int] = set()
         self._errors: list[tuple[int, torch.dtype, Tensor]] = []
+        self._dtype = torch.float32
 
     # -- events
 
@@ -202,7 +202,8 @@ class RowCollector(Subscriber):
                 "layer to use transformers' attention interface or torch's scaled_dot_product_attention. Ask for other "
                 "layers, or load the model with attn_implementation='sdpa'"
             )
-        self._refuse_unexplained()
+        refuse_unexplained(self._errors)
+        self._errors.clear()
         with torch.no_grad():
             self._token.finish()
         self._store.flush()
@@ -219,6 +220,7 @@ class RowCollector(Subscriber):
 
         Raises:
             RecordingError: the model did not run in the block, or the prompt is too short for the request.
+            ModelError: a recorded row is not finite.
         """
         if self._total is None:
             raise RecordingError(
@@ -235,6 +237,8 @@ class RowCollector(Subscriber):
         decode = []
         if self.request.decode:
             decode = [self._store.finished_decode(b, columns[b] if columns else prompt) for b in elements]
+        if not all(bool(rows.sum().isfinite()) for rows in (*prefill, *decode)):
+            raise overflow("a recorded row", self._dtype)
         statistics = [self._statistics.statistics(b) for b in elements]
         sinks = None
         if self.request.spec.residual_sinks:
@@ -277,7 +281,8 @@ class RowCollector(Subscriber):
             if own:
                 few = as_index(own, rows.device)
                 error = output_error(call, element, rows[part][few], weights.index_select(1, few), output)
-                self._errors.append((layer, call.query.dtype, error))
+                self._dtype = call.query.dtype
+                self._errors.append((layer, self._dtype, error))
             kept = keep_columns(weights, columns, call.key_offset, self._total)
             kept = kept if heads is None else kept.index_select(0, heads)
             self._store.add(layer, element, slots[part], kept, decode=self._decoding)
@@ -369,24 +374,10 @@ class RowCollector(Subscriber):
         if queries + self._past != self._total:
             raise RecordingError(
                 f"layer {layer} attends from {queries} positions where the pass has "
-                f"{(self._total or 0) - self._past}, as layers with shared keys do while generate reads a prompt: record "
-                "a pass of model(**inputs), which keeps every position, or other layers"
+                f"{(self._total or 0) - self._past}, as layers with shared keys do while generate reads a prompt: "
+                "record a pass of model(**inputs), which keeps every position, or other layers"
             )
         refuse_other_keys(layer, call, self._past, self._cache)
-
-    def _refuse_unexplained(self) -> None:
-        """Refuse rows that, multiplied by the values, do not reproduce the kernel's output."""
-        errors, self._errors = self._errors, []
-        for layer, dtype, error in errors:
-            worst, allowed = float(error), WEIGHT_TOLERANCE.get(dtype, WEIGHT_TOLERANCE[torch.float32])
-            if not isfinite(worst):
-                raise overflow(f"the attention of layer {layer}", dtype)
-            if worst > allowed:
-                raise RecordingError(
-                    f"the weights recorded in layer {layer} do not explain its attention's output (off by about "
-                    f"{worst:.2g} of themselves, {allowed:g} allowed in {dtype}): this model's attention is more than "
-                    "a softmax over scaled, masked query-key products, and cannot be recorded"
-                )
 
 
 def _why_other_heads(heads: int) -> str:

@@ -22,7 +22,8 @@ from grounding.attention.columns import Order, iter_columns
 from grounding.attention.events import Pass, Scope, Subscriber
 from grounding.attention.intercept import intercept
 from grounding.attention.introspect import LayerStack
-from grounding.attention.rows import OUTPUT_TOLERANCE, WORKING_BYTES, as_index, attention_rows, iter_rows, output_error
+from grounding.attention.output_check import checked, output_error, refuse_unexplained
+from grounding.attention.rows import WORKING_BYTES, as_index, attention_rows, iter_rows
 from grounding.errors import BudgetError, RecordingError
 from grounding.types import RecordSpec, check_counted
 
@@ -213,6 +214,7 @@ class JointCollector(Subscriber):
 
         Raises:
             RecordingError: a layer made no call, or its rows do not reproduce its output.
+            ModelError: its rows or its output are not finite.
         """
         if not self._recording or failed:
             self._recording = False
@@ -224,7 +226,7 @@ class JointCollector(Subscriber):
                 f"layers {missing[:8]} made no attention call that can be recorded: expected their processors to use "
                 "diffusers' dispatcher or torch's scaled_dot_product_attention"
             )
-        self._refuse_unexplained()
+        refuse_unexplained(self._errors)
         self._passes += 1
         for name, done in self._done.items():
             stacked = torch.stack([self._kept[name, layer] for layer in self._layers])
@@ -252,8 +254,9 @@ class JointCollector(Subscriber):
     def _keep(self, layer: int, call: AttentionCall, element: int, output: Tensor) -> None:
         request, device = self._request, call.query.device
         cells, text = as_index(request.cells, device), as_index(request.text, device)
-        first = attention_rows(call, element, cells[:1])
-        self._errors.append((layer, call.query.dtype, output_error(call, element, cells[:1], first, output)))
+        some = cells[checked(len(cells))]
+        found = output_error(call, element, some, attention_rows(call, element, some), output)
+        self._errors.append((layer, call.query.dtype, found))
         for name in request.tables:
             parts: Iterator[tuple[slice, Tensor]]
             if name == "text-to-image":
@@ -291,17 +294,6 @@ class JointCollector(Subscriber):
             )
         if heads is not None and request.order.startswith("text-of-mean"):
             raise RecordingError(f"order {request.order!r} averages all heads; leave heads out, or use order 'text'")
-
-    def _refuse_unexplained(self) -> None:
-        """Refuse rows that, multiplied by the values, do not reproduce the kernel's output."""
-        for layer, dtype, error in self._errors:
-            worst, allowed = float(error), OUTPUT_TOLERANCE.get(dtype, OUTPUT_TOLERANCE[torch.float32])
-            if not worst <= allowed:
-                raise RecordingError(
-                    f"the weights recorded in layer {layer} do not explain its attention's output (off by {worst:.2g} "
-                    f"of the largest value, {allowed:g} allowed in {dtype}): this attention is more than a softmax "
-                    "over scaled, masked query-key products, and cannot be recorded"
-                )
 
 
 def check_joint_budget(request: JointRequest, layers: tuple[int, ...], heads: int) -> int:

@@ -11,11 +11,16 @@ Shape letters as in `grounding.attention.rows`; Dv value width.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from math import isfinite
+
 import torch
 from torch import Tensor
 
 from grounding.attention.call import AttentionCall
 from grounding.attention.rows import UPCAST_KEYS, logit_rows
+from grounding.errors import RecordingError
+from grounding.numerics import overflow
 
 WEIGHT_TOLERANCE: dict[torch.dtype, float] = {torch.float32: 1e-2, torch.bfloat16: 3e-2, torch.float16: 1.5e-2}
 """Largest relative error of a row's weights beyond rounding, by the model's dtype (our choice).
@@ -48,7 +53,7 @@ def output_error(call: AttentionCall, element: int, rows: Tensor, weights: Tenso
         output or the rows are.
     """
     value = call.value[element]  # [H/G, K, Dv]
-    heads, count, keys = weights.shape
+    keys = weights.shape[-1]
     grouped = weights.reshape(value.shape[0], -1, keys)  # [H/G, G*R, K]
     expected, squared = torch.zeros(2, *grouped.shape[:2], value.shape[-1], device=value.device)
     energy = torch.zeros(*grouped.shape[:2], 1, device=value.device)
@@ -74,3 +79,25 @@ def output_error(call: AttentionCall, element: int, rows: Tensor, weights: Tenso
         logits = logit_rows(call, rows, element)[0].abs()  # [H, R, K]
         error = error - half * (weights * logits).sum(-1, keepdim=True).reshape(error.shape)
     return error.max()
+
+
+def refuse_unexplained(errors: Iterable[tuple[int, torch.dtype, Tensor]]) -> None:
+    """Refuse rows that, multiplied by the values, do not reproduce the kernel's output.
+
+    Args:
+        errors: layer, number format and `output_error` of each check.
+
+    Raises:
+        RecordingError: an error is above `WEIGHT_TOLERANCE`.
+        ModelError: the rows or the output are not finite.
+    """
+    for layer, dtype, error in errors:
+        worst, allowed = float(error), WEIGHT_TOLERANCE.get(dtype, WEIGHT_TOLERANCE[torch.float32])
+        if not isfinite(worst):
+            raise overflow(f"the attention of layer {layer}", dtype)
+        if worst > allowed:
+            raise RecordingError(
+                f"the weights recorded in layer {layer} do not explain its attention's output (off by about "
+                f"{worst:.2g} of themselves, {allowed:g} allowed in {dtype}): this attention is more than a softmax "
+                "over scaled, masked query-key products, and cannot be recorded"
+            )

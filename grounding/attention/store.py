@@ -39,7 +39,7 @@ class RowStore:
         self._on_cpu = 0  # steps before this one have been moved to the CPU
         self._waiting_bytes = 0  # of steps that have not
         self._bytes = 0  # of all steps
-        self._waiting: dict[tuple[int, int, bool, tuple[int, ...]], Tensor] = {}
+        self._waiting: dict[tuple[int, int, tuple[int, ...]], Tensor] = {}
 
     def add(self, layer: int, element: int, rows: tuple[int, ...], weights: Tensor, *, decode: bool) -> None:
         """Add rows of one layer.

@@ -23,7 +23,7 @@ from grounding.diffusion.latents import draw_noise, mixed, pixels_of
 from grounding.diffusion.maps import joint_maps, request_for
 from grounding.diffusion.reading import ModelSettings, Pads
 from grounding.diffusion.sequence import LatentShape, Placement, grids_of
-from grounding.diffusion.tokens import TextToken, place, refuse_controls
+from grounding.diffusion.tokens import TextToken, padded, place, refuse_controls, refuse_long, tokenize
 from grounding.errors import ModelError
 from grounding.memory import explain_out_of_memory
 from grounding.source import fingerprint
@@ -36,7 +36,7 @@ _REMEDY = "read the picture at a smaller size, choose --dtype bfloat16, or a sma
 
 
 @dataclass(frozen=True)
-class Prompt:
+class TextPrompt:
     """A prompt and its words.
 
     Attributes:
@@ -93,6 +93,9 @@ class DiffusionSource(ABC):
         attention: how the blocks relate text and image: one sequence with `text-first` or `image-first`, or `cross`.
         pad_rules: what can become of padding, the family's own rule first.
         video: whether the model reads clips and not pictures.
+        patch: latents along each side of a cell.
+        encoder: the text encoder's name in messages.
+        text_length: positions of the pipeline's padded prompt, and most tokens of a prompt.
         guidance: how classifier-free guidance runs while generating: `negative-first` or `prompt-first` in one batch,
             or in `calls` of their own, the prompt's first.
         default_prompt: prompt template used where a caller gives none.
@@ -105,6 +108,9 @@ class DiffusionSource(ABC):
     attention: ClassVar[Literal["text-first", "image-first", "cross"]]
     pad_rules: ClassVar[tuple[Pads, ...]]
     video: ClassVar[bool] = False
+    patch: ClassVar[int] = 2
+    encoder: ClassVar[str] = "T5"
+    text_length: ClassVar[int]
     guidance: ClassVar[Literal["negative-first", "prompt-first", "calls"]]
 
     def __init__(
@@ -131,7 +137,6 @@ class DiffusionSource(ABC):
     def tokenizer(self) -> Any:
         """The tokenizer that labels text tokens."""
 
-    @abstractmethod
     def tokens(self, text: str, length: int | None = None) -> tuple[TextToken, ...]:
         """The tokens of a prompt as the transformer's text sequence holds them.
 
@@ -142,6 +147,9 @@ class DiffusionSource(ABC):
         Raises:
             ExpressionError: the prompt is longer than a text encoder takes.
         """
+        tokens = tokenize(self.tokenizer, text)
+        refuse_long(tokens, self.longest, self.encoder, self.name)
+        return tokens if length is None else padded(tokens, length, self.tokenizer)
 
     @abstractmethod
     def encode(self, text: str) -> Encoded:
@@ -178,9 +186,27 @@ class DiffusionSource(ABC):
         return side, side
 
     @property
+    def latent_pixels(self) -> int:
+        """Pixels along each side of a latent."""
+        return int(self.pipe.vae_scale_factor)
+
+    @property
     def cell_pixels(self) -> int:
         """Pixels along each side of a cell: the VAE's factor times the transformer's patch."""
-        return int(self.pipe.vae_scale_factor) * 2
+        return self.latent_pixels * self.patch
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a prompt."""
+        return min(self.text_length, int(self.tokenizer.model_max_length))
+
+    def encoded_length(self, own: int) -> int:
+        """Positions that a prompt of `own` tokens is encoded at.
+
+        A padded prompt over the reading's length is encoded at the longest, because models are trained at both.
+        """
+        wanted = min(self.reading.text_length or self.longest, self.longest)
+        return own if self.pads == "drop" else wanted if own <= wanted else self.longest
 
     @property
     def frames_per_latent(self) -> int:
@@ -193,8 +219,7 @@ class DiffusionSource(ABC):
 
     def latent_shape(self, latents: Tensor) -> LatentShape:
         """The grid of cells of latents."""
-        factor = self.cell_pixels // int(self.pipe.vae_scale_factor)
-        height, width = (int(side) // factor for side in latents.shape[-2:])
+        height, width = (int(side) // self.patch for side in latents.shape[-2:])
         return LatentShape(1 if latents.ndim == 4 else int(latents.shape[2]), height, width)
 
     # -- the map source
@@ -239,7 +264,7 @@ class DiffusionSource(ABC):
         """A source on the same pipeline that reads pictures otherwise.
 
         Args:
-            changes: fields of `Reading`.
+            changes: fields of `MapReading`.
         """
         other = type(self)(self.pipe, self.name, self.finder)
         other.default_prompt, other.notice = self.default_prompt, self.notice
@@ -293,7 +318,7 @@ class DiffusionSource(ABC):
         usable = [list(clip)[: 1 + (len(clip) - 1) // step * step] for clip in clips]
         return self._read(usable, expressions, spec, prompt)
 
-    def prompt(self, expression: str, template: str | None = None) -> Prompt:
+    def prompt(self, expression: str, template: str | None = None) -> TextPrompt:
         """Put an expression into a template and find its words.
 
         Args:
@@ -306,20 +331,21 @@ class DiffusionSource(ABC):
         template = self.default_prompt if template is None else template
         refuse_controls(expression, self.tokenizer, self.name)
         if SLOT not in template:
-            return Prompt(template, split_words(template))
+            return TextPrompt(template, split_words(template))
         start = template.index(SLOT)
         words = parse(expression, self.finder)
         moved = (replace(w, span=(w.span[0] + start, w.span[1] + start)) for w in words)
-        return Prompt(template.replace(SLOT, expression), tuple(moved), start)
+        return TextPrompt(template.replace(SLOT, expression), tuple(moved), start)
 
     def placement(self, tokens: Sequence[TextToken], latents: LatentShape) -> Placement:
         """Positions of cells and of the text tokens that take part in the softmax."""
-        kept = tuple(i for i, token in enumerate(tokens) if token.role != "pad" or self.pads == "keep")
+        keep = self.pads == "keep"
+        kept = tuple(i for i, token in enumerate(tokens) if keep or token.role != "pad")
         if self.attention == "cross":
             return Placement(latents.cells, kept, 0, 0, joint=False)
         return Placement(latents.cells, kept, *self.starts(latents.cells, len(tokens)))
 
-    def words(self, prompt: Prompt, tokens: Sequence[TextToken], placement: Placement) -> tuple[Word, ...]:
+    def words(self, prompt: TextPrompt, tokens: Sequence[TextToken], placement: Placement) -> tuple[Word, ...]:
         """All words of a prompt and one special word for every other token, with positions in the sequence."""
         kept = [tokens[i] for i in placement.tokens]
         placed = place(prompt.words, kept, placement.word_positions, self.tokenizer, self.name)
@@ -341,7 +367,7 @@ class DiffusionSource(ABC):
             self.tokens(prompt.text)
         return [self._read_one(clip, prompt, spec) for clip, prompt in zip(clips, prompts, strict=True)]
 
-    def _read_one(self, frames: Sequence[Image.Image], prompt: Prompt, spec: RecordSpec) -> AttentionMaps:
+    def _read_one(self, frames: Sequence[Image.Image], prompt: TextPrompt, spec: RecordSpec) -> AttentionMaps:
         with torch.inference_mode(), explain_out_of_memory(f"running {self.name}", _REMEDY):
             encoded = self.encode(prompt.text)
             clean = self._encoded_picture(frames)

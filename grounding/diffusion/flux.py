@@ -12,9 +12,6 @@ from grounding.attention.events import Pass
 from grounding.diffusion.base import DiffusionSource, Encoded, Observed
 from grounding.diffusion.reading import Pads
 from grounding.diffusion.sequence import LatentShape
-from grounding.diffusion.tokens import TextToken, padded, refuse_long, tokenize
-
-_T5_LENGTH = 512  # positions of the pipeline's padded prompt
 
 
 class Flux(DiffusionSource):
@@ -25,10 +22,18 @@ class Flux(DiffusionSource):
     """
 
     pipelines = ("FluxPipeline",)
-    required = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+    required: ClassVar[tuple[str, ...]] = (
+        "transformer",
+        "vae",
+        "text_encoder",
+        "tokenizer",
+        "text_encoder_2",
+        "tokenizer_2",
+    )
     attention = "text-first"
     pad_rules: ClassVar[tuple[Pads, ...]] = ("drop", "ignore", "keep", "mask")
     guidance = "calls"
+    text_length = 512
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -41,18 +46,9 @@ class Flux(DiffusionSource):
         """T5's tokenizer."""
         return self.pipe.tokenizer_2
 
-    def tokens(self, text: str, length: int | None = None) -> tuple[TextToken, ...]:
-        """T5's tokens."""
-        tokens = tokenize(self.tokenizer, text)
-        refuse_long(tokens, self._limit, "T5", self.name)
-        return tokens if length is None else padded(tokens, length, self.tokenizer)
-
     def encode(self, text: str) -> Encoded:
         """Encode by T5 at the prompt's own length or padded, and by CLIP to its pooled vector."""
-        own = self.tokens(text)
-        wanted = min(self.reading.text_length or self._limit, self._limit)
-        # A prompt over the wanted length is read at the longest, as the model was trained at both.
-        length = len(own) if self.pads == "drop" else wanted if len(own) <= wanted else self._limit
+        length = self.encoded_length(len(self.tokens(text)))
         embeds, pooled, ids = self.pipe.encode_prompt(text, text, device=self.device, max_sequence_length=length)
         inputs = {
             "encoder_hidden_states": embeds.to(self.dtype),
@@ -94,8 +90,3 @@ class Flux(DiffusionSource):
         height, width = (int(ids[:, axis].max()) + 1 for axis in (1, 2))
         batch, length = int(given["hidden_states"].shape[0]), int(given["encoder_hidden_states"].shape[1])
         return Observed(batch, length, LatentShape(1, height, width))
-
-    @property
-    def _limit(self) -> int:
-        """Most tokens of a prompt."""
-        return min(_T5_LENGTH, int(self.tokenizer.model_max_length))

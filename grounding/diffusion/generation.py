@@ -113,8 +113,8 @@ class _Follower:
         if seen.text_length < len(self.tokens):
             raise RecordingError(
                 f"the pipeline runs on {seen.text_length} text tokens, but the prompt {self._text!r} has "
-                f"{len(self.tokens)}: give record_generation the prompt that the pipeline is called with, and the pipeline "
-                "a max_sequence_length that holds it"
+                f"{len(self.tokens)}: give record_generation the prompt that the pipeline is called with, and the "
+                "pipeline a max_sequence_length that holds it"
             )
         self.tokens = self._source.tokens(self._text, seen.text_length)
         self.shape = seen.latents

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,22 @@ def pixels_of(frames: Sequence[Image.Image], size: tuple[int, int], *, video: bo
     resized = [np.asarray(f.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)) for f in frames]
     pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float() / 127.5 - 1  # [F, 3, H, W]
     return pixels.transpose(0, 1)[None] if video else pixels
+
+
+def standardised(latents: Tensor, mean: Any, std: Any, factor: float = 1.0) -> Tensor:
+    """Subtract each channel's mean and divide by its standard deviation.
+
+    Args:
+        latents: [1, C, f, h, w].
+        mean: C numbers.
+        std: C numbers.
+        factor: multiplied afterwards.
+    """
+    shift, scale = (
+        torch.as_tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1, 1)
+        for values in (mean, std)
+    )
+    return (latents - shift) * factor / scale
 
 
 def draw_noise(latents: Tensor, seed: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grounding.attention.joint import JointRecording, JointRequest, Table
-from grounding.diffusion.reading import Reading
+from grounding.diffusion.reading import MapReading
 from grounding.diffusion.sequence import Placement
 from grounding.errors import ModelError
 from grounding.layout import ImageGrid
@@ -19,7 +19,7 @@ _TABLES: dict[Direction, Table] = {"image-to-word": "image-to-text", "word-to-im
 
 
 def request_for(
-    placement: Placement, reading: Reading, spec: RecordSpec, *, element: int = 0, batch: int = 1, mean: bool = True
+    placement: Placement, reading: MapReading, spec: RecordSpec, *, element: int = 0, batch: int = 1, mean: bool = True
 ) -> JointRequest:
     """The request for the maps of all text tokens over all cells.
 

@@ -25,7 +25,7 @@ SETTINGS = "grounding.json"
 
 
 @dataclass(frozen=True)
-class Reading:
+class MapReading:
     """How maps are read off a diffusion transformer.
 
     A real picture x0 becomes latents, noise e is added as x_t = (1 - t) x0 + t e, and one forward pass is recorded.
@@ -88,7 +88,7 @@ class ModelSettings:
 
     notice: str | None = None
     prompt: str | None = None
-    reading: Reading = Reading()
+    reading: MapReading = MapReading()
 
 
 def read_settings(folder: Path) -> ModelSettings:

@@ -19,6 +19,13 @@ PIPELINES: Registry[DiffusionSource] = Registry(
     "grounding.diffusion",
     {
         "FluxPipeline": "grounding.diffusion.flux:Flux",
+        "Flux2KleinPipeline": "grounding.diffusion.flux2:Flux2Klein",
+        "StableDiffusion3Pipeline": "grounding.diffusion.sd3:StableDiffusion3",
+        "QwenImagePipeline": "grounding.diffusion.qwen_image:QwenImage",
+        "ZImagePipeline": "grounding.diffusion.z_image:ZImage",
+        "WanPipeline": "grounding.diffusion.wan:Wan",
+        "LTXPipeline": "grounding.diffusion.ltx:LTXVideo",
+        "MochiPipeline": "grounding.diffusion.mochi:Mochi",
     },
     base="grounding.diffusion.base:DiffusionSource",
     error=ModelError,

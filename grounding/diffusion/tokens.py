@@ -24,23 +24,23 @@ class TextToken:
         piece: the token as its tokenizer writes it, such as "▁fish" or "</s>".
         span: (start, end) characters in the prompt; (0, 0) for tokens that stand for none.
         role: `text`; `special`: end of text, chat markup, and pieces that are blanks alone; `pad`.
-        id: its number in the tokenizer.
+        unknown: whether the tokenizer has no piece for these characters.
     """
 
     piece: str
     span: Span
     role: Role
-    id: int
+    unknown: bool = False
 
 
-def tokenize(tokenizer: Any, text: str, *, offset: int = 0, add_special_tokens: bool = True) -> tuple[TextToken, ...]:
+def tokenize(tokenizer: Any, text: str, *, start: int = 0, stop: int | None = None) -> tuple[TextToken, ...]:
     """Tokenize a prompt without padding.
 
     Args:
         tokenizer: a fast tokenizer.
         text: the prompt, or the prompt inside a chat template.
-        offset: characters of a template before the prompt; spans count from there.
-        add_special_tokens: whether the tokenizer adds its own.
+        start: the prompt's first character in `text`; spans count from there.
+        stop: the character behind the prompt; the end of `text` where None. Tokens outside the prompt are special.
 
     Raises:
         ModelError: the tokenizer gives no character offsets.
@@ -50,25 +50,47 @@ def tokenize(tokenizer: Any, text: str, *, offset: int = 0, add_special_tokens: 
             f"the tokenizer {type(tokenizer).__name__} gives no character offsets, so words cannot be found among its "
             "tokens: load the model with its fast tokenizer (a tokenizer.json file)"
         )
-    encoded = tokenizer(
-        text, return_offsets_mapping=True, add_special_tokens=add_special_tokens, truncation=False, verbose=False
-    )
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    encoded = tokenizer(text, return_offsets_mapping=True, truncation=False, verbose=False)
+    stop = len(text) if stop is None else stop
+    special = set(tokenizer.all_special_ids)
     ids = encoded["input_ids"]
     tokens = []
-    for piece, number, (start, end) in zip(
-        tokenizer.convert_ids_to_tokens(ids), ids, encoded["offset_mapping"], strict=True
-    ):
-        if number in special or not piece.strip(_BLANKS) or end <= offset:
-            tokens.append(TextToken(piece, (0, 0), "special", number))
+    for piece, number, (a, b) in zip(tokenizer.convert_ids_to_tokens(ids), ids, encoded["offset_mapping"], strict=True):
+        # CLIP's unknown token is its end token; an unknown word has characters and the end has none.
+        unknown = number == tokenizer.unk_token_id and a < b
+        outside = b <= start or a >= stop or a == b
+        if (number in special and not unknown) or outside or not piece.strip(_BLANKS):
+            tokens.append(TextToken(piece, (0, 0), "special"))
         else:
-            tokens.append(TextToken(piece, (max(start - offset, 0), end - offset), "text", number))
+            tokens.append(TextToken(piece, (max(a, start) - start, min(b, stop) - start), "text", unknown))
     return tuple(tokens)
+
+
+def in_chat(tokenizer: Any, text: str, **options: Any) -> tuple[str, int]:
+    """Put a prompt into the tokenizer's chat template as a user's message.
+
+    The prompt is found by a mark of private-use characters in a second rendering, because its words may also occur in
+    the template.
+
+    Args:
+        tokenizer: has the template.
+        text: the prompt.
+        options: arguments of `apply_chat_template`.
+
+    Returns:
+        (rendered text, the prompt's first character in it).
+    """
+    mark = "\ue0f0"
+
+    def rendered(content: str) -> str:
+        return str(tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, **options))
+
+    return rendered(text), rendered(mark + text).index(mark)
 
 
 def padded(tokens: Sequence[TextToken], length: int, tokenizer: Any) -> tuple[TextToken, ...]:
     """Tokens with padding behind them, `length` in all."""
-    pad = TextToken(str(tokenizer.pad_token), (0, 0), "pad", int(tokenizer.pad_token_id))
+    pad = TextToken(str(tokenizer.pad_token), (0, 0), "pad")
     return (*tokens, *[pad] * (length - len(tokens)))
 
 
@@ -129,7 +151,7 @@ def place(
         for own, found in zip(owned, align([w.span for w in words], [tokens[i].span for i in run]), strict=True):
             own.extend(run[i] for i in found)
     for word, own in zip(words, owned, strict=True):
-        refuse_unknown(word.text, [tokens[i].id for i in own], tokenizer, model)
+        refuse_unknown(word.text, [tokenizer.unk_token_id if tokens[i].unknown else -1 for i in own], tokenizer, model)
     placed = [replace(w, positions=tuple(positions[i] for i in own)) for w, own in zip(words, owned, strict=True)]
     taken = {i for own in owned for i in own}
     rest = [

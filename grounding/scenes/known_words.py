@@ -22,6 +22,6 @@ def check_scene_words(source: MapSource) -> None:
     missing = [word for word in words if unknown in tokenizer(word, add_special_tokens=False).input_ids]
     if unknown is not None and missing:
         raise ModelError(
-            f"{source.name} cannot be asked about drawn scenes, because its vocabulary lacks {', '.join(missing)}: give a "
-            "model that knows them, for example --model starter, or use pictures of your own"
+            f"{source.name} cannot be asked about drawn scenes, because its vocabulary lacks {', '.join(missing)}: "
+            "give a model that knows them, for example --model starter, or use pictures of your own"
         )

@@ -72,7 +72,7 @@ def weights_of(name: str) -> Path | str:
         MissingExtraError: MobileSAM without the extra `starter`.
     """
     if name == "mobile-sam":
-        from grounding.segmenters.mobile_sam import packaged_checkpoint
+        from grounding.segmenters.packaged import packaged_checkpoint
 
         return packaged_checkpoint()
     checkpoint = _checkpoint(name)

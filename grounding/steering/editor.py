@@ -136,9 +136,9 @@ class ModulationEditor:
         schedule = self._modulation.schedule
         if running.last_step > running.step and schedule.kind != "constant":
             raise MethodError(
-                f"the schedule {schedule.kind!r} of {self._modulation.name} sets a strength per step, but one pass reads "
-                f"the tokens of steps {running.step} to {running.last_step}: generate with use_cache=True and without "
-                "assisted generation or prompt lookup"
+                f"the schedule {schedule.kind!r} of {self._modulation.name} sets a strength per step, but one pass "
+                f"reads the tokens of steps {running.step} to {running.last_step}: generate with use_cache=True and "
+                "without assisted generation or prompt lookup"
             )
         return schedule.strength(running.step)
 

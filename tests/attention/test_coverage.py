@@ -133,9 +133,9 @@ def test_other_keys_are_found_by_their_number_where_the_class_does_not_say_it(ke
     assert own is not Elsewhere.forward
     attention.__class__ = Elsewhere
     request = RowRequest(((N - 1,),), decode=True)
-    with pytest.raises(RecordingError, match=f"layer 1 attends to {keys} keys where the sequence has 2[45] positions"):
-        with record(model, request):
-            model.generate(IDS, **GREEDY)
+    sentence = f"layer 1 attends to {keys} keys where the sequence has 2[45] positions"
+    with pytest.raises(RecordingError, match=sentence), record(model, request):
+        model.generate(IDS, **GREEDY)
 
 
 def test_a_model_whose_layers_differ_in_head_width_is_recorded() -> None:
@@ -168,11 +168,13 @@ def test_layers_that_attend_from_some_positions_only_are_refused() -> None:
     with record(model, request) as recording:
         model(IDS)
     torch.testing.assert_close(recording.prefill[0].sum(-1), torch.ones(6, 4, 1), atol=1e-5, rtol=0)
-    with pytest.raises(
-        RecordingError, match=r"layer 4 attends from 1 positions where the pass has 24, as layers with sh"
+    with (
+        pytest.raises(
+            RecordingError, match=r"layer 4 attends from 1 positions where the pass has 24, as layers with sh"
+        ),
+        record(model, request),
     ):
-        with record(model, request):
-            model.generate(IDS, **GREEDY)
+        model.generate(IDS, **GREEDY)
 
 
 def test_layers_of_other_numbers_of_heads_are_not_called_tensor_parallelism() -> None:
@@ -183,11 +185,13 @@ def test_layers_of_other_numbers_of_heads_are_not_called_tensor_parallelism() ->
     for name, out in (("q_proj", 16), ("k_proj", 16), ("v_proj", 16)):
         setattr(narrow, name, torch.nn.Linear(32, out, bias=False))
     narrow.o_proj = torch.nn.Linear(16, 32, bias=False)
-    with pytest.raises(
-        RecordingError, match=r"layer 1 runs 2 heads but the model's config says 4: .* choose those of 4"
+    with (
+        pytest.raises(
+            RecordingError, match=r"layer 1 runs 2 heads but the model's config says 4: .* choose those of 4"
+        ),
+        record(model, RowRequest(((N - 1,),))),
     ):
-        with record(model, RowRequest(((N - 1,),))):
-            model(IDS)
+        model(IDS)
     with record(model, RowRequest(((N - 1,),), spec=RecordSpec(layers=(0,)))) as recording:
         model(IDS)
     assert recording.prefill[0].shape == (1, 4, 1, N)
@@ -230,6 +234,6 @@ def test_dropout_asks_for_eval_mode() -> None:
     model = LlamaForCausalLM(LlamaConfig(**TEXT, attention_dropout=0.2)).train()
     for kernel in ("sdpa", "eager"):
         model.set_attn_implementation(kernel)
-        with pytest.raises(RecordingError, match=r"dropout 0\.2.*call model\.eval\(\) first"):
-            with record(model, RowRequest(((N - 1,),))):
-                model(IDS)
+        sentence = r"dropout 0\.2.*call model\.eval\(\) first"
+        with pytest.raises(RecordingError, match=sentence), record(model, RowRequest(((N - 1,),))):
+            model(IDS)

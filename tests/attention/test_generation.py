@@ -110,7 +110,7 @@ ASSISTED: dict[str, Callable[[Any], Any]] = {
 def test_candidates_are_not_taken_for_the_prompt(name: str) -> None:
     """A model of zeros accepts every candidate of its like, so no pass after the prompt has one position."""
     zero = llama(zero=True)
-    with pytest.raises(RecordingError, match="assisted generation .* no row per step"):
+    with pytest.raises(RecordingError, match=r"assisted generation .* no row per step"):
         run(zero, lambda: ASSISTED[name](zero))
     with pytest.raises(RecordingError, match=r"end of the prompt \(20 positions\) and \d candidates after it"):
         run(zero, lambda: ASSISTED[name](zero), decode=False)
@@ -209,7 +209,7 @@ def tuned(kind: type[PromptTuned]) -> Iterator[PromptTuned]:
 def test_virtual_tokens_are_refused(kind: type[PromptTuned]) -> None:
     for whole in (True, False):
         with tuned(kind) as found, pytest.raises(RecordingError, match="20 positions, but its decoder reads 3 more"):
-            run(found if whole else found.base_model, lambda: found.generate(IDS, **GREEDY))  # noqa: B023
+            run(found if whole else found.base_model, lambda: found.generate(IDS, **GREEDY))
     with tuned(kind) as found, pytest.raises(RecordingError, match="20 positions, but its decoder reads 3 more"):
         run(found, lambda: found(IDS), decode=False)
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_sources import tiny_source
 
 pytest.importorskip("diffusers", reason="the extra diffusion is not installed")
 
 from grounding.diffusion.base import DiffusionSource
 from grounding.diffusion.generation import record_generation
-from grounding.diffusion.registry import PIPELINES, pipeline_class
-from grounding.diffusion.tiny import tiny_pipeline
+from grounding.diffusion.registry import PIPELINES
 from grounding.errors import RecordingError
 from grounding.types import RecordSpec, WordKind
 
@@ -24,20 +24,16 @@ STEPS = 3
 
 @pytest.fixture(scope="module", params=sorted(PIPELINES))
 def source(request: pytest.FixtureRequest) -> DiffusionSource:
-    name: str = request.param
-    return pipeline_class(name, name)(tiny_pipeline(name), f"tiny {name}")
+    return tiny_source(request.param)
 
 
 def generate(source: DiffusionSource, prompt: str = PROMPT, **options: Any) -> Any:
-    height, width = source.native_size
+    height, width = source.reading.size or source.native_size
     frames = {"num_frames": 1 + source.frames_per_latent} if source.video else {}
-    lengths = (
-        {"max_sequence_length": 24}
-        if "max_sequence_length" in inspect.signature(source.pipe.__call__).parameters
-        else {}
-    )
+    taken = inspect.signature(source.pipe.__call__).parameters
+    lengths = {"max_sequence_length": 64 if "Qwen" in source.encoder else 24} if "max_sequence_length" in taken else {}
     return source.pipe(
-        prompt,
+        prompt=prompt,
         height=height,
         width=width,
         num_inference_steps=STEPS,
@@ -58,7 +54,7 @@ def test_every_step_has_its_maps_and_the_result_is_the_same(source: DiffusionSou
     assert [w.text for w in maps.words if w.kind is not WordKind.SPECIAL] == ["the", "red", "elephant"]
     np.testing.assert_allclose(maps.values.sum(axis=3), 1, atol=1e-5)
     assert np.abs(maps.values[0] - maps.values[1]).max() > 0
-    height, width = source.native_size
+    height, width = source.reading.size or source.native_size
     assert maps.image_size == (width, height)
 
 

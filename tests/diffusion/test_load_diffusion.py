@@ -16,7 +16,7 @@ pytest.importorskip("diffusers", reason="the extra diffusion is not installed")
 
 from grounding.diffusion.flux import Flux
 from grounding.diffusion.load import load_diffusion, refuse_unreadable
-from grounding.diffusion.reading import Reading
+from grounding.diffusion.reading import MapReading
 from grounding.diffusion.tiny import tiny_pipeline
 from grounding.errors import MissingExtraError, ModelError
 from grounding.model_files import is_pipeline
@@ -54,7 +54,7 @@ def test_a_folder_says_how_it_is_read(broken: Path) -> None:
     (broken / "grounding.json").write_text(json.dumps(settings))
     source = load_diffusion(str(broken), device="cpu")
     assert (source.notice, source.default_prompt) == ("Noise only.", "find {expression}")
-    assert source.reading == Reading(levels=(0.3,), pads="ignore")
+    assert source.reading == MapReading(levels=(0.3,), pads="ignore")
     maps = source.maps([PICTURE], ["red dog"], RecordSpec())[0]
     assert [(w.text, w.span) for w in maps.words if w.is_head] == [("dog", (4, 7))]
 

@@ -60,11 +60,13 @@ def test_a_listing_beside_the_pictures(name, content, folder):
 
 def test_what_is_no_data(folder):
     (folder / "empty").mkdir()
-    (folder / "object.json").write_text('{"a": 1}')
+    (folder / "object.json").write_text('{"images": {"a": 1}}')
+    (folder / "other.json").write_text('{"a": 1}')
     (folder / "rows.jsonl").write_text('{"caption": "x"}\n')
     for source, said in (
         ("empty", "has neither pictures nor"),
         ("object.json", "holds no list of objects"),
+        ("other.json", "row 1 of .* has no 'image'"),
         ("rows.jsonl", "row 1 of .* has no 'image'"),
         ("missing.json", "there is no file"),
         ("missing.parquet", "there is no file"),

@@ -174,7 +174,7 @@ def test_copies_of_one_prompt_must_stand_next_to_each_other(vlm: VLM) -> None:
     context = context_of(vlm)
     mixed = twice(context.prepared.inputs)
     with (
-        pytest.raises(MethodError, match="started for 2 prompts of .* but 4 of"),
+        pytest.raises(MethodError, match=r"started for 2 prompts of .* but 4 of"),
         applied(Renormalise(gain=6.0), context),
     ):
         vlm.model.generate(**mixed, **GREEDY)
@@ -205,9 +205,10 @@ def test_another_prompt_is_refused(vlm: VLM) -> None:
             MethodError, match=r"started for 1 prompts of \d+ positions, but 1 of \d+ are generated from"
         ):
             scores_of(vlm, Renormalise(gain=6.0), own, inputs=dict(other.prepared.inputs))
-    with pytest.raises(MethodError, match="one token is read at position"), applied(Renormalise(gain=6.0), long):
-        out = vlm.model(**short.prepared.inputs, use_cache=True)
-        vlm.model(input_ids=torch.tensor([[9]]), past_key_values=out.past_key_values)
+    with applied(Renormalise(gain=6.0), long):
+        cache = vlm.model(**short.prepared.inputs, use_cache=True).past_key_values
+        with pytest.raises(MethodError, match="one token is read at position"):
+            vlm.model(input_ids=torch.tensor([[9]]), past_key_values=cache)
 
 
 def test_layers_with_keys_of_another_sequence_are_not_steered(vlm: VLM) -> None:

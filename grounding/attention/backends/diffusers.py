@@ -11,9 +11,7 @@ Shape letters as in `grounding.attention.call`; the dispatcher's own layout is [
 from __future__ import annotations
 
 import inspect
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import cache, partial
 from typing import Any
@@ -23,29 +21,14 @@ from torch import Tensor, nn
 
 from grounding.attention.backends.sdpa import Listener, SdpaTap
 from grounding.attention.call import AttentionCall
+from grounding.attention.patches import SharedPatch
 from grounding.compat import Kernel, dispatched_kernels
 from grounding.errors import RecordingError
 
-_LOCK = threading.Lock()
-_INSTALLED = ExitStack()
-_users = 0
 
-
-@contextmanager
-def dispatching() -> Iterator[None]:
+def dispatching() -> AbstractContextManager[None]:
     """Emit the calls of diffusers' dispatcher inside the block; it may be nested and used in threads."""
-    global _users
-    with _LOCK:
-        if _users == 0:
-            _INSTALLED.enter_context(dispatched_kernels(_emitting_kernel))
-        _users += 1
-    try:
-        yield
-    finally:
-        with _LOCK:
-            _users -= 1
-            if _users == 0:
-                _INSTALLED.close()
+    return _PATCH.installed()
 
 
 class DispatchTap:
@@ -180,3 +163,6 @@ def _described(
         scale=scale if scale is not None else query.shape[-1] ** -0.5,
         causal=False,
     )
+
+
+_PATCH = SharedPatch(lambda: dispatched_kernels(_emitting_kernel))

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from grounding.scenes.drawing import SHAPES, Scene, draw_scene
 from grounding.scenes.language import SceneTexts
 from grounding.starter.dit.data import CONFIG, SHORT_TOKENS, coverage, tokens
-from grounding.starter.dit.model import CELLS, LATENTS, PACKED
+from grounding.starter.dit.model import CELLS
 from grounding.starter.dit.stages import TextDenoiser, mix, mixed, pack, to_model
 from grounding.text.words import kind_of
 from grounding.types import WordKind
