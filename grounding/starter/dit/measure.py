@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from grounding.scenes.drawing import SHAPES, Scene, draw_scene
 from grounding.scenes.language import SceneTexts
 from grounding.starter.dit.data import CONFIG, SHORT_TOKENS, coverage, tokens
-from grounding.starter.dit.model import CELLS, LATENTS, PACKED
+from grounding.starter.dit.model import CELLS
 from grounding.starter.dit.stages import TextDenoiser, mix, mixed, pack, to_model
 from grounding.text.words import kind_of
 from grounding.types import WordKind
@@ -89,7 +89,7 @@ def held_out(vae: AutoencoderKL, scenes: int = HELD_SCENES, first: int = HELD_FI
     texts = [expression.text for _, expression in asked]
     rows = torch.tensor([row for row, _ in asked], device=device)
     hits = [_hit(drawn[row], expression.target_index) for row, expression in asked]
-    covered = torch.tensor(np.stack([coverage(scene, CELLS) for scene in drawn]), dtype=torch.float32, device=device)
+    covered = torch.tensor(np.stack([coverage(scene).sum(axis=0) for scene in drawn]), dtype=torch.float32, device=device)
     return HeldOut(
         latents[rows],
         covered.flatten(1)[rows],
