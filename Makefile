@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Photographs in the public domain that scikit-image carries.
-PHOTOS = $$($(BIN)/python -c "import skimage; print(skimage.data_dir)")
+ACTIVATE = To use the command 'grounding' in this shell: source $(BIN)/activate
+# Photographs in the public domain that scikit-image carries; its own `data_dir` is a cache wherever pooch is installed.
+PHOTOS = $$($(BIN)/python -c "import skimage.data; print(*skimage.data.__path__)")
 
 .PHONY: setup demo test quick test-extras test-lmms check format bench lab wheel clean
 
 setup: $(STAMP)
+	@echo "$(ACTIVATE)"
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +25,7 @@ demo: $(STAMP)
 	$(BIN)/grounding segment $(PHOTOS)/chelsea.png "the cat" --out out/demo/photo
 	$(BIN)/grounding segment $(PHOTOS)/coffee.png "the coffee" --out out/demo/photo
 	@echo "Look at the pictures in out/demo/"
+	@echo "$(ACTIVATE)"
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

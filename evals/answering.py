@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from evals.plan import batch_seed
 from evals.runs import IMAGES
-from evals.task import Answer, Sample
+from evals.task import Answer, Sample, image_hash
 from grounding.errors import GroundingError
 from grounding.files import slug, write_bytes
 from grounding.runs.attempts import attempt_pictures
@@ -98,7 +98,12 @@ def answer_batch(
 
 
 def _answer(sample: Sample, image: str, outcome: Generated | GroundingError) -> Answer:
+    shown = sample.fields, image_hash(sample.picture)
     if isinstance(outcome, GroundingError):
-        return Answer(sample.id, image, sample.question, "", 0, False, str(outcome), sample.fields)
+        return Answer(sample.id, image, sample.question, "", 0, False, str(outcome), *shown)
     tokens = len(outcome.token_ids)
-    return Answer(sample.id, image, sample.question, outcome.text, tokens, outcome.finished, None, sample.fields)
+    # Every score would read something into an empty text: CHAIR the best value, POPE's own parser a yes.
+    if not outcome.text.strip():
+        reason = f"the answer has no word ({tokens} tokens): a model that overflows in float16 does in bfloat16"
+        return Answer(sample.id, image, sample.question, "", tokens, outcome.finished, reason, *shown)
+    return Answer(sample.id, image, sample.question, outcome.text, tokens, outcome.finished, None, *shown)

@@ -5,23 +5,25 @@ JSON and folders need no package; parquet and the hub need `datasets`.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.inputs import field as field_of
-from evals.inputs import listed, read_json, read_rows
+from evals.inputs import listed, read_rows
 from evals.task import Picture
+from grounding import hub
 from grounding.errors import EvalDataError, MissingExtraError, UsageError
+from grounding.files import PICTURE_ENDINGS, user_path
+from grounding.runs.content import picture_hash
 
 if TYPE_CHECKING:
     from PIL import Image
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 IMAGE_NAMES = ("image", "file_name", "image_path", "filename", "img")
 LISTS = ("metadata.jsonl", "images.json", "instances.json")
 SUBFOLDER = "images"
@@ -60,12 +62,12 @@ def read_data(source: str, split: str = "", what: str = "the data") -> tuple[Dat
     """
     if not source:
         raise UsageError(f"--data is missing: a model needs {what} as a folder, a file, or a hub id")
-    place = Path(source).expanduser()
+    place = user_path(source)
     if place.is_dir():
         listing = next((place / name for name in LISTS if (place / name).is_file()), None)
         if listing is not None:
             return _from_json(listing, what)
-        files = sorted(file for file in _inside(place).iterdir() if file.suffix.lower() in ENDINGS)
+        files = sorted(file for file in _inside(place).iterdir() if file.suffix.lower() in PICTURE_ENDINGS)
         if files:
             return tuple(DataRow(file.name, file, {}) for file in files)
         parquet = sorted(place.rglob("*.parquet"))
@@ -103,7 +105,7 @@ def picture_in(folder: str, name: str) -> Path:
         The first path that exists; else the path in `images` if there is such a folder. A picture that is missing is
         reported when it is opened.
     """
-    place = Path(folder).expanduser()
+    place = user_path(folder)
     folders = (place, place / SUBFOLDER)
     names = (name, _COCO_NAME.sub(r"\1", name))
     found = next((file for one in names for inside in folders if (file := inside / one).exists()), None)
@@ -115,17 +117,15 @@ def _inside(folder: Path) -> Path:
 
 
 def _from_json(file: Path, what: str) -> tuple[DataRow, ...]:
-    if file.suffix.lower() == ".json":
-        data = read_json(file, what)
-        # COCO's files, and others in their format, list the pictures under "images".
-        rows = data.get("images") if isinstance(data, dict) else data
+    rows = read_rows(file, what)
+    if len(rows) == 1 and "images" in rows[0]:
+        # COCO's files, and others in their format, are one object that lists the pictures under "images".
+        rows = rows[0]["images"]
         if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
             raise EvalDataError(
                 f"{file} holds no list of objects, but {what} must be one, or COCO's object with 'images': give "
                 "another file"
             )
-    else:
-        rows = read_rows(file, what)
     found = []
     for number, row in enumerate(rows, 1):
         name = _coco_file(row, file.parent) or field_of(row, IMAGE_NAMES, str, f"row {number} of {file}")
@@ -148,8 +148,11 @@ def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str
     except ImportError as missing:
         raise MissingExtraError("datasets", "eval", f"reading {source}") from missing
     datasets.disable_progress_bars()
+    # The name of a builder ("parquet") is no repository, and its files are on this machine.
+    local = source if "data_files" in options else name
     try:
-        table = datasets.load_dataset(name, **options)
+        with hub.without_waiting(local):
+            table = datasets.load_dataset(name, **options)
         # In a parquet file that `datasets` did not write, a picture is a dict of bytes and path, not an Image feature.
         column = next(
             key
@@ -162,7 +165,12 @@ def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str
         raise EvalDataError(
             f"{source} has no column of pictures, only {listed(table.features)}: give {what} with pictures"
         ) from None
-    except Exception as wrong:  # the loaders raise many kinds, from network errors to pyarrow's
+    except ConnectionError as wrong:
+        raise EvalDataError(
+            f"{source} cannot be read as {what}: {hub.unreachable(name, 'dataset')}: check the network, or give a "
+            "folder or a file"
+        ) from wrong
+    except Exception as wrong:  # the loaders raise many kinds, from bad ids to pyarrow's
         reason = " ".join(str(wrong).split())[:200] or type(wrong).__name__
         raise EvalDataError(
             f"{source} cannot be read as {what} ({reason}): check the id, its configuration and the split, or give a "
@@ -171,8 +179,7 @@ def _from_datasets(name: str, options: Mapping[str, Any], source: str, what: str
     if not rows:
         raise EvalDataError(f"{source} has no rows, but {what} must have at least one: give another")
     return tuple(
-        DataRow(_name(row, number), partial(_embedded, table, number, column, source), row)
-        for number, row in enumerate(rows)
+        DataRow(_name(row, number), _Embedded(table, number, column, source), row) for number, row in enumerate(rows)
     )
 
 
@@ -184,28 +191,54 @@ def _name(row: Mapping[str, Any], number: int) -> str:
     return f"row {number}"
 
 
-def _embedded(table: Sequence[Mapping[str, Any]], number: int, column: str, source: str) -> Image.Image:
-    """Decode a picture stored inside a data set.
+@dataclass(frozen=True)
+class _Embedded:
+    """A picture stored inside a data set.
 
-    Raises:
-        ImageError: it is missing or broken.
+    Attributes:
+        table: the data set's rows.
+        number: of the row.
+        column: of the picture: an object with `bytes` or `path`.
+        source: the data set, for messages.
     """
-    import warnings
 
-    from PIL import Image
+    table: Sequence[Mapping[str, Any]]
+    number: int
+    column: str
+    source: str
 
-    from grounding.errors import ImageError
-    from grounding.images import as_rgb, open_image
+    def __call__(self) -> Image.Image:
+        """Decode the picture.
 
-    held = table[number][column] or {}
-    where = f"the image of row {number} of {source}"
-    if not held.get("bytes"):
-        if held.get("path"):
-            return open_image(held["path"])
-        raise ImageError(f"{where} is missing: get the data set again")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return as_rgb(Image.open(io.BytesIO(held["bytes"])), where)
-    except (OSError, Image.DecompressionBombError) as wrong:
-        raise ImageError(f"{where} is not a picture that Pillow reads ({type(wrong).__name__})") from wrong
+        Raises:
+            ImageError: it is missing or broken.
+        """
+        import warnings
+
+        from PIL import Image
+
+        from grounding.errors import ImageError
+        from grounding.images import as_rgb, open_image
+
+        held = self._held()
+        where = f"the image of row {self.number} of {self.source}"
+        if not held.get("bytes"):
+            if held.get("path"):
+                return open_image(held["path"])
+            raise ImageError(f"{where} is missing: get the data set again")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                return as_rgb(Image.open(io.BytesIO(held["bytes"])), where)
+        except (OSError, Image.DecompressionBombError) as wrong:
+            raise ImageError(f"{where} is not a picture that Pillow reads ({type(wrong).__name__})") from wrong
+
+    def image_hash(self) -> str | None:
+        """16 hexadecimal digits of the hash of the bytes; None where they are missing."""
+        held = self._held()
+        if held.get("bytes"):
+            return hashlib.sha256(held["bytes"]).hexdigest()[:16]
+        return picture_hash(held["path"]) if held.get("path") else None
+
+    def _held(self) -> Mapping[str, Any]:
+        return self.table[self.number][self.column] or {}

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from grounding.errors import EvalDataError, MissingExtraError
+from grounding.files import user_path
 
 # The CHAIR synonym list of LisaAnne/Hallucination (BSD-2-Clause), by its content's hash.
 NAMED = {
@@ -34,7 +35,7 @@ def local_file(source: str, what: str) -> Path:
     """
     address = _ADDRESS.fullmatch(NAMED.get(source, source))
     if address is None:
-        return Path(source).expanduser()
+        return user_path(source)
     url, digest = address.groups()
     if digest is None:
         raise EvalDataError(

@@ -16,7 +16,7 @@ from typing import Any
 from evals.inputs import read_json
 from evals.runs import DETAILS, MANIFEST, SAMPLES, SCORES, RunFolder
 from grounding.errors import EvalDataError
-from grounding.files import read_jsonl
+from grounding.files import read_jsonl, user_path
 
 LINES = ("captions.jsonl", SAMPLES, DETAILS)  # of a field in several files the last counts
 _IDS = ("id", "sample_id", "question_id", "image_id")
@@ -100,6 +100,12 @@ class Folder:
         return _name(self.said("steering", "steer"))
 
     @cached_property
+    def pipeline(self) -> str | None:
+        """The text pipeline that scored the captions; None where unknown."""
+        variant = self.scores.get("variant")
+        return _name(variant.get("pipeline")) if isinstance(variant, Mapping) else None
+
+    @cached_property
     def steering_text(self) -> str | None:
         """The text of the steering file that the run used; None where unknown."""
         found = self.manifest.get("steering")
@@ -113,7 +119,7 @@ def read_folder(path: str | Path) -> Folder:
     Raises:
         EvalDataError: there is no such folder, it holds neither scores nor samples, or a file in it is wrong.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if not folder.is_dir():
         raise EvalDataError(f"there is no folder {folder}: give one that holds {SCORES} or {SAMPLES}")
     manifest, scores, rows = _object(folder / MANIFEST), _object(folder / SCORES), _lines(folder)

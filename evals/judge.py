@@ -10,12 +10,14 @@ import hashlib
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from grounding.errors import JudgeError
-from grounding.files import append_jsonl, read_jsonl
+from grounding.files import append_jsonl, read_jsonl, utf8
+from grounding.runs.lock import hold
 
 _KEY_DIGITS = 16
 _SHOWN = 120
@@ -60,7 +62,8 @@ class CommandJudge:
                 shlex.split(self.command),
                 input=prompt,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="backslashreplace",
                 timeout=self.timeout,
                 check=False,
             )
@@ -107,6 +110,12 @@ def ask_all(
         JudgeError: replies are missing and there is no judge, or the judge failed; earlier replies stay stored.
         OutputError: the file cannot be written, or a line of it is broken.
     """
+    # Held, so that a file that cannot be written is refused before the judge is asked, and no other process writes it.
+    with nullcontext() if judge is None else hold(kept.parent, kept.name):
+        return _ask_all(prompts, judge, kept, advance)
+
+
+def _ask_all(prompts: Sequence[str], judge: Judge | None, kept: Path, advance: Callable[[], None]) -> tuple[Reply, ...]:
     known = _kept(kept)
     names = sorted({name for name, _ in known})
     if judge is None and len(names) != 1:
@@ -151,4 +160,4 @@ def _kept(file: Path) -> dict[tuple[str, str], str]:
 
 
 def _digest(prompt: str) -> str:
-    return hashlib.sha256(prompt.encode()).hexdigest()[:_KEY_DIGITS]
+    return hashlib.sha256(utf8(prompt)).hexdigest()[:_KEY_DIGITS]

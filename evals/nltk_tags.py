@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
-from grounding.errors import EvalDataError, MissingExtraError
+from evals.nltk_data import data_folder
+from grounding.errors import EvalDataError, GroundingError, MissingExtraError
 
-NLTK_DATA = ("punkt_tab", "averaged_perceptron_tagger_eng", "wordnet")
+_LEMMAS = 1 << 16  # words of captions repeat, and a lemma takes longer than a look-up
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,12 @@ class NltkTools:
 
 
 @cache
-def load_nltk(purpose: str) -> NltkTools:
+def load_nltk(purpose: str, folder: str = "") -> NltkTools:
     """Load NLTK.
 
     Args:
         purpose: what needs it, for the message.
+        folder: the only data folder to use; NLTK's own folders and then `data_folder` if empty.
 
     Raises:
         MissingExtraError: NLTK is not installed.
@@ -40,11 +42,16 @@ def load_nltk(purpose: str) -> NltkTools:
         from nltk.stem import WordNetLemmatizer
     except ImportError as missing:
         raise MissingExtraError("nltk", "eval", purpose) from missing
+    if folder:
+        nltk.data.path[:] = [folder]
+    elif str(data_folder()) not in nltk.data.path:
+        nltk.data.path.append(str(data_folder()))
     lemmatizer = WordNetLemmatizer()
 
     def tagged(text: str) -> list[tuple[str, str]]:
         return nltk.pos_tag(nltk.word_tokenize(text))
 
+    @lru_cache(maxsize=_LEMMAS)
     def lemma(word: str, kind: str) -> str:
         return lemmatizer.lemmatize(word, pos=kind)
 
@@ -53,7 +60,15 @@ def load_nltk(purpose: str) -> NltkTools:
         lemma("dogs", "n")
     except LookupError as missing:
         raise EvalDataError(
-            f"NLTK is installed without its data: python -m nltk.downloader {' '.join(NLTK_DATA)}, or use "
-            "--pipeline rules"
+            "NLTK is installed without its data: run 'grounding eval nltk-data', or use --pipeline rules"
         ) from missing
     return NltkTools(tagged, lemma)
+
+
+def why_not_nltk() -> str | None:
+    """Why NLTK cannot be used, in one sentence; None where package and data are there."""
+    try:
+        load_nltk("the published text pipeline")
+    except GroundingError as missing:
+        return str(missing)
+    return None

@@ -81,6 +81,11 @@ class Worker:
         return "samples.jsonl" if self.count == 1 else f"samples.{self.number}-of-{self.count}.jsonl"
 
     @property
+    def part(self) -> str:
+        """The part of the run folder that it keeps other processes out of."""
+        return self.file.removesuffix(".jsonl")
+
+    @property
     def is_main(self) -> bool:
         """Whether this worker prints progress: one of the processes of a launcher does."""
         return not self.launched or self.number == 0

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evals.answering import ImageStore, answer_batch
+from evals.inputs import refuse_empty
 from evals.plan import Plan, Worker, choose, config_of, samples_hash
 from evals.runs import DETAILS, IMAGES, MANIFEST, SAMPLES, SCORES, TIMINGS, RunFolder, open_answers, rebuild_task
-from evals.task import Answer, Sample, Scored, Task
+from evals.task import Answer, Sample, Scored, StoredPicture, Task, image_hash
 from grounding import schema
 from grounding.errors import EvalDataError, OutputError
 from grounding.files import append_jsonl, read_jsonl, write_bytes, write_json
 from grounding.runs.attempts import cut
 from grounding.runs.folder import EVALUATION
+from grounding.runs.lock import hold
 from grounding.runs.provenance import short_hash, versions
 from grounding.runs.records import write_records
 
@@ -50,17 +52,19 @@ class Run:
         Raises:
             EvalDataError: the task's data cannot be used.
             ModelError: the model's folder is missing.
-            OutputError: the folder cannot be written to, or holds a run of another configuration or another kind.
+            OutputError: the folder cannot be written to, or holds a run of another configuration, of other pictures or
+                of another kind. A run that failed on all samples is none: the corrected command takes its folder.
         """
         EVALUATION.check(out)
         folder = RunFolder(out)
         samples = choose(task, plan.limit, plan.seed)
         manifest = _manifest(task, plan, samples, ImageStore.of(samples, out))
-        if (out / MANIFEST).exists():
+        if (out / MANIFEST).exists() and not _came_to_nothing(folder, manifest):
             before = folder.manifest()
             _refuse_another(out, before, manifest)
+            _refuse_other_pictures(out, samples, folder.answers())
             manifest |= {"versions": before["versions"], "start": before["start"], "end": before["end"]}
-        elif (out / SAMPLES).exists():
+        elif (out / SAMPLES).exists() and not (out / MANIFEST).exists():
             raise OutputError(f"{out} holds {SAMPLES} but no {MANIFEST}, so it is no run: choose another --out")
         return cls(folder, task, samples, manifest)
 
@@ -91,7 +95,14 @@ class Run:
 
         A batch is run again as a whole, because padding can change generated text.
         """
-        good = {one.id for one in self.answered() if one is not None and one.error is None}
+        answers = zip(self.samples, self.answered(), strict=True)
+        good = {
+            one.id
+            for one, answer in answers
+            if answer is not None
+            and answer.error is None
+            and (answer.image_hash is not None or not isinstance(one.picture, Path | StoredPicture))
+        }
         every = list(enumerate(cut(self.samples, size)))[worker.number :: worker.count]
         return [(number, batch) for number, batch in every if not all(one.id in good for one in batch)]
 
@@ -113,11 +124,16 @@ class Run:
             report: called with the answers of each batch.
 
         Raises:
+            MethodError: the steering does not fit the model or the decoding; nothing is written.
             OutputError: the folder cannot be written to.
             GroundingError: one of `grounding.errors.FATAL`.
         """
+        from grounding.steering.generate import check_steering
+
+        if plan.steering is not None:
+            check_steering(plan.steering, vlm, plan.decoding)
         out = self.folder.path
-        if not (out / MANIFEST).exists() or self.manifest["end"]:
+        if not (out / MANIFEST).exists() or self.manifest["end"] or _is_another(self.folder.manifest(), self.manifest):
             write_json(out / MANIFEST, {**self.manifest, "end": None})
         image_store = ImageStore.of(self.samples, out)
         log = open_answers(out / worker.file)
@@ -147,6 +163,10 @@ class Run:
         Raises:
             EvalDataError: a sample has no answer yet, all samples failed, or the task cannot score the answers.
         """
+        with hold(self.folder.path, "finish", wait=True):
+            return self._finish()
+
+    def _finish(self) -> tuple[dict[str, Any], Scored]:
         answers = [one for one in self.answered() if one is not None]
         if len(answers) < len(self.samples):
             raise EvalDataError(
@@ -156,6 +176,7 @@ class Run:
         good = [one for one in answers if one.error is None]
         if not good:
             raise EvalDataError(f"none of the {len(answers)} samples was answered; the first: {answers[0].error}")
+        refuse_empty([one.text for one in good], self.folder.path)
         out = self.folder.path
         scored = self.task.score(good, out, self.manifest["seeds"]["bootstrap"])
         scores = {
@@ -249,14 +270,40 @@ def _manifest(task: Task, plan: Plan, samples: Sequence[Sample], image_store: Im
     }
 
 
+def _is_another(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    return bool(before["config_hash"] != now["config_hash"])
+
+
+def _came_to_nothing(folder: RunFolder, now: Mapping[str, Any]) -> bool:
+    """Whether a folder holds a run of another configuration without one answer, which a corrected run replaces."""
+    return _is_another(folder.manifest(), now) and all(one.error is not None for one in folder.answers().values())
+
+
 def _refuse_another(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if before["config_hash"] == now["config_hash"]:
+    if not _is_another(before, now):
         return
     differs = [name for name, value in now["config"].items() if before["config"].get(name) != value]
     raise OutputError(
         f"{out} holds a run of another configuration, which differs in {', '.join(differs) or 'its version'}: choose "
         "another folder, or give the options of that run"
     )
+
+
+def _refuse_other_pictures(out: Path, samples: Sequence[Sample], answers: Mapping[str, Answer]) -> None:
+    """Refuse to go on with answers about other pictures, be they of another folder or replaced in place.
+
+    Lines that failed, or that do not say which picture they are about, are answered again anyway. A picture that is
+    gone does not change what was answered about it.
+    """
+    for one in samples:
+        before = answers.get(one.id)
+        if before is None or before.error is not None or before.image_hash is None:
+            continue
+        if image_hash(one.picture) not in (before.image_hash, None):
+            raise OutputError(
+                f"{out} holds answers about other pictures: {before.image} of the sample {one.id} is not the one that "
+                "was asked about: choose another folder, or put the picture back"
+            )
 
 
 def _copy_pictures(source: Path, out: Path) -> None:

@@ -23,7 +23,7 @@
     start, end    ISO 8601 with zone; end is null while answers are missing
 
 `samples.jsonl`: each line has the fields of `evals.task.Answer`: id, image, question, text, tokens, finished,
-error, fields. An answer that failed has text "", tokens 0, finished false and its error in one sentence.
+error, fields, image_hash. An answer that failed has text "", tokens 0, finished false and its error in one sentence.
 
 `scores.json`: task, version, config_hash, model, steering (the name, or null), samples, failed, finished (share of
 answers that ended before the length limit), tokens (mean per answer), then the task's own (`Scored.data`): its
@@ -34,11 +34,11 @@ yes-no task has truth, says (true, false, null) and right.
 
 `timings.jsonl`: per batch its number (batch), worker, samples, tokens (together), seconds (of generation alone), start.
 
-Several processes or shards each append to their own `samples.NUMBER-of-COUNT.jsonl`; the one that finds every sample
-answered merges the files. A batch's lines are on the disk before the next batch begins, lines hold nothing that changes
-between two runs of one configuration, and batches are cut from all samples before workers divide them. So a run that
-was killed and resumed, or divided among another number of processes, leaves the same bytes in samples.jsonl and
-scores.json.
+Several processes or shards each append to their own `samples.NUMBER-of-COUNT.jsonl`, which they hold a lock on; the one
+that finds every sample answered merges the files. A batch's lines are on the disk before the next batch begins, lines
+hold nothing that changes between two runs of one configuration, and batches are cut from all samples before workers
+divide them. So a run that was killed and resumed, or divided among another number of processes, leaves the same bytes
+in samples.jsonl and scores.json.
 """
 
 from __future__ import annotations
@@ -176,6 +176,13 @@ def compare_runs(a: RunFolder, b: RunFolder, seed: int = 0) -> Scored:
     if asked is not None:
         raise EvalDataError(
             f"the sample {asked} has another truth in {b.path} than in {a.path}: give two runs over the same data"
+        )
+    pairs = ((key, first[key].image_hash, second[key].image_hash) for key in shared)
+    seen = next((key for key, *hashes in pairs if None not in hashes and len(set(hashes)) > 1), None)
+    if seen is not None:
+        raise EvalDataError(
+            f"the sample {seen} was asked about another picture in {b.path} than in {a.path}: give two runs over the "
+            "same data"
         )
     found = task.compare([first[key] for key in shared], [second[key] for key in shared], seed)
     data = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -11,8 +12,9 @@ from PIL import Image
 from evals.ablation import ablations, shared_spec
 from evals.bench.segmenter import deepest_point
 from evals.metrics import Outcome, gave_up, judge
-from grounding.errors import EmptyMapError, ExpressionError
+from grounding.errors import EmptyMapError, ExpressionError, GroundingError
 from grounding.methods import Method, run_stages
+from grounding.runs.attempts import attempt, attempt_one
 from grounding.scenes.drawing import Scene, draw_scene
 from grounding.scenes.files import scene_seed
 from grounding.scenes.language import Expression, SceneTexts
@@ -90,6 +92,7 @@ def answer_samples(
     *,
     ablate: bool = False,
     advance: Callable[[int], None] = lambda count: None,
+    failed: Callable[[ExpressionSample, GroundingError], None] = lambda sample, error: None,
 ) -> Answers:
     """Record every sample once and evaluate all variants on the same recording.
 
@@ -101,28 +104,37 @@ def answer_samples(
         samples: the questions.
         ablate: also the method with each of its parts switched off.
         advance: called with how many samples have been answered since the last call.
+        failed: called with a sample that model or segmenter refuse, and the error; it counts as a miss of the variants
+            that it concerns.
 
     Returns:
         The outcomes of the full method, of the controls and, where asked for, of the ablations.
     """
+
+    def record(pairs: Sequence[tuple[Image.Image, str]]) -> list[AttentionMaps]:
+        return pipe.record_maps(pairs, spec)
+
     methods = {FULL: pipe.method} | (ablations(pipe.method) if ablate else {})
     spec = shared_spec(methods.values(), pipe.source.layer_count)
     scenes: list[int] = []
     kinds: list[str] = []
     outcomes: dict[str, list[Outcome | None]] = {name: [] for name in (*methods, CENTRE, OTHER, TRUTH)}
     for batch in _batches(samples, pipe.batch_size):
-        maps = pipe.record_maps([(sample.image, sample.expression) for sample in batch], spec)
-        asked = [sample for sample in batch if sample.other]
-        others = iter(pipe.record_maps([(s.image, s.other) for s in asked if s.other], spec) if asked else ())
+        maps = attempt([(sample.image, sample.expression) for sample in batch], record)
+        others = iter(attempt([(sample.image, sample.other) for sample in batch if sample.other], record))
         for sample, recorded in zip(batch, maps, strict=True):
             scenes.append(sample.scene)
             kinds.append(sample.kind)
-            pipe.encode(sample.image)
-            for name, method in methods.items():
-                outcomes[name].append(_answer(pipe, sample, recorded, method))
-            outcomes[OTHER].append(_answer(pipe, sample, next(others), pipe.method) if sample.other else None)
-            outcomes[CENTRE].append(_point(pipe, sample, _centre(sample.image)))
-            outcomes[TRUTH].append(_point(pipe, sample, deepest_point(sample.truth)))
+            other = next(others) if sample.other else None
+            found = attempt_one(partial(_outcomes, pipe, sample, recorded, other, methods))
+            for error in (found, recorded, other):
+                if isinstance(error, GroundingError):
+                    failed(sample, error)
+                    break
+            if isinstance(found, GroundingError):
+                found = {name: None if other is None and name == OTHER else gave_up(sample.truth) for name in outcomes}
+            for name, outcome in found.items():
+                outcomes[name].append(outcome)
         advance(len(batch))
     return Answers(tuple(scenes), tuple(kinds), {name: tuple(found) for name, found in outcomes.items()})
 
@@ -142,8 +154,29 @@ def _sample(
     )
 
 
-def _answer(pipe: ReferringSegmentation, sample: ExpressionSample, maps: AttentionMaps, method: Method) -> Outcome:
-    """One variant's answer; an empty map, or an expression without a word that the method reads, counts as a miss."""
+def _outcomes(
+    pipe: ReferringSegmentation,
+    sample: ExpressionSample,
+    recorded: AttentionMaps | GroundingError,
+    other: AttentionMaps | GroundingError | None,
+    methods: Mapping[str, Method],
+) -> dict[str, Outcome | None]:
+    """One sample's outcomes by variant."""
+    pipe.encode(sample.image)
+    return {
+        **{name: _answer(pipe, sample, recorded, method) for name, method in methods.items()},
+        CENTRE: _point(pipe, sample, _centre(sample.image)),
+        OTHER: None if other is None else _answer(pipe, sample, other, pipe.method),
+        TRUTH: _point(pipe, sample, deepest_point(sample.truth)),
+    }
+
+
+def _answer(
+    pipe: ReferringSegmentation, sample: ExpressionSample, maps: AttentionMaps | GroundingError, method: Method
+) -> Outcome:
+    """One variant's answer; a miss where there are no maps, an empty one, or no word that the method reads."""
+    if isinstance(maps, GroundingError):
+        return gave_up(sample.truth)
     try:
         heatmap = run_stages(method, maps)
         points = method.points(heatmap)

@@ -7,6 +7,7 @@ Notes:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 RESAMPLES = 2000
 LEVEL = 0.95
-_CHUNK = 1 << 22  # resampled values in memory at a time
+_CHUNK = 1 << 20  # resampled values in memory at a time
 _DECIMALS = 12  # see `swap_test`
 
 FloatArray = npt.NDArray[np.float64]
@@ -61,9 +62,10 @@ class RatioOfSums:
     def sums(self, images: IntArray) -> tuple[FloatArray, FloatArray]:
         """Sum tops and bottoms per image, in the order of `images` (sorted); 0 for an image without values."""
         at = np.searchsorted(images, self.groups)
-        tops, bottoms = np.zeros(len(images)), np.zeros(len(images))
-        np.add.at(tops, at, self.tops)
-        np.add.at(bottoms, at, self.bottoms)
+        tops, bottoms = (
+            np.bincount(at, weights=weights, minlength=len(images)).astype(np.float64)
+            for weights in (self.tops, self.bottoms)
+        )
         return tops, bottoms
 
 
@@ -82,12 +84,51 @@ def bootstrap(ratio: RatioOfSums, *, resamples: int = RESAMPLES, level: float = 
         level: confidence level.
         seed: of the draws. They depend on the seed and the number of images alone.
     """
+    return bootstrap_all({"": ratio}, resamples=resamples, level=level, seed=seed)[""]
 
-    def statistic(tops: FloatArray, bottoms: FloatArray, axis: int) -> FloatArray:
-        return _divide(tops.sum(axis), bottoms.sum(axis))
 
-    sums = ratio.sums(np.unique(ratio.groups))
-    return Interval(ratio.value, *_percentiles(sums, statistic, ratio.value, resamples, level, seed))
+def bootstrap_all(
+    ratios: Mapping[str, RatioOfSums], *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
+) -> dict[str, Interval]:
+    """Estimate the intervals of several ratios over the same images from one set of draws.
+
+    A resample is how often each image was drawn, so the sums of all ratios are one product of matrices.
+
+    Args:
+        ratios: the statistics by name, at least one.
+        resamples: see `bootstrap`.
+        level: see `bootstrap`.
+        seed: see `bootstrap`.
+    """
+    from scipy import stats
+
+    images = np.unique(np.concatenate([one.groups for one in ratios.values()]))
+    count = len(images)
+    if count == 1:  # every resample is the same image; scipy needs two observations
+        return {name: Interval(one.value, one.value, one.value) for name, one in ratios.items()}
+    sums = [one.sums(images) for one in ratios.values()]
+    table = np.stack([*(tops for tops, _ in sums), *(bottoms for _, bottoms in sums)], axis=1)
+
+    def statistic(drawn: IntArray, axis: int) -> FloatArray:
+        times = np.stack([np.bincount(row, minlength=count) for row in np.atleast_2d(drawn)]).astype(np.float64)
+        tops, bottoms = np.split(times @ table, 2, axis=1)
+        return _divide(tops, bottoms).T  # [ratios, resamples]
+
+    found = stats.bootstrap(
+        (np.arange(count),),
+        statistic,
+        vectorized=True,
+        method="percentile",
+        n_resamples=resamples,
+        confidence_level=level,
+        batch=_batch(count),
+        rng=np.random.default_rng(seed),
+    )
+    lows, highs = found.confidence_interval
+    return {
+        name: Interval(one.value, float(low), float(high))
+        for (name, one), low, high in zip(ratios.items(), np.atleast_1d(lows), np.atleast_1d(highs), strict=True)
+    }
 
 
 def bootstrap_difference(

@@ -14,11 +14,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
+from grounding.runs.content import picture_hash
+
 if TYPE_CHECKING:
     from PIL import Image
 
+    from grounding.models.base import VLM
+
 Picture = Path | Callable[[], "Image.Image"]
 """A picture's file, or a function that returns the picture when it is needed (drawn, or stored inside a data set)."""
+
+
+@runtime_checkable
+class StoredPicture(Protocol):
+    """A picture inside a data set, which knows the hash of its bytes."""
+
+    def __call__(self) -> Image.Image:
+        """Open the picture."""
+
+    def image_hash(self) -> str | None:
+        """16 hexadecimal digits; None where the bytes are missing."""
+
+
+def image_hash(picture: Picture) -> str | None:
+    """The hash of a picture's bytes; None where it is drawn, or cannot be read."""
+    if isinstance(picture, Path):
+        return picture_hash(picture)
+    return picture.image_hash() if isinstance(picture, StoredPicture) else None
 
 
 @dataclass(frozen=True)
@@ -55,6 +77,7 @@ class Answer:
         finished: whether the model ended the text before the token limit.
         error: why there is no answer, in one sentence; None if there is one.
         fields: the sample's.
+        image_hash: of the picture's bytes, 16 hexadecimal digits; None where it was drawn or could not be read.
     """
 
     id: str
@@ -65,6 +88,7 @@ class Answer:
     finished: bool
     error: str | None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    image_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +141,18 @@ class Task(Protocol):
             answers: at least one, in the order of the samples.
             folder: the run folder, for files that scoring keeps (a judge's replies).
             seed: of the bootstrap.
+        """
+
+
+@runtime_checkable
+class Particular(Protocol):
+    """A task that not every model can answer."""
+
+    def check_model(self, vlm: VLM) -> None:
+        """Refuse a model before anything is asked of it.
+
+        Raises:
+            ModelError: the model cannot answer the task's questions.
         """
 
 

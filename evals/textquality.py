@@ -38,7 +38,7 @@ def text_quality(text: str, tokens: Sequence[str]) -> TextQuality:
         text: the text.
         tokens: its words and punctuation marks.
     """
-    grams = [tuple(tokens[at : at + GRAM]) for at in range(len(tokens) - GRAM + 1)]
+    grams = list(zip(*(tokens[at:] for at in range(GRAM)), strict=False))
     sentences = [part.strip().lower() for part in _SENTENCE_END.split(text) if part.strip()]
     return TextQuality(
         distinct_grams=len(set(grams)),

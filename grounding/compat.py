@@ -1,15 +1,18 @@
 """Wrap every private API of a dependency that this library uses, each in one function.
 
-The oldest supported transformers release is 5.2.
+The oldest supported releases are transformers 5.2 and diffusers 0.36.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Kernel = Callable[..., Any]
@@ -40,6 +43,19 @@ def sdpa_kernel() -> Kernel:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     return sdpa_attention_forward
+
+
+def hub_commit(name: str, file: str = "config.json") -> str:
+    """Return the commit of a hub model that would be loaded now; only one of its files is fetched.
+
+    Without a network the local cache decides.
+
+    Raises:
+        OSError: the hub does not know the model, or cannot be reached and the model is not in the local cache.
+    """
+    from transformers.utils.hub import cached_file
+
+    return Path(str(cached_file(name, file))).parent.name  # .../snapshots/COMMIT/FILE
 
 
 @contextmanager
@@ -85,6 +101,62 @@ def looked_up_kernels(wrap: Callable[[str, Kernel], Kernel]) -> Iterator[None]:
             del AttentionInterface.__getitem__
 
 
+def layer_settings(config: Any, name: str) -> list[int]:
+    """Return a whole number of a transformers config, one per layer where it differs by layer.
+
+    A config of layers that differ raises when the number of the whole model is asked for.
+
+    Args:
+        config: of the text model.
+        name: such as `head_dim`.
+
+    Returns:
+        One number, or one per layer; none where the config does not have it.
+    """
+    layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]
+    found = [getattr(one, name, None) for one in layers]
+    return [int(value) for value in found if value is not None]
+
+
+@contextmanager
+def wrapped_generate(
+    around: Callable[[Any, Tensor | None, Mapping[str, Any]], AbstractContextManager[None]],
+) -> Iterator[None]:
+    """Run every `generate` of a transformers model inside the block within a context manager.
+
+    The class's method is wrapped, because models call `generate` of their parts, and adapters that of their base model.
+
+    Args:
+        around: makes the context manager from the model, its first positional argument and its keyword arguments.
+    """
+    from transformers import GenerationMixin
+
+    generate = GenerationMixin.generate
+
+    @wraps(generate)
+    def wrapped(self: Any, inputs: Tensor | None = None, *args: Any, **options: Any) -> Any:
+        with around(self, inputs, options):
+            return generate(self, inputs, *args, **options)
+
+    GenerationMixin.generate = wrapped
+    try:
+        yield
+    finally:
+        GenerationMixin.generate = generate
+
+
+def generation_options(model: Any, options: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    """Return settings of a call of `generate`: its keyword arguments, else its generation config's, else the model's.
+
+    Args:
+        model: the model.
+        options: the call's keyword arguments.
+        names: the settings.
+    """
+    config = options.get("generation_config") or getattr(model, "generation_config", None)
+    return [options[name] if options.get(name) is not None else getattr(config, name, None) for name in names]
+
+
 def is_compiled(module: nn.Module) -> bool:
     """Whether a module is compiled by `torch.compile`, in place or as a wrapper."""
     return module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
@@ -110,3 +182,95 @@ def generation_positions(model: Any, inputs: Mapping[str, Tensor]) -> Tensor | N
         return None
     positions: Tensor = find(inputs["input_ids"], dict(inputs))
     return positions
+
+
+@contextmanager
+def hub_offline() -> Iterator[None]:
+    """Let huggingface_hub, and the libraries that fetch through it, use its cache alone inside the block.
+
+    Its environment variable does the same, but is read once, when the package is imported.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def attention_with_lse(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> tuple[Tensor, Tensor] | None:
+    """Run the kernel that torch's `scaled_dot_product_attention` would choose, and return its log-sum-exp as well.
+
+    The arguments are those of `scaled_dot_product_attention`.
+
+    Returns:
+        (output [B, H, Q, Dv], bit for bit that of the function; log-sum-exp [B, H, Q] float32), or None where the
+        chosen kernel gives no sum: attention written out, cuDNN, dropout, gradients, shared key heads, and on a GPU
+        masks and head widths that the kernel would have to pad.
+    """
+    gradients = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    if dropout_p > 0 or enable_gqa or gradients or query.ndim != 4:
+        return None
+    kernel = torch._fused_sdp_choice(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
+    flash, efficient = 1, 2  # torch.nn.attention.SDPBackend
+    aten = torch.ops.aten
+    if query.device.type == "cpu" and kernel == flash:
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -torch.inf)
+        output, lse = aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
+        )
+        return output, lse.float()
+    if query.device.type != "cuda" or attn_mask is not None or query.shape[-1] % 8 or value.shape[-1] % 8:
+        return None
+    if kernel == flash:
+        output, lse, *_ = aten._scaled_dot_product_flash_attention(
+            query, key, value, dropout_p, is_causal, False, scale=scale
+        )
+    elif kernel == efficient:
+        output, lse, *_ = aten._scaled_dot_product_efficient_attention(
+            query, key, value, None, True, dropout_p, is_causal, scale=scale
+        )
+    else:
+        return None
+    return output, lse[..., : query.shape[2]].float()  # some kernels round the number of queries up
+
+
+@contextmanager
+def dispatched_kernels(wrap: Callable[[str, Kernel, frozenset[str]], Kernel]) -> Iterator[None]:
+    """Wrap every attention kernel of diffusers' dispatcher inside the block.
+
+    diffusers looks a kernel up at every call and filters its arguments by a table that was made at registration, so a
+    replaced entry is called with the arguments of the kernel it stands for.
+
+    Args:
+        wrap: a function from the kernel's name, the kernel and the names of its arguments to the kernel to call in its
+            place.
+    """
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
+
+    kernels = dict(Registry._backends)
+    for name, kernel in kernels.items():
+        Registry._backends[name] = wrap(str(name.value), kernel, frozenset(Registry._supported_arg_names[name]))
+    try:
+        yield
+    finally:
+        Registry._backends.update(kernels)
+
+
+def pipeline_dtype_argument() -> str:
+    """Return the name of the number format in a pipeline's `from_pretrained`: `dtype`, or before it `torch_dtype`."""
+    from diffusers import DiffusionPipeline
+
+    return "dtype" if 'pop("dtype"' in inspect.getsource(DiffusionPipeline.from_pretrained) else "torch_dtype"

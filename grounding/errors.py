@@ -59,6 +59,21 @@ class JudgeError(GroundingError):
     """A judge model that cannot be reached, or a reply of it that cannot be used."""
 
 
+class UnexpectedError(GroundingError):
+    """A fault of this program or of a dependency that one item of several met; its cause is the original exception.
+
+    Args:
+        cause: the exception.
+    """
+
+    def __init__(self, cause: Exception) -> None:
+        said = " ".join(str(cause).split())[:200]
+        super().__init__(
+            f"an unexpected {type(cause).__name__}{f' ({said})' if said else ''}: this is a fault of the program or of "
+            "a package that it uses; run this item alone to see where it comes from"
+        )
+
+
 class MissingExtraError(GroundingError):
     """An optional package that is not installed.
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +23,18 @@ import numpy as np
 
 from grounding.errors import GroundingError, OutputError
 
-_NAME_LENGTH = 60
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""Endings of pictures that are looked for in a folder."""
+BYTE_ORDER_MARK = "\ufeff"
+_NAME_LENGTH, _NAME_BYTES = 60, 90
+
+
+def user_path(path: str | Path) -> Path:
+    """The path with a leading `~` replaced by the user's home; unchanged where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def make_folder(path: str | Path) -> Path:
@@ -33,8 +47,42 @@ def make_folder(path: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as wrong:
-        raise _refusal(folder, wrong) from wrong
+        raise refusal(folder, wrong) from wrong
     return folder
+
+
+@contextmanager
+def folder_if_used(folder: Path) -> Iterator[None]:
+    """Make a folder for the block; after it, it is gone again if it is new and nothing was written to it.
+
+    Raises:
+        OutputError: the folder cannot be made.
+    """
+    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    try:
+        make_folder(folder)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # one that holds something stays
+            for path in made:
+                path.rmdir()
+
+
+def check_writable(path: str | Path) -> None:
+    """Refuse a file that could not be written, before anything is computed for it; nothing is left behind.
+
+    Raises:
+        OutputError: see `write_bytes`, whose steps are tried.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise refusal(file, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+    with folder_if_used(file.parent):
+        try:
+            with tempfile.TemporaryFile(dir=file.parent, prefix=f".{file.name}."):
+                pass
+        except OSError as wrong:
+            raise refusal(file, wrong) from wrong
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:
@@ -52,7 +100,7 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
     """
     file = Path(path)
     make_folder(file.parent)
-    beside = file.parent / f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    beside = file.parent / f".{os.getpid()}-{secrets.token_hex(4)}.tmp"  # the file's own name may fill the limit
     try:
         with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as stream:
             stream.write(data)
@@ -61,7 +109,7 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
         os.replace(beside, file)
         _sync_folder(file.parent)
     except OSError as wrong:
-        raise _refusal(file, wrong) from wrong
+        raise refusal(file, wrong) from wrong
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -69,8 +117,8 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write UTF-8 text whole or not at all; see `write_bytes`."""
-    return write_bytes(path, text.encode("utf-8"))
+    """Write UTF-8 text whole or not at all; see `write_bytes` and `utf8`."""
+    return write_bytes(path, utf8(text))
 
 
 def write_json(path: str | Path, data: Any, indent: int | None = 2) -> Path:
@@ -91,7 +139,7 @@ def append_jsonl(path: str | Path, record: Any) -> None:
         OutputError: the file cannot be written, or the record holds what JSON cannot, such as NaN.
     """
     file = Path(path)
-    line = to_json(record, str(file), None).encode("utf-8") + b"\n"
+    line = utf8(to_json(record, str(file), None)) + b"\n"
     make_folder(file.parent)
     try:
         with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as stream:
@@ -100,7 +148,7 @@ def append_jsonl(path: str | Path, record: Any) -> None:
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as wrong:
-        raise _refusal(file, wrong) from wrong
+        raise refusal(file, wrong) from wrong
 
 
 def read_json(path: str | Path, refuse: Callable[[OSError | ValueError], GroundingError]) -> Any:
@@ -114,9 +162,30 @@ def read_json(path: str | Path, refuse: Callable[[OSError | ValueError], Groundi
         GroundingError: what `refuse` gives.
     """
     try:
-        return json.loads(Path(path).read_bytes())
+        return parse_json(Path(path).read_bytes())
     except (OSError, ValueError) as wrong:
         raise refuse(wrong) from wrong
+
+
+def parse_json(content: str | bytes) -> Any:
+    """Parse JSON text; a byte order mark before it is skipped.
+
+    Raises:
+        ValueError: it is not JSON, not UTF-8, nested deeper than Python's stack, or holds a number of too many digits.
+    """
+    try:
+        return json.loads(content.removeprefix(BYTE_ORDER_MARK) if isinstance(content, str) else content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def utf8(text: str) -> bytes:
+    r"""Encode text.
+
+    Half of a surrogate pair, which UTF-8 cannot hold, becomes its escape (`\ud800`), as JSON writes it. Python has
+    such halves in file names that are not UTF-8 and in JSON text with such an escape.
+    """
+    return text.encode("utf-8", "backslashreplace")
 
 
 def parse_jsonl(content: str | bytes, refuse: Callable[[int, ValueError], GroundingError]) -> Iterator[tuple[int, Any]]:
@@ -136,7 +205,7 @@ def parse_jsonl(content: str | bytes, refuse: Callable[[int, ValueError], Ground
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                value = json.loads(line)
+                value = parse_json(line)
             except ValueError as wrong:
                 raise refuse(number, wrong) from wrong
             yield number, value
@@ -156,7 +225,7 @@ def read_jsonl(path: str | Path) -> list[Any]:
     except FileNotFoundError:
         return []
     except OSError as wrong:
-        raise _refusal(file, wrong, "read") from wrong
+        raise refusal(file, wrong, "read") from wrong
 
     def refuse(number: int, wrong: ValueError) -> OutputError:
         return OutputError(f"line {number} of {file} is not JSON: mend or remove it, or write to another folder")
@@ -168,9 +237,26 @@ def slug(text: str) -> str:
     """Turn text into a part of a file name: lower-case letters and digits of any script, joined by hyphens.
 
     Returns:
-        1 to 60 characters; `result` where the text has no letter and no digit.
+        1 to 60 characters of at most 90 bytes, so that two of them with a hash and an ending stay below the 255 bytes
+        that file systems allow; `result` where the text has no letter and no digit.
     """
-    return re.sub(r"[\W_]+", "-", text.lower()).strip("-")[:_NAME_LENGTH].rstrip("-") or "result"
+    return shortened(_hyphenated(text), _NAME_LENGTH, _NAME_BYTES)
+
+
+def file_stem(text: str) -> str:
+    """Turn text into the name of a file of its own: its slug, with a hash of the text where the slug is cut short."""
+    return (
+        slug(text) if slug(text) == _hyphenated(text) else f"{slug(text)}-{hashlib.sha256(utf8(text)).hexdigest()[:8]}"
+    )
+
+
+def shortened(slug: str, length: int, size: int) -> str:
+    """Cut a slug to at most `length` characters and `size` bytes of UTF-8, between letters."""
+    return slug[:length].encode("utf-8")[:size].decode("utf-8", "ignore").rstrip("-")
+
+
+def _hyphenated(text: str) -> str:
+    return re.sub(r"[\W_]+", "-", text.lower()).strip("-") or "result"
 
 
 def to_json(data: Any, where: str, indent: int | None = None) -> str:
@@ -181,8 +267,25 @@ def to_json(data: Any, where: str, indent: int | None = None) -> str:
     """
     try:
         return json.dumps(data, indent=indent, allow_nan=False, ensure_ascii=False, default=_from_numpy)
-    except (TypeError, ValueError) as wrong:
+    except (TypeError, ValueError, RecursionError) as wrong:
         raise OutputError(f"{where} cannot be written as JSON: {wrong}") from wrong
+
+
+def refusal(path: Path, wrong: OSError, verb: str = "written") -> OutputError:
+    """The error of a file or folder that cannot be written, or read: the path, the reason, what to do."""
+    remedies = {
+        errno.EACCES: "no permission: choose another folder or change its permissions",
+        errno.EPERM: "no permission: choose another folder or change its permissions",
+        errno.EROFS: "the disk is read-only: choose another folder",
+        errno.ENOSPC: "the disk is full: free some space or choose another disk",
+        errno.EDQUOT: "the disk quota is used up: free some space or choose another disk",
+        errno.ENOTDIR: "a file is where a folder is needed: choose another folder",
+        errno.EEXIST: "a file is where a folder is needed: choose another folder",
+        errno.EISDIR: "a folder of that name is in the way: choose another name",
+        errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+    }
+    reason = remedies.get(wrong.errno or 0, f"{wrong.strerror or wrong}: choose another place")
+    return OutputError(f"{path} cannot be {verb}: {reason}")
 
 
 def _from_numpy(value: Any) -> Any:
@@ -199,7 +302,7 @@ def _whole_length(content: bytes) -> int:
     """Bytes up to the end of the last whole line; a last line without a line feed counts if it is a JSON object."""
     end = content.rfind(b"\n") + 1
     try:
-        whole = isinstance(json.loads(content[end:]), dict)
+        whole = isinstance(parse_json(content[end:]), dict)
     except ValueError:
         whole = False
     return len(content) if whole else end
@@ -229,19 +332,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _refusal(path: Path, wrong: OSError, verb: str = "written") -> OutputError:
-    remedies = {
-        errno.EACCES: "no permission: choose another folder or change its permissions",
-        errno.EPERM: "no permission: choose another folder or change its permissions",
-        errno.EROFS: "the disk is read-only: choose another folder",
-        errno.ENOSPC: "the disk is full: free some space or choose another disk",
-        errno.EDQUOT: "the disk quota is used up: free some space or choose another disk",
-        errno.ENOTDIR: "a file is where a folder is needed: choose another folder",
-        errno.EEXIST: "a file is where a folder is needed: choose another folder",
-        errno.EISDIR: "a folder of that name is in the way: choose another name",
-        errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
-    }
-    reason = remedies.get(wrong.errno or 0, f"{wrong.strerror or wrong}: choose another place")
-    return OutputError(f"{path} cannot be {verb}: {reason}")

@@ -5,6 +5,8 @@ Boxes are (x0, y0, x1, y1) in pixels of the original image, origin top left, x1 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -24,6 +26,28 @@ def tight_box(mask: npt.NDArray[np.bool_]) -> Box:
     if len(rows) == 0:
         return (0.0, 0.0, 0.0, 0.0)
     return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+
+
+def uncovered_share(boxes: Sequence[Box], size: tuple[int, int]) -> float:
+    """The share of an image that lies in none of the boxes.
+
+    Args:
+        boxes: (x0, y0, x1, y1); they may overlap and reach over the image's border.
+        size: (width, height) of the image.
+
+    Returns:
+        A number in [0, 1].
+    """
+    edges = [
+        np.unique(np.clip([0, length, *(box[at] for box in boxes for at in (axis, axis + 2))], 0, length))
+        for axis, length in enumerate(size)
+    ]
+    x, y = ((one[:-1] + one[1:]) / 2 for one in edges)  # centres of the rectangles between all edges
+    seen = np.zeros((len(y), len(x)), np.bool_)
+    for x0, y0, x1, y1 in boxes:
+        seen |= ((y > y0) & (y < y1))[:, None] & ((x > x0) & (x < x1))[None]
+    areas = np.diff(edges[1])[:, None] * np.diff(edges[0])[None]
+    return float(areas[~seen].sum() / areas.sum())
 
 
 def cell_coverage(

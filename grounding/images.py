@@ -1,28 +1,70 @@
-"""Images from files: upright RGB from any format that Pillow reads, or an error in one sentence."""
+"""Images from files: upright RGB from any format that Pillow reads, or an error in one sentence.
+
+What was done to a picture that its viewer may not expect (one frame of many, deep values scaled) stands in its notes.
+"""
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from grounding.errors import ImageError
 
 MIN_SIDE = 2
 """Smallest side in pixels that is accepted: an image one pixel wide has no room for a point prompt."""
-MAX_SIDE = 16_384
-"""Largest side in pixels that is accepted."""
-MAX_PIXELS = 120_000_000
-"""Largest area in pixels that is accepted."""
 
+_NOTES = "grounding_notes"  # key of the notes in an image's `info`, which copies keep
+_DEPTHS = (8, 10, 12, 14, 16)  # bits of usual sensors and files
+_PHOTO_FORMATS = ("MPO",)  # their further frames are previews and depth maps, which nobody looks at
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 
-def open_image(path: str | Path, max_side: int = MAX_SIDE, max_pixels: int = MAX_PIXELS) -> Image.Image:
+@dataclass(frozen=True)
+class PictureLimits:
+    """The largest picture that is opened.
+
+    Attributes:
+        max_side: longer side in pixels.
+        max_pixels: area in pixels.
+    """
+
+    max_side: int = 16_384
+    max_pixels: int = 120_000_000
+
+
+DEFAULT_LIMITS = PictureLimits()
+_limits: ContextVar[PictureLimits] = ContextVar("limits", default=DEFAULT_LIMITS)
+
+
+@contextmanager
+def larger_pictures(max_pixels: int) -> Iterator[None]:
+    """Open pictures of up to `max_pixels` pixels inside the block, however long their sides are.
+
+    Pillow's own limit against decompression bombs is lifted too where it is lower.
+    """
+    token = _limits.set(PictureLimits(max_side=max_pixels, max_pixels=max_pixels))
+    pillows = Image.MAX_IMAGE_PIXELS
+    if pillows is not None and max_pixels > pillows:
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = pillows
+        _limits.reset(token)
+
+
+def open_image(path: str | Path) -> Image.Image:
     """Read an image as upright RGB.
 
     EXIF rotation is applied, so pixel coordinates are those of the upright image. Grey, palette, 16-bit and CMYK images
@@ -30,16 +72,15 @@ def open_image(path: str | Path, max_side: int = MAX_SIDE, max_pixels: int = MAX
 
     Args:
         path: image file.
-        max_side: largest side in pixels; checked before the pixels are decoded.
-        max_pixels: largest area in pixels.
 
     Returns:
-        An RGB image, 8 bits a channel, fully loaded.
+        An RGB image, 8 bits a channel, fully loaded; see `notes_of`.
 
     Raises:
         ImageError: the file is missing, not readable, not an image, broken, too small or too large.
     """
     file = Path(path)
+    _check_name(file)
     if file.is_dir():
         raise ImageError(f"{file} is a folder, but an image file is needed: name the pictures in it")
     try:
@@ -47,7 +88,7 @@ def open_image(path: str | Path, max_side: int = MAX_SIDE, max_pixels: int = MAX
             # Pillow's warning would repeat the check of the limits below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(file) as image:
-                return as_rgb(image, f"the image {file}", max_side, max_pixels)
+                return as_rgb(image, f"the image {file}")
     except FileNotFoundError as error:
         raise ImageError(f"there is no image at {file}: check the path") from error
     except PermissionError as error:
@@ -59,7 +100,7 @@ def open_image(path: str | Path, max_side: int = MAX_SIDE, max_pixels: int = MAX
     except Image.DecompressionBombError as error:
         raise ImageError(
             f"the image {file} has more than the {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels that Pillow agrees to "
-            f"open; the limits here are max_side={max_side:,} and max_pixels={max_pixels:,}: make it smaller"
+            f"open, and the limit is {_limits.get().max_pixels:,}: make it smaller, or {_REMEDY}"
         ) from error
     except MemoryError as error:
         raise ImageError(f"the image {file} does not fit into memory: make it smaller") from error
@@ -67,21 +108,19 @@ def open_image(path: str | Path, max_side: int = MAX_SIDE, max_pixels: int = MAX
         raise _broken(f"the image {file}", error) from error
 
 
-def as_rgb(
-    image: Image.Image, name: str = "the image", max_side: int = MAX_SIDE, max_pixels: int = MAX_PIXELS
-) -> Image.Image:
+def as_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
     """Convert an opened image to upright RGB; see `open_image`.
 
     Args:
         image: opened image; its pixels may not be decoded yet.
         name: subject of the error sentences.
-        max_side: largest side in pixels.
-        max_pixels: largest area in pixels.
 
     Raises:
         ImageError: the image is too small, too large, or its pixels cannot be decoded.
     """
-    _check_size(image.size, name, max_side, max_pixels)
+    _check_size(image.size, name, _limits.get())
+    notes = [*notes_of(image), *_frame_note(image)]
+    deep = any(";16" in str(part) for tile in getattr(image, "tile", ()) for part in tile[3:])
     try:
         image.load()
     except _BROKEN as error:
@@ -91,11 +130,59 @@ def as_rgb(
     except _BROKEN:  # broken EXIF: keep the stored orientation
         upright = image
     if upright.mode.startswith("I") or upright.mode == "F":
-        return _from_deep_grey(upright)
-    if upright.has_transparency_data:
+        grey, scaled = scaled_grey(np.asarray(upright))
+        result, notes = Image.fromarray(grey).convert("RGB"), notes + scaled
+    elif upright.has_transparency_data:
         layer = upright.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return upright.convert("RGB") if upright.mode != "RGB" or upright is image else upright
+        result = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    else:
+        result = upright.convert("RGB") if upright.mode != "RGB" or upright is image else upright
+        if deep and int(np.asarray(result).max()) < 64:
+            notes.append(
+                "the picture has 16 bits a channel and uses the lower ones only, so it is dark: save it with 8 bits"
+            )
+    result.info[_NOTES] = tuple(notes)
+    return result
+
+
+def notes_of(image: Image.Image) -> tuple[str, ...]:
+    """What `open_image` did to a picture that its viewer may not expect, each in one sentence."""
+    return tuple(image.info.get(_NOTES, ()))
+
+
+def scaled_grey(values: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """Convert grey values of more than 8 bits to 8 bits.
+
+    Whole numbers are divided by the largest number of as many bits as are in use: 8, 10, 12, 14 or 16. A sensor's 12
+    bits in a file of 16 would otherwise be black. Floats up to 1 are taken as shares, up to 255 as 8 bits. All other
+    values are scaled from their least to their largest.
+
+    Args:
+        values: [H, W] numbers; what is not finite becomes black.
+
+    Returns:
+        uint8 [H, W], and notes where the scale is not that of the file.
+    """
+    known = np.asarray(values, np.float64)
+    finite = np.isfinite(known)
+    low = float(known.min(where=finite, initial=np.inf)) if finite.any() else 0.0
+    high = float(known.max(where=finite, initial=-np.inf)) if finite.any() else 0.0
+    notes: list[str] = []
+    least, most = 0.0, high
+    if np.issubdtype(values.dtype, np.integer) and low >= 0 and high < 1 << _DEPTHS[-1]:
+        bits = next(depth for depth in _DEPTHS if high < 1 << depth)
+        most = float((1 << bits) - 1)
+        if bits < _DEPTHS[-1] and high > 0:
+            notes.append(f"the picture's values use {bits} bits of more, and are scaled by those")
+    elif low >= 0 and high <= 1:
+        most = 1.0
+    elif low >= 0 and high <= 255:
+        most = 255.0
+    else:
+        least = min(low, 0.0)
+        notes.append(f"the picture's values from {low:g} to {high:g} are scaled to black and white")
+    shares = (np.where(finite, known, least) - least) / ((most - least) or 1.0)
+    return np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8), notes
 
 
 def _broken(name: str, error: Exception) -> ImageError:
@@ -103,31 +190,42 @@ def _broken(name: str, error: Exception) -> ImageError:
     return ImageError(f"{name} is broken or cut short ({reason}): get or export it again")
 
 
-def _check_size(size: tuple[int, int], name: str, max_side: int, max_pixels: int) -> None:
+def _check_name(file: Path) -> None:
+    """Refuse a path that no file can have: with a zero byte, or with letters that the file system cannot spell."""
+    try:
+        possible = b"\0" not in os.fsencode(file)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        shown = str(file).encode("ascii", "backslashreplace").decode()
+        raise ImageError(f"there is no image at '{shown}': no file can have that name, so check the path")
+
+
+def _check_size(size: tuple[int, int], name: str, limits: PictureLimits) -> None:
     width, height = size
     if min(size) < MIN_SIDE:
         raise ImageError(f"{name} is {width}x{height} pixels, but at least {MIN_SIDE}x{MIN_SIDE} are needed")
-    if max(size) > max_side:
+    if max(size) > limits.max_side:
         raise ImageError(
-            f"{name} is {width:,}x{height:,} pixels, over the limit of {max_side:,} for the longer side: make it "
-            "smaller or raise max_side"
+            f"{name} is {width:,}x{height:,} pixels, over the limit of {limits.max_side:,} for the longer side: make "
+            f"it smaller, or {_REMEDY}"
         )
-    if width * height > max_pixels:
+    if width * height > limits.max_pixels:
         raise ImageError(
-            f"{name} is {width:,}x{height:,} = {width * height:,} pixels, over the limit of {max_pixels:,}: make it "
-            "smaller or raise max_pixels"
+            f"{name} is {width:,}x{height:,} = {width * height:,} pixels, over the limit of {limits.max_pixels:,}: "
+            f"make it smaller, or {_REMEDY}"
         )
 
 
-def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """Convert integers of more than 8 bits, and floats, which Pillow's own conversion would clip to white."""
-    values = np.nan_to_num(np.asarray(image, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    values = np.maximum(values, 0)
-    largest = float(values.max())
-    if image.mode.startswith("I;16"):
-        full = 65535.0
-    elif image.mode == "F" and largest <= 1:
-        full = 1.0
-    else:
-        full = 255.0 if largest <= 255 else max(65535.0, largest)
-    return Image.fromarray(np.rint(values / full * 255).astype(np.uint8)).convert("RGB")
+_REMEDY = "raise the limit with --max-pixels N (in Python: grounding.images.larger_pictures)"
+
+
+def _frame_note(image: Image.Image) -> list[str]:
+    """A note about further frames or pages."""
+    if image.format in _PHOTO_FORMATS:
+        return []
+    try:
+        frames = int(getattr(image, "n_frames", 1))
+    except _BROKEN:  # a later frame is broken
+        return ["the picture has several frames or pages, of which the first is read"]
+    return [f"the picture has {frames} frames or pages, of which the first is read"] if frames > 1 else []

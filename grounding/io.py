@@ -166,6 +166,8 @@ def _pack(maps: AttentionMaps, prefix: str, tensors: dict[str, npt.NDArray[Any]]
     arrays |= {f"statistic.{name}": table for name, table in maps.head_statistics.items()}
     if maps.residual_sinks is not None:
         arrays["residual_sinks"] = maps.residual_sinks
+    if maps.text_to_text is not None:
+        arrays["text_to_text"] = maps.text_to_text
     tensors |= {prefix + name: np.ascontiguousarray(array) for name, array in arrays.items()}
     return {
         "layers": maps.layers,
@@ -211,6 +213,7 @@ def _unpack(described: dict[str, Any], prefix: str, tensors: dict[str, npt.NDArr
         signed=described.get("signed", False),
         head_statistics={name: tensors[f"{prefix}statistic.{name}"] for name in described["head_statistics"]},
         residual_sinks=tensors[prefix + "residual_sinks"] if described["residual_sinks"] else None,
+        text_to_text=tensors.get(prefix + "text_to_text"),
         background=None if behind is None else _unpack(behind, prefix + "background.", tensors),
         layer_count=described["layer_count"],
     )  # fmt: skip

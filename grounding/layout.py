@@ -12,13 +12,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from grounding.equality import ByValue
 from grounding.geometry import Box
 
 _IntArray = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class ImageGrid:
+@dataclass(frozen=True, eq=False)
+class ImageGrid(ByValue):
     """A rectangle of image cells, one token each, and the part of the original picture it covers.
 
     Attributes:
@@ -47,8 +48,8 @@ class ImageGrid:
             raise ValueError(f"a grid's box must have x0 < x1 and y0 < y1, got {self.box_xyxy}")
 
 
-@dataclass(frozen=True)
-class TextSpan:
+@dataclass(frozen=True, eq=False)
+class TextSpan(ByValue):
     """Text tokens of one role.
 
     Attributes:
@@ -61,8 +62,8 @@ class TextSpan:
     role: Literal["system", "instruction", "expression", "answer"]
 
 
-@dataclass(frozen=True)
-class Separator:
+@dataclass(frozen=True, eq=False)
+class Separator(ByValue):
     """Tokens that belong to a picture and stand for no cell: class token, row, column and tile separators.
 
     Attributes:
@@ -74,8 +75,8 @@ class Separator:
     picture: int = 0
 
 
-@dataclass(frozen=True)
-class TokenLayout:
+@dataclass(frozen=True, eq=False)
+class TokenLayout(ByValue):
     """What each position of a model's input sequence stands for.
 
     Positions count from 0 at the left end of the padded sequence. The properties are computed once; they are ascending

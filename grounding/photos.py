@@ -9,7 +9,6 @@ Only the ids in them are read here, to keep the photos that an evaluation asks a
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -19,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from grounding.errors import ManifestError
+from grounding.files import parse_json
 
 SPLITS = ("random", "popular", "adversarial")
 _HELD_OUT = 5  # one in five of the photos that no evaluation asks about is a test photo too
@@ -104,9 +104,15 @@ def read_photos(folder: Path) -> PhotoSet:
         raise ManifestError(
             f"{len(missing)} of {len(photos)} photos are missing, {missing[0]} among them: complete the folder"
         )
-    asked = {coco_number(row["image"]) for name in SPLITS for row in read_json(folder / f"pope_{name}.json")}
-    asked |= {int(row["image_id"]) for row in read_json(folder / "expressions.json")}
-    asked |= {int(key) for key in read_json(folder / "instances_some.json")}
+    try:
+        asked = {coco_number(row["image"]) for name in SPLITS for row in read_json(folder / f"pope_{name}.json")}
+        asked |= {int(row["image_id"]) for row in read_json(folder / "expressions.json")}
+        asked |= {int(key) for key in read_json(folder / "instances_some.json")}
+    except (KeyError, TypeError, ValueError) as wrong:
+        raise ManifestError(
+            f"the questions in {folder} do not name their photos by COCO's numbers ({type(wrong).__name__}: {wrong}): "
+            "get the complete folder"
+        ) from wrong
     return PhotoSet(photos, frozenset(asked))
 
 
@@ -131,7 +137,7 @@ def read_json(file: Path) -> Any:
         ManifestError: it is missing or is not JSON.
     """
     try:
-        return json.loads(file.read_bytes())
+        return parse_json(file.read_bytes())
     except OSError as wrong:
         raise ManifestError(
             f"{file} cannot be read ({wrong.strerror}): expected a folder of photos with images.json, "

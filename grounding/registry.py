@@ -8,6 +8,7 @@ One `Registry` exists per kind of extension:
 | point rule | `grounding.point_rules` | `grounding.points.PointRule` |
 | steering step | `grounding.steering_steps` | `grounding.steering.base.Intervention` |
 | model family | `grounding.families` | `grounding.models.base.VLM` |
+| diffusion family | `grounding.diffusion` | `grounding.diffusion.base.DiffusionSource` |
 | evaluation task | `grounding.tasks` | `evals.task.Task` |
 
 A distribution adds a class in its pyproject.toml, for example::

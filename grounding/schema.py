@@ -61,10 +61,24 @@ def yaml_mapping(text: str, where: str, error: type[GroundingError] = MethodErro
         GroundingError: of the given class, if it is not YAML, or something else.
     """
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as wrong:
+        data = parse_yaml(text)
+    except ValueError as wrong:
         raise error(f"{where} is not YAML: {' '.join(str(wrong).split())}") from wrong
     return as_mapping(data, where, error)
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML text; a byte order mark before it is skipped.
+
+    Raises:
+        ValueError: it is not YAML, nested deeper than Python's stack, or holds a number of too many digits.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as wrong:
+        raise ValueError(str(wrong)) from wrong
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def as_mapping(data: object, where: str, error: type[GroundingError] = MethodError) -> Mapping[str, Any]:

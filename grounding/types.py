@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from grounding.equality import ByValue
 from grounding.errors import RecordingError
 from grounding.geometry import Box, tight_box
 from grounding.layout import ImageGrid
@@ -77,6 +78,7 @@ class RecordSpec:
         reduce: axes averaged while the model runs; an averaged axis keeps length 1.
         head_statistics: `"max_all"`, `"max_image"`; see `AttentionMaps.head_statistics`.
         residual_sinks: record phi, how far each key's residual stands out in the layer's sink dimensions.
+        text_to_text: record the weights of words on words, which diffusion transformers with joint attention have.
         background_prompt: a generic prompt to record as well, to the same spec; None where no stage contrasts.
         budget_bytes: most bytes that one recording may take, checked before the model runs.
     """
@@ -86,6 +88,7 @@ class RecordSpec:
     reduce: Reduce = "none"
     head_statistics: tuple[str, ...] = ()
     residual_sinks: bool = False
+    text_to_text: bool = False
     background_prompt: str | None = None
     budget_bytes: int = 2 << 30
 
@@ -117,6 +120,7 @@ class RecordSpec:
             reduce=next(name for name, axes in _REDUCED.items() if axes == reduced),
             head_statistics=tuple(dict.fromkeys((*self.head_statistics, *other.head_statistics))),
             residual_sinks=self.residual_sinks or other.residual_sinks,
+            text_to_text=self.text_to_text or other.text_to_text,
             background_prompt=prompts[0] if prompts else None,
             budget_bytes=max(self.budget_bytes, other.budget_bytes),
         )
@@ -136,8 +140,8 @@ def _either(one: tuple[int, ...] | None, other: tuple[int, ...] | None) -> tuple
     return None if one is None or other is None else tuple(sorted({*one, *other}))
 
 
-@dataclass(frozen=True)
-class AttentionMaps:
+@dataclass(frozen=True, eq=False)
+class AttentionMaps(ByValue):
     """Attention of one image and one text, as recorded or after any number of stages.
 
     Attributes:
@@ -145,7 +149,8 @@ class AttentionMaps:
             recorded, a row of softmax attention from words to the image is part of a softmax over *all* keys, so it
             sums to at most 1. A stage that averages an axis keeps it with length 1.
         layers: the L decoder layers that the second axis stands for, counted from 0; empty once layers are averaged.
-        words: the T words that the fourth axis stands for. A word of several tokens is the mean of its tokens' rows.
+        words: the T words that the fourth axis stands for. A word of several tokens is the mean of its tokens' rows,
+            or where cells are queries the sum of its tokens' columns.
         keys: (K,) sequence positions of the columns; every grid's positions are among them.
         grids: the image's token grids.
         image_size: (width, height) of the original image in pixels.
@@ -156,6 +161,7 @@ class AttentionMaps:
         head_statistics: per name (`"max_all"`, `"max_image"`) the [L, H] mean over every query of the prompt of its
             largest weight over all keys, or over image keys.
         residual_sinks: [L, K] phi, how far each key's residual stands out in the sink dimensions; None if not recorded.
+        text_to_text: [S, L, H, T, T] weights of words (fourth axis) on words (fifth); None if not recorded.
         background: the maps of the same image under a generic prompt; None if not recorded.
         layer_count: how many decoder layers the model has; None where it is not known.
     """
@@ -170,6 +176,7 @@ class AttentionMaps:
     signed: bool = False
     head_statistics: dict[str, FloatArray] = field(default_factory=dict)  # each [L, H]
     residual_sinks: FloatArray | None = None  # [L, K]
+    text_to_text: FloatArray | None = None  # [S, L, H, T, T]
     background: AttentionMaps | None = None
     layer_count: int | None = None
 
@@ -205,8 +212,8 @@ class StageReport:
     data: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Heatmap:
+@dataclass(frozen=True, eq=False)
+class Heatmap(ByValue):
     """Where the words look, on a grid of equal cells laid over the whole original image.
 
     Attributes:
@@ -226,8 +233,8 @@ class Heatmap:
             raise ValueError("heat map values must be finite and in [0, 1]")
 
 
-@dataclass(frozen=True)
-class PointPrompts:
+@dataclass(frozen=True, eq=False)
+class PointPrompts(ByValue):
     """Points, and where a rule gives one a box, in pixels of the original image.
 
     Attributes:
@@ -255,13 +262,14 @@ class PointPrompts:
             raise ValueError("a prompt needs at least one point or a box")
 
 
-@dataclass(frozen=True)
-class Segment:
+@dataclass(frozen=True, eq=False)
+class Segment(ByValue):
     """One mask and how it came about.
 
     Attributes:
         mask: bool [H, W] in the original image's size.
-        score: the segmenter's own estimate of the mask's IoU, in [0, 1] up to rounding.
+        score: the segmenter's own estimate of the mask's IoU, in [0, 1] up to rounding. It judges the outline and does
+            not tell the right thing from a wrong one.
         points: the prompt that led to it.
         label: the words it stands for.
         agreement: how well the mask covers the map (see `segmenters/mask_selection.py`), where it was measured.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from grounding.types import Heatmap, PointPrompts, Segment
-from grounding.viz import INK, MASKS, NEGATIVE, PAPER, QUIET, blend_map, blend_mask, draw_points, fit, font
+from grounding.viz import INK, NEGATIVE, PAPER, QUIET, blend_map, blend_mask, contrasting, draw_points, fit, font, wrap
 
 _MARGIN = 16
 _COLUMNS = 4
@@ -19,16 +19,16 @@ class NounPanel:
     """One noun and what is drawn for it.
 
     Attributes:
-        span: (start, end) characters of the noun in the text.
+        flagged: (start, end) characters of the text that are drawn in red.
         title: the noun.
         note: line below the title.
-        doubtful: draw the noun in red, in the text and below its panel.
+        doubtful: draw the title in red.
         heatmap: its map.
         points: its point prompts.
         segment: its mask; if given, the panel shows the map on the left and the mask on the right.
     """
 
-    span: tuple[int, int]
+    flagged: tuple[tuple[int, int], ...]
     title: str
     note: str
     doubtful: bool
@@ -62,18 +62,20 @@ def noun_sheet(
     columns = min(_COLUMNS if cell == side else _COLUMNS - 1, max(3, len(panels)))
     width = _MARGIN + columns * (cell + _MARGIN)
     heading = _heading(text, nouns, note, width)
-    row = size[1] + 54
+    below = [wrap(words, font(13), cell) for _, words, _, _ in panels]
+    row = size[1] + 38 + 16 * max(map(len, below))
     rows = -(-len(panels) // columns)
     sheet = Image.new("RGB", (width, heading.height + rows * row + _MARGIN), PAPER)
     sheet.paste(heading, (0, 0))
     pen = ImageDraw.Draw(sheet)
-    for number, (title, below, doubtful, panel) in enumerate(panels):
+    for number, (title, _, doubtful, panel) in enumerate(panels):
         left, top = _MARGIN + number % columns * (cell + _MARGIN), heading.height + number // columns * row
         colour = NEGATIVE if doubtful else INK
         sheet.paste(panel, (left, top))
         pen.rectangle([left - 1, top - 1, left + panel.width, top + panel.height], outline=(214, 218, 226))
         pen.text((left, top + size[1] + 5), fit(title, font(15, bold=True), cell), colour, font(15, bold=True))
-        pen.text((left, top + size[1] + 25), fit(below, font(13), cell), QUIET, font(13))
+        for index, line in enumerate(below[number]):
+            pen.text((left, top + size[1] + 25 + 16 * index), line, QUIET, font(13))
     return sheet
 
 
@@ -85,14 +87,14 @@ def _panel(small: Image.Image, noun: NounPanel, frame: tuple[float, float]) -> I
         return mapped
     pair = Image.new("RGB", (2 * small.width + 4, small.height), PAPER)
     pair.paste(mapped, (0, 0))
-    pair.paste(blend_mask(small, noun.segment.mask, MASKS[0]), (small.width + 4, 0))
+    pair.paste(blend_mask(small, noun.segment.mask, contrasting(small, noun.segment.mask)), (small.width + 4, 0))
     return pair
 
 
 def _heading(text: str, nouns: Sequence[NounPanel], note: str, width: int) -> Image.Image:
     """Draw the text in wrapped lines, doubtful nouns in red."""
     letters, line = font(18), 26
-    doubtful = [one.span for one in nouns if one.doubtful]
+    doubtful = [span for one in nouns for span in one.flagged]
     placed: list[tuple[float, int, str, bool]] = []
     x, y, at = float(_MARGIN), _MARGIN, 0
     for word in text.split():

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from grounding.errors import GroundingError, UsageError
-from grounding.files import slug
+from grounding.files import shortened, slug
 from grounding.images import open_image
-from grounding.runs.attempts import attempt_pictures, cut
+from grounding.runs.attempts import attempt_one, attempt_pictures, cut
 from grounding.runs.records import RecordLog
+from pipelines.coco import write_coco
 from pipelines.manifest import ManifestItem
 from pipelines.provenance import RunConfig
-from pipelines.records import Record, error_record, result_record
+from pipelines.records import Record, error_record, for_item, outdated, result_record, work_of
 from pipelines.referring import ReferringSegmentation
 from pipelines.results import ReferringResult
-from pipelines.runs import write_coco_results, write_run
+from pipelines.runs import write_run
 from pipelines.writers import FORMATS, Format, file_name
 
 ItemOutcome = ReferringResult | GroundingError
@@ -29,7 +31,7 @@ class Job:
     Attributes:
         items: images and expressions, in the manifest's order.
         out: the run folder.
-        formats: `png` and `npz` are one file per item, `coco` is one file per run.
+        formats: `coco` is one file per run, each other one file per piece of work.
         config: of the run.
         batch_size: most items in one forward pass.
         resume: skip items that are done; otherwise all are done again.
@@ -44,38 +46,45 @@ class Job:
     resume: bool
     strict: bool = False
 
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """One key per item, in order."""
-        return tuple(item.key(self.config.hash) for item in self.items)
-
     def stem(self, item: ManifestItem) -> str:
-        """The name of an item's own files, without ending."""
-        words = slug(item.expression)[:40].rstrip("-")
-        return f"{slug(Path(item.image).stem)}-{words}-{item.key(self.config.hash)[:8]}"
+        """The name of a piece of work's own files, without ending."""
+        words = shortened(slug(item.expression), 40, 60)
+        return f"{slug(Path(item.image).stem)}-{words}-{item.work(self.config.hash)[:8]}"
 
     def files(self, item: ManifestItem) -> dict[Format, str]:
-        """The names of an item's own files by format."""
+        """The names of a piece of work's own files by format."""
         return {form: file_name(self.stem(item), form) for form in self.formats if form != "coco"}
 
-    def is_done(self, item: ManifestItem, results: RecordLog[Record]) -> bool:
-        """Whether an item is to be skipped: it has a line without an error, and its files exist."""
-        record = results.records.get(item.key(self.config.hash))
-        if not self.resume or record is None or record["error"] is not None:
-            return False
-        return all((self.out / name).is_file() for name in self.files(item).values())
+    def done(self, results: RecordLog[Record]) -> frozenset[str]:
+        """The works of items to be skipped: they have a line without an error, and their files exist."""
+        if not self.resume:
+            return frozenset()
+        good = {work for work, record in self.by_work(results).items() if record["error"] is None}
+        return frozenset(
+            work
+            for item in self.items
+            if (work := item.work(self.config.hash)) in good
+            and all((self.out / name).is_file() for name in self.files(item).values())
+        )
 
-    def batches(self, results: RecordLog[Record]) -> list[tuple[ManifestItem, ...]]:
-        """Cut all items into batches, those of one image side by side, and keep the batches with items to do.
+    def by_work(self, results: RecordLog[Record]) -> dict[str, Record]:
+        """The newest line of each piece of work under the job's configuration."""
+        mine = (one for one in results.records.values() if one["config"] == self.config.hash and "image_hash" in one)
+        return {work_of(record): record for record in mine}
 
-        An interrupted batch is run again as a whole, because padding can change a result's last digits.
+    def batches(self, done: Container[str]) -> list[tuple[ManifestItem, ...]]:
+        """Cut the pieces of work into batches, those of one image side by side, and keep batches with some to do.
+
+        Items of equal work are in it once. An interrupted batch is run again as a whole, because padding can change a
+        result's last digits.
         """
+        works: dict[str, ManifestItem] = {}
         first: dict[Path, int] = {}
         for item in self.items:
+            works.setdefault(item.work(self.config.hash), item)
             first.setdefault(item.path, len(first))
-        ordered = sorted(self.items, key=lambda item: first[item.path])
-        every = cut(ordered, self.batch_size)
-        return [batch for batch in every if not all(self.is_done(item, results) for item in batch)]
+        every = cut(sorted(works.values(), key=lambda item: first[item.path]), self.batch_size)
+        return [batch for batch in every if not all(item.work(self.config.hash) in done for item in batch)]
 
 
 def run_job(
@@ -92,24 +101,32 @@ def run_job(
         pipe: the pipeline.
         results: the folder's lines.
         batches: from `Job.batches`.
-        report: called with every finished item and its result or error.
+        report: called with every finished item and its result or error; items of equal work share one.
 
     Raises:
         OutputError: the folder cannot be written to.
         GroundingError: one of `grounding.errors.FATAL`, or the first item's error in a strict job.
     """
-    described = False
+    lines: dict[str, list[ManifestItem]] = {}
+    for item in job.items:
+        lines.setdefault(item.work(job.config.hash), []).append(item)
+    done, described = job.done(results), False
     for batch in batches:
         for item, outcome in zip(batch, run_batch(pipe, batch), strict=True):
-            if job.is_done(item, results):
+            work = item.work(job.config.hash)
+            if work in done:
                 continue
             if job.strict and isinstance(outcome, GroundingError):
                 raise outcome
             if not described:
                 write_run(job.out, job.config)
                 described = True
-            results.add(_keep(job, item, outcome))
-            report(item, outcome)
+            if not isinstance(outcome, GroundingError):
+                outcome = attempt_one(partial(_saved, job, item, outcome))
+            record = _record(job, item, outcome)
+            for line in lines[work]:
+                results.add(for_item(record, line, job.config))
+                report(line, outcome)
 
 
 def run_batch(pipe: ReferringSegmentation, batch: Sequence[ManifestItem]) -> list[ItemOutcome]:
@@ -130,11 +147,15 @@ def run_batch(pipe: ReferringSegmentation, batch: Sequence[ManifestItem]) -> lis
 
 
 def finish(job: Job, results: RecordLog[Record]) -> list[Record]:
-    """Put the lines into the manifest's order, write the COCO file where asked for, and return the job's lines."""
-    results.settle(job.keys)
-    records = [results.records[key] for key in job.keys]
+    """Put one line per item into the results, write the COCO files where asked for, and return the job's lines.
+
+    The lines are in the manifest's order and have its present fields; lines that they stand in for are left out.
+    """
+    known = job.by_work(results)
+    records = [for_item(known[item.work(job.config.hash)], item, job.config) for item in job.items]
+    results.settle(records, outdated(results.records, records))
     if "coco" in job.formats:
-        write_coco_results(job.out, records)
+        write_coco(job.out, [one for one in results.records.values() if one["config"] == job.config.hash])
     return records
 
 
@@ -154,10 +175,14 @@ def parse_formats(words: Sequence[str]) -> tuple[Format, ...]:
     return tuple(form for form in FORMATS if form in names)
 
 
-def _keep(job: Job, item: ManifestItem, outcome: ItemOutcome) -> Record:
+def _saved(job: Job, item: ManifestItem, result: ReferringResult) -> ReferringResult:
+    """Write a result's own files."""
+    if files := job.files(item):
+        result.save(job.out, job.stem(item), tuple(files))
+    return result
+
+
+def _record(job: Job, item: ManifestItem, outcome: ItemOutcome) -> Record:
     if isinstance(outcome, GroundingError):
         return error_record(item, job.config, outcome)
-    files = job.files(item)
-    if files:
-        outcome.save(job.out, job.stem(item), tuple(files))
-    return result_record(item, job.config, outcome, tuple(files.values()))
+    return result_record(item, job.config, outcome, tuple(job.files(item).values()))

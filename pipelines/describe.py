@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, overload
 from PIL import Image
 
 from grounding.errors import MethodError
-from grounding.images import as_rgb, open_image
 from grounding.maps.support import supports
 from grounding.methods import Method, run_stages
+from grounding.pictures import Picture, is_picture, to_image
 from grounding.source import Backgrounds
 from grounding.steering.decoding import Decoding, Generated
 from grounding.steering.method import Steering, load_steering
 from grounding.text.nouns import NounPhrase
 from grounding.types import AttentionMaps, Heatmap, PointPrompts, Segment
-from pipelines.referring import DEFAULT_MODEL, Picture, method_for
-from pipelines.results import STEERED, UNSTEERED, Caption, Description, NounSupport
+from pipelines.referring import DEFAULT_MODEL, method_for
+from pipelines.results import STEERED, UNSTEERED, Caption, Description, NounSupport, picture_notes
 
 if TYPE_CHECKING:
     import torch
@@ -49,12 +49,12 @@ class FaithfulDescription:
         method: stages and point rule.
         segmenter: turns point prompts into masks; None for no masks.
         steering: the steering method to compare with the unsteered model; None for the unsteered text only.
-        decoding: how both texts are generated.
-        threshold: support below which a noun is not supported, in [0, 1]; the model's own where None. Without either,
-            only nouns with an empty map are not supported.
+        decoding: how both texts are generated; where None, up to 512 likeliest tokens that do not repeat themselves.
+        threshold: support below which a noun is not supported, in [0, 1]; the model's own where None. Without either
+            there is no verdict on nouns.
 
     Raises:
-        MethodError: the threshold is not in [0, 1].
+        MethodError: the threshold is not in [0, 1], or the steering method does not fit the model or the decoding.
     """
 
     def __init__(
@@ -72,7 +72,11 @@ class FaithfulDescription:
         self.method = method
         self.segmenter = segmenter
         self.steering = steering
-        self.decoding = decoding or Decoding()
+        self.decoding = decoding or Decoding(stop_at_repeats=True)
+        if steering is not None:
+            from grounding.steering.generate import check_steering
+
+            check_steering(steering, vlm, self.decoding)
         self.threshold = vlm.support_threshold if threshold is None else threshold
         # Visual support is a mean over all layers; the method selects its own from them.
         self.spec = replace(method.record_spec(vlm.layer_count), layers=None)
@@ -151,9 +155,9 @@ class FaithfulDescription:
             MethodError: the steering method does not fit the model or the way of decoding.
             ModelError: out of memory, among others.
         """
-        if isinstance(images, Image.Image | str | Path):
-            return self._describe(_opened(images), question, stream)
-        return [self._describe(_opened(image), question, stream) for image in images]
+        if is_picture(images) or not isinstance(images, list | tuple):
+            return self._describe(to_image(images), question, stream)
+        return [self._describe(to_image(image), question, stream) for image in images]
 
     def check(self, image: Picture, text: str, question: str | None = None) -> Caption:
         """Measure the support of the nouns of a given text.
@@ -168,7 +172,7 @@ class FaithfulDescription:
         """
         from grounding.models.teacher_forcing import tokens_of
 
-        picture = _opened(image)
+        picture = to_image(image)
         prepared = self.vlm.prepare_questions([picture], [self._question(question)])
         tokens = tokens_of(self.vlm, text)
         return self._caption(picture, prepared, Generated(text, tokens, True), None)
@@ -188,7 +192,8 @@ class FaithfulDescription:
             generated, seconds = self._generate(image, asked, steering, stream(label) if stream else None)
             captions[label] = self._caption(image, prepared, generated, seconds)
         name = self.steering.name if self.steering else None
-        return Description(image, asked, captions[UNSTEERED], captions.get(STEERED), name, self.decoding.seed)
+        notes = picture_notes(image, prepared.layouts[0].grids)
+        return Description(image, asked, captions[UNSTEERED], captions.get(STEERED), name, self.decoding.seed, notes)
 
     def _generate(
         self, image: Image.Image, question: str, steering: Steering | None, streamer: Any
@@ -213,7 +218,8 @@ class FaithfulDescription:
         spec = replace(self.spec, residual_sinks=True)  # visual support leaves sinks out
         text = teacher_forced_maps(self.vlm, prepared, [generated.token_ids], spec)[0]
         nouns = tuple(self._nouns(image, text))
-        return Caption(text.text, nouns, generated.finished, len(generated.token_ids), seconds)
+        count = len(generated.token_ids)
+        return Caption(text.text, nouns, generated.finished, generated.repeated, count, seconds, self.threshold)
 
     def _nouns(self, image: Image.Image, text: TextMaps) -> Iterator[NounSupport]:
         if text.reference_words is None:
@@ -231,7 +237,7 @@ class FaithfulDescription:
                     encoded = True
                 segment = self._segment(self.segmenter, heatmap, points, phrase)
                 support = replace(support, agreement=max(0.0, segment.agreement or 0.0))
-            supported = points is not None and (self.threshold is None or support.value >= self.threshold)
+            supported = None if self.threshold is None else points is not None and support.value >= self.threshold
             yield NounSupport(phrase.text, phrase.noun.text, phrase.span, heatmap, points, segment, support, supported)
 
     def _segment(self, segmenter: Segmenter, heatmap: Heatmap, points: PointPrompts, phrase: NounPhrase) -> Segment:
@@ -242,7 +248,3 @@ class FaithfulDescription:
     def _background(self, image: Image.Image) -> AttentionMaps | None:
         """The maps under the method's generic prompt, if it has one."""
         return None if self.spec.background_prompt is None else self._backgrounds.of([image], self.spec)[0]
-
-
-def _opened(picture: Picture) -> Image.Image:
-    return as_rgb(picture) if isinstance(picture, Image.Image) else open_image(picture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from grounding.methods import Method
     from grounding.models.base import VLM
     from grounding.segmenters.base import Segmenter
+    from grounding.source import MapSource
+    from grounding.text.parse import NounFinder
     from pipelines.provenance import RunConfig
 
 
@@ -20,10 +23,10 @@ class LoadOptions:
     """Which model, segmenter and method, and where they run.
 
     Attributes:
-        model: `starter-photo` (knows some words of photos), `starter` (drawn scenes only), a folder written by
-            save_pretrained, or a hub id.
+        model: `starter-photo` (knows some words of photos), `starter` or `starter-dit` (drawn scenes only), a folder
+            written by save_pretrained, or a hub id.
         segmenter: `mobile-sam`, `sam:vit_b:FILE`, or the hub id or folder of a SAM, SAM 2 or SAM 3.
-        method: a shipped method's name, a YAML file, or `auto`: a starter's own, otherwise `default`.
+        method: a shipped method's name, a YAML file, or `auto`: a starter's own, otherwise `diffusion` or `default`.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         device_map: spread the model over several devices: `auto`.
@@ -59,19 +62,34 @@ class LoadOptions:
         return run_config(self.model, segmenter, self.chosen_method(), self.device, self.dtype, self.seed, self.nouns)
 
     def load_vlm(self) -> VLM:
-        """Load the model, and print its notice on stderr."""
+        """Load a vision-language model, and print its notice on stderr.
+
+        Raises:
+            ModelError: the model cannot be loaded, or is a diffusion pipeline.
+        """
+        from grounding.models.load import load
+
+        vlm = load(self.model, self.device, self.dtype, self.device_map, self._prepared())
+        _print_notice(vlm)
+        return vlm
+
+    def load_source(self) -> MapSource:
+        """Load a vision-language model or a diffusion pipeline, and print its notice on stderr."""
+        from grounding.sources import load_source
+
+        source = load_source(self.model, self.device, self.dtype, self.device_map, self._prepared())
+        _print_notice(source)
+        return source
+
+    def _prepared(self) -> NounFinder:
+        """The noun finder. Loading bars are turned off: they count tensors, and downloads have bars of their own."""
         from transformers.utils.logging import disable_progress_bar
 
-        from grounding.console import stderr
-        from grounding.models.load import load
         from grounding.text.parse import noun_finder
 
         finder = noun_finder(self.nouns)
-        disable_progress_bar()  # it counts tensors, which says nothing; downloads have a bar of their own
-        vlm = load(self.model, self.device, self.dtype, self.device_map, finder)
-        if vlm.notice:
-            stderr().print(f"note: {vlm.notice}")
-        return vlm
+        disable_progress_bar()
+        return finder
 
     def load_segmenter(self) -> Segmenter:
         """Load the segmenter."""
@@ -103,10 +121,23 @@ class ModelOptions(LoadOptions):
             )
         return self.config_for(self.segmenter)
 
-    def load(self) -> ReferringSegmentation:
-        """Load model, segmenter and method, and print the model's notice on stderr."""
+    def load(self, check: Callable[[MapSource], None] | None = None) -> ReferringSegmentation:
+        """Load model, segmenter and method, and print the model's notice on stderr.
+
+        Args:
+            check: refuses a model that cannot be used, before the segmenter is loaded.
+        """
         import torch
 
         torch.manual_seed(self.seed)
-        method = self.chosen_method()
-        return ReferringSegmentation(self.load_vlm(), self.load_segmenter(), method, self.batch_size)
+        method, source = self.chosen_method(), self.load_source()
+        if check is not None:
+            check(source)
+        return ReferringSegmentation(source, self.load_segmenter(), method, self.batch_size)
+
+
+def _print_notice(source: MapSource) -> None:
+    from grounding.console import stderr
+
+    if source.notice:
+        stderr().print(f"note: {source.notice}")

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from grounding.methods import Method
-from grounding.runs.provenance import model_identity, settings_text, short_hash
+from grounding.runs.provenance import model_identity, nouns_identity, segmenter_identity, settings_text, short_hash
 from grounding.steering.decoding import Decoding
 from grounding.steering.method import Steering
 
@@ -22,18 +22,20 @@ class RunConfig:
 
     Attributes:
         model: hub id, starter's name, or the folder's last name.
-        weights: hash of the files of a model folder; None for a hub id.
-        segmenter: its name.
+        weights: hash of the files of a model folder, or the commit of a hub model.
+        segmenter: its name, of a file or folder the last part; empty without one.
+        segmenter_weights: hash of its files, or the commit of a hub model; None without a segmenter.
         method: its name.
         method_text: its YAML without prose, so that a changed number is another configuration.
         dtype: the resolved number format, `float32` for instance.
         seed: of random generators.
-        nouns: which noun finder reads the words; see `grounding.text.parse.noun_finder`.
+        nouns: which noun finder reads the words; see `grounding.runs.provenance.nouns_identity`.
     """
 
     model: str
-    weights: str | None
+    weights: str
     segmenter: str
+    segmenter_weights: str | None
     method: str
     method_text: str
     dtype: str
@@ -46,11 +48,8 @@ class RunConfig:
         return short_hash(self.plain(), 12)
 
     def plain(self) -> dict[str, Any]:
-        """The fields as JSON values. The default noun finder is left out, so hashes of older runs stay valid."""
-        fields = asdict(self)
-        if self.nouns == DEFAULT_NOUNS:
-            del fields["nouns"]
-        return fields
+        """The fields as JSON values."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,18 +80,22 @@ def run_config(
     seed: int = 0,
     nouns: str = DEFAULT_NOUNS,
 ) -> RunConfig:
-    """Make the configuration of a run without loading the model.
+    """Make the configuration of a run without loading model or segmenter; an empty `segmenter` is none.
 
     Raises:
-        ModelError: the model's folder is missing, or the device or number format is unknown.
+        ModelError: see `grounding.runs.provenance.model_identity`.
+        SegmenterError: see `grounding.runs.provenance.segmenter_identity`.
+        MissingExtraError: MobileSAM without the extra `starter`.
     """
+    name, weights = segmenter_identity(segmenter) if segmenter else ("", None)
     return RunConfig(
         **asdict(model_identity(model, device, dtype)),
-        segmenter=segmenter,
+        segmenter=name,
+        segmenter_weights=weights,
         method=method.name,
         method_text=settings_text(method),
         seed=seed,
-        nouns=nouns,
+        nouns=nouns_identity(nouns),
     )
 
 

@@ -6,15 +6,15 @@ leave equal bytes. Numbers are rounded far below their accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grounding.errors import GroundingError
 from grounding.io import coco_result
 from grounding.types import PointPrompts, Segment
-from pipelines.manifest import ManifestItem
+from pipelines.manifest import ManifestItem, work_key
 from pipelines.provenance import RunConfig
-from pipelines.results import Caption, NounSupport, ReferringResult
+from pipelines.results import Caption, NounMentions, NounSupport, ReferringResult
 
 Record = dict[str, Any]
 """One line of `results.jsonl`, as JSON holds it."""
@@ -43,6 +43,7 @@ def result_record(item: ManifestItem, config: RunConfig, result: ReferringResult
             {"stage": report.stage, "removed": round(float(report.removed), 6), "detail": report.detail}
             for report in result.stages
         ],
+        **({"notes": list(result.notes)} if result.notes else {}),
         "files": list(files),
         "error": None,
     }
@@ -63,8 +64,11 @@ def caption_record(caption: Caption) -> Record:
     return {
         "text": caption.text,
         "finished": caption.finished,
+        "repeated": caption.repeated,
         "tokens": caption.tokens,
+        "threshold": caption.threshold,
         "unsupported": [noun.text for noun in caption.unsupported],
+        "by_noun": [_mentions(noun) for noun in caption.by_noun],
         "nouns": [_noun(noun) for noun in caption.nouns],
     }
 
@@ -78,13 +82,43 @@ def speed_record(caption: Caption) -> Record:
     }
 
 
+def image_head(item: ManifestItem, config: RunConfig) -> Record:
+    """The beginning of the line of an image alone, without words."""
+    return {name: value for name, value in _head(item, config).items() if name != "expression"}
+
+
+def outdated(records: Mapping[str, Record], present: Sequence[Record]) -> frozenset[str]:
+    """The keys of lines that present ones stand in for.
+
+    A line of the same configuration, origin, image and words that is none of the present ones is out of date, because
+    the image's content or the manifest has changed since.
+    """
+    said = {_said(record) for record in present}
+    keys = {record["key"] for record in present}
+    return frozenset(key for key, record in records.items() if key not in keys and _said(record) in said)
+
+
+def _said(record: Record) -> tuple[Any, ...]:
+    return tuple(record.get(name) for name in ("config", "origin", "image", "expression"))
+
+
+def work_of(record: Record) -> str:
+    """The `ManifestItem.work` that a line of `grounding segment` is the result of."""
+    return work_key(record["image"], record["image_hash"], record["expression"], record["config"])
+
+
+def for_item(record: Record, item: ManifestItem, config: RunConfig) -> Record:
+    """The result of a piece of work as the line of an item: with the item's own fields."""
+    result = {name: value for name, value in record.items() if name not in _HEAD}
+    return {**_head(item, config), **result}
+
+
+_HEAD = ("key", "image", "image_hash", "expression", "config", "origin", "manifest")
+
+
 def _head(item: ManifestItem, config: RunConfig) -> Record:
-    head: Record = {
-        "key": item.key(config.hash),
-        "image": item.image,
-        "expression": item.expression,
-        "config": config.hash,
-    }
+    values = (item.key(config.hash), item.image, item.image_hash, item.expression, config.hash, item.origin)
+    head: Record = dict(zip(_HEAD, values, strict=False))
     return {**head, "manifest": dict(item.extra)} if item.extra else head
 
 
@@ -94,13 +128,18 @@ def _segment(segment: Segment) -> Record:
         "segmentation": entry["segmentation"],
         "bbox": entry["bbox"],
         "area": int(segment.mask.sum()),
-        "score": round(float(segment.score), 6),
+        "estimated_iou": round(float(segment.score), 6),
         "agreement": None if segment.agreement is None else round(float(segment.agreement), 6),
     }
 
 
 def _points(points: PointPrompts) -> Record:
     return {"xy": [[round(float(x), 2), round(float(y), 2)] for x, y in points.xy], "label": points.label.tolist()}
+
+
+def _mentions(noun: NounMentions) -> Record:
+    supports = [round(one.support.value, 6) for one in noun.mentions]
+    return {"noun": noun.noun, "count": len(noun.mentions), "support": supports}
 
 
 def _noun(noun: NounSupport) -> Record:
@@ -111,7 +150,7 @@ def _noun(noun: NounSupport) -> Record:
         mask = {
             "segmentation": entry["segmentation"],
             "bbox": entry["bbox"],
-            "score": round(entry["score"], 6),
+            "estimated_iou": round(float(noun.segment.score), 6),
         }
     return {
         "text": noun.text,

@@ -7,24 +7,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from PIL import Image
 
-from grounding.images import as_rgb, open_image
-from grounding.methods import Method, load_method, run_stages
-from grounding.models.load import STARTERS
+from grounding.methods import Method, load_method, method_names, run_stages
+from grounding.model_files import STARTERS, is_pipeline
+from grounding.pictures import Picture, is_picture, to_image
 from grounding.source import Backgrounds, MapSource, fingerprint
+from grounding.text.quotes import plain_quotes
 from grounding.types import AttentionMaps, Heatmap, PointPrompts, RecordSpec, Segment
-from pipelines.results import ReferringResult, Timings
+from pipelines.results import ReferringResult, Timings, picture_notes
 
 if TYPE_CHECKING:
     import torch
 
     from grounding.segmenters.base import Segmenter
 
-Picture = Image.Image | str | Path
 Pair = tuple[Picture, str]
+T = TypeVar("T")
+Several = list[T] | tuple[T, ...]
 
 DEFAULT_MODEL = "starter-photo"
 DEFAULT_SEGMENTER = "mobile-sam"
@@ -41,7 +43,8 @@ class ReferringSegmentation:
     The object keeps the last image that its segmenter encoded and is not thread-safe.
 
     Args:
-        source: records attention maps; a `grounding.models.base.VLM`, for instance.
+        source: records attention maps; a `grounding.models.base.VLM` or a `grounding.diffusion.base.DiffusionSource`,
+            for instance.
         segmenter: turns point prompts into masks.
         method: stages, point rule and mask choice.
         batch_size: most pairs in one forward pass.
@@ -76,7 +79,8 @@ class ReferringSegmentation:
         """Load model, segmenter and method by name.
 
         Args:
-            model: `starter-photo`, `starter`, a folder written by `save_pretrained`, or a hub id.
+            model: `starter-photo`, `starter`, `starter-dit`, a folder written by `save_pretrained`, or a hub id; of a
+                vision-language model or of a diffusers pipeline.
             segmenter: see `grounding.segmenters.load.load_segmenter`.
             method: a shipped method's name, a YAML file, or `auto`; see `method_for`.
             device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
@@ -88,23 +92,31 @@ class ReferringSegmentation:
         Raises:
             GroundingError: something of this is unknown, missing or too large; see the loaders.
         """
-        from grounding.models.load import load
         from grounding.segmenters.load import load_segmenter
+        from grounding.sources import load_source
         from grounding.text.parse import noun_finder
 
         # Cheap parts first, so that a misspelt name is refused before a model is loaded.
         chosen, finder = method_for(model, method), noun_finder(nouns)
-        vlm = load(model, device, dtype, device_map, finder)
-        return cls(vlm, load_segmenter(segmenter, device, dtype), chosen, batch_size)
+        source = load_source(model, device, dtype, device_map, finder)
+        return cls(source, load_segmenter(segmenter, device, dtype), chosen, batch_size)
 
     @overload
-    def __call__(self, image: Picture, expression: str, /) -> ReferringResult: ...
+    def __call__(self, image: Picture, expression: str) -> ReferringResult: ...
 
     @overload
-    def __call__(self, pairs: Sequence[Pair], /) -> list[ReferringResult]: ...
+    def __call__(self, image: Picture, expression: Several[str]) -> list[ReferringResult]: ...
+
+    @overload
+    def __call__(self, image: Several[Picture], expression: str) -> list[ReferringResult]: ...
+
+    @overload
+    def __call__(self, image: Several[Pair]) -> list[ReferringResult]: ...
 
     def __call__(
-        self, image: Picture | Sequence[Pair], expression: str | None = None, /
+        self,
+        image: Picture | Several[Picture] | Several[Pair],
+        expression: str | Several[str] | None = None,
     ) -> ReferringResult | list[ReferringResult]:
         """Segment expressions.
 
@@ -112,27 +124,23 @@ class ReferringSegmentation:
         whatever their order.
 
         Args:
-            image: a picture or its path, together with `expression`; or a sequence of (picture or path, expression)
-                alone.
-            expression: the words.
+            image: a picture in any of the forms of `grounding.pictures.to_image`, together with an expression or
+                several; or several pictures with one expression; or a sequence of pairs (picture, expression) alone.
+            expression: the words, or a list of such.
 
         Returns:
-            One result, or a list in the order of the pairs.
+            One result for one picture and one expression; else a list, in the order of what was given.
 
         Raises:
-            ImageError: a picture is missing, broken, too small or too large.
+            ImageError: a picture is missing, broken, too small or too large, or of another form.
             ExpressionError: the source cannot use an expression.
             ModelError: out of memory, among others; see `grounding.models`.
             EmptyMapError: the map is empty after the method's stages.
             MethodError: the method does not fit the model.
+            TypeError: pictures and expressions are given in another way.
         """
-        if isinstance(image, Image.Image | str | Path):
-            if expression is None:
-                raise TypeError("a picture needs an expression: call pipe(image, expression), or pipe(pairs)")
-            return self._run([(image, expression)])[0]
-        if expression is not None:
-            raise TypeError("a sequence of pairs takes no further expression: call pipe(pairs)")
-        return self._run(list(image))
+        results = self._run(_pairs(image, expression))
+        return results[0] if is_picture(image) and isinstance(expression, str) else results
 
     def record_maps(
         self, pairs: Sequence[tuple[Image.Image, str]], spec: RecordSpec | None = None
@@ -149,7 +157,7 @@ class ReferringSegmentation:
         """
         spec = spec or self.spec
         images = [image for image, _ in pairs]
-        expressions = [expression for _, expression in pairs]
+        expressions = [plain_quotes(expression) for _, expression in pairs]
         maps = self.source.maps(images, expressions, replace(spec, background_prompt=None), self.method.prompt)
         if spec.background_prompt is None:
             return maps
@@ -196,7 +204,8 @@ class ReferringSegmentation:
             marks.append(time.perf_counter())
             stages, encode, mask = (after - before for before, after in itertools.pairwise(marks))
             timings = Timings(attention, stages, encode, mask)
-            results.append(ReferringResult(image, expression, (segment,), heatmap, points, timings))
+            notes = picture_notes(image, recorded.grids)
+            results.append(ReferringResult(image, expression, (segment,), heatmap, points, timings, notes))
         return results
 
 
@@ -205,14 +214,41 @@ def method_for(model: str, method: str | Path = "auto") -> Method:
 
     Args:
         model: the model's name.
-        method: a shipped method's name or a YAML file; `auto` is the method named after a starter, else `default`.
+        method: a shipped method's name or a YAML file; `auto` is the method named after a starter, else `diffusion` for
+            a diffusers pipeline and `default` for a vision-language model.
 
     Raises:
         MethodError: no such method, or its file is wrong.
     """
     if method == "auto":
-        method = model if model in STARTERS else "default"
+        named = model in STARTERS and model in method_names()
+        method = model if named else "diffusion" if is_pipeline(model) else "default"
     return load_method(method)
+
+
+def _pairs(image: Any, expression: Any) -> list[Pair]:
+    """The pairs of a call that has several pictures or several expressions.
+
+    Raises:
+        TypeError: there are none in what was given.
+    """
+    ways = "call pipe(picture, expression), pipe(picture, [expression, ...]), or pipe([(picture, expression), ...])"
+    if is_picture(image):
+        expression = (expression,) if isinstance(expression, str) else expression
+        if not isinstance(expression, list | tuple) or not all(isinstance(one, str) for one in expression):
+            shown = "none" if expression is None else repr(expression)[:60]
+            raise TypeError(f"a picture needs an expression, and {shown} was given: {ways}")
+        return [(image, one) for one in expression]
+    if not isinstance(image, Sequence):
+        to_image(image)  # says what a picture is
+    if isinstance(expression, str) and all(map(is_picture, image)):
+        return [(one, expression) for one in image]
+    if expression is not None:
+        raise TypeError(f"several pictures go with one expression, or with one each, in pairs: {ways}")
+    for number, pair in enumerate(image):
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[1], str)):
+            raise TypeError(f"element {number} is {type(pair).__name__}, expected a pair (picture, expression): {ways}")
+    return [(picture, words) for picture, words in image]
 
 
 def _open(pairs: Sequence[Pair]) -> list[tuple[Image.Image, str]]:
@@ -220,9 +256,9 @@ def _open(pairs: Sequence[Pair]) -> list[tuple[Image.Image, str]]:
     seen: dict[object, Image.Image] = {}
     opened = []
     for picture, expression in pairs:
-        key: object = id(picture) if isinstance(picture, Image.Image) else str(picture)
+        key: object = str(picture) if isinstance(picture, str | Path) else id(picture)
         if key not in seen:
-            seen[key] = as_rgb(picture) if isinstance(picture, Image.Image) else open_image(picture)
+            seen[key] = to_image(picture)
         opened.append((seen[key], expression))
     return opened
 

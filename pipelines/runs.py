@@ -2,16 +2,15 @@
 
     OUT/results.jsonl       one line per item; see `pipelines.records`
     OUT/run.json            what each configuration's hash stands for, and the versions it ran with
-    OUT/coco_results.json   all masks of a run, where the format `coco` is asked for
+    OUT/coco_results.json   all masks, where the format `coco` is asked for; see `pipelines.coco`
 
-A line's key is a hash of image, words and configuration, so a second run finds what is done. Lines are in the order of
-work while a run works, and in the manifest's order when it is finished. A run that was killed and resumed leaves the
-same bytes as one that was not.
+What was computed is known by the image's name and bytes, the words and the configuration, so a second run finds what is
+done. Lines are in the order of work while a run works, and in the manifest's order when it is finished. A run that was
+killed and resumed leaves the same bytes as one that was not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ from grounding.runs.provenance import versions
 from grounding.runs.records import RecordLog
 from pipelines.provenance import RunConfig
 from pipelines.records import Record
-
-COCO = "coco_results.json"
 
 
 def open_results(folder: Path) -> RecordLog[Record]:
@@ -60,23 +57,6 @@ def read_runs(file: Path) -> dict[str, Any]:
         return dict(found["runs"])
     except (KeyError, TypeError, ValueError) as wrong:
         raise refusal from wrong
-
-
-def write_coco_results(folder: Path, records: Sequence[Record]) -> Path:
-    """Write all masks of a run as one COCO results file.
-
-    An entry's `image_id` is the manifest line's own, or the image's path where it has none.
-    """
-    entries = [
-        {
-            "image_id": record.get("manifest", {}).get("image_id", record["image"]),
-            "category_id": 1,
-            **{name: segment[name] for name in ("segmentation", "bbox", "score")},
-        }
-        for record in records
-        for segment in record.get("segments", ())
-    ]
-    return write_json(folder / COCO, entries, indent=None)
 
 
 def _parse(value: Any, where: str) -> Record:

@@ -1,4 +1,4 @@
-"""Result files: a picture to look at, masks as COCO results, a heat map as arrays."""
+"""Result files: a picture to look at, the mask and the object alone, masks as COCO results, a heat map as arrays."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+import numpy as np
 from PIL import Image
 
 from grounding.files import make_folder, write_bytes
@@ -16,9 +17,15 @@ from grounding.types import Heatmap, Segment
 if TYPE_CHECKING:
     from grounding.viz_nouns import NounPanel
 
-Format = Literal["png", "coco", "npz"]
+Format = Literal["png", "mask", "cutout", "coco", "npz"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-_ENDINGS: dict[Format, str] = {"png": ".png", "coco": ".coco.json", "npz": ".npz"}
+_ENDINGS: dict[Format, str] = {
+    "png": ".png",
+    "mask": ".mask.png",
+    "cutout": ".cutout.png",
+    "coco": ".coco.json",
+    "npz": ".npz",
+}
 
 
 def file_name(stem: str, form: Format) -> str:
@@ -34,18 +41,23 @@ def write_result(
     heatmap: Heatmap,
     segments: Sequence[Segment],
     title: str,
+    image_id: int = 1,
+    notes: Sequence[str] = (),
 ) -> tuple[Path, ...]:
     """Write a heat map and its masks in each format.
 
     Args:
         folder: created where it is missing.
         stem: the files' name without ending.
-        formats: `png`: the image with map, points and masks; `coco`: a list of COCO results with RLE masks; `npz`: the
-            map with what each stage removed.
+        formats: `png`: the image with map, points and masks; `mask`: 255 on the masks and 0 off them, in the image's
+            size; `cutout`: the image, transparent off the masks; `coco`: a list of COCO results with RLE masks; `npz`:
+            the map with what each stage removed.
         image: RGB.
         heatmap: [h, w] in [0, 1] over the whole image.
         segments: masks of the image's size.
         title: above the picture.
+        image_id: of the COCO results.
+        notes: below the picture.
 
     Returns:
         The files, in the order of `formats`.
@@ -54,7 +66,43 @@ def write_result(
         OutputError: the folder cannot be written to.
     """
     make_folder(folder)
-    return tuple(_write(folder / file_name(stem, form), form, image, heatmap, segments, title) for form in formats)
+
+    def content(form: Format) -> Image.Image:
+        if form == "png":
+            from grounding.viz import overlay  # imports matplotlib, which is slow
+
+            return overlay(image, heatmap, segments, title, notes)
+        mask = mask_image(image.size, segments)
+        return mask if form == "mask" else cut_out(image, mask)
+
+    files = []
+    for form in formats:
+        file = folder / file_name(stem, form)
+        if form == "npz":
+            files.append(save_heatmap(file, heatmap))
+        elif form == "coco":
+            files.append(write_coco(file, [coco_result(segment, image_id) for segment in segments]))
+        else:
+            files.append(write_bytes(file, _png(content(form))))
+    return tuple(files)
+
+
+def mask_image(size: tuple[int, int], segments: Sequence[Segment]) -> Image.Image:
+    """Make a grey picture of the image's size (W, H), 255 on any of the masks and 0 off them."""
+    on = np.zeros((size[1], size[0]), bool)
+    for segment in segments:
+        on |= segment.mask
+    return Image.fromarray(on.astype(np.uint8) * 255)
+
+
+def cut_out(image: Image.Image, mask: Image.Image) -> Image.Image:
+    """Make an RGBA picture of an RGB image, opaque where the mask is white; its transparent pixels are black.
+
+    (Their colours are not kept, or a program that leaves transparency out would show the whole image.)
+    """
+    cut = Image.new("RGBA", image.size)
+    cut.paste(image, mask=mask)
+    return cut
 
 
 def write_noun_sheet(file: Path, image: Image.Image, text: str, panels: Sequence[NounPanel], title: str) -> Path:
@@ -66,18 +114,6 @@ def write_noun_sheet(file: Path, image: Image.Image, text: str, panels: Sequence
     from grounding.viz_nouns import noun_sheet  # imports matplotlib, which is slow
 
     return write_bytes(file, _png(noun_sheet(image, text, panels, title)))
-
-
-def _write(
-    file: Path, form: Format, image: Image.Image, heatmap: Heatmap, segments: Sequence[Segment], title: str
-) -> Path:
-    if form == "npz":
-        return save_heatmap(file, heatmap)
-    if form == "coco":
-        return write_coco(file, [coco_result(segment, file.name) for segment in segments])
-    from grounding.viz import overlay  # imports matplotlib, which is slow
-
-    return write_bytes(file, _png(overlay(image, heatmap, segments, title)))
 
 
 def _png(image: Image.Image) -> bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 # Before torch is imported, and inherited by child processes: the models are too small to gain from more threads, and
@@ -42,6 +43,25 @@ def tiny_segmenter(tmp_path_factory) -> Path:
     return save_tiny_sam(tmp_path_factory.mktemp("tiny-sam"))
 
 
+@pytest.fixture
+def hub_cache(monkeypatch, tmp_path) -> Callable[..., None]:
+    """No hub, and an empty cache: a function puts a commit of a model into it, as the newest."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def put(name: str, commit: str) -> None:
+        folder = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+        snapshot = folder / "snapshots" / commit
+        for place in (folder / "refs", snapshot):
+            place.mkdir(parents=True, exist_ok=True)
+        (folder / "refs" / "main").write_text(commit)
+        (snapshot / "config.json").write_text("{}")
+
+    return put
+
+
 @pytest.fixture(scope="session")
 def made_nltk_folder(tmp_path_factory) -> Path:
     """A folder with NLTK's data for a few words."""
@@ -54,15 +74,12 @@ def made_nltk_folder(tmp_path_factory) -> Path:
 def nltk_data(made_nltk_folder, monkeypatch) -> Iterator[Path]:
     """NLTK with the made data, whatever is installed; unloaded again afterwards."""
     import nltk
-
-    from evals.nltk_tags import load_nltk
+    from made_nltk import forget_nltk
 
     monkeypatch.setattr(nltk.data, "path", [str(made_nltk_folder)])
-    load_nltk.cache_clear()
+    forget_nltk()
     yield made_nltk_folder
-    load_nltk.cache_clear()
-    if hasattr(nltk.corpus.wordnet, "_unload"):
-        nltk.corpus.wordnet._unload()
+    forget_nltk()
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +90,20 @@ def pictures(tmp_path_factory) -> Path:
     for name, (height, width) in {"a": (90, 130), "b": (100, 60), "c": (64, 64)}.items():
         Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{name}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def _loaders():
+    """The loaders of models and segmenters, each with a memory."""
+    from grounding.models.load import load
+    from grounding.segmenters.load import load_segmenter
+
+    return cache(load), cache(load_segmenter)
+
+
+@pytest.fixture
+def loaded_once(_loaders, monkeypatch) -> None:
+    """Commands share loaded models and segmenters, of one name and device; what they do with them is their own."""
+    load, load_segmenter = _loaders
+    monkeypatch.setattr("grounding.models.load.load", load)
+    monkeypatch.setattr("grounding.segmenters.load.load_segmenter", load_segmenter)

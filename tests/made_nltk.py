@@ -18,6 +18,18 @@ _LEMMAS = {"noun": "dog bench seat people".split(), "verb": "be seat sit".split(
 _EXCEPTIONS = {"verb": "are be\nis be\nsat sit\n"}
 
 
+def forget_nltk() -> None:
+    """Let go of what NLTK and we have loaded, so that the next use reads the data folders again."""
+    import nltk
+
+    from evals.nltk_tags import load_nltk
+
+    for loaded in (load_nltk, nltk.tag._get_tagger, nltk.tokenize._get_punkt_tokenizer):
+        loaded.cache_clear()
+    if hasattr(nltk.corpus.wordnet, "_unload"):
+        nltk.corpus.wordnet._unload()
+
+
 def write_nltk_data(folder: Path) -> Path:
     """Write `punkt_tab`, `averaged_perceptron_tagger_eng` and `wordnet` in the layout of NLTK's data folder."""
     from nltk.tag.perceptron import PerceptronTagger

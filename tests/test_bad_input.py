@@ -60,7 +60,7 @@ def test_missing_file(refused, tmp_path):
 
 
 def test_a_folder_for_an_image(refused, tmp_path):
-    assert "is a folder, but an image file is needed" in refused(tmp_path, WORDS)
+    assert "holds no picture" in refused(tmp_path, WORDS)
 
 
 def test_not_an_image(refused, tmp_path):
@@ -151,8 +151,8 @@ def test_no_hub(refused, picture, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     said = refused(picture, WORDS, model="nobody/no-such-model", method="default")
-    assert "the hub cannot be reached" in said
-    assert "--model starter" in said
+    assert "cannot be reached, and the local cache" in said
+    assert "use starter-photo (for photographs) or starter" in said
 
 
 def test_unknown_method(refused, picture):

@@ -213,6 +213,24 @@ def test_a_broken_plug_in_is_one_sentence(argv, said, with_raises, capsys):
     assert err.count("\n") == 1
 
 
+def test_a_name_that_two_distributions_register_is_refused(monkeypatch, capsys):
+    doctor = next(entry for entry in entry_points(group=ENTRY_POINTS) if entry.name == "doctor")
+    other = EntryPoint("doctor", f"{__name__}:RAISES", ENTRY_POINTS)
+    monkeypatch.setattr(cli, "entry_points", lambda group: [*entry_points(group=group), doctor, other])
+    assert main(["doctor"]) == 2
+    err = capsys.readouterr().err
+    said = f"registered more than once, by distribution 'vlm-grounding' ({doctor.value}) and by"
+    assert f"error: the command 'doctor' is {said} distribution 'unknown' ({__name__}:RAISES): rename one" in err
+    assert err.count("\n") == 1
+    assert main(["--help"]) == 0
+    assert f"({said}" in capsys.readouterr().out
+
+
+def test_a_distribution_that_is_found_twice_is_one(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "entry_points", lambda group: [*entry_points(group=group), *entry_points(group=group)])
+    assert main(["doctor", "--help"]) == 0
+
+
 def test_doctor_tells_and_fails_with_1(monkeypatch, capsys):
     from grounding import doctor
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +35,14 @@ def test_the_sdpa_kernel_takes_an_additive_mask_per_head() -> None:
     found = compat.sdpa_kernel()(nn.Identity(), query, key, key, mask, scaling=0.5)[0]
     expected = (query @ key.transpose(-1, -2) * 0.5 + mask).softmax(-1) @ key
     torch.testing.assert_close(found, expected.transpose(1, 2), atol=1e-6, rtol=1e-5)
+
+
+def test_the_commit_of_a_hub_model_is_the_one_that_main_means(hub_cache) -> None:
+    for commit in ("a" * 40, "b" * 40):
+        hub_cache("owner/model", commit)
+        assert compat.hub_commit("owner/model") == commit
+    with pytest.raises(OSError, match="cached files"):
+        compat.hub_commit("owner/other")
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
@@ -92,3 +102,122 @@ def test_positions_are_those_that_generate_gives() -> None:
             assert positions.shape[-1] == 4
             assert (positions[..., 1:] - positions[..., :-1] == 1).all(), "text positions count on"
     assert compat.generation_positions(SimpleNamespace(), inputs) is None
+
+
+@pytest.mark.parametrize("mask", [None, "bool", "additive"])
+def test_the_kernels_log_sum_exp_comes_with_the_same_output(mask: str | None) -> None:
+    random = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, count, 8, generator=random) for count in (5, 7, 7))
+    given = {None: None, "bool": torch.rand(2, 1, 5, 7, generator=random) > 0.3, "additive": torch.randn(1, 1, 5, 7)}[
+        mask
+    ]
+    with torch.no_grad():
+        found = compat.attention_with_lse(query, key, value, given)
+        expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, given)
+    assert found is not None
+    assert torch.equal(found[0], expected)
+    logits = query @ key.transpose(-1, -2) * 8**-0.5
+    if mask == "bool":
+        logits = logits.masked_fill(~given, -torch.inf)
+    elif mask == "additive":
+        logits = logits + given
+    torch.testing.assert_close(found[1], logits.logsumexp(-1), atol=1e-5, rtol=0)
+
+
+def test_kernels_without_a_log_sum_exp_give_none() -> None:
+    query = torch.randn(1, 2, 4, 8)
+    assert compat.attention_with_lse(query, query, query, dropout_p=0.1) is None
+    assert compat.attention_with_lse(query.requires_grad_(), query, query) is None
+
+
+def test_the_dispatchers_kernels_are_wrapped_and_restored() -> None:
+    dispatch = pytest.importorskip("diffusers.models.attention_dispatch", reason="the extra diffusion is not installed")
+    registry = dispatch._AttentionBackendRegistry
+    before, seen = dict(registry._backends), []
+
+    def wrap(name: str, kernel: compat.Kernel, arguments: frozenset[str]) -> compat.Kernel:
+        def wrapped(**given: Any) -> Any:
+            seen.append((name, set(given) <= arguments))
+            return kernel(**given)
+
+        return wrapped
+
+    query = torch.randn(1, 4, 2, 8)
+    plain = dispatch.dispatch_attention_fn(query, query, query)
+    with compat.dispatched_kernels(wrap):
+        inside = dispatch.dispatch_attention_fn(query, query, query)
+    assert torch.equal(plain, inside)
+    assert seen == [("native", True)]
+    assert registry._backends == before
+
+
+def test_the_pipelines_dtype_argument_sets_the_number_format(tmp_path: Any) -> None:
+    pytest.importorskip("diffusers", reason="the extra diffusion is not installed")
+    from diffusers import FluxPipeline
+
+    from grounding.diffusion.tiny import tiny_pipeline
+
+    tiny_pipeline("FluxPipeline").save_pretrained(tmp_path)
+    pipe = FluxPipeline.from_pretrained(tmp_path, **{compat.pipeline_dtype_argument(): torch.bfloat16})
+    assert pipe.transformer.dtype == torch.bfloat16
+
+
+def test_the_hub_is_offline_inside_the_block_alone(monkeypatch) -> None:
+    from huggingface_hub import constants, is_offline_mode
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with compat.hub_offline():
+        assert is_offline_mode()
+    assert not is_offline_mode()
+    with pytest.raises(RuntimeError, match="stop"), compat.hub_offline():
+        raise RuntimeError("stop")
+    assert not is_offline_mode()
+
+
+def test_every_generate_runs_within_a_context_and_is_undone() -> None:
+    from transformers import GenerationMixin
+
+    model, before = tiny_llava()[0], GenerationMixin.generate
+    seen: list[Any] = []
+
+    @contextmanager
+    def around(found: Any, inputs: Any, options: Any) -> Iterator[None]:
+        seen.append((found, inputs is not None, sorted(options)))
+        yield
+        seen.append("done")
+
+    ids = torch.arange(5, 9)[None]
+    with compat.wrapped_generate(around):
+        model.generate(ids, max_new_tokens=1)
+        model.generate(input_ids=ids, max_new_tokens=1)
+    assert GenerationMixin.generate is before
+    model.generate(ids, max_new_tokens=1)
+    first, second = (model, True, ["max_new_tokens"]), (model, False, ["input_ids", "max_new_tokens"])
+    assert seen == [first, "done", second, "done"]
+
+
+def test_settings_of_a_generation_come_from_the_call_its_config_or_the_model() -> None:
+    from transformers import GenerationConfig
+
+    model = tiny_llava()[0]
+    names = ("prompt_lookup_num_tokens", "assistant_model")
+    assert not any(compat.generation_options(model, {}, names))
+    assert compat.generation_options(model, {"prompt_lookup_num_tokens": 3}, names)[0] == 3
+    config = GenerationConfig(prompt_lookup_num_tokens=4)
+    assert compat.generation_options(model, {"generation_config": config}, names)[0] == 4
+    model.generation_config.prompt_lookup_num_tokens = 5
+    assert compat.generation_options(model, {}, names)[0] == 5
+
+
+def test_settings_that_differ_by_layer_are_read_layer_by_layer() -> None:
+    import transformers
+
+    config = tiny_llava()[0].get_decoder().config
+    assert compat.layer_settings(config, "num_attention_heads") == [4]
+    assert compat.layer_settings(config, "no_such_setting") == []
+    if not hasattr(transformers, "Gemma4TextConfig"):
+        pytest.skip("this version of transformers has no Gemma 4")
+    layers = ["sliding_attention", "full_attention"]
+    mixed = transformers.Gemma4TextConfig(num_hidden_layers=2, layer_types=layers, head_dim=8, global_head_dim=16)
+    assert compat.layer_settings(mixed, "head_dim") == [8, 16]
+    assert compat.layer_settings(mixed, "num_attention_heads") == [8, 8]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from grounding.errors import ImageError
-from grounding.images import as_rgb, open_image
+from grounding.images import as_rgb, larger_pictures, notes_of, open_image
 
 
 def _picture(width=40, height=30) -> Image.Image:
@@ -98,12 +98,101 @@ def test_a_moving_picture_gives_its_first_frame(tmp_path):
     Image.new("RGB", (8, 8), "red").save(
         tmp_path / "a.gif", save_all=True, append_images=[Image.new("RGB", (8, 8), "blue")]
     )
-    assert np.asarray(open_image(tmp_path / "a.gif"))[0, 0].tolist() == [255, 0, 0]
+    opened = open_image(tmp_path / "a.gif")
+    assert np.asarray(opened)[0, 0].tolist() == [255, 0, 0]
+    assert notes_of(opened) == ("the picture has 2 frames or pages, of which the first is read",)
+    assert notes_of(as_rgb(opened)) == notes_of(opened.copy()) == notes_of(opened)
+    pages = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert notes_of(open_image(tmp_path / "a.tif")) == (
+        "the picture has 3 frames or pages, of which the first is read",
+    )
+    pages[0].save(tmp_path / "b.gif")
+    assert notes_of(open_image(tmp_path / "b.gif")) == ()
 
 
-def _said(path, **limits) -> str:
+def test_the_frames_of_a_broken_animation_are_a_note_too(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    frames = [Image.fromarray(np.roll(noise, step)) for step in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    content = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "a.gif").write_bytes(content[: len(content) // 2])
+    assert "of which the first is read" in notes_of(open_image(tmp_path / "a.gif"))[0]
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize(("bits", "note"), [(8, True), (10, True), (12, True), (14, True), (16, False)])
+def test_a_sensors_bits_in_a_deeper_file_are_scaled_with_a_note(tmp_path, ending, bits, note):
+    top = (1 << bits) - 1
+    Image.fromarray(np.tile(np.linspace(0, top, 40).astype(np.uint16), (10, 1))).save(tmp_path / f"a.{ending}")
+    opened = open_image(tmp_path / f"a.{ending}")
+    np.testing.assert_allclose(np.asarray(opened)[0, :, 0], np.linspace(0, 255, 40), atol=1.5)
+    assert notes_of(opened) == (
+        (f"the picture's values use {bits} bits of more, and are scaled by those",) if note else ()
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "seen", "note"),
+    [
+        (np.array([[-1024, 0], [1023, 3071]], np.int32), [0, 64, 128, 255], "from -1024 to 3071"),
+        (np.array([[0, 1e6], [2e6, 4e6]], np.float32), [0, 64, 128, 255], "from 0 to 4e+06"),
+        (np.array([[0, 400], [500, 1000]], np.float32), [0, 102, 128, 255], "from 0 to 1000"),
+        (np.array([[0, 0], [70_000, 140_000]], np.int32), [0, 0, 128, 255], "from 0 to 140000"),
+        (np.array([[np.nan, 1], [np.inf, 0.5]], np.float32), [0, 255, 0, 128], ""),
+        (np.array([[np.nan, np.nan]] * 2, np.float32), [0, 0, 0, 0], ""),
+        (np.zeros((2, 2), np.int32), [0, 0, 0, 0], ""),
+    ],
+)
+def test_values_outside_the_usual_ranges_are_scaled_with_a_note(tmp_path, values, seen, note):
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    opened = open_image(tmp_path / "a.tif")
+    np.testing.assert_allclose(np.asarray(opened)[..., 0].ravel(), seen, atol=1)
+    assert (note in notes_of(opened)[0]) if note else notes_of(opened) == ()
+
+
+def test_colours_that_fill_the_lower_of_sixteen_bits_only_are_a_note(tmp_path):
+    """Pillow reads the upper byte of each; a file of 12 bits in 16 is nearly black then."""
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    def write(top):
+        rows = np.full((8, 8, 3), top, ">u2").tobytes()
+        lines = b"".join(b"\0" + rows[at : at + 48] for at in range(0, len(rows), 48))
+        head = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+        content = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+        (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+        return notes_of(open_image(tmp_path / "a.png"))
+
+    assert "so it is dark" in write(4095)[0]
+    assert write(65535) == ()
+    Image.new("RGB", (8, 8), (3, 3, 3)).save(tmp_path / "a.png")
+    assert notes_of(open_image(tmp_path / "a.png")) == ()
+
+
+def test_transparent_palettes_and_cmyk_with_rotation(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("CMYK", (10, 6), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    opened = open_image(tmp_path / "a.jpg")
+    assert opened.size == (6, 10)
+    assert np.asarray(opened)[3, 3, 0] > 200
+    palette = Image.new("P", (6, 6), 1)
+    palette.putpalette([0, 0, 0, 255, 0, 0])
+    palette.info["transparency"] = bytes([0, 128])
+    palette.putpixel((0, 0), 0)
+    palette.save(tmp_path / "p.png")
+    seen = np.asarray(open_image(tmp_path / "p.png"))
+    assert seen[0, 0].tolist() == [255, 255, 255]
+    np.testing.assert_allclose(seen[3, 3], [255, 127, 127], atol=1)
+
+
+def _said(path) -> str:
     with pytest.raises(ImageError) as caught:
-        open_image(path, **limits)
+        open_image(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
     return str(caught.value)
@@ -140,10 +229,24 @@ def test_too_small(tmp_path, size):
 def test_too_large_is_refused_before_decoding_and_names_the_limit(tmp_path):
     Image.new("1", (20_000, 20)).save(tmp_path / "wide.png")
     assert "over the limit of 16,384" in _said(tmp_path / "wide.png")
-    assert open_image(tmp_path / "wide.png", max_side=20_000).size == (20_000, 20)
+    with larger_pictures(400_000):
+        assert open_image(tmp_path / "wide.png").size == (20_000, 20)
+    assert "over the limit of 16,384" in _said(tmp_path / "wide.png")
     _picture().save(tmp_path / "a.png")
-    assert "raise max_side" in _said(tmp_path / "a.png", max_side=39)
-    assert "40x30 = 1,200 pixels, over the limit of 1,199" in _said(tmp_path / "a.png", max_pixels=1199)
+    with larger_pictures(1199):
+        said = _said(tmp_path / "a.png")
+    assert "40x30 = 1,200 pixels, over the limit of 1,199" in said
+    assert "--max-pixels N" in said
+    with larger_pictures(39):
+        assert "over the limit of 39 for the longer side" in _said(tmp_path / "a.png")
+
+
+def test_pillows_limit_is_lifted_inside_the_block_and_put_back(tmp_path, monkeypatch):
+    _picture().save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with larger_pictures(1200):
+        assert open_image(tmp_path / "a.png").size == (40, 30)
+    assert Image.MAX_IMAGE_PIXELS == 500
 
 
 def test_pillows_own_alarm_is_one_sentence(tmp_path, monkeypatch):

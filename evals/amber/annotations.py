@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from evals.inputs import field, listed, read_json, read_rows, read_text, refuse_doubles, whole_number
+from evals.inputs import field, listed, read_json, read_rows, read_text, refuse_doubles, refuse_empty, whole_number
 from grounding.errors import EvalDataError
 
 Dimension = Literal["existence", "state", "number", "action", "relation"]
 DIMENSIONS: tuple[Dimension, ...] = ("existence", "state", "number", "action", "relation")
 GENERATIVE = "generative"
+RESPONSE_NAMES = ("response", "answer", "caption", "text")
 # The data has two types for relations: "relation" where the answer is no, "discriminative-relation" where it is yes.
 # The authors' script counts every unknown type as a relation.
 _TYPES: Mapping[str, Dimension] = {
@@ -75,7 +77,7 @@ class Words:
     associates: Mapping[str, tuple[str, ...]]
     safe: frozenset[str]
 
-    @property
+    @cached_property
     def known(self) -> frozenset[str]:
         """Every word that counts as an object."""
         return frozenset(self.associates).union(*self.associates.values())
@@ -122,7 +124,7 @@ def read_words(relation: str | Path, safe: str | Path) -> Words:
 
 
 def read_responses(path: str | Path, annotations: Annotations) -> dict[int, str]:
-    """Read responses by id: one JSON array, or JSON lines, of `id` and `response`.
+    """Read responses by id: one JSON array, or JSON lines, of `id` (or `question_id`) and `response` (or `text`, ...).
 
     Raises:
         EvalDataError: the file cannot be read, an id occurs twice, or the annotations lack an id.
@@ -130,7 +132,7 @@ def read_responses(path: str | Path, annotations: Annotations) -> dict[int, str]
     pairs = []
     for number, row in enumerate(read_rows(path, "the responses"), 1):
         where = f"row {number} of {path}"
-        pairs.append((whole_number(row, ("id",), where), field(row, ("response", "answer", "caption"), str, where)))
+        pairs.append((whole_number(row, ("id", "question_id"), where), field(row, RESPONSE_NAMES, str, where)))
     refuse_doubles((one for one, _ in pairs), path, "ids")
     unknown = [one for one, _ in pairs if one not in annotations.scenes and one not in annotations.statements]
     if unknown:
@@ -138,6 +140,7 @@ def read_responses(path: str | Path, annotations: Annotations) -> dict[int, str]
             f"{path}: {len(unknown)} of {len(pairs)} ids are not in AMBER's annotations ({listed(unknown)}): give "
             "responses to its own queries"
         )
+    refuse_empty([text for _, text in pairs], path)
     return dict(pairs)
 
 

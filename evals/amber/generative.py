@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evals.amber.annotations import AmberScene, Words
-from evals.statistics import Interval, RatioOfSums, bootstrap, mean_of
+from evals.statistics import Interval, RatioOfSums, bootstrap_all, mean_of
 from grounding.errors import EvalDataError
 
 Similar = Callable[[str, str], bool]
@@ -123,7 +123,7 @@ def ratios(found: Sequence[DescriptionCounts]) -> dict[str, RatioOfSums]:
 
 def score_descriptions(found: Sequence[DescriptionCounts], *, seed: int = 0) -> GenerativeScore:
     """Compute the metrics over descriptions, at least one."""
-    return GenerativeScore(len(found), **{name: bootstrap(one, seed=seed) for name, one in ratios(found).items()})
+    return GenerativeScore(len(found), **bootstrap_all(ratios(found), seed=seed))
 
 
 def _listed(heads: Sequence[str], words: Words) -> list[tuple[str, int]]:

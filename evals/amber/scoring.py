@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,13 +19,14 @@ from evals.amber.generative import (
     score_descriptions,
 )
 from evals.amber.nouns import description_nouns, similarity
+from evals.chair.words import Pipeline, settle
 from evals.paired import compare_right, difference_table, differences_json, in_percent, paired
 from evals.report import aligned, percent
 from evals.task import Scored
 from evals.yesno.parsers import PARSERS
 from grounding.runs.provenance import versions
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +35,21 @@ class AmberOptions:
 
     Attributes:
         data: AMBER's data folder, with annotations.json, relation.json and safe_words.txt.
-        pipeline: `rules` looks up every word, `nltk` the nouns that NLTK tags.
+        pipeline: `nltk` looks up the nouns that NLTK tags, `rules` every word that its neighbours let be a noun; `auto`
+            is `nltk` where package and data are there (`grounding eval nltk-data` brings the data), else `rules`.
         vectors: `en_core_web_lg` counts similar words as equal, `none` does not.
         parser: `exact` accepts only the strings "Yes" and "No", as in the authors' script; or one of POPE's parsers.
     """
 
     data: Path
-    pipeline: Literal["rules", "nltk"] = "rules"
+    pipeline: Literal["auto", "rules", "nltk"] = "auto"
     vectors: Literal["none", "en_core_web_lg"] = "none"
     parser: Literal["exact", "official", "pai", "lmms-eval", "vlmevalkit"] = "exact"
+
+    @cached_property
+    def settled(self) -> Pipeline:
+        """The pipeline that finds nouns, `auto` settled."""
+        return settle(self.pipeline)
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ def count(responses: Mapping[int, str], annotations: Annotations, options: Amber
     descriptions: dict[int, DescriptionCounts] = {}
     if described:
         words = read_words(options.data / "relation.json", options.data / "safe_words.txt")
-        nouns, similar = description_nouns(options.pipeline), similarity(options.vectors)
+        nouns, similar = description_nouns(options.settled, words.known), similarity(options.vectors)
         for one in described:
             scene = annotations.scenes[one]
             descriptions[one] = score_description(one, nouns(responses[one]), scene, words, similar)
@@ -96,7 +104,7 @@ def score_counts(counts: AmberCounts, options: AmberOptions, seed: int) -> Score
         else None,
         "discriminative": {name: asdict(one) for name, one in discriminative.items()} or None,
         "amber_score": amber_score(round(100 * figures["chair"].value, 1), discriminative["all"].f1) if both else None,
-        "variant": {"pipeline": options.pipeline, "vectors": options.vectors, "parser": options.parser},
+        "variant": {"pipeline": options.settled, "vectors": options.vectors, "parser": options.parser},
         "seed": seed,
         "versions": versions(),
     }
@@ -136,7 +144,7 @@ def _tables(
             ("Cog (lower is better)", generative.cog),
         )
         parts += [
-            f"AMBER, {generative.n} descriptions, nouns by {options.pipeline}, word vectors {options.vectors}",
+            f"AMBER, {generative.n} descriptions, nouns by {options.settled}, word vectors {options.vectors}",
             aligned(
                 [[name, f"{100 * one.value:.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]"] for name, one in figures]
             ),

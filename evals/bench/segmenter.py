@@ -7,7 +7,6 @@ calls a part.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from pycocotools import mask as coco_mask
 from scipy.ndimage import distance_transform_edt
 
 from grounding.errors import OutputError
+from grounding.files import read_json
 from grounding.segmenters.load import load_segmenter
 from grounding.segmenters.mask_selection import MaskRule, predict_mask
 from grounding.types import BoolArray, PointPrompts
@@ -157,13 +157,12 @@ def decode(segmentation: list[list[float]] | dict[str, Any], height: int, width:
 def _draw(folder: Path, limit: int, seed: int, min_area: int) -> dict[Path, list[dict[str, Any]]]:
     """The drawn annotations by image file."""
     file = folder / "instances.json"
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise OutputError(
-            f"{file} cannot be read ({reason}); expected a COCO instances.json beside a folder images/"
-        ) from error
+
+    def refuse(wrong: OSError | ValueError) -> OutputError:
+        reason = wrong.strerror if isinstance(wrong, OSError) else wrong
+        return OutputError(f"{file} cannot be read ({reason}); expected a COCO instances.json beside a folder images/")
+
+    data = read_json(file, refuse)
     paths = {image["id"]: folder / "images" / image["file_name"] for image in data["images"]}
     there = {key: path for key, path in paths.items() if path.is_file()}
     eligible = [

@@ -68,11 +68,16 @@ def point_json(point: CurvePoint) -> dict[str, float]:
 
 
 def sample_json(score: CaptionScore) -> dict[str, Any]:
-    """Convert one caption's counts to a line of a details file."""
+    """Convert one caption's counts to a line of a details file; `named` lists the words that named each class."""
+    named: dict[str, list[str]] = {}
+    for place, one in zip(score.places, score.mentions, strict=True):
+        if score.words[place] not in named.setdefault(one, []):
+            named[one].append(score.words[place])
     return {
         "image_id": score.image_id,
         "mentions": list(score.mentions),
         "hallucinated": list(score.hallucinated),
+        "named": named,
         "missed": sorted(score.truth - set(score.mentions)),
         "length": len(score.words),
         "repeats": score.quality.repeats,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from evals.chair.lexicon import DoubleWords, Lexicon, read_lexicon
 from evals.chair.score import CaptionScore, ImageCaption, score_caption
-from evals.chair.truth import Truth, read_truth, refuse_unknown
+from evals.chair.truth import Truth, read_truth, unknown_images
 from evals.chair.words import Normaliser, Pipeline, normaliser
 from evals.fetch import local_file
 
 _HASH_DIGITS = 16
+_BLOCK = 1 << 20  # bytes hashed at a time
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,30 @@ class ChairResources:
     truth: Truth
     hashes: Mapping[str, str]
 
-    def score(self, captions: Sequence[ImageCaption], where: str | Path) -> tuple[CaptionScore, ...]:
-        """Score every caption.
+    def score(self, captions: Iterable[ImageCaption], where: str | Path) -> tuple[CaptionScore, ...]:
+        """Score every caption; see `scores`."""
+        return tuple(self.scores(captions, where))
+
+    def scores(self, captions: Iterable[ImageCaption], where: str | Path) -> Iterator[CaptionScore]:
+        """Score captions one by one, without holding them.
 
         Args:
             captions: the captions.
             where: their source, for messages.
 
         Raises:
-            EvalDataError: the ground truth lacks one of the images.
+            EvalDataError: the ground truth lacks some of the images; raised after the last.
         """
-        refuse_unknown((one.image_id for one in captions), self.truth, where)
-        return tuple(score_caption(one, self.truth, self.lexicon, self.normalise) for one in captions)
+        unknown: list[int] = []
+        seen = 0
+        for one in captions:
+            seen += 1
+            if one.image_id not in self.truth:
+                unknown.append(one.image_id)
+            elif not unknown:
+                yield score_caption(one, self.truth, self.lexicon, self.normalise)
+        if unknown:
+            raise unknown_images(unknown, seen, where)
 
     @staticmethod
     def hash_of(path: Path) -> str:
@@ -53,7 +66,9 @@ class ChairResources:
         for file in files:
             if path.is_dir():
                 digest.update(file.name.encode())
-            digest.update(file.read_bytes())
+            with file.open("rb") as stream:
+                while block := stream.read(_BLOCK):
+                    digest.update(block)
         return digest.hexdigest()[:_HASH_DIGITS]
 
 

@@ -8,20 +8,20 @@ number of words and punctuation marks after double words are merged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from evals.chair.counts import CaptionCounts
 from evals.chair.lexicon import Lexicon
 from evals.chair.truth import Truth
 from evals.chair.words import Normaliser
-from evals.inputs import field, read_rows, refuse_doubles, whole_number
-from evals.statistics import Interval, RatioOfSums, bootstrap, mean_of
+from evals.inputs import field, image_number, iter_rows
+from evals.statistics import Interval, RatioOfSums, bootstrap_all
 from evals.textquality import TextQuality, text_quality
+from grounding.errors import EvalDataError
 
-ID_NAMES = ("image_id", "imageId", "id")
+ID_NAMES = ("image_id", "imageId", "cocoid", "image", "image_path", "file_name", "filename", "id")
 CAPTION_NAMES = ("caption", "text", "response", "answer")
 
 
@@ -44,6 +44,7 @@ class CaptionScore:
         hallucinated: the mentions whose class the image does not show.
         truth: the image's classes.
         quality: repetition and unfinished ends of the text.
+        places: of each mention, its index among the words.
     """
 
     image_id: int
@@ -52,11 +53,7 @@ class CaptionScore:
     hallucinated: tuple[str, ...]
     truth: frozenset[str]
     quality: TextQuality
-
-    @property
-    def distinct(self) -> int:
-        """Number of different classes named."""
-        return len(set(self.mentions))
+    places: tuple[int, ...] = ()
 
     @property
     def correct(self) -> int:
@@ -101,18 +98,33 @@ class ChairScore:
     cut_off: Interval
 
 
-def read_captions(path: str | Path) -> tuple[ImageCaption, ...]:
-    """Read captions from JSON lines or a JSON array of objects with `image_id` and `caption`.
+def iter_captions(path: str | Path) -> Iterator[ImageCaption]:
+    """Read captions one by one from JSON lines or a JSON array of objects with `image_id` and `caption`.
+
+    The id is a whole number, or COCO's name of the picture, such as "COCO_val2014_000000000139.jpg".
 
     Raises:
-        EvalDataError: the file cannot be read, a row lacks an id or a text, or an id occurs twice.
+        EvalDataError: the file cannot be read, or a row lacks an id or a text; after the last, an id occurred twice.
     """
-    captions = []
-    for number, row in enumerate(read_rows(path, "the captions"), 1):
+    rows: dict[int, int] = {}
+    doubled: list[int] = []
+    for number, row in enumerate(iter_rows(path, "the captions"), 1):
         where = f"row {number} of {path}"
-        captions.append(ImageCaption(whole_number(row, ID_NAMES, where), field(row, CAPTION_NAMES, str, where)))
-    refuse_doubles((one.image_id for one in captions), path, "image ids")
-    return tuple(captions)
+        caption = ImageCaption(image_number(row, ID_NAMES, where), field(row, CAPTION_NAMES, str, where))
+        if rows.setdefault(caption.image_id, number) != number:
+            doubled += [caption.image_id, number]
+        yield caption
+    if doubled:
+        first, second = doubled[:2]
+        raise EvalDataError(
+            f"{path} has {len(set(doubled[::2]))} image ids more than once, the first is {first} in rows {rows[first]} "
+            f"and {second}: keep one row of each"
+        )
+
+
+def read_captions(path: str | Path) -> tuple[ImageCaption, ...]:
+    """Read all captions; see `iter_captions`."""
+    return tuple(iter_captions(path))
 
 
 def score_caption(caption: ImageCaption, truth: Truth, lexicon: Lexicon, normalise: Normaliser) -> CaptionScore:
@@ -130,54 +142,30 @@ def with_words(
     image_id: int, words: Sequence[str], truth: frozenset[str], lexicon: Lexicon, quality: TextQuality
 ) -> CaptionScore:
     """Score base words whose double words are merged already."""
-    mentions = lexicon.objects(words)
+    places = lexicon.places(words)
+    mentions = tuple(lexicon.class_of[words[place]] for place in places)
     wrong = tuple(one for one in mentions if one not in truth)
-    return CaptionScore(image_id, tuple(words), mentions, wrong, truth, quality)
+    return CaptionScore(image_id, tuple(words), mentions, wrong, truth, quality, places)
 
 
 def cut(score: CaptionScore, length: int, lexicon: Lexicon) -> CaptionScore:
     """Score a caption's first `length` words and punctuation marks; the quality stays that of the whole text."""
+    if length >= len(score.words):
+        return score
     return with_words(score.image_id, score.words[:length], score.truth, lexicon, score.quality)
 
 
-def ratios(scores: Sequence[CaptionScore]) -> dict[str, RatioOfSums]:
+def ratios(scores: Iterable[CaptionScore]) -> dict[str, RatioOfSums]:
     """Compute every metric of `ChairScore` as a ratio of sums, by name."""
-    groups = np.array([one.image_id for one in scores], np.int64)
-
-    def ratio(tops: list[int], bottoms: list[int]) -> RatioOfSums:
-        return RatioOfSums(np.array(tops, np.float64), np.array(bottoms, np.float64), groups)
-
-    mentions = [len(one.mentions) for one in scores]
-    distinct = [one.distinct for one in scores]
-    correct = [one.correct for one in scores]
-    shown = [len(one.truth) for one in scores]
-    quality = [one.quality for one in scores]
-    grams = np.array([one.grams for one in quality], np.float64)
-    different = np.array([one.distinct_grams for one in quality], np.float64)
-    share = np.divide(different, grams, out=np.zeros_like(grams), where=grams > 0)
-    return {
-        "chair_s": mean_of([bool(one.hallucinated) for one in scores], groups),
-        "chair_i": ratio([len(one.hallucinated) for one in scores], mentions),
-        "recall": ratio(correct, shown),
-        "precision": ratio(correct, distinct),
-        # 2PR / (P + R) with P = correct / distinct and R = correct / shown.
-        "f1": ratio([2 * one for one in correct], [a + b for a, b in zip(distinct, shown, strict=True)]),
-        "length": mean_of([len(one.words) for one in scores], groups),
-        "chair_i_distinct": ratio([a - b for a, b in zip(distinct, correct, strict=True)], distinct),
-        "distinct_objects": mean_of(distinct, groups),
-        "distinct_rate": ratio(distinct, mentions),
-        "distinct_4": RatioOfSums(share, (grams > 0).astype(np.float64), groups),
-        "repeated_sentences": mean_of([one.repeats for one in quality], groups),
-        "cut_off": mean_of([one.cut_off for one in quality], groups),
-    }
+    return CaptionCounts.of(scores).ratios()
 
 
-def chair(scores: Sequence[CaptionScore], *, seed: int = 0) -> ChairScore:
+def chair(scores: Iterable[CaptionScore] | CaptionCounts, *, seed: int = 0) -> ChairScore:
     """Compute the metrics over captions.
 
     Args:
-        scores: one per caption, at least one.
+        scores: one per caption, at least one; or their counts.
         seed: of the bootstrap.
     """
-    found = {name: bootstrap(ratio, seed=seed) for name, ratio in ratios(scores).items()}
-    return ChairScore(n=len(scores), empty=sum(not one.words for one in scores), **found)
+    counts = scores if isinstance(scores, CaptionCounts) else CaptionCounts.of(scores)
+    return ChairScore(n=len(counts), empty=counts.empty, **bootstrap_all(counts.ratios(), seed=seed))

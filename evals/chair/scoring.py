@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evals.chair.compare import Matched, compare
-from evals.chair.curve import truncation_curve
+from evals.chair.counts import CaptionCounts
+from evals.chair.curve import CurveSums
 from evals.chair.lexicon import Lexicon
 from evals.chair.report import (
     HIGHER_IS_BETTER,
@@ -19,13 +20,14 @@ from evals.chair.report import (
     shown,
 )
 from evals.chair.score import CaptionScore, chair
+from evals.inputs import no_word
 from evals.paired import difference_table, differences_json
 from evals.task import Scored
 from grounding.errors import UsageError
 from grounding.runs.provenance import versions
 
 TASK = "chair"
-VERSION = 1
+VERSION = 2  # 2: possessives, train track, and the published pipeline by default
 
 
 def check_lengths(lengths: Sequence[int]) -> None:
@@ -39,27 +41,42 @@ def check_lengths(lengths: Sequence[int]) -> None:
 
 
 def score_captions(
-    scores: Sequence[CaptionScore],
+    scores: Iterable[CaptionScore],
     lexicon: Lexicon,
     name: str,
     lengths: Sequence[int],
     variant: Mapping[str, Any],
     hashes: Mapping[str, str],
     seed: int,
+    *,
+    details: bool = True,
 ) -> Scored:
     """Compute the metrics and the truncation curve of captions.
 
     Args:
-        scores: of the captions.
+        scores: of the captions, each of which is used once and then let go.
         lexicon: the tables they were scored with.
         name: of the captions, for titles.
         lengths: cuts of the curve.
         variant: see `ChairOptions.variant`.
         hashes: of the source files, by role.
         seed: of the bootstrap.
+        details: whether to list the counts of each caption.
+
+    Raises:
+        EvalDataError: no caption has a word, so that their score would be the best that there is.
     """
-    found = chair(scores, seed=seed)
-    curve = truncation_curve(scores, lexicon, lengths)
+    counts, sums = CaptionCounts(), CurveSums(lexicon, lengths)
+    samples = []
+    for one in scores:
+        counts.add(one)
+        sums.add(one)
+        if details:
+            samples.append(sample_json(one))
+    if counts.empty == len(counts):
+        raise no_word(len(counts), "captions", name)
+    found = chair(counts, seed=seed)
+    curve = sums.points()
     data = {
         "task": TASK,
         "version": VERSION,
@@ -72,9 +89,11 @@ def score_captions(
     }
     title = f"CHAIR of {name}, text by {variant['pipeline']}, double words {variant['double_words']}"
     parts = [title, chair_table({name: found})]
+    if found.empty:
+        parts.append(f"{found.empty} of {found.n} captions are empty; they name nothing, which lowers CHAIR and recall")
     if curve:
         parts += ["captions cut after k words and punctuation marks", curve_table(curve)]
-    return Scored(data, "\n\n".join(parts), [sample_json(one) for one in scores])
+    return Scored(data, "\n\n".join(parts), samples)
 
 
 def compare_captions(

@@ -9,13 +9,14 @@ content can be derived from the annotations.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from evals.chair.lexicon import Lexicon
 from evals.chair.words import Normaliser
-from evals.inputs import listed, read_json
+from evals.inputs import image_number_of, listed, read_json
 from grounding.errors import EvalDataError
+from grounding.files import user_path
 
 Truth = Mapping[int, frozenset[str]]
 WHAT = "the ground truth"
@@ -34,7 +35,7 @@ def read_truth(path: str | Path, lexicon: Lexicon, normalise: Normaliser) -> Tru
     Raises:
         EvalDataError: missing, a pickle, of the wrong kind, or naming classes that the synonyms do not know.
     """
-    place = Path(path).expanduser()
+    place = user_path(path)
     return from_folder(place, lexicon, normalise) if place.is_dir() else from_object(place, lexicon)
 
 
@@ -51,12 +52,15 @@ def from_object(path: Path, lexicon: Lexicon) -> Truth:
     if not isinstance(data, dict) or not data:
         raise EvalDataError(f"{path} holds a {type(data).__name__}, but {EXPECTED}: give another file")
     truth: dict[int, frozenset[str]] = {}
+    shared: dict[frozenset[str], frozenset[str]] = {}  # many images show the same classes
     for key, names in data.items():
-        if not key.strip().isdigit():
+        number = image_number_of(key)
+        if number is None:
             raise EvalDataError(f"{path} has the key {key!r:.60}, but {EXPECTED}: give another file")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise EvalDataError(f"{path}: image {key} has {names!r:.60}, but {EXPECTED}: give another file")
-        truth[int(key)] = frozenset(names)
+        classes = frozenset(names)
+        truth[number] = shared.setdefault(classes, classes)
     unknown = sorted(frozenset().union(*truth.values()) - lexicon.classes)
     if unknown:
         raise EvalDataError(
@@ -104,10 +108,15 @@ def refuse_unknown(images: Iterable[int], truth: Truth, where: str | Path) -> No
     wanted = list(images)
     unknown = [image for image in wanted if image not in truth]
     if unknown:
-        raise EvalDataError(
-            f"{where}: {len(unknown)} of {len(wanted)} image ids are not in {WHAT} ({listed(unknown)}): give the "
-            "ground truth of these images, or take the rows out"
-        )
+        raise unknown_images(unknown, len(wanted), where)
+
+
+def unknown_images(unknown: Sequence[int], wanted: int, where: str | Path) -> EvalDataError:
+    """The error for images that the ground truth lacks."""
+    return EvalDataError(
+        f"{where}: {len(unknown)} of {wanted} image ids are not in {WHAT} ({listed(unknown)}): give the ground truth "
+        "of these images, or take the rows out"
+    )
 
 
 def _note_images(data: Mapping[str, object], classes: dict[int, set[str]]) -> None:

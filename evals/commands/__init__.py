@@ -69,6 +69,11 @@ STEER = Command(
     "evals.commands.bench:BenchSteerCommand",
     group="Benchmark",
 )
+NLTK_DATA = Command(
+    "bring the data with which CHAIR and AMBER give published figures",
+    "evals.commands.nltk_data:EvalNltkDataCommand",
+    group="Measure",
+)
 RUN = Command(
     "run a task with a model, steered or not; resumes after an interruption",
     "evals.commands.run:EvalRunCommand",

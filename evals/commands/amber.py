@@ -20,7 +20,7 @@ class EvalAmberCommand(GenerationOptions, AmberTaskOptions):
     response are left out, as in the authors' script.
 
     Attributes:
-        responses: JSON array or lines of `id` and `response`.
+        responses: JSON array or lines of `id` and `response`, or of `question_id` and `text`.
     """
 
     responses: Path | None = None

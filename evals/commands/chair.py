@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ class EvalChairCommand(GenerationOptions, ChairTaskOptions):
     images.
 
     Attributes:
-        captions: JSON lines of objects with `image_id` and `caption`.
+        captions: JSON lines of objects with `image_id` and `caption`; an id is a number or COCO's name of the picture.
         samples: with --captions, file for the counts of each caption, as JSON lines.
     """
 
@@ -35,23 +36,41 @@ class EvalChairCommand(GenerationOptions, ChairTaskOptions):
         return 0
 
     def _score(self, file: Path) -> None:
-        from evals.chair.score import read_captions
+        from evals.chair.report import sample_json
+        from evals.chair.score import CaptionScore, iter_captions
         from evals.chair.scoring import check_lengths, score_captions
+        from grounding.files import check_writable, to_json, write_text
 
         check_lengths(self.lengths)
-        captions = read_captions(file)
-        resources = self.resources()
-        scores = resources.score(captions, file)
-        hashes = {"captions": resources.hash_of(file), **resources.hashes}
-        found = score_captions(scores, resources.lexicon, file.stem, self.lengths, self.variant, hashes, self.seed)
         if self.samples:
-            from grounding.files import to_json, write_text
+            check_writable(self.samples)
+        resources = self.resources()
+        lines: list[str] = []
 
-            lines = [to_json(one, str(self.samples)) for one in found.details]
+        def noted(scores: Iterator[CaptionScore]) -> Iterator[CaptionScore]:
+            """Keep the line of each caption, if they are wanted; the captions themselves are let go one by one."""
+            for one in scores:
+                if self.samples:
+                    lines.append(to_json(sample_json(one), str(self.samples)))
+                yield one
+
+        scores = noted(resources.scores(iter_captions(file), file))
+        found = score_captions(
+            scores,
+            resources.lexicon,
+            file.stem,
+            self.lengths,
+            self.variant,
+            resources.hashes,
+            self.seed,
+            details=False,
+        )
+        if self.samples:
             write_text(self.samples, "\n".join(lines) + "\n")
         if empty := found.data["empty"]:
             stderr().print(f"{empty} of {found.data['n']} captions are empty and count as naming nothing")
         if self.json:
-            emit(found.data)
+            # Hashed after it was read, so that a file that cannot be read is refused as such.
+            emit({**found.data, "hashes": {"captions": resources.hash_of(file), **resources.hashes}})
         else:
             stdout().print(found.text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,8 @@ import tyro
 
 from evals.commands.generation import check_seed
 from grounding.console import emit, progress_bar, stderr, stdout
-from grounding.errors import EvalDataError, ImageError, UsageError
+from grounding.errors import EvalDataError, GroundingError, UsageError
+from grounding.runs.lock import hold
 
 if TYPE_CHECKING:
     from evals.diagnostics.sources import PictureQuestion
@@ -25,6 +27,8 @@ class EvalDiagnoseCommand:
     Writes diagnostics.json and figures as PNG and SVG: shares of attention on image, instruction and earlier words, by
     layer, head and position in the text; sinks; and, where the truth is known, at words for objects that the picture
     shows and does not show. In a run's folder, `grounding eval report` includes them.
+
+    Exit codes: 0 success; 1 some pictures were left out, each with its reason on stderr; 2 refused.
 
     Attributes:
         images: pictures to ask about.
@@ -73,12 +77,16 @@ class EvalDiagnoseCommand:
                 "given, expected limit and budget of at least 1, scenes of at least 0 and a tau above 0"
             )
         items, model, steering = self._chosen()
-        found = self._diagnose(items[: self.limit], model, steering)
+        items = items[: self.limit]
+        out = self.out or self.run_folder or Path("diagnostics")
+        with hold(out, "diagnostics"):
+            return self._write(self._diagnose(items, model, steering), len(items), out)
+
+    def _write(self, found: Diagnostics, asked: int, out: Path) -> int:
         from evals.diagnostics.plots import save_figures
         from evals.diagnostics.summary import FILE
         from grounding.files import write_json
 
-        out = self.out or self.run_folder or Path("diagnostics")
         write_json(out / FILE, asdict(found), indent=None)
         pictures = save_figures(found, out / "diagnostics")
         if self.json:
@@ -86,7 +94,7 @@ class EvalDiagnoseCommand:
         else:
             self._print(found)
             stdout().print(f"\n{out / FILE} and {len(pictures)} figures in {out / 'diagnostics'}")
-        return 0
+        return 1 if len(found.texts) < asked else 0
 
     def _chosen(self) -> tuple[list[PictureQuestion], str, Steering | None]:
         """Return the items, the model's name and the steering."""
@@ -95,7 +103,7 @@ class EvalDiagnoseCommand:
 
         steering = load_steering(self.steer) if self.steer else None
         if self.scenes:
-            return from_scenes(self.scenes, self.seed, self.question), self.model or "starter", steering
+            return from_scenes(self.scenes, self.seed, self.question or ""), self.model or "starter", steering
         if self.run_folder is None:
             return from_images(self.images, self.question or ""), self.model or "starter-photo", steering
         from evals.folder import read_folder
@@ -121,7 +129,8 @@ class EvalDiagnoseCommand:
         from evals.diagnostics.trace import trace
         from grounding.attention.sinks import SinkRule
         from grounding.models.load import load
-        from grounding.runs.provenance import short_hash, versions
+        from grounding.runs.attempts import attempt_one
+        from grounding.runs.provenance import model_identity, short_hash, versions
         from grounding.steering.decoding import Decoding
 
         decoding, sinks = Decoding(max_new_tokens=self.max_new_tokens), SinkRule(self.tau)
@@ -130,23 +139,27 @@ class EvalDiagnoseCommand:
             stderr().print(f"note: {vlm.notice}")
         items = [replace(item, question=item.question or vlm.default_question) for item in items]
         looked: list[TracedItem] = []
+        first = ""
         with progress_bar(stderr()) as progress:
             task = progress.add_task("diagnose", total=len(items))
+
+            def look(item: PictureQuestion) -> TracedItem:
+                budget = self.budget_mib << 20
+                one = trace(vlm, item.open(), item.question, steering, decoding, sinks, budget_bytes=budget)
+                return TracedItem(item.id, item.question, one, item.words(one.text))
+
             for item in items:
-                try:
-                    image = item.open()
-                except ImageError as wrong:
-                    stderr().print(f"{item.id} is left out: {wrong}")
+                outcome = attempt_one(partial(look, item))
+                if isinstance(outcome, GroundingError):
+                    first = first or str(outcome)
+                    stderr().print(f"{item.id} is left out: {outcome}")
                 else:
-                    one = trace(
-                        vlm, image, item.question, steering, decoding, sinks, budget_bytes=self.budget_mib << 20
-                    )
-                    looked.append(TracedItem(item.id, item.question, one, item.words(one.text)))
+                    looked.append(outcome)
                 progress.advance(task)
         if not looked:
-            raise EvalDataError(f"none of the {len(items)} pictures could be read: check their paths")
+            raise EvalDataError(f"none of the {len(items)} pictures could be used; the first: {first}")
         settings: dict[str, Any] = {
-            "model": model,
+            **asdict(model_identity(model, self.device, self.dtype)),
             "steering": steering.to_yaml() if steering else None,
             "decoding": asdict(decoding),
             "sinks": asdict(sinks),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from grounding import schema
 from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import UsageError
 
@@ -122,13 +123,20 @@ class GenerationOptions:
         """
         from evals.plan import worker
         from evals.runner import Run
+        from grounding.runs.folder import EVALUATION
 
         check_seed(self.seed)
         if not self.model or self.out is None:
             missing = "--model" if not self.model else "--out"
             raise UsageError(f"{missing} is missing: a run needs a model that answers, and a folder for its answers")
-        plan, me = self._plan(task), worker(self.shard)
-        run = Run.begin(task, plan, self.out)
+        me = worker(self.shard)
+        task = self._reworded(task, me)
+        plan = self._plan(task)
+        with EVALUATION.hold(self.out, me.part):
+            return self._answer(Run.begin(task, plan, self.out), plan, me)
+
+    def _answer(self, run: Run, plan: Plan, me: Worker) -> int:
+        """Answer what is left for this worker, and score and print what is complete."""
         todo = run.left(me, plan.batch_size)
         if todo:
             self._work(run, todo, plan, me)
@@ -142,6 +150,20 @@ class GenerationOptions:
         code = print_scores(run, self.json)
         # A launcher takes any other exit code for a crash and ends the other processes.
         return 0 if me.launched else code
+
+    def _reworded(self, task: Task, me: Worker) -> Task:
+        """The task in the model's own words, with a note where they replace a protocol's."""
+        from evals.tasks.protocols import Rewordable
+        from grounding.models.load import own_words
+
+        if not isinstance(task, Rewordable):
+            return task
+        asked = task.in_words_of(own_words(self.model))
+        if asked != task and me.is_main:
+            new = [(name, value) for name, value in schema.plain(asked).items() if schema.plain(task)[name] != value]
+            said = ", ".join(f"{'--prompt' if name == 'words' else f'--{name}'} {value!r}" for name, value in new)
+            stderr().print(f"note: {self.model} is asked in words of its own, as with {said}; give others to change it")
+        return asked
 
     def _plan(self, task: Task) -> Plan:
         from evals.plan import Plan
@@ -168,6 +190,7 @@ class GenerationOptions:
         )
 
     def _work(self, run: Run, todo: Sequence[Any], plan: Plan, me: Worker) -> None:
+        from evals.task import Particular
         from grounding.runs.provenance import versions
 
         before = run.manifest["versions"]
@@ -175,6 +198,8 @@ class GenerationOptions:
         if changed:
             stderr().print(f"note: the run was begun with another version of {', '.join(changed)}; texts may differ")
         vlm = self._load(me)
+        if isinstance(run.task, Particular):
+            run.task.check_model(vlm)
         with progress_bar(stderr()) as progress:
             total = sum(len(batch) for _, batch in todo)
             bar = progress.add_task(f"eval {run.task.name}", total=total, visible=me.is_main)

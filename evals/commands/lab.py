@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from grounding.console import emit, progress_bar, stderr, stdout
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from evals.lab.plan import Candidate, LabPlan
     from evals.task import Answer
@@ -45,27 +46,37 @@ class LabCommand:
 
     def run(self) -> int:
         """Run or resume the lab, and print tables or one JSON object."""
-        from evals.lab.compare import run_lab
         from evals.lab.plan import load_plan
-        from evals.lab.report import lab_json, lab_plot, lab_table, plan_json, verdicts
-        from evals.tasks.scenes import ScenesTask
-        from grounding.files import write_bytes, write_json, write_text
-        from grounding.models.load import load
-        from grounding.runs.provenance import short_hash, versions
+        from grounding.runs.lock import hold
 
         plan = load_plan(self.plan)
         if self.model:
             plan = replace(plan, model=self.model)
         if self.limit is not None:
             plan = replace(plan, calibration_scenes=self.limit, validation_scenes=self.limit, test_scenes=self.limit)
+        with hold(self.out):
+            return self._compare(plan)
+
+    def _compare(self, plan: LabPlan) -> int:
+        """Run or resume the lab in its folder."""
+        from evals.lab.compare import question_count, run_lab
+        from evals.lab.report import lab_json, lab_plot, lab_table, plan_json, verdicts
+        from evals.tasks.scenes import ScenesTask
+        from grounding.files import write_bytes, write_json, write_text
+        from grounding.models.load import load
+        from grounding.runs.provenance import short_hash, versions
+        from grounding.scenes.known_words import check_scene_words
+
         vlm = load(plan.model)
         if vlm.notice:
-            stderr().print(vlm.notice)
+            stderr().print(f"note: {vlm.notice}")
+        check_scene_words(vlm)
         started = time.perf_counter()
         with progress_bar(stderr()) as progress:
+            whole = progress.add_task("lab", total=question_count(plan))
             found = run_lab(
                 plan,
-                lambda *what: self._answers(plan, vlm, progress, *what),
+                lambda *what: self._answers(plan, vlm, progress, whole, *what),
                 lambda candidate: self._fitted(plan, candidate, vlm, progress),
             )
         settings = plan_json(plan)
@@ -91,14 +102,11 @@ class LabCommand:
         """Fit a candidate's gains, or load them from the file of an earlier fit with the same settings."""
         from evals.lab.compare import calibration_sources
         from grounding.files import slug, write_text
-        from grounding.runs.provenance import short_hash
         from grounding.steering.fitting import fit_gains
         from grounding.steering.method import load_steering
 
         assert candidate.fit is not None
-        what = {"model": plan.model, "seed": plan.calibration_seed, "scenes": plan.calibration_scenes}
-        name = slug(candidate.name)
-        file = self.out / "fits" / f"{name}-{short_hash({**what, **asdict(candidate.fit)}, 8)}.yaml"
+        name, file = slug(candidate.name), self.fit_file(plan, candidate)
         if not file.exists():
             sources = calibration_sources(plan)
             bar = progress.add_task(f"fit/{name}", total=len(sources) * candidate.fit.passes)
@@ -107,10 +115,27 @@ class LabCommand:
             write_text(file, found.steering(name, vlm.name, candidate.fit).to_yaml())
         return load_steering(file)
 
+    def fit_file(self, plan: LabPlan, candidate: Candidate) -> Path:
+        """Where a candidate's fitted gains are stored: a name of its own for every model, set of scenes and fit."""
+        from grounding.files import slug
+        from grounding.runs.provenance import model_identity, short_hash
+
+        assert candidate.fit is not None
+        what = {**asdict(model_identity(plan.model)), "seed": plan.calibration_seed, "scenes": plan.calibration_scenes}
+        settings = short_hash({**what, **asdict(candidate.fit)}, 8)
+        return self.out / "fits" / f"{slug(candidate.name)}-{settings}.yaml"
+
     def _answers(
-        self, plan: LabPlan, vlm: VLM, progress: Progress, name: str, task: ScenesTask, steering: Steering | None
+        self,
+        plan: LabPlan,
+        vlm: VLM,
+        progress: Progress,
+        whole: TaskID,
+        name: str,
+        task: ScenesTask,
+        steering: Steering | None,
     ) -> tuple[Answer, ...]:
-        """Run a task in a folder named by its configuration; existing answers are reused."""
+        """Run a task in a folder named by its configuration; existing answers are reused, and not counted as work."""
         from evals.plan import Plan, Worker, choose, config_of
         from evals.runner import Run
         from grounding.errors import EvalDataError
@@ -123,8 +148,15 @@ class LabCommand:
         settings = config_of(task, choose(task, 0, plan.seed), how)
         run = Run.begin(task, how, self.out / "runs" / f"{slug(name)}-{short_hash(settings, 8)}")
         todo = run.left(Worker(), self.batch_size)
-        bar = progress.add_task(name, total=sum(len(batch) for _, batch in todo))
-        run.work(todo, vlm, how, Worker(), lambda answers: progress.advance(bar, len(answers)))
+        asked = sum(len(batch) for _, batch in todo)
+        progress.update(whole, total=(progress.tasks[whole].total or 0) - len(run.samples) + asked)
+        bar = progress.add_task(name, total=asked)
+
+        def report(answers: Sequence[Answer]) -> None:
+            for one in (bar, whole):
+                progress.advance(one, len(answers))
+
+        run.work(todo, vlm, how, Worker(), report)
         progress.remove_task(bar)
         run.finish()
         answers = [one for one in run.answered() if one is not None]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grounding.console import emit, progress_bar, stderr, stdout
-from grounding.errors import UsageError
+from grounding.errors import GroundingError, UsageError
 from pipelines.options import ModelOptions
 
 PARTS = ("nouns", "expressions", "pope", "captions")
@@ -22,6 +22,8 @@ class EvalPhotosCommand(ModelOptions):
     Expressions: whether the best point lies in the box; the controls are the head noun alone and the centre. POPE:
     accuracy, F1 and share of yes for each split. Captions: CHAIR. Intervals are 95 % percentile bootstraps, resampled
     by photo. The test photos are those that the starters were not trained on.
+
+    Exit codes: 0 success; 1 some photos or questions failed (a reason on stderr, or a number in the scores); 2 refused.
 
     Attributes:
         data: folder of photos; see `grounding.photos`.
@@ -54,11 +56,18 @@ class EvalPhotosCommand(ModelOptions):
             )
         if self.limit < 0 or self.seed < 0:
             raise UsageError(f"--limit {self.limit} --seed {self.seed} were given, expected 0 or more of both")
+        from grounding.runs.lock import hold
+
+        with hold(self.out):
+            return self._measure()
+
+    def _measure(self) -> int:
         from evals.photos.measure import measure
         from evals.photos.plan import PhotoPlan
         from evals.photos.report import report
         from grounding.files import write_json, write_text
         from grounding.photos import read_photos
+        from grounding.runs.content import files_hash
 
         photos = read_photos(self.data)
         config = self.config()
@@ -66,8 +75,16 @@ class EvalPhotosCommand(ModelOptions):
         with progress_bar(stderr()) as progress:
             task = progress.add_task("eval photos", total=None)
             plan = PhotoPlan(self.data, self.synonyms, self.parts, self.ablate, self.limit or None, self.seed)
-            scores = measure(pipe, photos, plan, lambda count: progress.advance(task, count))
-        data: dict[str, Any] = {"config": config.plain(), "test_photos": len(photos.test), **scores}
+            failures = 0
+
+            def failed(what: str, error: GroundingError) -> None:
+                nonlocal failures
+                failures += 1
+                stderr().print(f"failed: {what}: {error}")
+
+            scores = measure(pipe, photos, plan, lambda count: progress.advance(task, count), failed)
+        shown = files_hash(self.data, (*self.data.glob("*.json"), *(photo.file for photo in photos.test)))
+        data: dict[str, Any] = {"config": config.plain(), "data_hash": shown, "test_photos": len(photos.test), **scores}
         text = report(data)
         write_json(self.out / "scores.json", data)
         write_text(self.out / "scores.md", text)
@@ -75,4 +92,5 @@ class EvalPhotosCommand(ModelOptions):
             emit(data)
         else:
             stdout().print(text, markup=False, highlight=False)
-        return 0
+        answered = [*scores.get("pope", {}).values(), *([scores["captions"]] if "captions" in scores else [])]
+        return 1 if failures or any(part["failed"] for part in answered) else 0

@@ -21,7 +21,9 @@ class EvalPopeCommand(GenerationOptions, PopeTaskOptions):
     the parser, so report it with them. With several splits, the mean of their F1 is what LLaVA calls POPE.
 
     Attributes:
-        answers: one file of JSON lines with `question_id` and `answer` per question file, in the same order.
+        answers: one file per question file, in the same order, or one file for all: rows with `question_id` and
+            `answer`; without ids, `question` and `answer` in the order of the questions, as POPE's authors write them;
+            or LLaVA's single file, with `prompt` and `text`, whose splits follow one another.
     """
 
     answers: tuple[Path, ...] = ()
@@ -42,20 +44,24 @@ class EvalPopeCommand(GenerationOptions, PopeTaskOptions):
 
     def _score(self) -> Scored:
         from evals.yesno.parsers import PARSERS
-        from evals.yesno.pope import join, read_answers, read_questions
+        from evals.yesno.pope import join, read_questions
+        from evals.yesno.pope_answers import answers_by_file, read_answers, texts_of
         from evals.yesno.scoring import score_splits
 
-        if len(self.questions) != len(self.answers):
+        if len(self.answers) not in (1, len(self.questions)):
             raise UsageError(
                 f"{len(self.questions)} question files and {len(self.answers)} answer files were given, expected as "
-                "many of the one as of the other, in the same order"
+                "many of the one as of the other, in the same order, or one file of answers to all"
             )
         parser = PARSERS[self.parser]
+        files = [read_questions(asked) for asked in self.questions]
+        whole = [read_answers(path) for path in self.answers]
+        parts = whole if len(whole) > 1 else answers_by_file(files, whole[0], self.answers[0])
+        paths = self.answers if len(whole) > 1 else self.answers * len(files)
         splits, notes = {}, {}
-        for asked, answers in zip(self.questions, self.answers, strict=True):
-            file = read_questions(asked)
+        for asked, file, answers, path in zip(self.questions, files, parts, paths, strict=True):
             if file.copy in splits:
                 raise EvalDataError(f"{asked} is the split {file.copy!r} for the second time: give each split once")
-            splits[file.copy] = join(file.questions, read_answers(answers), parser, answers)
+            splits[file.copy] = join(file.questions, texts_of(file.questions, answers, path), parser)
             notes[file.copy] = {"known_copy": file.known, "note": file.note}
         return score_splits(splits, parser, self.seed, extra=notes)

@@ -25,8 +25,8 @@ class EvalReportCommand:
         out: the file; report.html in the first folder if left out.
         title: of the page.
         cases: number of worst samples shown of each run.
-        synonyms: CHAIR's synonym list, to highlight every word for an object; without it only the objects' own names
-            are highlighted. A path, an address with its hash, or `chair-synonyms`.
+        synonyms: CHAIR's synonym list, to highlight the words of another list than the one that scored the runs, or of
+            runs whose details do not say their words. A path, an address with its hash, or `chair-synonyms`.
         seed: of bootstrap and permutation test.
         json: print the file's path and size as one JSON object on stdout.
     """
@@ -43,7 +43,7 @@ class EvalReportCommand:
         """Read the runs, build the page and write it."""
         from evals.folder import read_folder
         from evals.html.page import build
-        from grounding.files import write_text
+        from grounding.files import check_writable, write_text
 
         check_seed(self.seed)
         if not self.folders:
@@ -57,6 +57,7 @@ class EvalReportCommand:
 
             lexicon = read_lexicon(local_file(self.synonyms, "the synonyms"))
         runs = [read_folder(folder) for folder in dict.fromkeys(self.folders)]
+        check_writable(self.out or self.folders[0] / "report.html")
         page = build(runs, title=self.title, cases=self.cases, lexicon=lexicon, seed=self.seed)
         out = write_text(self.out or self.folders[0] / "report.html", page)
         if self.json:

@@ -82,8 +82,10 @@ class EvalJoinCommand:
         """Join, score and print."""
         from evals.runner import join
         from evals.runs import RunFolder
+        from grounding.runs.folder import EVALUATION
 
         if not self.folders:
             raise UsageError("no folder was given: give the folders of the shards")
-        run = join([RunFolder(folder) for folder in self.folders], self.out or self.folders[0])
-        return print_scores(run, self.json)
+        out = self.out or self.folders[0]
+        with EVALUATION.hold(out, "samples"):
+            return print_scores(join([RunFolder(folder) for folder in self.folders], out), self.json)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from grounding.console import emit, progress_bar, stderr, stdout
-from grounding.errors import UsageError
+from grounding.errors import GroundingError, UsageError
 from pipelines.options import ModelOptions
 
 if TYPE_CHECKING:
-    from evals.scenes import Answers
+    from evals.scenes import Answers, ExpressionSample
 
 TASK_VERSION = 1
 
@@ -23,6 +23,8 @@ class EvalScenesCommand(ModelOptions):
     Pointing accuracy is the share of samples whose best point lies on the target's visible pixels. Intervals are 95 %
     percentile bootstraps, resampled by image. The controls use the same samples: a point at the image's centre, the map
     of words for another object of the scene, and a point inside the target, which is the segmenter's upper bound.
+
+    Exit codes: 0 success; 1 some samples failed, which counts as a miss, each with its reason on stderr; 2 refused.
 
     Attributes:
         model: `starter`, which was trained on such scenes, a folder written by save_pretrained, or a hub id.
@@ -48,10 +50,18 @@ class EvalScenesCommand(ModelOptions):
                 "per-scene of at least 1 and a seed from 0"
             )
         config = self.config()
-        pipe = self.load()
         from evals.scenes import answer_samples, draw_samples
+        from grounding.scenes.known_words import check_scene_words
 
-        started = time.perf_counter()
+        pipe = self.load(check=check_scene_words)
+
+        started, refused = time.perf_counter(), 0
+
+        def failed(sample: ExpressionSample, error: GroundingError) -> None:
+            nonlocal refused
+            refused += 1
+            stderr().print(f"failed: scene {sample.scene}, {sample.expression!r}: {error}")
+
         with progress_bar(stderr()) as progress:
             task = progress.add_task("eval scenes", total=self.limit)
             answers = answer_samples(
@@ -59,13 +69,14 @@ class EvalScenesCommand(ModelOptions):
                 draw_samples(self.seed, self.limit, self.per_scene),
                 ablate=self.ablate,
                 advance=lambda count: progress.advance(task, count),
+                failed=failed,
             )
         seconds = time.perf_counter() - started
         if self.json:
             emit(self._object(answers, config.plain(), seconds))
         else:
             self._print(answers, seconds)
-        return 0
+        return 1 if refused else 0
 
     def _object(self, answers: Answers, config: dict[str, Any], seconds: float) -> dict[str, Any]:
         from evals.report import change, change_json, score, score_json

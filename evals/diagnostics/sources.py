@@ -52,20 +52,18 @@ def from_images(paths: Sequence[Path], question: str) -> list[PictureQuestion]:
     return [PictureQuestion(path.name, question, partial(_open, path)) for path in paths]
 
 
-def from_scenes(count: int, seed: int, question: str | None = None) -> list[PictureQuestion]:
+def from_scenes(count: int, seed: int, question: str = "") -> list[PictureQuestion]:
     """Drawn scenes outside the starters' training data, with the shapes in them."""
     from grounding.scenes.drawing import draw_scene
     from grounding.scenes.files import scene_seed
-    from grounding.scenes.language import DESCRIBE, PLURALS
+    from grounding.scenes.language import PLURALS
 
     lexicon = make_lexicon("\n".join(f"{shape}, {plural}" for shape, plural in PLURALS.items()))
     items = []
     for index in range(count):
         scene = draw_scene(scene_seed(seed, index))
         truth = frozenset(thing.kind.shape for thing in scene.objects)
-        items.append(
-            PictureQuestion(f"scene {index}", question or DESCRIBE, partial(_same, scene.image), truth, lexicon)
-        )
+        items.append(PictureQuestion(f"scene {index}", question, partial(_same, scene.image), truth, lexicon))
     return items
 
 

@@ -61,38 +61,48 @@ class Case:
 
 
 def worst(run: Folder, count: int, lexicon: Lexicon | None = None) -> tuple[Case, ...]:
-    """Select the worst samples: most hallucinated objects first, then most missed; of yes-no questions the wrong ones.
+    """Select the worst samples: those that hallucinate most objects first; of yes-no questions the wrong ones.
+
+    A text that only leaves objects out is no case: the shortest texts would stand first.
 
     Args:
         run: the folder.
         count: most samples.
-        lexicon: from words to objects; None for the objects' own names.
+        lexicon: from words to objects; None for the words that the run's lines say were counted.
     """
     known = lexicon or names_of(run)
-    bad = [one for one in run.samples if not one.error and badness(one) > (0, 0)]
+    bad = [one for one in run.samples if not one.error and badness(one)[0] > 0]
+    verbs = run.pipeline == "nltk"
     # The sort is stable, so ties keep the order of the samples.
-    return tuple(make_case(one, known) for one in sorted(bad, key=badness, reverse=True)[:count])
+    return tuple(make_case(one, known, verbs=verbs) for one in sorted(bad, key=badness, reverse=True)[:count])
 
 
-def badness(sample: SampleLine) -> tuple[int, int]:
-    """Count hallucinated and missed objects; for yes-no and rated answers, (1, 0) if wrong."""
+def badness(sample: SampleLine) -> tuple[int, int, int]:
+    """Count hallucinated objects, their mentions, and missed objects; (1, 0, 0) of a wrong answer."""
     if "right" in sample.fields or "says" in sample.fields:
         right = sample.fields.get("right", sample.fields.get("says") == sample.fields.get("truth"))
-        return (0 if right else 1, 0)
+        return (0 if right else 1, 0, 0)
     rating = sample.fields.get("rating")
     if isinstance(rating, int | float):
-        return (1 if rating < _HALLUCINATED else 0, 0)
-    return (len(_invented(sample)), len(sample.names("missed")))
+        return (1 if rating < _HALLUCINATED else 0, 0, 0)
+    invented = _invented(sample)
+    return (len(set(invented)), len(invented), len(sample.names("missed")))
 
 
 def names_of(run: Folder) -> Lexicon:
-    """Build tables of the own names of all objects in the run's lines."""
+    """Build tables of the words that the run's lines say were counted, and of the own names of all their objects."""
     keys = ("mentions", "hallucinated", "flagged", "missed")
-    return plain_lexicon(sorted({name for one in run.samples for key in keys for name in one.names(key)}))
+    words: dict[str, set[str]] = {}
+    for one in run.samples:
+        named = one.fields.get("named")
+        for name, found in named.items() if isinstance(named, dict) else ():
+            words.setdefault(str(name), set()).update(map(str, found if isinstance(found, list) else ()))
+    classes = sorted({name for one in run.samples for key in keys for name in one.names(key)})
+    return plain_lexicon(classes, {name: sorted(found) for name, found in sorted(words.items())})
 
 
-def make_case(sample: SampleLine, lexicon: Lexicon) -> Case:
-    """Prepare one sample for the page."""
+def make_case(sample: SampleLine, lexicon: Lexicon, *, verbs: bool = False) -> Case:
+    """Prepare one sample for the page; `verbs` as in `evals.chair.spans.mention_spans`."""
     truth, says = sample.fields.get("truth"), sample.fields.get("says")
     notes = [
         *(["cut at the token limit"] if sample.finished is False else []),
@@ -105,7 +115,7 @@ def make_case(sample: SampleLine, lexicon: Lexicon) -> Case:
         picture=thumbnail(sample.image) if sample.image else None,
         has_picture=sample.image is not None,
         question=sample.question,
-        pieces=pieces(sample, lexicon),
+        pieces=pieces(sample, lexicon, verbs=verbs),
         invented=tuple(dict.fromkeys(_invented(sample))),
         missed=sample.names("missed"),
         wanted=("yes" if truth else "no") if isinstance(truth, bool) else "",
@@ -113,12 +123,12 @@ def make_case(sample: SampleLine, lexicon: Lexicon) -> Case:
     )
 
 
-def pieces(sample: SampleLine, lexicon: Lexicon) -> tuple[Piece, ...]:
-    """Cut a sample's text at the words that name objects."""
+def pieces(sample: SampleLine, lexicon: Lexicon, *, verbs: bool = False) -> tuple[Piece, ...]:
+    """Cut a sample's text at the words that name objects; `verbs` as in `evals.chair.spans.mention_spans`."""
     wrong, named = set(_invented(sample)), set(sample.names("mentions"))
     cut: list[Piece] = []
     at = 0
-    for mention in mention_spans(sample.text, lexicon):
+    for mention in mention_spans(sample.text, lexicon, verbs=verbs):
         kind = "wrong" if mention.object in wrong else "right" if mention.object in named else ""
         if kind:
             cut += [Piece(sample.text[at : mention.start]), Piece(sample.text[mention.start : mention.end], kind)]

@@ -18,52 +18,11 @@ from evals.html.curve import curve_figure
 from evals.html.flags import flags
 from evals.html.paired import paired
 from evals.html.sections import Figure, Section, digits, label, sections, unit
+from evals.html.table import Cell, FigureRow, Table
+from evals.html.verdict import verdict
 
 SENSITIVITY = "sensitivity.yaml"
 TEMPLATES = Path(__file__).parent / "templates"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run's metric in a table.
-
-    Attributes:
-        value: the metric, formatted; empty if the run has none.
-        interval: its interval, formatted; empty without one.
-        change: the difference from the first run with its interval; empty if the runs cannot be paired.
-        p: p value of the paired test; empty without one.
-        verdict: `better` or `worse` if the interval of the difference excludes 0 and p is below `SURE`; else empty.
-    """
-
-    value: str
-    interval: str = ""
-    change: str = ""
-    p: str = ""
-    verdict: str = ""
-
-
-@dataclass(frozen=True)
-class FigureRow:
-    """One metric of every run."""
-
-    label: str
-    unit: str
-    arrow: str
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """One section of every run."""
-
-    title: str
-    counts: tuple[str, ...]
-    rows: tuple[FigureRow, ...]
-
-    @property
-    def has_changes(self) -> bool:
-        """Whether any cell has a difference."""
-        return any(cell.change for row in self.rows for cell in row.cells)
 
 
 @dataclass(frozen=True)
@@ -79,7 +38,8 @@ class ReportRun:
     """One run on the page.
 
     Attributes:
-        name: in every table.
+        name: in every table: the folder's, with as many folders above as make it unique.
+        about: model and steering; empty where unknown.
         facts: settings of the run, name and value.
         flags: warnings.
         failures: the first samples without an answer, id and reason.
@@ -89,6 +49,7 @@ class ReportRun:
     """
 
     name: str
+    about: str
     facts: tuple[tuple[str, str], ...]
     flags: tuple[str, ...]
     failures: tuple[tuple[str, str], ...]
@@ -99,9 +60,18 @@ class ReportRun:
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one task, compared with the first."""
+    """The runs of one task, compared with the first.
+
+    Attributes:
+        task: its name.
+        verdict: the result in a sentence or two.
+        runs: the runs.
+        tables: their figures.
+        curves: their truncation curves.
+    """
 
     task: str
+    verdict: tuple[str, ...]
     runs: tuple[ReportRun, ...]
     tables: tuple[Table, ...]
     curves: tuple[Plot, ...]
@@ -120,7 +90,7 @@ def build(
         folders: the runs, at least one; runs of one task are compared with the first of them.
         title: of the page.
         cases: most worst samples shown per run.
-        lexicon: from words to objects, for highlighting; None for the objects' own names.
+        lexicon: from words to objects, for highlighting; None for the words that each run counted.
         seed: of bootstrap and permutation test.
 
     Raises:
@@ -205,7 +175,7 @@ def _group(
             )
             curves.append(Plot(page_svg(figure, caption), caption))
     runs = tuple(_run(folder, names[folder.path], cases, lexicon) for folder in folders)
-    return Group(task, runs, tuple(tables), tuple(curves))
+    return Group(task, verdict([run.name for run in runs], tables), runs, tuple(tables), tuple(curves))
 
 
 def _run(folder: Folder, name: str, cases: int, lexicon: Lexicon | None) -> ReportRun:
@@ -214,6 +184,7 @@ def _run(folder: Folder, name: str, cases: int, lexicon: Lexicon | None) -> Repo
     failures = tuple((one.id, one.error) for one in folder.samples if one.error)
     return ReportRun(
         name=name,
+        about=", ".join(filter(None, (_short(folder.model), folder.steering))),
         facts=tuple(_facts(folder)),
         flags=flags(folder),
         failures=failures[:_FAILURES],
@@ -221,6 +192,11 @@ def _run(folder: Folder, name: str, cases: int, lexicon: Lexicon | None) -> Repo
         looked=len(diagnostics.texts) if diagnostics else 0,
         cases=worst(folder, cases, lexicon),
     )
+
+
+def _short(model: str | None) -> str | None:
+    """A model's hub id or packaged name, or the last part of its folder's path."""
+    return Path(model).name if model and Path(model).is_absolute() else model
 
 
 def _plots(found: Diagnostics) -> tuple[Plot, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -114,6 +115,13 @@ def run_lab(plan: LabPlan, ask: Ask, fit: FitOne) -> LabResult:
     entries.append(Entry(TRUNCATION, best.name, None, tried_cuts, answers))
     longest = max(len(one.words) for one in caption_scores(plain))
     return LabResult(tuple(entries), truncation_curve(caption_scores(plain), lexicon, range(2, longest + 1)))
+
+
+def question_count(plan: LabPlan) -> int:
+    """How many questions `run_lab` asks, over all methods and settings; fits are apart."""
+    settings = sum(math.prod(len(values) for values in one.grid.values()) for one in plan.contenders)
+    tested = len(ScenesTask(plan.test_scenes, plan.test_seed).samples())
+    return (1 + settings) * plan.validation_scenes + (1 + len(plan.contenders)) * tested
 
 
 def calibration_sources(plan: LabPlan) -> list[Source]:

@@ -9,8 +9,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from grounding import schema
 from grounding.errors import EvalDataError, MethodError
 from grounding.steering.fit_settings import FitSettings
@@ -119,8 +117,8 @@ def load_plan(path: str | Path | None = None) -> LabPlan:
     where = str(path or "lab.yaml")
     try:
         file = Path(path) if path else resources.files("configs").joinpath("evals", "lab.yaml")
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:
+        data = schema.parse_yaml(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as wrong:
         raise EvalDataError(
             f"the plan {where} cannot be read ({' '.join(str(wrong).split())}): give a YAML file"
         ) from wrong

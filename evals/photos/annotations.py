@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import numpy as np
 from PIL import Image
 
 from evals.bench.segmenter import decode
+from grounding.errors import GroundingError
 from grounding.geometry import Box
 from grounding.images import open_image
 from grounding.photos import Photo, PhotoSet, coco_classes, read_json
+from grounding.runs.attempts import attempt_one
 from grounding.types import BoolArray
 
 MIN_AREA = 0.02  # share of the photo; smaller masks are left out
@@ -44,13 +48,18 @@ class Referred:
     box_xyxy: Box
 
 
-def nouns(folder: Path, photos: PhotoSet, seed: int = 0) -> list[Noun]:
+LeftOut = Callable[[Path, GroundingError], None]
+"""Called with a photo that cannot be used, and the error."""
+
+
+def nouns(folder: Path, photos: PhotoSet, seed: int = 0, left_out: LeftOut = lambda photo, error: None) -> list[Noun]:
     """List every annotated class of at least 2 % of its photo, photo by photo.
 
     Args:
         folder: of the photos.
         photos: its photos; only test photos are used.
         seed: of the choice of other classes.
+        left_out: called for every photo that cannot be opened.
 
     Raises:
         ManifestError: the polygons cannot be read.
@@ -65,7 +74,11 @@ def nouns(folder: Path, photos: PhotoSet, seed: int = 0) -> list[Noun]:
         for entry in entries:
             mask = decode(entry["segm"], height, width)
             masks[entry["cat"]] = masks.get(entry["cat"], np.zeros_like(mask)) | mask
-        stored = open_image(photo.file).size if masks else photo.size
+        opened = attempt_one(partial(open_image, photo.file)) if masks else None
+        if isinstance(opened, GroundingError):
+            left_out(photo.file, opened)
+            continue
+        stored = opened.size if opened else photo.size
         for name, mask in sorted(masks.items()):
             if mask.mean() >= MIN_AREA:
                 rivals = [other for other in sorted(masks) if other != name] or [
@@ -75,8 +88,13 @@ def nouns(folder: Path, photos: PhotoSet, seed: int = 0) -> list[Noun]:
     return found
 
 
-def expressions(folder: Path, photos: PhotoSet) -> list[Referred]:
+def expressions(folder: Path, photos: PhotoSet, left_out: LeftOut = lambda photo, error: None) -> list[Referred]:
     """List every human expression that has a box in its photo; of test photos only.
+
+    Args:
+        folder: of the photos.
+        photos: its photos.
+        left_out: called for every photo that cannot be opened, once for each of its expressions.
 
     Raises:
         ManifestError: the expressions cannot be read.
@@ -86,11 +104,22 @@ def expressions(folder: Path, photos: PhotoSet) -> list[Referred]:
     for row in read_json(folder / "expressions.json"):
         photo = by_id.get(int(row["image_id"]))
         if photo is not None and row["box_xyxy"] is not None:
-            with Image.open(photo.file) as picture:
-                scale = (picture.width / row["width"], picture.height / row["height"])
+            size = attempt_one(partial(_stored_size, photo))
+            if isinstance(size, GroundingError):
+                left_out(photo.file, size)
+                continue
+            scale = (size[0] / row["width"], size[1] / row["height"])
             x0, y0, x1, y1 = (float(value) * scale[i % 2] for i, value in enumerate(row["box_xyxy"]))
             found.append(Referred(photo, row["expression"], (x0, y0, x1, y1)))
     return found
+
+
+def _stored_size(photo: Photo) -> tuple[int, int]:
+    try:
+        with Image.open(photo.file) as picture:
+            return picture.size
+    except OSError:
+        return open_image(photo.file).size  # its sentence says what is wrong
 
 
 def _resized(mask: BoolArray, size: tuple[int, int]) -> BoolArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from evals.photos.annotations import expressions, nouns
@@ -12,13 +13,22 @@ from evals.photos.questions import caption_scores, pope_scores
 from evals.report import change, change_json, score, score_json
 from evals.scenes import CENTRE, FULL, TRUTH, answer_samples
 from evals.statistics import Interval, bootstrap, bootstrap_difference, mean_of
+from grounding.errors import EvalDataError, GroundingError
 from grounding.models.base import VLM
 from grounding.photos import PhotoSet
+from grounding.runs.attempts import attempt_one
 from pipelines.referring import ReferringSegmentation
+
+Failed = Callable[[str, GroundingError], None]
+"""Called with what failed and the error."""
 
 
 def measure(
-    pipe: ReferringSegmentation, photos: PhotoSet, plan: PhotoPlan, advance: Callable[[int], None] = lambda count: None
+    pipe: ReferringSegmentation,
+    photos: PhotoSet,
+    plan: PhotoPlan,
+    advance: Callable[[int], None] = lambda count: None,
+    failed: Failed = lambda what, error: None,
 ) -> dict[str, Any]:
     """Measure each part of the plan.
 
@@ -27,6 +37,8 @@ def measure(
         photos: only their test photos are used.
         plan: what to measure.
         advance: called with the number of questions answered since its last call.
+        failed: called for a photo that cannot be opened, which is left out, and for a question about a photo that model
+            or segmenter refuse, which counts as a miss. Of POPE and captions the failures are in the scores.
 
     Returns:
         JSON-like scores by part.
@@ -34,8 +46,8 @@ def measure(
     vlm = pipe.source
     assert isinstance(vlm, VLM), "photos are measured on a vision-language model"
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "nouns": lambda: noun_scores(pipe, photos, plan, advance),
-        "expressions": lambda: expression_scores(pipe, photos, plan, advance),
+        "nouns": lambda: noun_scores(pipe, photos, plan, advance, failed),
+        "expressions": lambda: expression_scores(pipe, photos, plan, advance, failed),
         "pope": lambda: pope_scores(vlm, photos, plan, advance),
         "captions": lambda: caption_scores(vlm, photos, plan, advance),
     }
@@ -43,11 +55,19 @@ def measure(
 
 
 def noun_scores(
-    pipe: ReferringSegmentation, photos: PhotoSet, plan: PhotoPlan, advance: Callable[[int], None]
+    pipe: ReferringSegmentation, photos: PhotoSet, plan: PhotoPlan, advance: Callable[[int], None], failed: Failed
 ) -> dict[str, Any]:
     """Score points and masks of nouns, the controls, and the difference of the full method from each of them."""
-    found = nouns(plan.data, photos, plan.seed)[: plan.limit]
-    answers = answer_samples(pipe, noun_samples(found), ablate=plan.ablate, advance=advance)
+    found = nouns(plan.data, photos, plan.seed, lambda photo, error: failed(photo.name, error))[: plan.limit]
+    if not found:
+        raise EvalDataError(f"{plan.data} has no annotated class on a test photo that can be opened: leave out nouns")
+    answers = answer_samples(
+        pipe,
+        noun_samples(found),
+        ablate=plan.ablate,
+        advance=advance,
+        failed=lambda sample, error: failed(f"photo {sample.scene}, {sample.expression!r}", error),
+    )
     outcomes, groups = answers.outcomes, answers.scenes
     full = outcomes[FULL]
     shuffled = shuffled_hits(pipe, noun_samples(found), plan.seed, advance)
@@ -78,7 +98,7 @@ def by_class(names: Sequence[str], hits: Sequence[bool]) -> dict[str, list[int]]
 
 
 def expression_scores(
-    pipe: ReferringSegmentation, photos: PhotoSet, plan: PhotoPlan, advance: Callable[[int], None]
+    pipe: ReferringSegmentation, photos: PhotoSet, plan: PhotoPlan, advance: Callable[[int], None], failed: Failed
 ) -> dict[str, Any]:
     """Score points against boxes; an expression with a word outside the model's vocabulary is a miss, and counted.
 
@@ -86,8 +106,12 @@ def expression_scores(
     with a small vocabulary the scores over all of them say little about where known words point.
     """
     pointed = []
-    for asked in expressions(plan.data, photos)[: plan.limit]:
-        pointed.append(point_at(pipe, asked))
+    for asked in expressions(plan.data, photos, lambda photo, error: failed(photo.name, error))[: plan.limit]:
+        one = attempt_one(partial(point_at, pipe, asked))
+        if isinstance(one, GroundingError):
+            failed(f"photo {asked.photo.id}, {asked.expression!r}", one)
+            one = Pointed(asked.photo.id, None, None, False)
+        pointed.append(one)
         advance(1)
     return {
         **point_in_box(pointed),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -11,12 +12,13 @@ from PIL import Image
 from evals.metrics import best_point_hits
 from evals.photos.annotations import Noun, Referred
 from evals.scenes import ExpressionSample
-from grounding.errors import EmptyMapError, ExpressionError
+from grounding.errors import EmptyMapError, ExpressionError, GroundingError
 from grounding.geometry import Box
 from grounding.images import open_image
 from grounding.methods import run_stages
+from grounding.runs.attempts import attempt_one
 from grounding.text.parse import parse
-from grounding.types import AttentionMaps, BoolArray, PointPrompts
+from grounding.types import AttentionMaps, BoolArray, PointPrompts, RecordSpec
 from pipelines.referring import ReferringSegmentation
 
 _DONORS = 24  # photos whose maps are kept for shuffling heads
@@ -64,17 +66,21 @@ def shuffled_hits(
     """
     rng = np.random.default_rng(seed)
     spec = replace(pipe.spec, reduce="none")
-    asked: list[tuple[ExpressionSample, AttentionMaps]] = []
+    asked: list[tuple[ExpressionSample, AttentionMaps | GroundingError]] = []
     donors: list[tuple[int, AttentionMaps]] = []
     hits: list[bool] = []
 
-    def answer(sample: ExpressionSample, maps: AttentionMaps) -> bool:
+    def answer(sample: ExpressionSample, maps: AttentionMaps | GroundingError) -> bool:
+        if isinstance(maps, GroundingError):
+            return False  # a miss of the full method too
         others = [donor for photo, donor in donors if photo != sample.scene]
         return _hits(pipe, shuffle_heads(maps, others, rng), sample.truth) if others else False
 
     for sample in samples:
-        maps = pipe.record_maps([(sample.image, sample.expression)], spec)[0]
-        if len(donors) < _DONORS or sample.scene not in {photo for photo, _ in donors}:
+        maps = attempt_one(partial(_recorded, pipe, sample, spec))
+        if isinstance(maps, GroundingError):
+            pass
+        elif len(donors) < _DONORS or sample.scene not in {photo for photo, _ in donors}:
             donors = [*donors[-_DONORS + 1 :], (sample.scene, maps)]
         asked.append((sample, maps))
         advance(1)
@@ -119,6 +125,10 @@ def box_mask(box_xyxy: Box, size: tuple[int, int]) -> BoolArray:
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
     x0, y0, x1, y1 = box_xyxy
     return ((y >= y0) & (y <= y1))[:, None] & ((x >= x0) & (x <= x1))[None]
+
+
+def _recorded(pipe: ReferringSegmentation, sample: ExpressionSample, spec: RecordSpec) -> AttentionMaps:
+    return pipe.record_maps([(sample.image, sample.expression)], spec)[0]
 
 
 def _asked(pipe: ReferringSegmentation, image: Image.Image, words: str, truth: BoolArray) -> bool | None:

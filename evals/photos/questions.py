@@ -18,7 +18,6 @@ from grounding.photos import SPLITS, PhotoSet, coco_number
 from grounding.runs.attempts import cut
 from grounding.steering.decoding import Decoding
 
-PROMPT = "describe the image ."  # in the words of the photo starter's closed vocabulary
 SHOWN = 20  # captions printed in full
 _ANSWER, _CAPTION = 4, 40  # longest answer in tokens
 _BATCH = 32
@@ -65,7 +64,7 @@ def caption_scores(vlm: VLM, photos: PhotoSet, plan: PhotoPlan, advance: Callabl
         data=str(plan.data),
         ground_truth=str(plan.data / "images.json"),
         synonyms=str(plan.synonyms),
-        words=PROMPT,
+        words=vlm.default_question,
         lengths=(),
     )
     samples = sorted((one for one in task.samples() if int(one.id) in tested), key=lambda one: int(one.id))[

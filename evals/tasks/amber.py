@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -20,6 +20,7 @@ from grounding.errors import EvalDataError, UsageError
 if TYPE_CHECKING:
     from evals.amber.discriminative import Verdict
     from evals.amber.generative import DescriptionCounts
+    from grounding.models.own_words import OwnWords
 
 LIMIT = 512  # our choice; the authors' script scores responses and generates none
 QUERIES = ("query/query_all.json", "query_all.json")
@@ -37,13 +38,17 @@ class AmberTaskOptions(AmberOptions):
         images: with a model, the folder of AMBER's images.
         part: which queries to ask.
         protocol: suffix of a yes-no question: `official` none, `vlmevalkit` "Please answer yes or no.".
-        words: another suffix of a yes-no question.
+        words: another suffix of a yes-no question; left out, the model's own if it declares one, otherwise the
+            protocol's.
+        describe: another request for a description than the queries' own; left out, the model's own if it declares
+            one.
     """
 
     images: str = ""
     part: Literal["all", "generative", "discriminative"] = "all"
     protocol: Literal["official", "vlmevalkit"] = "official"
-    words: Annotated[str, tyro.conf.arg(name="prompt")] = ""
+    words: Annotated[str | None, tyro.conf.arg(name="prompt")] = None
+    describe: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +56,17 @@ class AmberTask(AmberTaskOptions, SuffixProtocols):
     """Describe AMBER's images and answer its questions."""
 
     name: ClassVar[str] = "amber"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     max_new_tokens: ClassVar[int] = LIMIT
     suffixes: ClassVar[Mapping[str, str]] = PROTOCOLS
+
+    def __post_init__(self) -> None:
+        """Settle `auto`, so that the run's manifest names the pipeline."""
+        object.__setattr__(self, "pipeline", self.settled)
+
+    def in_words_of(self, own: OwnWords) -> AmberTask:
+        """Ask for descriptions and short answers as the model declares; see `evals.tasks.protocols.Rewordable`."""
+        return replace(super().in_words_of(own), describe=own.describe if self.describe is None else self.describe)
 
     def samples(self) -> Sequence[Sample]:
         """Return one sample per query; see `Task.samples`."""
@@ -71,7 +84,7 @@ class AmberTask(AmberTaskOptions, SuffixProtocols):
                 unknown.append(one)
             kind = "generative" if described else "discriminative"
             if self.part in ("all", kind):
-                question = query if described else query + self.prompt
+                question = (self.describe or query) if described else query + self.prompt
                 samples.append(Sample(str(one), image, picture_in(self.images, image), question, {"part": kind}))
         if unknown:
             raise EvalDataError(

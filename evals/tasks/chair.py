@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
@@ -14,9 +13,12 @@ from evals.chair.curve import LENGTHS
 from evals.chair.options import ChairOptions
 from evals.chair.score import ImageCaption
 from evals.data import DataRow, read_data
-from evals.inputs import whole_number
+from evals.inputs import image_number, image_number_of
 from evals.task import Answer, Sample, Scored
 from grounding.errors import EvalDataError
+
+if TYPE_CHECKING:
+    from grounding.models.own_words import OwnWords
 
 PROTOCOLS: Mapping[str, tuple[str, int]] = {
     # Prompt and token limit in the released code of each. Scores at different limits are not comparable: the same
@@ -26,8 +28,7 @@ PROTOCOLS: Mapping[str, tuple[str, int]] = {
     "halc": ("Please describe this image in detail.", 64),
     "lmms-eval": ("Please describe this image in detail.", 2048),
 }
-ID_NAMES = ("image_id", "imageId", "id", "cocoid")
-_DIGITS = re.compile(r"(\d+)$")
+ID_NAMES = ("image_id", "imageId", "cocoid", "id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +41,15 @@ class ChairTaskOptions(ChairOptions):
         split: of a hub data set; `test` if left out.
         protocol: whose prompt and token limit to use: OPERA's (also AD-HH's and less-is-more's prompt) or PAI's with
             512 new tokens, HALC's with 64, lmms-eval's with 2,048.
-        words: another prompt.
+        words: another prompt; left out, the model's own request for a description if it declares one, otherwise the
+            protocol's.
         lengths: cuts of the truncation curve, in words and punctuation marks.
     """
 
     data: str = ""
     split: str = ""
     protocol: Literal["opera", "pai", "halc", "lmms-eval"] = "opera"
-    words: Annotated[str, tyro.conf.arg(name="prompt")] = ""
+    words: Annotated[str | None, tyro.conf.arg(name="prompt")] = None
     lengths: tuple[int, ...] = LENGTHS
 
 
@@ -56,17 +58,27 @@ class ChairTask(ChairTaskOptions):
     """Describe images; the captions are scored by CHAIR."""
 
     name: ClassVar[str] = "chair"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        """Settle `auto`, so that the run's manifest names the pipeline."""
+        object.__setattr__(self, "pipeline", self.settled)
 
     @property
     def prompt(self) -> str:
         """The instruction."""
-        return self.words or PROTOCOLS[self.protocol][0]
+        return PROTOCOLS[self.protocol][0] if self.words is None else self.words
 
     @property
     def max_new_tokens(self) -> int:
         """The protocol's limit."""
         return PROTOCOLS[self.protocol][1]
+
+    def in_words_of(self, own: OwnWords) -> ChairTask:
+        """Ask for descriptions as the model declares; see `evals.tasks.protocols.Rewordable`."""
+        if self.words is not None or own.describe is None or own.describe == self.prompt:
+            return self
+        return replace(self, words=own.describe)
 
     def samples(self) -> Sequence[Sample]:
         """Return one sample per image; see `Task.samples`."""
@@ -107,11 +119,11 @@ def captions_of(answers: Sequence[Answer]) -> list[ImageCaption]:
 
 def _image_id(row: DataRow, where: str) -> int:
     if any(name in row.fields for name in ID_NAMES):
-        return whole_number(row.fields, ID_NAMES, where)
-    found = _DIGITS.search(Path(row.name).stem)
+        return image_number(row.fields, ID_NAMES, where)
+    found = image_number_of(row.name)
     if found is None:
         raise EvalDataError(
             f"{where} has no image id and its picture's name {row.name!r} does not end in one: give the pictures "
             "COCO's names, or a metadata.jsonl with file_name and image_id"
         )
-    return int(found[1])
+    return found

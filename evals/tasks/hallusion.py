@@ -17,6 +17,7 @@ from evals.tasks.protocols import SuffixProtocols
 from evals.yesno.hallusion import HallusionRow, read_row, refuse_double_rows
 from evals.yesno.parsers import PARSERS
 from grounding.errors import EvalDataError, UsageError
+from grounding.files import user_path
 from grounding.runs.provenance import versions
 
 LIMIT = 64  # our choice: the yes or no comes first
@@ -32,14 +33,14 @@ class HallusionTaskOptions:
         data: with a model, HallusionBench.json.
         images: with a model, the folder of its `filename`s; the file's own folder if left out.
         protocol: suffix of a question: `official` none, `vlmevalkit` "Please answer yes or no.".
-        words: another suffix of a question.
+        words: another suffix of a question; left out, the model's own if it declares one, otherwise the protocol's.
         parser: rule that reads yes or no from an answer.
     """
 
     data: str = ""
     images: str = ""
     protocol: Literal["official", "vlmevalkit"] = "official"
-    words: Annotated[str, tyro.conf.arg(name="prompt")] = ""
+    words: Annotated[str | None, tyro.conf.arg(name="prompt")] = None
     parser: Literal["official", "pai", "lmms-eval", "vlmevalkit"] = "vlmevalkit"
 
 
@@ -48,7 +49,7 @@ class HallusionTask(HallusionTaskOptions, SuffixProtocols):
     """Answer HallusionBench's questions; the 178 rows without a figure are left out, as VLMEvalKit does."""
 
     name: ClassVar[str] = "hallusion"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     max_new_tokens: ClassVar[int] = LIMIT
     suffixes: ClassVar[Mapping[str, str]] = PROTOCOLS
 
@@ -56,7 +57,7 @@ class HallusionTask(HallusionTaskOptions, SuffixProtocols):
         """Return one sample per question about an image; `--limit` draws the questions of one set together."""
         if not self.data:
             raise UsageError("--data is missing: a model needs the questions, HallusionBench.json")
-        folder = self.images or str(Path(self.data).expanduser().parent)
+        folder = self.images or str(user_path(self.data).parent)
         samples, read = [], []
         for number, row in enumerate(read_rows(self.data, "the questions"), 1):
             where = f"row {number} of {self.data}"

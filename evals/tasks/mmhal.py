@@ -14,7 +14,7 @@ from evals.mmhal import TYPES, MMHalItem, MMHalScore, prompt, rating, read_templ
 from evals.report import DIGITS, aligned, percent
 from evals.task import Answer, Sample, Scored
 from grounding.errors import UsageError
-from grounding.files import write_json
+from grounding.files import user_path, write_json
 from grounding.runs.provenance import short_hash, versions
 
 VERSION = 1
@@ -73,7 +73,7 @@ class MMHalTask(MMHalTaskOptions):
             raise UsageError("--data is missing: a model needs the questions, response_template.json")
         self.asked()
         read_template(self.template)
-        folder = self.images or str(Path(self.data).expanduser().parent)
+        folder = self.images or str(user_path(self.data).parent)
         samples = []
         for number, row in enumerate(read_rows(self.data, "the questions")):
             where = f"row {number + 1} of {self.data}"

@@ -39,7 +39,7 @@ class PopeTaskOptions:
         split: of a hub data set; `test` if left out.
         protocol: suffix of a question: `official` (also OPERA's and PAI's) none; `llava` (also lmms-eval's), `vcd` and
             `vaf` a sentence that asks for a short answer.
-        words: another suffix of a question.
+        words: another suffix of a question; left out, the model's own if it declares one, otherwise the protocol's.
         parser: rule that reads an answer: `official`, `pai`, `lmms-eval` or `vlmevalkit`.
     """
 
@@ -47,7 +47,7 @@ class PopeTaskOptions:
     data: str = ""
     split: str = ""
     protocol: Literal["official", "llava", "vcd", "vaf"] = "official"
-    words: Annotated[str, tyro.conf.arg(name="prompt")] = ""
+    words: Annotated[str | None, tyro.conf.arg(name="prompt")] = None
     parser: Literal["official", "pai", "lmms-eval", "vlmevalkit"] = "official"
 
 

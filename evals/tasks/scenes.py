@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import tyro
@@ -30,6 +30,9 @@ from grounding.errors import UsageError
 from grounding.scenes.drawing import SHAPES
 from grounding.scenes.habits import HABITS, HabitScene, measuring_scene
 from grounding.scenes.language import DESCRIBE, PLURALS
+
+if TYPE_CHECKING:
+    from grounding.models.base import VLM
 
 SPLITS = ("random", "popular", "adversarial")
 QUESTION = "is there {article} {shape} ?"
@@ -89,6 +92,12 @@ class ScenesTask:
                 fields = {"kind": "yes-no", **asdict(one)}
                 found.append(self._sample(index, drawn[index], f"-{number:02d}", one.text, fields))
         return found
+
+    def check_model(self, vlm: VLM) -> None:
+        """Refuse a model that does not know the scenes' words; see `evals.task.Particular`."""
+        from grounding.scenes.known_words import check_scene_words
+
+        check_scene_words(vlm)
 
     def _sample(self, index: int, drawn: HabitScene, ending: str, question: str, fields: Mapping[str, Any]) -> Sample:
         name, picture = _name(index), partial(_picture, self.seed, index)

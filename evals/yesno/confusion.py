@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evals.report import percent
-from evals.statistics import Interval, RatioOfSums, bootstrap, mean_of
+from evals.statistics import Interval, RatioOfSums, bootstrap_all, mean_of
 from evals.yesno.parsers import Parser
 
 HIGHER_IS_BETTER: dict[str, bool | None] = {
@@ -102,7 +102,7 @@ def score_answers(answers: Sequence[Answered], *, unread_is_no: bool = True, see
         n=len(answers),
         unparsable=sum(not one.parsed for one in answers),
         unread=sum(one.says_yes is None for one in answers),
-        **{name: bootstrap(ratio, seed=seed) for name, ratio in found.items()},
+        **bootstrap_all(found, seed=seed),
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evals.inputs import field, read_rows, refuse_doubles
+from evals.inputs import field, read_rows, refuse_doubles, refuse_empty
 from evals.statistics import Interval, bootstrap, mean_of
 from evals.yesno.parsers import Parser
 from grounding.errors import EvalDataError
@@ -27,7 +27,7 @@ Verdict = Literal["correct", "incorrect", "unclear"]
 # The authors' files encode verdicts, and predictions, as digits.
 _VERDICTS: Mapping[str, Verdict] = {"0": "incorrect", "1": "correct", "2": "unclear"}
 _READY: Mapping[str, bool | None] = {"0": False, "1": True, "2": None}
-NO_FIGURE = "0"
+NO_FIGURE, EDITED = "0", "2"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class HallusionRow:
         set_id: the group of figures.
         figure_id: "0" for the original figure; in "VS" for no figure.
         question_id: the question within its set.
-        has_image: whether a figure was shown.
+        visual_input: "0" no figure, "1" an original one, "2" an edited one.
         verdict: on the answer.
     """
 
@@ -49,8 +49,18 @@ class HallusionRow:
     set_id: str
     figure_id: str
     question_id: str
-    has_image: bool
+    visual_input: str
     verdict: Verdict
+
+    @property
+    def has_image(self) -> bool:
+        """Whether a figure was shown."""
+        return self.visual_input != NO_FIGURE
+
+    @property
+    def hard(self) -> bool:
+        """Whether the authors count the row as hard: its figure was edited."""
+        return self.visual_input == EDITED
 
     @property
     def right(self) -> bool:
@@ -74,8 +84,8 @@ class HallusionScore:
         a_acc: share of right rows.
         q_acc: share of questions answered right in every variant.
         f_acc: share of figures with every question right; rows of "VS" without a figure are left out.
-        easy_q_acc: q_acc over rows of figure "0" alone.
-        hard_q_acc: q_acc over the other rows.
+        easy_q_acc: q_acc over the rows without a figure or with an original one.
+        hard_q_acc: q_acc over the rows with an edited figure.
     """
 
     n: int
@@ -102,9 +112,12 @@ def read_results(
     Raises:
         EvalDataError: it cannot be read, a field is missing or wrong, or a question of a figure occurs twice.
     """
+    found = read_rows(path, "the results")
+    if verdict is None:
+        refuse_empty([str(row[answer]) for row in found if answer in row], path)
     rows = [
         read_row(row, parser, f"row {number} of {path}", answer=answer, verdict=verdict)
-        for number, row in enumerate(read_rows(path, "the results"), 1)
+        for number, row in enumerate(found, 1)
     ]
     refuse_double_rows(rows, path)
     return tuple(rows)
@@ -122,7 +135,7 @@ def read_row(
     if keys[0] not in ("VD", "VS"):
         raise EvalDataError(f"{where} has the category {keys[0]!r}, expected 'VD' or 'VS': give HallusionBench's rows")
     found = _judged(row, verdict, where) if verdict else _compared(row, answer, parser, where)
-    return HallusionRow(keys[0], keys[1], keys[2], keys[3], keys[4], _text(row, "visual_input", where) != "0", found)
+    return HallusionRow(keys[0], keys[1], keys[2], keys[3], keys[4], _visual(row, where), found)
 
 
 def refuse_double_rows(rows: Sequence[HallusionRow], path: str | Path) -> None:
@@ -143,8 +156,8 @@ def score_rows(rows: Sequence[HallusionRow], *, seed: int = 0) -> HallusionScore
         a_acc=_whole(rows, lambda one: (*one.group, one.figure_id, one.question_id), seed),
         q_acc=_whole(rows, _question, seed),
         f_acc=_whole(figures, lambda one: (*one.group, one.figure_id), seed),
-        easy_q_acc=_whole([one for one in rows if one.figure_id == NO_FIGURE], _question, seed),
-        hard_q_acc=_whole([one for one in rows if one.figure_id != NO_FIGURE], _question, seed),
+        easy_q_acc=_whole([one for one in rows if not one.hard], _question, seed),
+        hard_q_acc=_whole([one for one in rows if one.hard], _question, seed),
     )
 
 
@@ -171,6 +184,16 @@ def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise EvalDataError(f"{where} has no {name!r}: give HallusionBench's own rows with the answers added")
     return str(value)
+
+
+def _visual(row: Mapping[str, Any], where: str) -> str:
+    value = _text(row, "visual_input", where)
+    if value not in ("0", "1", "2"):
+        raise EvalDataError(
+            f"{where} has the visual_input {value!r:.60}, expected 0 (no figure), 1 (original) or 2 (edited): give "
+            "HallusionBench's own rows"
+        )
+    return value
 
 
 def _judged(row: Mapping[str, Any], name: str, where: str) -> Verdict:

@@ -11,7 +11,7 @@ from evals.task import Scored
 from evals.yesno.hallusion import HallusionRow, HallusionScore, score_rows
 from grounding.runs.provenance import versions
 
-VERSION = 1
+VERSION = 2
 _NAMES = ("a_acc", "q_acc", "f_acc", "easy_q_acc", "hard_q_acc")
 
 

@@ -1,4 +1,4 @@
-"""Read POPE's question files, identify their copy, and join answers to questions.
+"""Read POPE's question files and identify their copy.
 
 Li et al., "Evaluating Object Hallucination in Large Vision-Language Models", EMNLP 2023. Several copies of the COCO
 questions are in circulation: some have 2,910 random questions instead of 3,000 (1,410 whose right answer is no), and
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evals.inputs import field, listed, read_rows, refuse_doubles, whole_number
+from evals.inputs import field, read_rows, refuse_doubles, whole_number
 from evals.yesno.confusion import Answered, answered
 from evals.yesno.parsers import Parser
 from grounding.errors import EvalDataError
@@ -27,7 +27,6 @@ COPIES: Mapping[str, str] = {
     "582125b92aa689dc": "coco adversarial",
 }
 OFFICIAL_ROWS = 3000
-ANSWER_NAMES = ("answer", "text", "response", "ans", "prediction", "output")
 _OBJECT = re.compile(r"is there an? (.+?) in the iman?ge", re.IGNORECASE)
 _TYPO = "imange"
 _HEX = 16
@@ -113,38 +112,12 @@ def fingerprint(questions: Sequence[PopeQuestion]) -> str:
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:_HEX]
 
 
-def read_answers(path: str | Path) -> dict[int, str]:
-    """Read answers by question id: JSON lines or one array of `question_id` and `answer` (or `text`, `response`, ...).
-
-    Raises:
-        EvalDataError: it cannot be read, a field is missing, or an id occurs twice.
-    """
-    pairs = []
-    for number, row in enumerate(read_rows(path, "the answers"), 1):
-        where = f"row {number} of {path}"
-        pairs.append((whole_number(row, ("question_id", "id"), where), field(row, ANSWER_NAMES, str, where)))
-    refuse_doubles((one for one, _ in pairs), path, "question ids")
-    return dict(pairs)
-
-
-def join(
-    questions: Sequence[PopeQuestion], answers: Mapping[int, str], parser: Parser, where: str | Path
-) -> tuple[Answered, ...]:
-    """Join every question with its answer.
-
-    Raises:
-        EvalDataError: a question has no answer, or an answer has no question.
-    """
-    ids = {one.question_id for one in questions}
-    missing, strange = sorted(ids - set(answers)), sorted(set(answers) - ids)
-    if missing or strange:
-        raise EvalDataError(
-            f"{where}: {len(missing)} of {len(ids)} questions have no answer ({listed(missing)}) and "
-            f"{len(strange)} answers have no question ({listed(strange)}): give the answers that belong to these "
-            "questions, all of them"
-        )
+def join(questions: Sequence[PopeQuestion], texts: Sequence[str], parser: Parser) -> tuple[Answered, ...]:
+    """Read the answer to every question; `texts` has one per question, in order (`evals.yesno.pope_answers`)."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(one.image for one in questions))}
-    return tuple(answered(numbers[one.image], one.truth, answers[one.question_id], parser) for one in questions)
+    return tuple(
+        answered(numbers[one.image], one.truth, text, parser) for one, text in zip(questions, texts, strict=True)
+    )
 
 
 def _object(text: str) -> str:

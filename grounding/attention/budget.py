@@ -7,7 +7,8 @@ from typing import Any
 
 from grounding.attention.request import RowRequest
 from grounding.attention.rows import UPCAST_KEYS, rows_per_chunk
-from grounding.errors import BudgetError
+from grounding.compat import layer_settings
+from grounding.errors import BudgetError, RecordingError
 
 FLOAT = 4
 """Bytes of one recorded weight, float32."""
@@ -20,8 +21,8 @@ class DecoderShape:
     Attributes:
         layers: L, decoder layers.
         heads: H, query heads.
-        kv_heads: key and value heads.
-        head_width: D, query and key width.
+        kv_heads: key and value heads; the largest number where it differs by layer.
+        head_width: D, query and key width; the largest where it differs by layer.
     """
 
     layers: int
@@ -31,10 +32,20 @@ class DecoderShape:
 
     @classmethod
     def of(cls, config: Any, layers: int) -> DecoderShape:
-        """Read the shape off a transformers text config and the number of decoder layers."""
-        heads = int(config.num_attention_heads)
-        width = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return cls(layers, heads, int(getattr(config, "num_key_value_heads", None) or heads), int(width))
+        """Read the shape off a transformers text config and the number of decoder layers.
+
+        Raises:
+            RecordingError: the config names no number of attention heads.
+        """
+        heads = layer_settings(config, "num_attention_heads")
+        if not heads:
+            raise RecordingError(
+                f"{type(config).__name__} names no number of attention heads, so there is no attention to record: "
+                "expected the config of a decoder with attention"
+            )
+        widths = layer_settings(config, "head_dim") or [config.hidden_size // heads[0]]
+        kv_heads = layer_settings(config, "num_key_value_heads") or heads
+        return cls(layers, heads[0], max(kv_heads), max(widths))
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ rows, D query and key width, Dv value width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 WeightScale = tuple[Tensor, Tensor]
@@ -32,6 +34,16 @@ class AttentionEdit:
 
     logit_bias: Tensor | None = None
     weight_scale: WeightScale | None = None
+    _additive: dict[torch.dtype, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def additive(self, dtype: torch.dtype) -> Tensor | None:
+        """Return the logit bias as kernels take it, finite and in `dtype`; it is kept for the next call."""
+        if self.logit_bias is None:
+            return None
+        if dtype not in self._additive:
+            # With -inf, a row without any visible key would be NaN.
+            self._additive[dtype] = self.logit_bias.clamp(min=torch.finfo(dtype).min).to(dtype)
+        return self._additive[dtype]
 
     def first_keys(self, count: int) -> AttentionEdit:
         """Return the edit restricted to the first `count` keys."""
@@ -46,12 +58,19 @@ class RowEdit:
 
     Attributes:
         start: index of the first edited query; it and all later queries are edited.
-        edit: the edit of all these rows, or a function from the call (with all earlier edits) and [R] int64 row indices
-            to the edit of those rows.
+        edit: the edit of all these rows, which may cover more keys than the call has, so that one object serves many
+            decode steps; or a function from the call (with all earlier edits) and [R] int64 row indices to the edit of
+            those rows.
     """
 
     start: int
     edit: AttentionEdit | Callable[[AttentionCall, Tensor], AttentionEdit]
+
+    @property
+    def fixed_bias(self) -> Tensor | None:
+        """The logit bias, where that is the whole edit and is known before the call; else None."""
+        edit = self.edit
+        return edit.logit_bias if isinstance(edit, AttentionEdit) and edit.weight_scale is None else None
 
 
 @dataclass(frozen=True)
@@ -72,7 +91,12 @@ class AttentionCall:
         bias: additive [B or 1, H or 1, Q, K] position bias, in addition to the mask.
         query_offset: sequence position of query 0.
         key_offset: sequence position of key 0; above 0 only where a sliding cache has dropped keys.
+        dropout: probability with which the kernel drops weights.
+        real: [B or 1, Q] bool, queries that are tokens and not padding, where the pass says it; None where only the mask
+            does.
         edits: edits of the weights, in order; empty for a call as the model makes it.
+        log_sum_exp: [B, H, Q] float32, per query the logarithm of the sum of the exponentials of its logits, as the
+            kernel computed it; None where the kernel returns none or no subscriber asks for it.
     """
 
     query: Tensor
@@ -86,7 +110,10 @@ class AttentionCall:
     bias: Tensor | None = None
     query_offset: int = 0
     key_offset: int = 0
+    dropout: float = 0.0
+    real: Tensor | None = None
     edits: tuple[RowEdit, ...] = ()
+    log_sum_exp: Tensor | None = None
 
     @property
     def query_count(self) -> int:
@@ -103,6 +130,12 @@ class AttentionCall:
         """H, query heads."""
         return self.query.shape[1]
 
+    def changed(self, **values: Any) -> AttentionCall:
+        """Return a copy with other values; a decode step makes several per layer, and `replace` takes ten times longer."""
+        copied = object.__new__(AttentionCall)
+        copied.__dict__.update(self.__dict__, **values)
+        return copied
+
     def heads(self, chosen: Tensor) -> AttentionCall:
         """Return the call restricted to some query heads, each with its own copy of its key head, without edits.
 
@@ -118,6 +151,7 @@ class AttentionCall:
             mask=_some_heads(self.mask, chosen),
             bias=_some_heads(self.bias, chosen),
             edits=(),
+            log_sum_exp=None if self.log_sum_exp is None else self.log_sum_exp.index_select(1, chosen),
         )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from types import MethodType
 from typing import Any
 
 import torch
@@ -12,19 +13,23 @@ from torch import Tensor
 
 from grounding.attention.budget import DecoderShape, check_budget, readable
 from grounding.attention.call import AttentionCall
+from grounding.attention.coverage import refuse_other_keys
 from grounding.attention.events import Pass, Subscriber
+from grounding.attention.generation import Prompt
+from grounding.attention.introspect import real_positions
+from grounding.attention.output_check import checked, output_error, refuse_unexplained
 from grounding.attention.prompt_statistics import PromptStatistics
 from grounding.attention.request import Recording, RowRequest
 from grounding.attention.rows import (
-    OUTPUT_TOLERANCE,
     as_index,
     iter_rows,
     keep_columns,
-    output_error,
     real_queries,
 )
 from grounding.attention.store import RowStore
+from grounding.attention.token_rows import TokenRows
 from grounding.errors import BudgetError, RecordingError
+from grounding.numerics import overflow
 
 
 class RowCollector(Subscriber):
@@ -53,6 +58,7 @@ class RowCollector(Subscriber):
         spec = request.spec
         self.layers = spec.layers if spec.layers is not None else tuple(range(shape.layers))
         self._store = RowStore(request, self.layers, len(spec.heads) if spec.heads else shape.heads)
+        self._token = TokenRows(request, len(self.layers), self._store.add_token)
         self._statistics = PromptStatistics(request, self.layers)
         self._running = False
         self._checked_length = 0
@@ -63,9 +69,13 @@ class RowCollector(Subscriber):
         self._pieces = 0
         self._reached = 0  # prompt positions read so far
         self._steps = 0
+        self._end: int | None = None  # the prompt's length as `generate` was given it
+        self._cache: Any = None
+        self._tokens: Tensor | None = None  # which queries of the pass are no padding
         self._decoding = False
         self._seen: set[int] = set()
         self._errors: list[tuple[int, torch.dtype, Tensor]] = []
+        self._dtype = torch.float32
 
     # -- events
 
@@ -79,6 +89,21 @@ class RowCollector(Subscriber):
             check_budget(self.request, self.shape, length)
             self._checked_length = length
 
+    def begin_generation(self, prompt: Prompt) -> None:
+        """Take over the prompt's length.
+
+        Raises:
+            RecordingError: decode steps are wanted of assisted generation, or a position is outside the prompt.
+        """
+        if prompt.assisted and self.request.decode:
+            raise RecordingError(
+                "assisted generation (an assistant model or prompt lookup) reads several candidates a step, so there "
+                "is no row per step: record decode steps of plain generation, or with decode=False"
+            )
+        if self._steps == 0:
+            self._refuse_unreached(prompt.length)
+            self._end = prompt.length
+
     def begin_pass(self, running: Pass) -> None:
         """Decide whether the pass reads the prompt or a generated token.
 
@@ -91,7 +116,7 @@ class RowCollector(Subscriber):
         if self._total is None:
             self._start = past
             self._refuse_missed(past)
-        elif past != self._total:
+        elif past != self._total and not self._takes_back(past):
             raise RecordingError(
                 "a second prompt was started inside one record() block, or generate ran without its cache; open one "
                 "record() per prompt and generate with use_cache=True"
@@ -99,14 +124,16 @@ class RowCollector(Subscriber):
                 else f"the key/value cache holds {past} positions where {self._total} were recorded, as assisted "
                 "generation leaves it; record without changing the cache in between"
             )
-        self._decoding = self._total is not None and self._is_decode(past, queries)
-        self._past, self._total = past, past + queries
+        self._decoding = self._is_decode(past, queries)
+        self._past, self._total, self._cache = past, past + queries, running.cache
+        self._tokens = None if self._decoding else real_positions(running.mask, past, queries)
         self._running = True
         self._seen.clear()
         if self._decoding:
             self._steps += 1
             if self.request.decode:
                 self._store.start_step()
+                self._token.start(self._total)
         else:
             self._pieces += 1
             self._reached = self._total
@@ -136,9 +163,15 @@ class RowCollector(Subscriber):
             )
         self._refuse_shape(layer, call)
         assert self._total is not None
-        call = replace(call, query_offset=self._past, key_offset=max(self._total - call.key_count, 0))
         first = not self._seen
         self._seen.add(layer)
+        # The first step keeps whole rows of every layer, which are compared with the kernel's output.
+        if self._decoding and self._steps > 1:
+            with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
+                if self._token.add(layer, call):
+                    return
+        offset = max(self._total - call.key_count, 0)
+        call = replace(call, query_offset=self._past, key_offset=offset, real=self._tokens)
         with torch.no_grad():
             for element in range(self.request.batch_size):
                 rows, slots = self._wanted(call, element, check=first)
@@ -152,6 +185,7 @@ class RowCollector(Subscriber):
 
         Raises:
             RecordingError: a layer made no call, or its rows do not reproduce its output.
+            ModelError: its rows or its output are not finite.
             BudgetError: the decode steps exceed the budget.
         """
         if not self._running:
@@ -168,7 +202,10 @@ class RowCollector(Subscriber):
                 "layer to use transformers' attention interface or torch's scaled_dot_product_attention. Ask for other "
                 "layers, or load the model with attn_implementation='sdpa'"
             )
-        self._refuse_unexplained()
+        refuse_unexplained(self._errors)
+        self._errors.clear()
+        with torch.no_grad():
+            self._token.finish()
         self._store.flush()
         if self._decoding and self._on_step is not None:
             self._on_step(self._store.take_step())
@@ -183,6 +220,7 @@ class RowCollector(Subscriber):
 
         Raises:
             RecordingError: the model did not run in the block, or the prompt is too short for the request.
+            ModelError: a recorded row is not finite.
         """
         if self._total is None:
             raise RecordingError(
@@ -191,12 +229,16 @@ class RowCollector(Subscriber):
             )
         prompt = self._prompt if self._prompt is not None else self._reached
         self._refuse_unreached(prompt)
+        if self.request.decode and self._steps == 0 and self._pieces > 1 and self._end is None:
+            self._refuse_unclear_end(prompt)
         columns = [len(k) for k in self.request.keys] if self.request.keys is not None else None
         elements = range(self.request.batch_size)
         prefill = [self._store.finished_prefill(b, columns[b] if columns else prompt) for b in elements]
         decode = []
         if self.request.decode:
             decode = [self._store.finished_decode(b, columns[b] if columns else prompt) for b in elements]
+        if not all(bool(rows.sum().isfinite()) for rows in (*prefill, *decode)):
+            raise overflow("a recorded row", self._dtype)
         statistics = [self._statistics.statistics(b) for b in elements]
         sinks = None
         if self.request.spec.residual_sinks:
@@ -205,14 +247,8 @@ class RowCollector(Subscriber):
 
     def _forbid_reorder(self, cache: Any) -> None:
         if "reorder_cache" not in vars(cache):
-            cache.reorder_cache = self._refuse_reorder
+            cache.reorder_cache = _RefusedReorder(cache)
             self._undo.callback(lambda: vars(cache).pop("reorder_cache", None))
-
-    def _refuse_reorder(self, *_: Any, **__: Any) -> None:
-        raise RecordingError(
-            "beam search reorders the cache between steps, so a recorded decode row would not belong to the returned "
-            "text; generate with num_beams=1, or record with decode=False"
-        )
 
     # -- keeping
 
@@ -239,10 +275,14 @@ class RowCollector(Subscriber):
         keys = self.request.keys
         columns = as_index(keys[element], rows.device) if keys is not None else None
         heads = as_index(self.request.spec.heads, rows.device) if self.request.spec.heads is not None else None
+        suspects = checked(len(rows)) if not self._decoding or self._steps == 1 else []
         for part, weights in iter_rows(call, element, rows):
-            if part.start == 0 and (not self._decoding or self._steps == 1):
-                error = output_error(call, element, rows[:1], weights[:, :1], output)
-                self._errors.append((layer, call.query.dtype, error))
+            own = [row - part.start for row in suspects if part.start <= row < part.stop]
+            if own:
+                few = as_index(own, rows.device)
+                error = output_error(call, element, rows[part][few], weights.index_select(1, few), output)
+                self._dtype = call.query.dtype
+                self._errors.append((layer, self._dtype, error))
             kept = keep_columns(weights, columns, call.key_offset, self._total)
             kept = kept if heads is None else kept.index_select(0, heads)
             self._store.add(layer, element, slots[part], kept, decode=self._decoding)
@@ -250,8 +290,16 @@ class RowCollector(Subscriber):
     # -- refusing
 
     def _is_decode(self, past: int, queries: int) -> bool:
-        """Whether a pass after the first is a decode step and not a further chunk of the prompt."""
-        if self._steps == 0 and queries > 1:
+        """Whether a pass is a decode step and not the prompt or a piece of it."""
+        if self._end is not None:
+            if past + queries <= self._end:
+                return False
+            if past < self._end:
+                raise RecordingError(
+                    f"one pass reads the end of the prompt ({self._end} positions) and {past + queries - self._end} "
+                    "candidates after it, as assisted generation and prompt lookup do; record plain generation"
+                )
+        elif self._total is None or (self._steps == 0 and queries > 1):
             return False
         if queries > 1:
             if self.request.decode:
@@ -261,20 +309,34 @@ class RowCollector(Subscriber):
                 )
             return True
         if self._steps == 0:
-            last = max((max(q) for q in self.request.queries if q), default=-1)
-            if self._pieces > 1 and last >= past:
-                raise RecordingError(
-                    "the prompt is read in pieces and the last piece is one position long, which looks like a decode "
-                    "step; choose another prefill_chunk_size"
-                )
-            if self._pieces > 1 and self.request.decode and last != past - 1:
-                raise RecordingError(
-                    "the prompt is read in pieces, so the first decode step can only be told apart if the prompt's "
-                    "last position is among the queries; add it"
-                )
+            if self._end is None:
+                self._refuse_unclear_end(past)
             self._prompt = past
             self._refuse_unreached(past)
         return True
+
+    def _takes_back(self, past: int) -> bool:
+        """Whether a pass after rejected candidates of assisted generation begins, none of whose rows are wanted."""
+        return self._end is not None and past >= self._end and not self.request.decode
+
+    def _refuse_unclear_end(self, prompt: int) -> None:
+        """Refuse a run without `generate` whose passes do not tell where the prompt ends.
+
+        Args:
+            prompt: its length if the pass that begins is a decode step.
+        """
+        last = max((max(q) for q in self.request.queries if q), default=-1)
+        if last >= prompt:
+            raise RecordingError(
+                f"query position {last} is read by a pass of one position, which looks like a decode step: read the "
+                "last piece of the prompt in a pass of several positions (another prefill_chunk_size), or with "
+                "model.generate"
+            )
+        if self.request.decode and last != prompt - 1:
+            raise RecordingError(
+                "decode steps are recorded of passes that do not say where the prompt ends: add the prompt's last "
+                "position to the queries, or run model.generate"
+            )
 
     def _refuse_missed(self, past: int) -> None:
         missed = [q for element in self.request.queries for q in element if q < past]
@@ -295,31 +357,50 @@ class RowCollector(Subscriber):
                     )
 
     def _refuse_shape(self, layer: int, call: AttentionCall) -> None:
-        batch = call.query.shape[0]
+        batch, heads, queries = call.query.shape[:3]
         if batch != self.request.batch_size:
             raise RecordingError(
-                f"the model runs {batch} sequences but the request is for {self.request.batch_size}; give queries per "
-                "sequence, and generate without beam search or num_return_sequences"
+                f"the model runs {batch} sequences but the request is for {self.request.batch_size}; give one tuple of "
+                "queries per sequence, those of beams and num_return_sequences included (their decode steps need "
+                "decode=False)"
             )
-        if call.head_count != self.shape.heads:
+        if heads != self.shape.heads:
+            raise RecordingError(f"layer {layer} runs {heads} heads but {_why_other_heads(self.shape.heads)}")
+        if call.dropout:
             raise RecordingError(
-                f"layer {layer} runs {call.head_count} heads but the model's config says {self.shape.heads}, as under "
-                "tensor parallelism; record in one process that holds all heads"
+                f"layer {layer} drops attention weights at random (dropout {call.dropout:g}), so its output is not "
+                "that of the recorded weights: call model.eval() first"
             )
-        if call.query_count + self._past != self._total:
+        if queries + self._past != self._total:
             raise RecordingError(
-                f"layer {layer} attends from {call.query_count} positions where the pass has "
-                f"{(self._total or 0) - self._past}; only decoders that keep every position can be recorded"
+                f"layer {layer} attends from {queries} positions where the pass has "
+                f"{(self._total or 0) - self._past}, as layers with shared keys do while generate reads a prompt: "
+                "record a pass of model(**inputs), which keeps every position, or other layers"
             )
+        refuse_other_keys(layer, call, self._past, self._cache)
 
-    def _refuse_unexplained(self) -> None:
-        """Refuse rows that, multiplied by the values, do not reproduce the kernel's output."""
-        errors, self._errors = self._errors, []
-        for layer, dtype, error in errors:
-            worst, allowed = float(error), OUTPUT_TOLERANCE.get(dtype, OUTPUT_TOLERANCE[torch.float32])
-            if not worst <= allowed:
-                raise RecordingError(
-                    f"the weights recorded in layer {layer} do not explain its attention's output (off by {worst:.2g} "
-                    f"of the largest value, {allowed:g} allowed in {dtype}): this model's attention is more than a "
-                    "softmax over scaled, masked query-key products, and cannot be recorded"
-                )
+
+def _why_other_heads(heads: int) -> str:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return f"the model's config says {heads}, as under tensor parallelism; record in one process with all heads"
+    return (
+        f"the model's config says {heads}: the layers of one recording have equal numbers of heads, so choose those of "
+        f"{heads} with RecordSpec(layers=...)"
+    )
+
+
+class _RefusedReorder:
+    """Refuse to reorder a cache; a deep copy of the cache reorders as its class does."""
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        raise RecordingError(
+            "beam search reorders the cache between steps, so a recorded decode row would not belong to the returned "
+            "text; generate with num_beams=1, or record with decode=False"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo.get(id(self._cache))
+        return self if copied is None else MethodType(type(copied).reorder_cache, copied)

@@ -6,7 +6,8 @@ The output of an edited row r of one head, with the edit's `logit_bias` b and `w
 
 Unedited rows are computed by the kernel as without an edit and stay bit-identical. Edited rows are computed in chunks
 of bounded memory, with b added to the mask [B, H, r, K]; a decode step has one row and needs one call. Weight scales
-are applied outside the kernel, for the edited heads only.
+are applied outside the kernel, for the edited heads only. A bias that is known before the call costs a decode step no
+more than a slice.
 
 Notes:
     A bias of rank one could instead be carried by one additional column of queries and keys, without a mask; this
@@ -43,17 +44,40 @@ def run_edited(
     Returns:
         (output [B, Q, H, Dv], None), the return value of transformers' kernels.
     """
+    # The additive mask built below includes both, so the kernel must not apply them again.
+    included = {name: value for name, value in options.items() if name not in ("position_bias", "sliding_window")}
+    token = _token_mask(call)
+    if token is not None:
+        return kernel(module, call.query, call.key, call.value, token, *args, **included)[0], None
     start = min(edit.start for edit in call.edits)
     parts = []
     if start > 0:
         parts.append(kernel(module, call.query, call.key, call.value, mask, *args, **options)[0][:, :start])
-    # The additive mask built below includes both, so the kernel must not apply them again.
-    options = {name: value for name, value in options.items() if name not in ("position_bias", "sliding_window")}
     size = rows_per_chunk(call.query.shape[0] * call.head_count, call.key_count)
     for first in range(start, call.query_count, size):
         part = slice(first, min(first + size, call.query_count))
-        parts.append(_run_part(kernel, module, call, part, args, options))
+        parts.append(_run_part(kernel, module, call, part, args, included))
     return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)), None
+
+
+def _token_mask(call: AttentionCall) -> Tensor | None:
+    """Return the additive mask [B, H, 1, K] of one token whose edit is one fixed bias, the usual decode step.
+
+    Nothing but the mask of padding is computed per layer; None where the general way is needed.
+    """
+    fixed = call.edits[0].fixed_bias if len(call.edits) == 1 and call.query_count == 1 else None
+    ahead = call.causal and call.key_offset + call.key_count > call.query_offset + 1
+    if fixed is None or fixed.ndim != 4 or call.edits[0].start > 0 or ahead:
+        return None
+    if call.window is not None or call.bias is not None:
+        return None
+    dtype, keys = call.query.dtype, call.key_count
+    bias = call.edits[0].edit.additive(dtype)[..., :keys]  # type: ignore[union-attr]  # fixed_bias is not None
+    if call.mask is not None:
+        if call.mask.ndim != 4 or call.mask.dtype != torch.bool:
+            return None
+        bias = torch.where(call.mask[..., :keys], bias, torch.finfo(dtype).min)
+    return bias.expand(call.query.shape[0], call.head_count, 1, keys)
 
 
 def _run_part(

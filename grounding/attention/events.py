@@ -1,7 +1,8 @@
 """Define the stream of attention events and its subscribers.
 
 For every run of a stack of layers the events are, in order: `begin_pass`; per layer `residual`, `edit`, `observe` and
-`gate`; `end_pass`. Recording is a subscriber that keeps observed rows; steering is a subscriber that returns edits.
+`gate`; `end_pass`. `begin_generation` precedes the passes of a call of `generate`. Recording is a subscriber that keeps
+observed rows; steering is a subscriber that returns edits.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from grounding.attention.call import AttentionCall
+from grounding.attention.generation import Prompt
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class Pass:
         past: positions in the key/value cache before the run.
         queries: Q, new positions that the run reads; None where the call does not show it (a vision tower).
         cache: the key/value cache, or None.
+        mask: the attention mask that the stack was given, in whatever form; None without one.
         inputs: keyword arguments of the call.
     """
 
     past: int
     queries: int | None
     cache: Any = None
+    mask: Any = None
     inputs: Mapping[str, Any] | None = None
 
 
@@ -42,6 +46,9 @@ class Subscriber:
 
     def before_model(self, length: int) -> None:
         """Handle the start of the whole model on `length` positions, before its vision tower runs."""
+
+    def begin_generation(self, prompt: Prompt) -> None:
+        """Handle the start of `generate` on a prompt whose length is known."""
 
     def begin_pass(self, running: Pass) -> None:
         """Handle the start of a run of the stack."""
@@ -77,12 +84,14 @@ class Scope:
         residuals: layers whose inputs are emitted.
         gates: layers whose heads' outputs are emitted.
         edits: whether the subscriber may edit calls.
+        log_sum_exp: whether calls are to carry the kernel's log-sum-exp where it gives one.
     """
 
     calls: Collection[int] = ()
     residuals: Collection[int] = ()
     gates: Collection[int] = ()
     edits: bool = False
+    log_sum_exp: bool = False
 
 
 class Route:
@@ -132,6 +141,21 @@ def opened(route: Route) -> Iterator[None]:
 def without_edits() -> Iterator[None]:
     """Disable all edits inside the block, for example to read another prompt while steering."""
     token = _ROUTES.set(tuple(route for route in _ROUTES.get() if not route.edits))
+    try:
+        yield
+    finally:
+        _ROUTES.reset(token)
+
+
+def observes(subscriber: Subscriber) -> bool:
+    """Whether a subscriber receives events in the current thread or async task."""
+    return any(route.subscriber is subscriber for route in _ROUTES.get())
+
+
+@contextmanager
+def without_observers() -> Iterator[None]:
+    """Disable all subscribers that make no edits inside the block, so that the model runs unrecorded."""
+    token = _ROUTES.set(tuple(route for route in _ROUTES.get() if route.edits))
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from grounding.compat import is_compiled
@@ -63,10 +64,18 @@ def decoder_stack(model: nn.Module, decoder: nn.Module | None = None) -> LayerSt
             layers = layers_of(candidate)
             if layers is not None:
                 return LayerStack(candidate, layers)
-    raise RecordingError(
-        f"{type(model).__name__} has no language model with a list of layers; expected a transformers decoder or a "
-        "model that holds one. Pass the module that has them as decoder="
+    named = [f"model.{name}" if name else "model" for name, part in model.named_modules() if _may_be_decoder(part)]
+    remedy = (
+        f"pass the one of the language model as decoder=, of {', '.join(named[:8])}" if named else "use another model"
     )
+    raise RecordingError(
+        f"{type(model).__name__}.get_decoder() gives no language model with a list of layers; expected a transformers "
+        f"decoder or a model that holds one: {remedy}"
+    )
+
+
+def _may_be_decoder(module: nn.Module) -> bool:
+    return hasattr(module, "config") and layers_of(module) is not None
 
 
 def vision_tower(model: nn.Module) -> nn.Module:
@@ -138,6 +147,11 @@ def argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     return inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments.get(name)
 
 
+def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return all arguments of a call by name."""
+    return inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments if args else kwargs
+
+
 def length_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
     """Return the number of positions that a call reads, from token ids or embeddings; None if it has neither."""
     for name in ("inputs_embeds", "input_ids"):
@@ -169,3 +183,31 @@ def cached_length(cache: Any) -> int:
             f"the cache is a {type(cache).__name__}; expected a transformers Cache. Pass past_key_values=DynamicCache()"
         )
     return int(cache.get_seq_length())
+
+
+def real_positions(mask: Any, past: int, queries: int) -> Tensor | None:
+    """Read off a stack's attention mask which new positions are tokens and not padding.
+
+    Args:
+        mask: the mask that the stack was given: [B, >= past + Q] padding, [B, 1, Q, K] of bool or additive form, a
+            mapping from kinds of layers to such masks, or None.
+        past: positions in the cache before the pass.
+        queries: Q, positions that the pass reads.
+
+    Returns:
+        [B or 1, Q] bool; None where the mask has another form.
+    """
+    if isinstance(mask, Mapping):
+        mask = mask.get("full_attention", next(iter(mask.values()), None))
+    if mask is None:
+        return torch.ones(1, queries, dtype=torch.bool)
+    if not isinstance(mask, Tensor) or mask.ndim not in (2, 4) or mask.shape[-1] < queries:
+        return None
+    keys = mask.shape[-1]
+    start = past if keys >= past + queries else keys - queries  # a sliding window has dropped keys
+    if mask.ndim == 4 and mask.shape[2] < queries:
+        return None
+    if mask.ndim == 2:
+        return mask[:, start : start + queries].bool()
+    diagonal = mask[:, 0, -queries:, start : start + queries].diagonal(dim1=-2, dim2=-1)
+    return diagonal if diagonal.dtype == torch.bool else diagonal > torch.finfo(diagonal.dtype).min / 2

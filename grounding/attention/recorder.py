@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from torch import Tensor, nn
 
 from grounding.attention.budget import DecoderShape
 from grounding.attention.collector import RowCollector
-from grounding.attention.events import Scope
+from grounding.attention.coverage import refuse_layers
+from grounding.attention.events import Scope, observes
 from grounding.attention.intercept import intercept
 from grounding.attention.introspect import decoder_stack
 from grounding.attention.request import Recording, RowRequest
+from grounding.attention.verify import verifying
 from grounding.errors import RecordingError
 
 
@@ -23,6 +26,7 @@ def record(
     *,
     decoder: nn.Module | None = None,
     on_step: Callable[[list[Tensor]], None] | None = None,
+    verify: bool = False,
 ) -> Iterator[Recording]:
     """Record attention rows of all passes over one prompt, and of its generation, inside the block.
 
@@ -36,16 +40,20 @@ def record(
         decoder: the module with `.layers`; found by `model.get_decoder()` where None.
         on_step: receives each decode step's rows, per batch element [L, H, 1, C] float32 on the CPU, as soon as the
             step has run. The rows are then not kept, so a long generation needs the memory of one step.
+        verify: run every pass once more without recording and compare its outputs bit for bit, which doubles the time.
 
     Yields:
         The recording, readable after the block.
 
     Raises:
-        RecordingError: the model, a position or the way of generating cannot be recorded; raised before, during or
-            after the run.
+        RecordingError: the model, a position or the way of generating cannot be recorded, or an output differs from
+            the plain pass of `verify`; raised before, during or after the run.
+        ModelError: the attention is not finite, as where a model overflows in float16.
         BudgetError: the request exceeds its budget (raised before the run), or its decode steps do (during the run).
     """
     stack = decoder_stack(model, decoder)
+    chosen = request.spec.layers if request.spec.layers is not None else range(len(stack.layers))
+    refuse_layers(stack, [i for i in chosen if i < len(stack.layers)])
     shape = DecoderShape.of(stack.module.config, len(stack.layers))
     _refuse_unknown(request, shape)
     with ExitStack() as undo:
@@ -54,6 +62,8 @@ def record(
         recording = Recording(collector.layers)
         residuals = collector.layers if request.spec.residual_sinks else ()
         undo.enter_context(intercept(model, collector, Scope(collector.layers, residuals), stack=stack))
+        if verify:
+            undo.enter_context(verifying(model, stack, partial(observes, collector)))
         yield recording
     collector.finish(recording)
 

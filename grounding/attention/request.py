@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from operator import index
+from typing import TYPE_CHECKING, Any
 
 from grounding.errors import RecordingError
 from grounding.types import RecordSpec, check_counted
@@ -18,7 +19,9 @@ Positions = tuple[tuple[int, ...], ...]
 class RowRequest:
     """Choose the attention weights of one batch to record.
 
-    Positions count from 0 at the left end of the padded prompt, after the processor has expanded its image tokens.
+    Positions count from 0 at the left end of the padded prompt, after the processor has expanded its image tokens. They
+    are given as one sequence of whole numbers per batch element (tuples, lists, ranges, a tensor [B, R]), and kept as
+    tuples.
 
     Attributes:
         queries: per batch element, the positions whose rows are recorded.
@@ -32,7 +35,8 @@ class RowRequest:
             recorded as long as they fit.
 
     Raises:
-        RecordingError: positions are negative, repeated or missing, or nothing is requested.
+        RecordingError: positions are no whole numbers per element, negative, repeated or missing, or nothing is
+            requested.
     """
 
     queries: Positions
@@ -43,6 +47,8 @@ class RowRequest:
     decode_steps: int = 256
 
     def __post_init__(self) -> None:
+        for name in ("queries", "keys", "image_keys"):
+            object.__setattr__(self, name, _positions(name, getattr(self, name)))
         batch = len(self.queries)
         if batch == 0:
             raise RecordingError("the request holds no batch element; give one tuple of query positions per element")
@@ -79,6 +85,20 @@ class RowRequest:
     def reduces_layers(self) -> bool:
         """Whether the layer axis is averaged."""
         return self.spec.reduce in ("layers", "both")
+
+
+def _positions(name: str, given: Any) -> Positions | None:
+    if given is None and name != "queries":
+        return None
+    try:
+        return tuple(tuple(index(position) for position in element) for element in given)
+    except TypeError:
+        shown = repr(given)
+        shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
+        raise RecordingError(
+            f"{name}={shown} was given; expected one tuple of positions per batch element, such as ((3, 5),) for one "
+            "element"
+        ) from None
 
 
 class Recording:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -33,9 +34,6 @@ TOLERANCE: dict[torch.dtype, float] = {torch.float32: 1e-6, torch.bfloat16: 1e-2
 In half precision, eager attention rounds each logit and each weight to the model's dtype, whereas recorded rows are
 computed in float32, as inside fast kernels; the table bounds the rounding of eager attention.
 """
-
-OUTPUT_TOLERANCE: dict[torch.dtype, float] = {torch.float32: 2e-3, torch.bfloat16: 4e-2, torch.float16: 1e-2}
-"""Largest difference between rows @ values and the kernel's output, relative to the largest absolute value entry."""
 
 
 def rows_per_chunk(heads: int, keys: int) -> int:
@@ -82,7 +80,9 @@ def combined_edit(call: AttentionCall, rows: Tensor) -> AttentionEdit:
     scale: WeightScale | None = None
     for index, row_edit in enumerate(call.edits):
         edit = row_edit.edit
-        if not isinstance(edit, AttentionEdit):
+        if isinstance(edit, AttentionEdit):
+            edit = edit.first_keys(call.key_count)
+        else:
             edit = edit(replace(call, edits=call.edits[:index]), rows)
         before = (rows < row_edit.start)[:, None] if row_edit.start > 0 else None  # [R, 1]
         if edit.logit_bias is not None:
@@ -186,8 +186,9 @@ def iter_rows(call: AttentionCall, element: int, rows: Tensor) -> Iterator[tuple
 def real_queries(call: AttentionCall, element: int) -> Tensor | None:
     """Find the queries of one batch element that are tokens and not padding.
 
-    A token attends to itself, and padding is masked as a key for every query including its own, so the diagonal of the
-    mask decides, in any form of the mask.
+    The pass's own mask decides where it is known. Otherwise the diagonal of the call's mask does, in any form: a token
+    attends to itself, and padding is masked as a key for every query including its own. Sparse attention may leave the
+    diagonal out.
 
     Args:
         call: the attention call.
@@ -196,6 +197,8 @@ def real_queries(call: AttentionCall, element: int) -> Tensor | None:
     Returns:
         [Q] bool; None where the call has no mask, so that every query is a token.
     """
+    if call.real is not None:
+        return call.real[min(element, len(call.real) - 1)]
     if call.mask is None:
         return None
     own = torch.arange(call.query_count, device=call.mask.device) + (call.query_offset - call.key_offset)
@@ -252,29 +255,6 @@ def row_maxima(call: AttentionCall, element: int, columns: dict[str, Tensor | No
     return sums, len(rows)
 
 
-def output_error(call: AttentionCall, element: int, row: Tensor, weights: Tensor, output: Tensor) -> Tensor:
-    """Compare one recorded row, multiplied by the values, with the kernel's output at that query.
-
-    Args:
-        call: the attention call.
-        element: index into the batch.
-        row: [1] int64, index into this call's queries.
-        weights: [H, 1, K] the recorded row over all keys.
-        output: [B, Q, H, Dv] the kernel's output.
-
-    Returns:
-        Scalar tensor: the largest absolute difference, relative to the largest absolute value entry.
-    """
-    value = call.value[element]  # [H/G, K, Dv]
-    grouped = weights.reshape(value.shape[0], -1, weights.shape[-1])  # [H/G, G, K]
-    expected = torch.zeros(*grouped.shape[:2], value.shape[-1], device=value.device)
-    for start in range(0, value.shape[1], UPCAST_KEYS):
-        part = slice(start, start + UPCAST_KEYS)
-        expected += torch.matmul(grouped[..., part], value[:, part].float())
-    actual = output[element].index_select(0, row)[0].float()  # [H, Dv]
-    return (expected.reshape(actual.shape) - actual).abs().max() / value.abs().max().float().clamp(min=1e-12)
-
-
 def as_index(positions: Sequence[int], device: torch.device) -> Tensor:
     """Return positions as an int64 index on `device`."""
     return torch.tensor(list(positions), dtype=torch.int64, device=device)
@@ -293,6 +273,42 @@ def _logits(query: Tensor, key: Tensor) -> Tensor:
             part = slice(start, start + UPCAST_KEYS)
             logits[..., part] = torch.matmul(grouped, key[:, :, part].float().transpose(-1, -2))
     return logits.view(batch, heads, count, key.shape[2])
+
+
+def write_logits(out: Tensor, query: Tensor, key: Tensor, scale: float) -> None:
+    """Write the scaled logits of one query per sequence, without repeating shared keys.
+
+    Args:
+        out: [B, H, K] float32, overwritten.
+        query: [B, H, 1, D].
+        key: [B, H/G, K, D].
+        scale: factor on q k^T.
+    """
+    shared = key.shape[0] * key.shape[1]
+    grouped, keys = query.reshape(shared, -1, query.shape[-1]), key.reshape(shared, *key.shape[2:]).transpose(1, 2)
+    target = out.view(shared, -1, out.shape[-1])  # [B*H/G, G, K]
+    if key.dtype == query.dtype == torch.float32:
+        torch.baddbmm(target, grouped, keys, beta=0, alpha=scale, out=target)
+    elif key.dtype == query.dtype and _accumulates_in_float32(key.device.type, key.dtype):
+        torch.baddbmm(target, grouped, keys, out_dtype=torch.float32, beta=0, alpha=scale, out=target)
+    else:
+        grouped = grouped.float()
+        for start in range(0, keys.shape[-1], UPCAST_KEYS):
+            part = slice(start, start + UPCAST_KEYS)
+            target[..., part] = torch.bmm(grouped, keys[..., part].float())
+        target *= scale
+
+
+@cache
+def _accumulates_in_float32(device: str, dtype: torch.dtype) -> bool:
+    """Whether torch multiplies half-precision matrices to a float32 result here: on CUDA and XPU, since torch 2.8."""
+    factor = torch.ones(1, 1, 1, dtype=dtype, device=device)
+    target = torch.empty(1, 1, 1, device=device)
+    try:
+        torch.baddbmm(target, factor, factor, out_dtype=torch.float32, beta=0, alpha=1.0, out=target)
+    except (TypeError, RuntimeError):  # an unknown argument, or a backend without it
+        return False
+    return True
 
 
 def pick_rows(mask: Tensor, element: int | None, rows: Tensor, keys: int) -> Tensor:

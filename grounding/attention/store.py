@@ -1,9 +1,11 @@
-"""Store recorded rows: reduce them on arrival, and move them to the CPU at the end of each pass.
+"""Store recorded rows: reduce them on arrival, and move them to the CPU.
 
 Shape letters: L layers and H heads after any reduction, R rows, C kept columns.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,12 +13,15 @@ from torch.nn.functional import pad
 
 from grounding.attention.request import RowRequest
 
+WAITING_BYTES = 16 << 20
+"""Largest size of decode rows that wait on an accelerator, so that few steps synchronise with it (our choice)."""
+
 
 class RowStore:
     """Hold prefill and decode rows of one recording.
 
     Rows on the CPU are written at once. Rows on an accelerator stay there until the pass ends, so that recording does
-    not synchronise host and device once per layer.
+    not synchronise host and device once per layer; those of decode steps stay for several steps.
 
     Args:
         request: what to record.
@@ -31,7 +36,10 @@ class RowStore:
         self._size = (1 if request.reduces_layers else len(layers), 1 if request.reduces_heads else heads)
         self._prefill: list[Tensor | None] = [None] * request.batch_size
         self._steps: list[list[Tensor]] = [[] for _ in range(request.batch_size)]
-        self._waiting: dict[tuple[int, int, bool, tuple[int, ...]], Tensor] = {}
+        self._on_cpu = 0  # steps before this one have been moved to the CPU
+        self._waiting_bytes = 0  # of steps that have not
+        self._bytes = 0  # of all steps
+        self._waiting: dict[tuple[int, int, tuple[int, ...]], Tensor] = {}
 
     def add(self, layer: int, element: int, rows: tuple[int, ...], weights: Tensor, *, decode: bool) -> None:
         """Add rows of one layer.
@@ -46,10 +54,13 @@ class RowStore:
         if self._request.reduces_heads:
             weights = weights.mean(dim=0, keepdim=True)
         weights = weights * self._share if self._share != 1.0 else weights
-        if weights.device.type == "cpu":
-            self._write(self._slot[layer], element, rows, weights, decode)
+        if decode:
+            self._add_to_step(element, [self._slot[layer]], weights[None])
             return
-        key = (self._slot[layer], element, decode, rows)
+        if weights.device.type == "cpu":
+            self._write(self._slot[layer], element, rows, weights)
+            return
+        key = (self._slot[layer], element, rows)
         known = self._waiting.get(key)
         # With device_map the layers of one model may be on several devices.
         self._waiting[key] = weights if known is None else known + weights.to(known.device)
@@ -59,19 +70,38 @@ class RowStore:
         for steps in self._steps:
             steps.append(torch.zeros(*self._size, 1, 0))
 
+    def add_token(self, layers: Sequence[int], element: int, weights: Tensor) -> None:
+        """Add the newest decode step's rows of several layers.
+
+        Args:
+            layers: the decoder layers, each once.
+            element: index into the batch.
+            weights: [l, H, 1, C] float32, on any device, heads and layers already reduced; l = 1 for a mean over
+                layers. The tensor is kept, not copied, where it holds the whole step.
+        """
+        self._add_to_step(element, [0] if self._request.reduces_layers else [self._slot[i] for i in layers], weights)
+
     def take_step(self) -> list[Tensor]:
-        """Remove and return the newest decode step's rows, per batch element [L, H, 1, C]."""
-        return [steps.pop() for steps in self._steps]
+        """Remove and return the newest decode step's rows, per batch element [L, H, 1, C] on the CPU."""
+        taken = [steps.pop() for steps in self._steps]
+        self._bytes = self._waiting_bytes = 0
+        return [step.cpu() for step in taken]
 
     def flush(self) -> None:
-        """Move waiting rows to the CPU; call it at the end of every pass."""
-        for (slot, element, decode, rows), weights in self._waiting.items():
-            self._write(slot, element, rows, weights.cpu(), decode)
+        """Move waiting rows of the prompt, and many waiting rows of decode steps, to the CPU; ends every pass."""
+        for (slot, element, rows), weights in self._waiting.items():
+            self._write(slot, element, rows, weights.cpu())
         self._waiting.clear()
+        newest = [steps[-1] for steps in self._steps if steps]
+        self._waiting_bytes += sum(step.nbytes for step in newest if step.device.type != "cpu")
+        if self._waiting_bytes > WAITING_BYTES:
+            for steps in self._steps:
+                steps[self._on_cpu :] = [step.cpu() for step in steps[self._on_cpu :]]
+            self._on_cpu, self._waiting_bytes = len(self._steps[0]), 0
 
     def bytes_of_decode(self) -> int:
         """Return the bytes of the decode steps stored so far."""
-        return sum(step.numel() * step.element_size() for steps in self._steps for step in steps)
+        return self._bytes
 
     def finished_prefill(self, element: int, columns: int) -> Tensor:
         """Return [L, H, R, C] of one batch element; `columns` is C."""
@@ -89,8 +119,24 @@ class RowStore:
             out[index, ..., : step.shape[-1]] = step
         return out
 
-    def _write(self, slot: int, element: int, rows: tuple[int, ...], weights: Tensor, decode: bool) -> None:
-        target = self._steps[element][-1] if decode else self._prefill[element]
+    def _add_to_step(self, element: int, slots: list[int], weights: Tensor) -> None:
+        """Add [l, H, 1, C] to `slots` of the newest step."""
+        step = self._steps[element][-1]
+        columns = weights.shape[-1]
+        self._bytes -= step.nbytes
+        if step.shape[-1] == 0 and slots == list(range(self._size[0])):
+            step = weights
+        else:
+            step = step.to(weights.device) if step.shape[-1] == 0 else step
+            if step.shape[-1] < columns:
+                step = pad(step, (0, columns - step.shape[-1]))
+            weights = weights.to(step.device)
+            step[..., :columns].index_add_(0, torch.tensor(slots, device=step.device), weights)
+        self._bytes += step.nbytes
+        self._steps[element][-1] = step
+
+    def _write(self, slot: int, element: int, rows: tuple[int, ...], weights: Tensor) -> None:
+        target = self._prefill[element]
         columns = weights.shape[-1]
         if target is None:
             target = torch.zeros(*self._size, len(self._request.queries[element]), columns)
@@ -98,7 +144,4 @@ class RowStore:
             # All columns are kept and prefill is chunked: rows of earlier chunks have 0 in columns of later ones.
             target = pad(target, (0, columns - target.shape[-1]))
         target[slot, ..., :columns].index_add_(1, torch.tensor(rows, dtype=torch.int64), weights)
-        if decode:
-            self._steps[element][-1] = target
-        else:
-            self._prefill[element] = target
+        self._prefill[element] = target

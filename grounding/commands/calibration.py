@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grounding.errors import OutputError, UsageError
+from grounding.files import check_writable
 
 if TYPE_CHECKING:
+    from grounding.models.base import VLM
     from grounding.steering.samples import Source
 
 
@@ -40,11 +42,24 @@ def read_sources(manifest: Path | None, scenes: int | None, seed: int) -> list[S
     return scene_samples(scenes, seed)
 
 
-def check_out(out: Path) -> None:
-    """Refuse an output path that is a folder, before anything is measured.
+def check_sources(vlm: VLM, scenes: int | None) -> None:
+    """Refuse a model that the samples of a calibration say nothing to.
 
     Raises:
-        OutputError: `out` is a folder.
+        ModelError: the samples are drawn scenes, whose words the model does not know.
+    """
+    from grounding.scenes.known_words import check_scene_words
+
+    if scenes is not None:
+        check_scene_words(vlm)
+
+
+def check_out(out: Path) -> None:
+    """Refuse an output path that is a folder or cannot be written, before anything is measured.
+
+    Raises:
+        OutputError: see `grounding.files.check_writable`.
     """
     if out.is_dir():
         raise OutputError(f"--out {out} is a folder: name a YAML file in it")
+    check_writable(out)

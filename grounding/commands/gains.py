@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grounding.commands.calibration import check_out, read_sources
+from grounding.commands.calibration import check_out, check_sources, read_sources
 from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import GroundingError
 from grounding.steering.fit_settings import FitSettings
@@ -21,7 +21,8 @@ class CalibrateGainsCommand:
     Attributes:
         out: steering file (YAML) to write.
         model: `starter`, `starter-photo`, a folder or a hub id.
-        manifest: JSON lines with image, question, and an answer that is true of the image.
+        manifest: JSON lines with image, an answer that is true of the image, and optionally the question; left out, it
+            is the model's own request for a description.
         scenes: number of drawn scenes instead of a manifest, for models with the starter's vocabulary.
         scene_seed: seed of the scenes.
         nouns: finder of the answers' nouns, which weigh more: `rules`, `spacy` or `spacy:MODEL` (extra nlp).
@@ -52,6 +53,7 @@ class CalibrateGainsCommand:
         from grounding.text.parse import noun_finder
 
         vlm = load(self.model, self.device, self.dtype, finder=noun_finder(self.nouns))
+        check_sources(vlm, self.scenes)
         missed = 0
         with progress_bar(stderr()) as progress:
             task = progress.add_task("fit", total=len(sources) * self.fit.passes)

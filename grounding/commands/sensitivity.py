@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from grounding.commands.calibration import check_out, read_sources
+from grounding.commands.calibration import check_out, check_sources, read_sources
 from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import GroundingError, UsageError
 
@@ -24,8 +24,9 @@ class CalibrateSensitivityCommand:
         kind: `mass`, attention on image keys that are not sinks; `ablation`, fall of the answer's log-probability when
             the head's output from image keys is removed; `gradient`, its first-order estimate, far cheaper;
             `agreement`, share of the image attention on the mask.
-        manifest: JSON lines with image, question, answer, and optionally word (of the answer; all of it if missing)
-            and mask (an image, not black on the object; required by `agreement`).
+        manifest: JSON lines with image, answer, and optionally question (the model's own request for a description if
+            missing), word (of the answer; all of it if missing) and mask (an image, not black on the object; required
+            by `agreement`).
         scenes: number of drawn scenes instead of a manifest, for models with the starter's vocabulary.
         seed: seed of the scenes.
         sink_tau: phi from which an image key counts as a sink, for `mass` and `agreement`.
@@ -56,6 +57,7 @@ class CalibrateSensitivityCommand:
 
         sources = read_sources(self.manifest, self.scenes, self.seed)
         vlm = load(self.model, self.device, self.dtype)
+        check_sources(vlm, self.scenes)
         with progress_bar(stderr()) as progress:
             task = progress.add_task("measure", total=len(sources))
 

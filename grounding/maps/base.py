@@ -151,9 +151,11 @@ def keep_layers(maps: AttentionMaps, indices: Sequence[int]) -> AttentionMaps:
         layers=tuple(maps.layers[i] for i in at),
         head_statistics={name: table[at] for name, table in maps.head_statistics.items()},
         residual_sinks=None if maps.residual_sinks is None else maps.residual_sinks[at],
+        text_to_text=None if maps.text_to_text is None else maps.text_to_text[:, at],
     )
 
 
 def average_layers(maps: AttentionMaps, values: FloatArray) -> AttentionMaps:
-    """The maps with `values` [S, 1, H, T, K], without what was recorded per layer."""
-    return replace(maps, values=values, layers=(), head_statistics={}, residual_sinks=None)
+    """The maps with `values` [S, 1, H, T, K], without what was recorded per layer and has no mean over layers."""
+    between = None if maps.text_to_text is None else maps.text_to_text.mean(axis=1, keepdims=True)
+    return replace(maps, values=values, layers=(), head_statistics={}, residual_sinks=None, text_to_text=between)

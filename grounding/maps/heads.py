@@ -31,7 +31,9 @@ class HeadMean(Stage):
         values = maps.values.mean(axis=2, keepdims=True)
         # A single head here is the mean that was taken while the model ran.
         detail = f"mean of {heads} heads" if heads > 1 else "mean of all heads"
-        return replace(maps, values=values, head_statistics={}), StageReport(self.name, 0.0, detail)
+        between = None if maps.text_to_text is None else maps.text_to_text.mean(axis=2, keepdims=True)
+        result = replace(maps, values=values, head_statistics={}, text_to_text=between)
+        return result, StageReport(self.name, 0.0, detail)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def _weigh(maps: AttentionMaps, weights: FloatArray, stage: str) -> tuple[Attent
     heads = maps.values.shape[2]
     steps = [np.einsum("lh,lhtk->ltk", weights, step, optimize=True) for step in maps.values]
     values = np.stack(steps)[:, :, None] / np.float32(heads)
-    result = replace(maps, values=values.astype(np.float32), head_statistics={})
+    result = replace(maps, values=values.astype(np.float32), head_statistics={}, text_to_text=None)
     removed = lost_share(image_mass(maps) / heads, image_mass(result))
     strong = int((weights >= 0.5 * weights.max(axis=1, keepdims=True)).sum())
     detail = f"{strong} of {weights.size} heads weigh at least half as much as their layer's strongest"

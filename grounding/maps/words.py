@@ -41,7 +41,13 @@ class StopWords(Stage):
                 f"the words {' '.join(word.text for word in maps.words)!r} hold nothing to look for: name an object"
             )
         dropped = [word.text for word in maps.words if word.kind in self.kinds]
-        result = replace(maps, values=maps.values[:, :, :, kept], words=tuple(maps.words[i] for i in kept))
+        between = maps.text_to_text
+        result = replace(
+            maps,
+            values=maps.values[:, :, :, kept],
+            words=tuple(maps.words[i] for i in kept),
+            text_to_text=None if between is None else between[:, :, :, kept][..., kept],
+        )
         removed = lost_share(float(maps.values.sum(dtype=float)), float(result.values.sum(dtype=float)))
         detail = f"{len(dropped)} of {len(maps.words)} rows dropped" + (f": {', '.join(dropped)}" if dropped else "")
         return result, StageReport(self.name, removed, detail, {"dropped": dropped})
@@ -137,7 +143,7 @@ class Rows(Stage):
             sorted({p for word, part in zip(maps.words, share, strict=True) if part for p in word.positions})
         )
         mixed = Word(text=f"<{label}>", span=(0, 0), positions=positions, kind=WordKind.SPECIAL)
-        result = replace(maps, values=values, words=(mixed,))
+        result = replace(maps, values=values, words=(mixed,), text_to_text=None)
         read = [word.text for word, part in zip(maps.words, share, strict=True) if part]
         removed = lost_share(float(mass.sum()), float(mass[share > 0].sum()))
         data = {

@@ -19,10 +19,11 @@ from grounding.errors import ModelError
 from grounding.layout import ImageGrid, TokenLayout
 from grounding.models.chat import SLOT, Rendered, render
 from grounding.models.maps import record_maps
+from grounding.models.own_words import OwnWords
 from grounding.models.placement import Tokens
 from grounding.models.prepared import Prepared, last_word
-from grounding.models.vocabulary import refuse_control_tokens, refuse_unknown
 from grounding.text.parse import NounFinder, parse
+from grounding.text.vocabulary import refuse_broken_text, refuse_control_tokens, refuse_unknown
 from grounding.text.words import split_words
 from grounding.types import AttentionMaps, IntArray, RecordSpec, Word
 
@@ -40,8 +41,9 @@ class VLM(ABC):
         finder: finds head nouns; `RuleNounFinder` where None.
 
     Attributes:
-        default_prompt: prompt template used where a caller gives none; the config's `grounding_prompt`, if any.
-        default_question: request for a description; the config's `grounding_describe`, if any.
+        own_words: the words that the checkpoint or its family declares for questions.
+        default_prompt: prompt template used where a caller gives none; the model's own, if any.
+        default_question: request for a description; the model's own, if any.
         support_threshold: visual support below which a noun of a text is in doubt (`grounding.maps.support`), measured
             on this model: the config's `grounding_support`; None where it has not been measured.
         notice: one sentence that every run with this model must show; the config's `grounding_notice`, or None.
@@ -51,14 +53,17 @@ class VLM(ABC):
     """
 
     model_types: ClassVar[tuple[str, ...]]
+    family_words: ClassVar[OwnWords] = OwnWords()
+    """Words of every checkpoint of the family that declares none of its own."""
 
     def __init__(self, model: Any, processor: Any, name: str = "", finder: NounFinder | None = None) -> None:
         self.model = model
         self.processor = processor
         self.name = name or str(model.config.name_or_path or model.config.model_type)
         self.finder = finder
-        self.default_prompt: str = getattr(model.config, "grounding_prompt", None) or DEFAULT_PROMPT
-        self.default_question: str = getattr(model.config, "grounding_describe", None) or DEFAULT_QUESTION
+        self.own_words = OwnWords.of(model.config, self.family_words)
+        self.default_prompt: str = self.own_words.prompt or DEFAULT_PROMPT
+        self.default_question: str = self.own_words.describe or DEFAULT_QUESTION
         self.support_threshold: float | None = getattr(model.config, "grounding_support", None)
         self.notice: str | None = getattr(model.config, "grounding_notice", None)
         tokenizer = self.tokenizer
@@ -215,6 +220,7 @@ class VLM(ABC):
         if len(images) != len(texts) or not images:
             raise ValueError(f"{len(images)} pictures for {len(texts)} {what}s: one picture per {what} is needed")
         for text in texts:
+            refuse_broken_text(text)
             refuse_control_tokens(text, self.image_token, self.tokenizer, self.name)
         for image in images:
             self.check_picture(image)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grounding import hub
 from grounding.errors import ModelError
+from grounding.model_files import PIPELINE, explained, is_pipeline, source_of
+from grounding.models.own_words import OwnWords
 from grounding.models.registry import family_class
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from grounding.models.base import VLM
     from grounding.text.parse import NounFinder
 
-STARTERS = {"starter": "grounding.starter", "starter-photo": "grounding.starter.photo"}
 # `vision_config.model_type` of the starters: the module that registers the class with transformers.
 _TOWERS = {
     "grounding_starter_tower": "grounding.starter.tower",
@@ -28,66 +26,39 @@ _TOWERS = {
 _SMALLER = "choose a smaller model, --dtype bfloat16, another --device, or spread it with --device-map auto"
 
 
-def starter_folder(name: str = "starter") -> Path:
-    """Return the folder of a starter model's weights inside the installed package."""
-    return Path(str(files(STARTERS[name]))) / "weights"
-
-
-def source_of(name: str) -> str:
-    """Resolve a model's name to what transformers' `from_pretrained` takes.
-
-    Args:
-        name: `starter`, `starter-photo`, a folder, or a hub id such as `llava-hf/llava-1.5-7b-hf`.
-
-    Returns:
-        An existing folder's path, or the hub id.
-
-    Raises:
-        ModelError: a folder that does not exist or has no config.json.
-    """
-    if name in STARTERS:
-        folder = starter_folder(name)
-        if not (folder / "config.json").is_file():
-            raise ModelError(
-                f"the weights of {name} are missing from this installation ({folder}): install the package "
-                f"again, or make them with python -m {STARTERS[name]}.train"
-            )
-        return str(folder)
-    path = Path(name).expanduser()
-    if name.strip() and path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(
-                f"the folder {name!r} has no config.json: expected a folder written by save_pretrained, with "
-                "config.json, weights and processor files"
-            )
-        return str(path)
-    looks_like_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or "\\" in name or path.exists()
-    if looks_like_path or not name.strip():
-        raise ModelError(
-            f"there is no model folder {name!r}: give a folder written by save_pretrained, a hub id such as "
-            f"llava-hf/llava-1.5-7b-hf, or one of {', '.join(STARTERS)}"
-        )
-    return name
-
-
 def load_config(name: str) -> Any:
     """Load the transformers config of a model, without its weights.
 
     A starter's vision tower is registered with transformers' auto classes only if the config names it.
 
     Raises:
-        ModelError: the model cannot be found or its config cannot be read.
+        ModelError: the model cannot be found or its config cannot be read, or it is a diffusion pipeline.
     """
     source = source_of(name)
+    if Path(source).is_dir() and is_pipeline(name):
+        raise ModelError(
+            f"{name} is a diffusion pipeline ({PIPELINE}), and this needs a vision-language model, which answers in "
+            "words: give another model, or use grounding segment, which takes both"
+        )
     from transformers import AutoConfig, PretrainedConfig
 
-    with _explained(name, "its config"):
+    with hub.without_waiting(source), explained(name, "its config"):
         stored, _ = PretrainedConfig.get_config_dict(source)
         vision = stored.get("vision_config")
         tower = _TOWERS.get(vision.get("model_type", "")) if isinstance(vision, dict) else None
         if tower is not None:
             import_module(tower)
         return AutoConfig.from_pretrained(source)
+
+
+def own_words(name: str) -> OwnWords:
+    """Read the words that a model is asked in, without its weights.
+
+    Raises:
+        ModelError: the model cannot be found, its config cannot be read, or no family supports its type.
+    """
+    config = load_config(name)
+    return OwnWords.of(config, family_class(config.model_type, name).family_words)
 
 
 def load(
@@ -117,17 +88,29 @@ def load(
 
     target = resolve_device("auto" if device_map is not None else device)
     number_format = resolve_dtype(dtype, target)
-    config = load_config(name_or_folder)
-    vlm = family_class(config.model_type, name_or_folder)
     source = source_of(name_or_folder)
+    with hub.without_waiting(source):
+        return _loaded(name_or_folder, source, target, number_format, device_map, finder)
+
+
+def _loaded(
+    name_or_folder: str,
+    source: str,
+    target: torch.device,
+    number_format: torch.dtype,
+    device_map: str | dict[str, Any] | None,
+    finder: NounFinder | None,
+) -> VLM:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from grounding.memory import explain_out_of_memory
 
+    config = load_config(name_or_folder)
+    vlm = family_class(config.model_type, name_or_folder)
     with explain_out_of_memory(f"loading {name_or_folder} on {target}", _SMALLER):
-        with _explained(name_or_folder, "its processor"):
+        with explained(name_or_folder, "its processor"):
             processor = AutoProcessor.from_pretrained(source)
-        with _explained(name_or_folder, "its weights"):
+        with explained(name_or_folder, "its weights"):
             model, report = AutoModelForImageTextToText.from_pretrained(
                 source,
                 config=config,
@@ -145,43 +128,3 @@ def load(
         if device_map is None:
             model = model.to(target)
     return vlm(model.eval(), processor, name_or_folder, finder)
-
-
-@contextmanager
-def _explained(name: str, part: str) -> Iterator[None]:
-    from huggingface_hub import errors as hub
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, hub.HfHubHTTPError, SafetensorError) as error:
-        chain = list(_chain(error))
-        if any(isinstance(e, hub.GatedRepoError) for e in chain):
-            message = "its owner asks you to accept terms first: do so on its hub page and log in with 'hf auth login'"
-        elif any(isinstance(e, hub.RepositoryNotFoundError | hub.HFValidationError) for e in chain):
-            message = (
-                "the hub has no such model, or it is private: check the id's spelling (owner/model), or give a folder"
-            )
-        elif not Path(source_of(name)).is_dir() and any(_is_connection(e) for e in chain):
-            message = (
-                "the hub cannot be reached and the model is not in the local cache: check the network, pass a local "
-                "folder written by save_pretrained, or use --model starter, which needs no hub"
-            )
-        else:
-            first = " ".join(str(error).split()) or type(error).__name__
-            message = f"{part} cannot be read ({first[:300]}): get the complete model, or another one"
-        raise ModelError(f"{name} cannot be loaded: {message}") from error
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _is_connection(error: BaseException) -> bool:
-    from huggingface_hub import errors as hub
-
-    known = (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError, TimeoutError)
-    module = type(error).__module__
-    return isinstance(error, known) or module.startswith(("httpx", "httpcore", "requests")) or "connect" in str(error)

@@ -12,6 +12,7 @@ from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
 from grounding.layout import TokenLayout
 from grounding.memory import explain_out_of_memory
+from grounding.numerics import refuse_overflow
 from grounding.types import AttentionMaps, RecordSpec, Word
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def record_maps(vlm: Recordable, prepared: Prepared, spec: RecordSpec) -> list[A
     Raises:
         BudgetError: the rows need more bytes than the spec allows.
         RecordingError: this model's attention cannot be recorded.
-        ModelError: out of memory.
+        ModelError: out of memory, or an output that is not finite.
     """
     found = record_pass(vlm, prepared.inputs, prepared.layouts, prepared.words, spec)
     return [found.maps(element, words) for element, words in enumerate(prepared.words)]
@@ -126,7 +127,8 @@ def record_pass(
         explain_out_of_memory(f"running {vlm.name}", _REMEDY),
         record(vlm.model, request) as recording,
     ):
-        vlm.model(**inputs, use_cache=False, logits_to_keep=1)
+        logits = vlm.model(**inputs, use_cache=False, logits_to_keep=1).logits
+    refuse_overflow(logits, vlm.name)
     return RecordedPass(recording, request, layouts, vlm.layer_count)
 
 

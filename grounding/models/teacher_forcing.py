@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from grounding.models.prepared import Prepared, last_word
 from grounding.models.spelling import spell, until_end
 from grounding.text.align import align
 from grounding.text.nouns import NounPhrase, noun_phrases
+from grounding.text.vocabulary import refuse_broken_text, refuse_control_tokens
 from grounding.text.words import split_words
 from grounding.types import AttentionMaps, RecordSpec, Word, WordKind
 
@@ -70,13 +73,14 @@ def teacher_forced_maps(
     texts = [_TextWords.of(vlm, tokens, prepared.length) for tokens in token_ids]
     if not any(text.phrases for text in texts):
         return [TextMaps(text.text, (), (), None) for text in texts]
-    found = record_pass(
-        vlm,
-        continued(vlm, prepared.inputs, token_ids),
-        tuple(one.extended(len(tokens)) for one, tokens in zip(prepared.layouts, token_ids, strict=True)),
-        [text.all_words for text in texts],
-        spec,
-    )
+    with control_tokens_hidden(vlm, token_ids, prepared.length) as shown:
+        found = record_pass(
+            vlm,
+            continued(vlm, prepared.inputs, shown),
+            tuple(one.extended(len(tokens)) for one, tokens in zip(prepared.layouts, token_ids, strict=True)),
+            [text.all_words for text in texts],
+            spec,
+        )
     return [
         TextMaps(
             text.text,
@@ -92,8 +96,10 @@ def tokens_of(vlm: VLM, text: str) -> tuple[int, ...]:
     """The tokens of a text that the model did not generate.
 
     Raises:
-        ExpressionError: the text has words outside a closed vocabulary.
+        ExpressionError: the text has words outside a closed vocabulary, or contains one of the model's control tokens.
     """
+    refuse_broken_text(text)
+    refuse_control_tokens(text, vlm.image_token, vlm.tokenizer, vlm.name)
     ids = tuple(vlm.tokenizer(text, add_special_tokens=False)["input_ids"])
     if vlm.tokenizer.unk_token_id in ids:
         at = ids.index(vlm.tokenizer.unk_token_id)
@@ -103,6 +109,44 @@ def tokens_of(vlm: VLM, text: str) -> tuple[int, ...]:
             "words, or another model"
         )
     return ids
+
+
+@contextmanager
+def control_tokens_hidden(vlm: VLM, token_ids: Sequence[Sequence[int]], length: int) -> Iterator[list[list[int]]]:
+    """Hide control tokens of generated texts from the model's search for them, and keep what they contribute.
+
+    A model may generate its own image token. While it decodes, that token is one like any other; in a pass over picture
+    and text the model would take it for a cell of a second picture, and refuse. Inside this context padding tokens
+    stand in its place, and the embedding layer gives the hidden tokens' embeddings there.
+
+    Args:
+        vlm: the model.
+        token_ids: per element the tokens of the text.
+        length: N of the prompt, behind which the texts begin.
+
+    Yields:
+        The tokens with their control tokens replaced.
+    """
+    control, embedding = set(vlm.tokenizer.added_tokens_decoder), vlm.model.get_input_embeddings()
+    hidden = [(row, i, t) for row, tokens in enumerate(token_ids) for i, t in enumerate(tokens) if t in control]
+    shown = [[vlm.tokenizer.pad_token_id if t in control else t for t in tokens] for tokens in token_ids]
+    if not hidden:
+        yield shown
+        return
+    rows, places, ids = (torch.tensor(column, device=vlm.device) for column in zip(*hidden, strict=True))
+    with torch.inference_mode():
+        own = embedding(ids)
+
+    def put_back(layer: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        result = output.clone()
+        result[rows, length + places] = own
+        return result
+
+    handle = embedding.register_forward_hook(put_back)
+    try:
+        yield shown
+    finally:
+        handle.remove()
 
 
 def continued(

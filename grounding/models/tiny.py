@@ -6,15 +6,14 @@ Their attention, masks, caches, grids and chat templates are those of the full-s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 
-TinyModel = tuple[Any, Any]
+from grounding.text.tiny import byte_tokenizer
 
-# Words that are one token for the tiny tokenizer; every other word is several byte tokens.
-WHOLE_WORDS = ("where", "is", "the", "dog", "red", "left", "of", "on", "image", "describe", "user", "assistant")
+TinyModel = tuple[Any, Any]
 
 LLAVA_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% else %}ASSISTANT: {% endif %}"
@@ -27,48 +26,6 @@ QWEN_TEMPLATE = (
     "{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ content['text'] }}"
     "{% endif %}{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-
-
-def byte_tokenizer(special: Iterable[str], *, bos: str | None, eos: str, pad: str) -> Any:
-    """A byte-level BPE tokenizer, which can write every string.
-
-    Args:
-        special: special tokens.
-        bos: the token put before every text, or None.
-        eos: the token that ends a text.
-        pad: the padding token.
-
-    Returns:
-        A `PreTrainedTokenizerFast` that pads on the left.
-    """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    special = tuple(special)
-    vocabulary = {token: index for index, token in enumerate(special)}
-    for letter in sorted(pre_tokenizers.ByteLevel.alphabet()):
-        vocabulary[letter] = len(vocabulary)
-    merges: list[tuple[str, str]] = []
-    for word in (lead + word for word in WHOLE_WORDS for lead in ("Ġ", "")):
-        for end in range(1, len(word)):
-            if word[: end + 1] not in vocabulary:
-                vocabulary[word[: end + 1]] = len(vocabulary)
-                merges.append((word[:end], word[end]))
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    if bos is not None:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, vocabulary[bos])]
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=bos,
-        eos_token=eos,
-        pad_token=pad,
-        additional_special_tokens=[token for token in special if token not in (bos, eos, pad)],
-        padding_side="left",
-    )
 
 
 def tiny_llava(

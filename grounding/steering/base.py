@@ -74,6 +74,10 @@ class Intervention(Protocol):
     `grounding.schema`. A step may edit attention (`grounding.steering.apply.apply`), add logits processors or replace
     the decoding loop (`GenerateOverrides`). A step that edits chosen heads, layers and keys derives from
     `grounding.steering.modulation.Modulation` and implements `edit` in place of `applied`.
+
+    Two members are optional. A step that follows several texts at once, as a beam search does, says so by the class
+    attribute `searches = True`; its texts are then not streamed. A method `check(vlm, decoding)` raises `MethodError`
+    where the step does not fit, before anything runs.
     """
 
     name: ClassVar[str]

@@ -19,6 +19,8 @@ class Decoding:
         top_k: sample from the k most probable tokens; 0 disables the limit and also overrides the model's default.
         top_p: nucleus mass to sample from, in (0, 1].
         seed: of sampling. Each batch starts from it, so its texts do not depend on the batches before.
+        stop_at_repeats: end a text where it begins to repeat itself (`grounding.text.repeats`) and leave the repeat
+            out. Off by default, since published figures are of texts that go on.
 
     Raises:
         MethodError: a value is out of range.
@@ -31,6 +33,7 @@ class Decoding:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    stop_at_repeats: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.num_beams < 1:
@@ -52,8 +55,10 @@ class Generated:
         text: decoded without special tokens, stripped.
         token_ids: new tokens without padding, the end token included where it was generated.
         finished: whether the end token was generated within the limit.
+        repeated: whether the text was ended where it began to repeat itself.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finished: bool
+    repeated: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
 from grounding.attention.rows import weight_rows
+from grounding.errors import MethodError
 from grounding.layout import TokenLayout
 from grounding.steering.apply import GenerationPass, apply, beams_of
 from grounding.steering.base import GenerateOverrides, GenerationContext, Intervention
@@ -23,12 +25,12 @@ _SPARE_KEYS = 256
 
 @dataclass(frozen=True)
 class _CachedEdit:
-    """Hold an edit that is valid for `rows` sequences and up to `keys` keys at one schedule strength."""
+    """Hold an edit of one row that is valid for `rows` sequences and up to `keys` keys at one schedule strength."""
 
     rows: int
     keys: int
     scale: float
-    edit: AttentionEdit
+    edit: RowEdit
 
     def serves(self, call: AttentionCall, scale: float) -> bool:
         return self.rows == call.query.shape[0] and self.keys >= call.key_count and self.scale == scale
@@ -87,12 +89,17 @@ class ModulationEditor:
         modulation = self._modulation
         first = running.first_query(self._first)
         if modulation.heads.on_the_fly and running.step == 0:
+            if first is not None and running.past + running.queries < running.prompt:
+                raise MethodError(
+                    f"{modulation.name} measures its heads at the prompt's last row, but edits earlier rows "
+                    f"(prefill: {modulation.prefill}) and the prompt is read in pieces: read it in one pass"
+                )
             self._measure(layer, call, running)
-        strength = modulation.schedule.strength(running.step)
+        strength = self._strength(running)
         if first is None or strength == 0 or layer not in self._acting:
             return None
         if running.step > 0 and modulation.is_fixed:
-            return RowEdit(first, self._cached(layer, call, strength).first_keys(call.key_count))
+            return self._cached(layer, call, strength, first)
         masks = self._masks_of(layer, call, call.key_count, strength)
         if running.step > 0 or modulation.prefill != "text":
             return RowEdit(first, lambda earlier, rows: modulation.edit(masks, earlier, rows))
@@ -113,12 +120,27 @@ class ModulationEditor:
 
     def gates(self, layer: int, running: GenerationPass) -> Tensor | None:
         """Return [H] factors where the modulation multiplies heads' outputs; None where it is inactive."""
-        strength = self._modulation.schedule.strength(running.step)
+        strength = self._strength(running)
         return self._modulation.gates(self._static[layer] * strength) if strength and layer in self._acting else None
 
     def gated_from(self, running: GenerationPass) -> Tensor:
         """Return [B] int64, the first gated position of each element."""
         return self._starts
+
+    def _strength(self, running: GenerationPass) -> float:
+        """Return the schedule's strength at the pass's step.
+
+        Raises:
+            MethodError: the pass reads tokens of several steps, whose strengths differ.
+        """
+        schedule = self._modulation.schedule
+        if running.last_step > running.step and schedule.kind != "constant":
+            raise MethodError(
+                f"the schedule {schedule.kind!r} of {self._modulation.name} sets a strength per step, but one pass "
+                f"reads the tokens of steps {running.step} to {running.last_step}: generate with use_cache=True and "
+                "without assisted generation or prompt lookup"
+            )
+        return schedule.strength(running.step)
 
     def _measure(self, layer: int, call: AttentionCall, running: GenerationPass) -> None:
         """Compute head strengths from the last prompt row, in the pass that reads it."""
@@ -138,16 +160,19 @@ class ModulationEditor:
         if bool(self._measured[layer].any()):
             self._acting.add(layer)
 
-    def _cached(self, layer: int, call: AttentionCall, scale: float) -> AttentionEdit:
-        """Return the edit of a generated token's row, computed for `_SPARE_KEYS` future keys and then reused."""
+    def _cached(self, layer: int, call: AttentionCall, scale: float, first: int) -> RowEdit:
+        """Return the edit of generated tokens from query `first` on.
+
+        It is computed for `_SPARE_KEYS` future keys, and the same object is returned until the keys exceed them.
+        """
         known = self._cache.get(layer)
         if known is None or not known.serves(call, scale):
-            keys = call.key_count + _SPARE_KEYS
-            edit = self._modulation.edit(
-                self._masks_of(layer, call, keys, scale), call, torch.zeros(1, dtype=torch.int64)
-            )
-            known = self._cache[layer] = _CachedEdit(call.query.shape[0], keys, scale, edit)
-        return known.edit
+            # Kernels on accelerators copy a mask whose rows are not aligned to 8 entries.
+            keys = math.ceil((call.key_count + _SPARE_KEYS) / 8) * 8
+            masks = self._masks_of(layer, call, keys, scale)
+            edit = self._modulation.edit(masks, call, torch.zeros(1, dtype=torch.int64))
+            known = self._cache[layer] = _CachedEdit(call.query.shape[0], keys, scale, RowEdit(0, edit))
+        return known.edit if first == 0 else RowEdit(first, known.edit.edit)
 
     def _masks_of(self, layer: int, call: AttentionCall, count: int, scale: float) -> KeyMasks:
         keys, image, text = self._key_masks(call, count)
@@ -168,8 +193,9 @@ class ModulationEditor:
             beams, device = beams_of(rows, len(self._layouts)), call.query.device
             masks = torch.zeros(3, len(self._layouts), keys, dtype=torch.bool)
             for element, (chosen, image) in enumerate(zip(self._chosen, self._image, strict=True)):
-                masks[0, element, chosen] = True
-                masks[1, element, image] = True
+                # A prompt in pieces is read up to some of its image keys.
+                masks[0, element, chosen[chosen < keys]] = True
+                masks[1, element, image[image < keys]] = True
                 masks[2, element, int(image.max()) + 1 :] = True
             spread = masks.to(device).repeat_interleave(beams, dim=1)[:, :, None, None]
             known = (spread[0], spread[1], spread[2])

@@ -24,6 +24,7 @@ from grounding.errors import GroundingError, MethodError
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
 from grounding.models.spelling import spell
+from grounding.numerics import overflow
 from grounding.steering.apply import apply
 from grounding.steering.fit_settings import FitSettings
 from grounding.steering.head_gains import HeadGains, Table
@@ -151,6 +152,9 @@ class _SampleCache:
         Args:
             row: index of the sample.
             logs: [2, L, H] or [2, 1, 1] log gains on image and on text.
+
+        Raises:
+            ModelError: the likelihood is not finite.
         """
         vlm = self._vlm
         with explain_out_of_memory(f"fitting gains of {vlm.name}", _REMEDY), torch.enable_grad():
@@ -159,6 +163,8 @@ class _SampleCache:
                 hooks.set_pass(0, forced.start)  # the prompt was read outside the block, unedited
                 value = forward.log_probability(weights=weights)[0]
             (slope,) = torch.autograd.grad(value, logs)
+        if not math.isfinite(value.item()):
+            raise overflow(f"the likelihood by {vlm.name}", vlm.model.dtype)
         return value.item(), slope
 
     def digest(self) -> tuple[int, str]:

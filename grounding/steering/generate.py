@@ -11,10 +11,13 @@ import torch
 from grounding.errors import MethodError
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
-from grounding.models.spelling import end_of_text, end_tokens
+from grounding.models.spelling import end_of_text, end_tokens, spell, until_end
+from grounding.numerics import finite_logits
 from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding, Generated
 from grounding.steering.editor import applied
+from grounding.steering.modulation import Modulation
+from grounding.text.repeats import repeat_start
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,7 +53,7 @@ def generate(
     Raises:
         ExpressionError: a question is empty or cannot be tokenised.
         MethodError: the steering method does not fit the model or the decoding.
-        ModelError: the model cannot run, for example out of memory.
+        ModelError: the model cannot run, for example out of memory, or its output is not finite.
     """
     decoding = decoding or Decoding()
     prepared = vlm.prepare_questions(images, questions)
@@ -58,8 +61,9 @@ def generate(
     with (
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
         explain_out_of_memory(f"generating with {vlm.name}", _REMEDY),
-        ExitStack() as stack,
         torch.inference_mode(),
+        finite_logits(vlm.model, vlm.name, sampling=decoding.do_sample),
+        ExitStack() as stack,
     ):
         torch.manual_seed(decoding.seed)
         overrides = [stack.enter_context(applied(step, context)) for step in (steering.steps if steering else ())]
@@ -76,15 +80,41 @@ def generate(
             options["logits_processor"] = _listed(processors)
         if streamer is not None:
             options["streamer"] = streamer
+        if decoding.stop_at_repeats:
+            options["stopping_criteria"] = _repeats(vlm, prepared.length)
         for override in overrides:
             options |= override.options
         _refuse_unfit(options, len(images), len(overrides))
         output = vlm.model.generate(**prepared.inputs, **options)
-    texts = [_generated(vlm, row) for row in output[:, prepared.length :].tolist()]
+    texts = [_generated(vlm, row, decoding.stop_at_repeats) for row in output[:, prepared.length :].tolist()]
     for override in overrides:
         if override.finish is not None:
             texts = [override.finish(text) for text in texts]
     return texts
+
+
+def check_steering(steering: Steering, vlm: VLM, decoding: Decoding) -> None:
+    """Check that a steering method fits a model and a decoding, before anything runs.
+
+    Args:
+        steering: the method; a step that has a method `check` of model and decoding checks itself.
+        vlm: the model.
+        decoding: settings of `generate`.
+
+    Raises:
+        MethodError: layers, heads, gains or the way of decoding do not fit.
+    """
+    for step in steering.steps:
+        if isinstance(step, Modulation):
+            step.check(vlm)
+            step.heads.strengths(step.layers.chosen(vlm.layer_count), vlm.layer_count, vlm.head_count)
+        elif hasattr(step, "check"):
+            step.check(vlm, decoding)
+
+
+def searches(steering: Steering | None) -> bool:
+    """Whether a step follows several texts at once, so that there is no newest token to stream."""
+    return steering is not None and any(getattr(step, "searches", False) for step in steering.steps)
 
 
 def _refuse_unfit(options: dict[str, Any], elements: int, steps: int) -> None:
@@ -105,8 +135,30 @@ def _listed(processors: Sequence[Any]) -> Any:
     return LogitsProcessorList(processors)
 
 
-def _generated(vlm: VLM, ids: list[int]) -> Generated:
+def _repeats(vlm: VLM, prompt: int) -> Any:
+    """A stopping criterion (transformers' kind) for rows that repeat themselves behind the prompt."""
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    class Repeats(StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+            texts = vlm.tokenizer.batch_decode(input_ids[:, prompt:].tolist(), skip_special_tokens=True)
+            return torch.tensor([repeat_start(text) is not None for text in texts], device=input_ids.device)
+
+    return StoppingCriteriaList([Repeats()])
+
+
+def _generated(vlm: VLM, ids: list[int], stop_at_repeats: bool) -> Generated:
+    if stop_at_repeats:
+        text, spans = spell(vlm.tokenizer, until_end(vlm.model, ids))
+        start = repeat_start(text)
+        if start is not None:
+            return Generated(text[:start].strip(), tuple(ids[: _tokens_before(spans, start)]), False, True)
     stop = end_of_text(ids, end_tokens(vlm.model))
     kept = ids if stop is None else ids[: stop + 1]
     text = vlm.tokenizer.decode(kept, skip_special_tokens=True).strip()
     return Generated(text, tuple(kept), stop is not None)
+
+
+def _tokens_before(spans: Sequence[tuple[int, int]], end: int) -> int:
+    """How many of the first tokens write nothing from character `end` on, except for blanks before it."""
+    return next((index for index, (_, stop) in enumerate(spans) if stop > end), len(spans))

@@ -38,6 +38,7 @@ from grounding.errors import GroundingError, ImageError, MethodError
 from grounding.geometry import cell_coverage
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
+from grounding.numerics import overflow
 from grounding.steering.apply import apply
 from grounding.steering.samples import CalibrationSample, Source
 from grounding.steering.sensitivity import Kind, Sensitivity
@@ -110,7 +111,7 @@ def head_values(vlm: VLM, sample: CalibrationSample, kind: Kind, *, sinks: SinkR
         ImageError: `agreement` is measured on a sample without a mask.
         MethodError: the model cannot be steered, so heads cannot be ablated.
         RecordingError: the model's attention cannot be recorded.
-        ModelError: the model cannot run, for example out of memory.
+        ModelError: the model cannot run, for example out of memory, or a value is not finite.
     """
     with explain_out_of_memory(f"measuring heads of {vlm.name}", _REMEDY):
         forced = TeacherForcedSample.of(vlm, sample)
@@ -122,6 +123,8 @@ def head_values(vlm: VLM, sample: CalibrationSample, kind: Kind, *, sinks: SinkR
             values = _image_rows(forced, sinks).sum(-1).mean(-1)
         else:
             values = _agreement(_image_rows(forced, sinks), _covered(forced, sample.mask))
+    if not bool(values.isfinite().all()):
+        raise overflow(f"the {kind} of {vlm.name}", vlm.model.dtype)
     return values.float().cpu().numpy()
 
 

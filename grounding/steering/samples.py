@@ -14,6 +14,7 @@ import numpy as np
 
 from grounding import schema
 from grounding.errors import ManifestError
+from grounding.files import user_path
 from grounding.manifest import read_manifest
 from grounding.types import BoolArray
 
@@ -27,14 +28,14 @@ class CalibrationSample:
 
     Attributes:
         image: RGB image.
-        question: the prompt's text.
+        question: the prompt's text; None for the model's own request for a description.
         answer: the text that is teacher-forced after the question.
         word: a word or phrase of the answer, of which the first occurrence is measured; None measures the whole answer.
         mask: bool [H, W] of the image's size, true on the word's object; required by `agreement` only.
     """
 
     image: Image.Image = field(repr=False)
-    question: str
+    question: str | None
     answer: str
     word: str | None = None
     mask: BoolArray | None = field(default=None, repr=False)
@@ -57,14 +58,14 @@ class _Line:
     """Hold one line of a manifest; paths are relative to the manifest's folder."""
 
     image: str
-    question: str
     answer: str
+    question: str | None = None
     word: str | None = None
     mask: str | None = None
 
 
 def manifest_samples(file: Path) -> list[Source]:
-    """Read samples from JSON lines with the keys `image`, `question`, `answer` and, optionally, `word` and `mask`.
+    """Read samples from JSON lines with the keys `image`, `answer` and, optionally, `question`, `word` and `mask`.
 
     Args:
         file: the manifest; `image` and `mask` are paths of images. A mask is true where its pixel is not black.
@@ -78,7 +79,7 @@ def manifest_samples(file: Path) -> list[Source]:
     """
     return [
         partial(_opened, schema.build(_Line, data, where, ManifestError), file.parent)
-        for where, data in read_manifest(file, "image, question and answer")
+        for where, data in read_manifest(file, "image and answer")
     ]
 
 
@@ -86,10 +87,10 @@ def _opened(line: _Line, folder: Path) -> CalibrationSample:
     from grounding.errors import ImageError
     from grounding.images import open_image
 
-    image = open_image(folder / Path(line.image).expanduser())
+    image = open_image(folder / user_path(line.image))
     mask = None
     if line.mask is not None:
-        path = folder / Path(line.mask).expanduser()
+        path = folder / user_path(line.mask)
         mask = np.asarray(np.asarray(open_image(path)).any(axis=-1))
         if mask.shape != (image.height, image.width):
             raise ImageError(

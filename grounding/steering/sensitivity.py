@@ -83,8 +83,8 @@ def load_sensitivity(path: str | Path) -> Sensitivity:
         MethodError: the file cannot be read or has other content.
     """
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as wrong:
+        data = schema.parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as wrong:
         raise MethodError(
             f"the sensitivity file {path} cannot be read: give a file written by grounding calibrate sensitivity"
         ) from wrong

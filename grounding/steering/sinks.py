@@ -38,14 +38,14 @@ class SinkMemory:
         Args:
             layer: the decoder layer.
             hidden: [rows, Q, E], rows = elements times beams.
-            running: the pass, which reads the prompt or a piece of it.
+            running: the pass, which reads the prompt or a piece of it, and without a cache the answer too.
         """
         if running.past == 0:
             self._sinks[layer] = torch.zeros(len(self._layouts), running.prompt, dtype=torch.bool, device=hidden.device)
         beams = beams_of(hidden.shape[0], len(self._layouts))
-        stop = running.past + running.queries
+        stop = min(running.past + running.queries, running.prompt)
         for element, layout in enumerate(self._layouts):
-            own = hidden[element * beams]  # [Q, E]
+            own = hidden[element * beams, : stop - running.past]  # [Q, E]
             if running.past <= layout.padding < stop:
                 found = (
                     sink_dimensions(own, layout.padding - running.past)

@@ -61,7 +61,8 @@ class TeacherForcedSample:
             ExpressionError: the answer is empty, has words outside a closed vocabulary, or does not contain the word.
             ModelError: tokens, text and image cells cannot be aligned for this model.
         """
-        prepared = vlm.prepare_questions([sample.image], [sample.question])
+        question = vlm.default_question if sample.question is None else sample.question
+        prepared = vlm.prepare_questions([sample.image], [question])
         tokens = tokens_of(vlm, sample.answer)
         if not tokens:
             raise ExpressionError("the answer is empty: give the text that the model is to read")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from grounding.text.kinds import normal
 from grounding.text.parse import NounFinder
 from grounding.text.rules import RuleNounFinder
-from grounding.text.words import normal, split_words
+from grounding.text.words import split_words
 from grounding.types import Word
 
 # Nouns of captions without a place in the image: the image itself, its mood, quantities, and words of the dialogue.

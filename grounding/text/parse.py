@@ -13,6 +13,7 @@ from typing import Protocol
 from grounding.errors import ExpressionError, UsageError
 from grounding.text.rules import RuleNounFinder
 from grounding.text.spacy_nouns import DEFAULT_MODEL, SpacyNounFinder, load_spacy
+from grounding.text.vocabulary import refuse_broken_text
 from grounding.text.words import Phrase, split_words
 from grounding.types import Word, WordKind
 
@@ -76,6 +77,7 @@ def parse(expression: str, finder: NounFinder | None = None) -> tuple[Word, ...]
     Raises:
         ExpressionError: the expression has no words, or stop words alone.
     """
+    refuse_broken_text(expression)
     words = split_words(expression)
     if not words:
         raise ExpressionError(

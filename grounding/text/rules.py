@@ -1,14 +1,15 @@
 """Nouns by rules: the head noun of a referring expression and the noun phrases of a text, without a model.
 
-A phrase ends at the first preposition, relative pronoun, verb or punctuation mark; its noun is the last noun-like word
-before that.
+A phrase ends at the first preposition, relative pronoun, verb or punctuation mark behind a noun; its noun is the last
+noun-like word before that. Marks between adjectives do not end it ("black/white cat").
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from grounding.text.words import Phrase, normal
+from grounding.text.kinds import normal
+from grounding.text.words import Phrase
 from grounding.types import Word, WordKind
 
 # Spatial words that are prepositions after a noun; the others ("left", "top") need "of" or "to" after them.
@@ -20,8 +21,19 @@ PREPOSITIONS = frozenset(
 ADJECTIVES = frozenset(
     "red orange yellow green blue purple violet pink brown black white grey gray golden silver beige tan navy lime cyan"
     " magenta turquoise maroon teal dark light bright pale big small large little tiny huge tall short long old young"
-    " thin fat thick striped dotted checked checkered plain spotted wooden".split()
+    " thin fat thick striped dotted checked checkered plain spotted wooden silver gold blonde blond brunette bald hairy"
+    " furry fluffy fuzzy curly shiny dirty rusty empty full half whole entire open closed round circular rectangular"
+    " curved straight skinny chubby slim pretty cute older younger bigger smaller larger taller shorter longer thinner"
+    " darker lighter brighter main single double visible blurry colorful colourful multicolored wet dry clear fancy"
+    " floral metallic transparent upright sideways asleep alone".split()
 )
+# Adjectives that are nouns at the end of a compound: "traffic light", "street light".
+NOUNS_TOO = frozenset(("light",))
+SUPERLATIVES_NOT = frozenset(
+    "forest chest vest nest guest crest priest harvest quest interest contest request breast protest".split()
+)  # nouns in -est
+PARTICIPLES = frozenset("bent held worn seen shown hung torn broken eaten bitten hidden seated made".split())
+ABBREVIATIONS = frozenset("st mr mrs ms dr no jr sr mt vs".split())  # their point does not end a phrase
 IMPERATIVES = frozenset("find show locate segment select highlight pick choose click mark detect".split())
 DETERMINERS = frozenset("the a an me all every each this that these those my your".split())  # after an imperative verb
 NUMERALS = frozenset("two three four five six seven eight nine ten eleven twelve".split())
@@ -41,6 +53,9 @@ NOUNS_IN_ING = frozenset(
     " sling pudding icing frosting dressing earring sibling duckling drawing crossing lighting rigging stocking".split()
 )
 NOUNS_IN_ED = frozenset("bed shed sled seed weed reed breed moped bobsled biped quadruped waterbed".split())
+
+_ENDS = ";:.!?()[]\u2014\u2013\n"  # marks that end a phrase
+_JOINS = ",/&+"  # marks between phrases, or between adjectives of one
 
 
 class RuleNounFinder:
@@ -65,7 +80,8 @@ class RuleNounFinder:
         while start < len(words):
             end, following = self._phrase(text, words, start)
             nouns = [i for i in range(start, end) if words[i].kind is WordKind.CONTENT]
-            best = [i for i in nouns if not _is_modifier(words[i])] or nouns
+            named = _named(words, nouns)
+            best = [i for i in named if not _is_participle(normal(words[i].text))] or named or nouns
             if best and not _is_imperative(words, best[-1]):
                 return (best[-1],)
             spatial = [i for i in range(start, end) if words[i].kind is WordKind.SPATIAL]
@@ -93,12 +109,14 @@ class RuleNounFinder:
         while start < len(words):
             end, following = self._phrase(text, words, start)
             content = [i for i in range(start, end) if words[i].kind is WordKind.CONTENT]
-            nouns = [i for i in content if not (_is_modifier(words[i]) or _is_verb_of_text(words, i))]
+            nouns = [i for i in _named(words, content) if not _is_verb_of_text(words, i)]
             if nouns:
                 first, noun = content[0], nouns[-1]
+                while first < noun and _follows_as_verb(words, first):  # "(a man) wearing black trousers"
+                    first = next(i for i in content if i > first)
                 opener = normal(words[first - 1].text) if first else ""
                 listed = joined and (
-                    opener in ("and", "or") or _is_cut(text[words[first - 1].span[1] : words[first].span[0]])
+                    opener in ("and", "or") or _has_mark(text, words[first - 1], words[first], _ENDS + _JOINS)
                 )
                 numbered = any(_is_number(words[i]) for i in content)
                 joined = first == 0 or opener in OPENERS or listed or numbered or _is_plural(normal(words[noun].text))
@@ -117,7 +135,8 @@ class RuleNounFinder:
         for index in range(start, len(words)):
             word, form = words[index], normal(words[index].text)
             after = words[index + 1] if index + 1 < len(words) else None
-            if index > start and opened and _is_cut(text[words[index - 1].span[1] : word.span[0]]):
+            marks = _ENDS + _JOINS if noun else _ENDS  # behind adjectives alone a comma or slash leads on to the noun
+            if opened and _has_mark(text, words[index - 1], word, marks):
                 return index, index
             if word.kind is WordKind.STOP:
                 joins_adjectives = form in ("and", "or") and opened and not noun
@@ -129,15 +148,30 @@ class RuleNounFinder:
                     return index, index + 1
                 opened = opened or form not in PREPOSITIONS
             else:
-                if noun and (_is_verb(form, after) or form in ADJECTIVES):
+                ends = after is None or after.kind is not WordKind.CONTENT or normal(after.text) in VERBS
+                if noun and (_is_verb(form, after) or (_is_adjective(form) and not (ends and form in NOUNS_TOO))):
                     return index, index
                 opened = True
-                noun = noun or not _is_modifier(word)
+                noun = noun or not (_is_modifier(word) or (after is not None and _is_participle(form)))
         return len(words), len(words)
 
 
-def _is_cut(between: str) -> bool:
-    return any(letter in ",;:.!?()[]\u2014\u2013/\n" for letter in between)
+def _follows_as_verb(words: Sequence[Word], index: int) -> bool:
+    """Whether a word in -ing is the verb of the noun before it, and no adjective of the noun behind it."""
+    return index > 0 and _is_in_ing(normal(words[index].text)) and normal(words[index - 1].text) not in OPENERS
+
+
+def _named(words: Sequence[Word], content: Sequence[int]) -> list[int]:
+    """Those of a phrase's content words that are no modifiers."""
+    compound = content[-1:] if len(content) > 1 and normal(words[content[-1]].text) in NOUNS_TOO else ()
+    return [i for i in content if i in compound or not _is_modifier(words[i])]
+
+
+def _has_mark(text: str, before: Word, after: Word, marks: str) -> bool:
+    """Whether one of the marks stands between two words; the point of an abbreviation is none."""
+    short = "." in before.text or normal(before.text) in ABBREVIATIONS
+    between = text[before.span[1] : after.span[0]]
+    return any(letter in marks and not (letter == "." and short) for letter in between)
 
 
 def _is_possessive(form: str) -> bool:
@@ -146,14 +180,31 @@ def _is_possessive(form: str) -> bool:
 
 def _is_modifier(word: Word) -> bool:
     form = normal(word.text)
-    return form in ADJECTIVES or form in NUMERALS or form[:1].isdigit() or _is_possessive(form)
+    return len(form) == 1 or _is_adjective(form) or form in NUMERALS or form[:1].isdigit() or _is_possessive(form)
+
+
+def _is_adjective(form: str) -> bool:
+    superlative = form.endswith("est") and len(form) > 5 and form not in SUPERLATIVES_NOT
+    return form in ADJECTIVES or superlative or (form.endswith(("less", "ful")) and len(form) > 5)
+
+
+def _is_participle(form: str) -> bool:
+    return _is_in_ing(form) or _is_in_ed(form) or form in PARTICIPLES
+
+
+def _is_in_ing(form: str) -> bool:
+    return form.endswith("ing") and form not in NOUNS_IN_ING and len(form) > 4
+
+
+def _is_in_ed(form: str) -> bool:
+    return form.endswith("ed") and form not in NOUNS_IN_ED and len(form) > 3
 
 
 def _is_verb(form: str, after: Word | None) -> bool:
-    if form in VERBS or (form.endswith("ing") and form not in NOUNS_IN_ING and len(form) > 4):
+    if form in VERBS or _is_in_ing(form):
         return True
     ends_phrase = after is None or after.kind is not WordKind.CONTENT
-    return form.endswith("ed") and form not in NOUNS_IN_ED and len(form) > 3 and ends_phrase
+    return (_is_in_ed(form) or form in PARTICIPLES) and ends_phrase
 
 
 def _is_verb_of_text(words: Sequence[Word], index: int) -> bool:

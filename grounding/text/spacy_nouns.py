@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from grounding.errors import MissingExtraError, UsageError
-from grounding.text.words import Phrase, normal
+from grounding.text.kinds import normal
+from grounding.text.words import Phrase
 from grounding.types import Word, WordKind
 
 DEFAULT_MODEL = "en_core_web_sm"

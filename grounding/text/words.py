@@ -1,8 +1,8 @@
-"""Text to words with character spans, and the kind of each word: content, stop or spatial.
+"""Text to words with character spans.
 
 A word is a run of letters, marks, digits, underscores and pictographs of any script; hyphens and apostrophes join two
-runs (`t-shirt`, `man's`), and so does a point or comma between digits (`2.5`). All other characters separate words.
-The kinds come from the project's word list, `stopwords.txt`.
+runs (`t-shirt`, `man's`), and so do a point or comma between digits (`2.5`) and points between single letters (`U.S`).
+All other characters separate words.
 """
 
 from __future__ import annotations
@@ -10,48 +10,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from functools import cache
-from importlib.resources import files
 
-from grounding.types import Word, WordKind
+from grounding.text.kinds import kinds_in
+from grounding.types import Word
 
 _HYPHENS_AND_APOSTROPHES = "-'\u2019\u2010\u2011"
+_ABBREVIATION = re.compile(r"(?<=\b[^\W\d_])\.[^\W\d_]\b")  # a point between two letters that stand alone
 _ZERO_WIDTH_JOINERS = "\u200c\u200d"  # inside words of Persian and Indic scripts, and between pictographs
 
 Phrase = tuple[int, int]
 """A noun phrase in a sequence of words: (index of its first word, index of its noun)."""
-
-
-@cache
-def word_list() -> dict[str, frozenset[str]]:
-    """Read the project's word list.
-
-    Returns:
-        Words in lower case by section, `stop` and `spatial`.
-    """
-    text = (files("grounding.text") / "stopwords.txt").read_text(encoding="utf-8")
-    sections: dict[str, set[str]] = {}
-    current: set[str] = set()
-    for line in text.splitlines():
-        if line.startswith("["):
-            current = sections.setdefault(line.strip("[] "), set())
-        elif not line.startswith("#"):
-            current.update(line.split())
-    return {name: frozenset(words) for name, words in sections.items()}
-
-
-def normal(word: str) -> str:
-    """Normalise a word for look-up: lower case, straight apostrophe, plain hyphen."""
-    return re.sub("[\u2010\u2011]", "-", word.replace("\u2019", "'")).casefold()
-
-
-def kind_of(word: str) -> WordKind:
-    """Classify a single word as stop, spatial or content."""
-    sections = word_list()
-    form = normal(word)
-    if form in sections["stop"]:
-        return WordKind.STOP
-    return WordKind.SPATIAL if form in sections["spatial"] else WordKind.CONTENT
 
 
 def split_words(text: str) -> tuple[Word, ...]:
@@ -63,7 +31,8 @@ def split_words(text: str) -> tuple[Word, ...]:
     Returns:
         The words in order with spans into `text`, so `text[slice(*word.span)] == word.text`; without token positions.
     """
-    return tuple(Word(text[a:b], (a, b), (), kind_of(text[a:b])) for a, b in _spans(text))
+    spans = tuple(_spans(text))
+    return tuple(Word(text[a:b], (a, b), (), kind) for (a, b), kind in zip(spans, kinds_in(text, spans), strict=True))
 
 
 def _spans(text: str) -> Iterator[tuple[int, int]]:
@@ -91,5 +60,7 @@ def _joins(text: str, index: int) -> bool:
     if letter in _HYPHENS_AND_APOSTROPHES:
         return _is_letter(before)
     if letter in ".,":
-        return before.isdigit() and after.isdigit()
+        return (before.isdigit() and after.isdigit()) or (
+            letter == "." and _ABBREVIATION.match(text, index) is not None
+        )
     return letter in _ZERO_WIDTH_JOINERS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,18 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from grounding.console import emit, stderr, stdout
+from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import GroundingError, UsageError
-from grounding.files import slug
+from grounding.files import slug, user_path
 from grounding.images import open_image
+from grounding.pictures import picture_files
 from grounding.runs.attempts import attempt_one
 from grounding.runs.folder import RESULTS
-from grounding.runs.provenance import short_hash
+from grounding.runs.records import RecordLog
 from pipelines.commands.render import token_streamer, write_description
 from pipelines.describe import FaithfulDescription
+from pipelines.manifest import ManifestItem
 from pipelines.options import LoadOptions
 from pipelines.provenance import DescribeConfig, describe_config
-from pipelines.records import Record, caption_record, error_json, speed_record
+from pipelines.records import Record, caption_record, error_json, image_head, outdated, speed_record
 from pipelines.results import UNSTEERED, Description
 from pipelines.runs import open_results, write_run
 
@@ -46,16 +49,19 @@ class DescribeCommand(LoadOptions):
     how a single image fails); 130 interrupted.
 
     Attributes:
-        images: one image or more.
+        images: one image or more; also folders, and patterns in quotes.
         question: the prompt; left out, the model's own request for a description.
         steer: a steering method's name, or a YAML file.
         masks: segment every noun.
-        threshold: support below which a noun is flagged, in [0, 1]; left out, the model's own where one was measured.
+        threshold: support below which a noun is flagged, in [0, 1]; left out, the model's own where one was measured,
+            and no verdict where none was.
         max_new_tokens: the longest text in tokens.
         num_beams: beams; more than 1 cannot be streamed.
         sample: draw tokens instead of taking the likeliest.
         temperature: of the draws.
         top_p: share of the probability mass that is drawn from.
+        keep_repeats: let a text go on where it says a sentence again or a few words over and over; left out, it ends
+            there, and the repeat is left out.
         out: folder for pictures of the texts, results.jsonl and run.json; nothing is written without it.
         json: print one JSON object per image on stdout, and no text while it is generated.
     """
@@ -70,6 +76,7 @@ class DescribeCommand(LoadOptions):
     sample: bool = False
     temperature: float = 1.0
     top_p: float = 1.0
+    keep_repeats: bool = False
     out: Path | None = None
     json: bool = False
 
@@ -82,7 +89,7 @@ class DescribeCommand(LoadOptions):
             raise UsageError("no image was given, expected one or more: grounding describe photo.jpg")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UsageError(f"a threshold of {self.threshold} was given, expected a support in [0, 1]")
-        images = tuple(dict.fromkeys(self.images))
+        images = picture_files(self.images)
         steering = None if self.steer is None else load_steering(self.steer)
         decoding = Decoding(
             max_new_tokens=self.max_new_tokens,
@@ -91,29 +98,52 @@ class DescribeCommand(LoadOptions):
             temperature=self.temperature,
             top_p=self.top_p,
             seed=self.seed,
+            stop_at_repeats=not self.keep_repeats,
         )
         config = self._config(steering, decoding)
-        log = None if self.out is None else open_results(self.out)
-        if len(images) == 1:
-            open_image(images[0])  # a bad image is refused before the model is loaded
+        items = tuple(ManifestItem(image, user_path(image), "") for image in images)
+        if self.out is None:
+            return self._describe(items, config, steering, decoding, None)
+        with RESULTS.hold(self.out):
+            return self._describe(items, config, steering, decoding, open_results(self.out))
+
+    def _describe(
+        self,
+        items: tuple[ManifestItem, ...],
+        config: DescribeConfig,
+        steering: Steering | None,
+        decoding: Decoding,
+        log: RecordLog[Record] | None,
+    ) -> int:
+        """Describe the items; the lines go to the log, if there is one."""
+        if len(items) == 1:
+            open_image(items[0].path)  # a bad image is refused before the model is loaded
         pipe = self._load(steering, decoding)
-        failed = 0
-        for image, outcome in self._work(pipe, images):
-            record: Record = {"key": short_hash([image, config.hash], 16), "image": image, "config": config.hash}
+        failed, records = 0, []
+        for item, outcome in self._work(pipe, items):
+            record = image_head(item, config)
+            made: Record | GroundingError
             if isinstance(outcome, GroundingError):
-                failed += 1
-                stderr().print(f"failed: {image}: {outcome}")
-                record |= {"error": error_json(outcome)}
+                made = outcome
             else:
-                record |= self._record(outcome, image, record["key"])
+                made = attempt_one(partial(self._record, outcome, item.image, record["key"]))
+            if isinstance(made, GroundingError):
+                failed += 1
+                stderr().print(f"failed: {item.image}: {made}")
+                record |= {"error": error_json(made)}
+            else:
+                record |= made
             if log is not None and self.out is not None:
                 write_run(self.out, config)
                 log.add(record)
+            records.append(record)
             if self.json:
                 emit(record if isinstance(outcome, GroundingError) else record | {"speed": _speed(outcome)})
+        if log is not None:
+            log.settle(records, outdated(log.records, records))
         if failed:
             where = f", see their lines in {self.out / RESULTS.records}" if self.out is not None else ""
-            stderr().print(f"{failed} of {len(images)} images failed{where}")
+            stderr().print(f"{failed} of {len(items)} images failed{where}")
         return 1 if failed else 0
 
     def _config(self, steering: Steering | None, decoding: Decoding) -> DescribeConfig:
@@ -123,37 +153,41 @@ class DescribeCommand(LoadOptions):
     def _load(self, steering: Steering | None, decoding: Decoding) -> FaithfulDescription:
         method, vlm = self.chosen_method(), self.load_vlm()
         segmenter = self.load_segmenter() if self.masks else None
-        pipe = FaithfulDescription(vlm, method, segmenter, steering, decoding, self.threshold)
-        if pipe.threshold is None:
-            stderr().print(
-                f"note: no threshold of support was measured for {self.model}, so no noun is flagged for a low one: "
-                "give --threshold"
-            )
-        return pipe
+        return FaithfulDescription(vlm, method, segmenter, steering, decoding, self.threshold)
 
     def _work(
-        self, pipe: FaithfulDescription, images: tuple[str, ...]
-    ) -> Iterator[tuple[str, Description | GroundingError]]:
+        self, pipe: FaithfulDescription, items: tuple[ManifestItem, ...]
+    ) -> Iterator[tuple[ManifestItem, Description | GroundingError]]:
         """Yield every image with its description or its error; the error of a single image is raised."""
-        streams = self.num_beams == 1 and not self.json and not _searches(pipe.steering)
+        from grounding.steering.generate import searches
+
+        streams = self.num_beams == 1 and not self.json and not searches(pipe.steering)
 
         def stream(label: str) -> Any:
             stdout().print(f"{label}:" if label == UNSTEERED else f"{label} by {self.steer}:")
             return token_streamer(pipe.vlm.tokenizer)
 
-        def describe(image: str) -> Description:
-            return pipe(image, self.question, stream=stream if streams else None)
+        def describe(item: ManifestItem) -> Description:
+            return pipe(item.path, self.question, stream=stream if streams else None)
 
-        for image in images:
+        # A live bar is gone while anything is printed; where there is none, one line follows each of several images.
+        live = not streams and stderr().is_terminal
+        progress = progress_bar(stderr(), brief=True)
+        bar = progress.add_task("describe", total=len(items))
+        for item in items:
             if not self.json:
-                stdout().print(image, style="bold")
-            outcome = attempt_one(partial(describe, image))
+                stdout().print(item.image, style="bold")
+            with progress if live else nullcontext():
+                outcome = attempt_one(partial(describe, item))
+                progress.advance(bar)
             if isinstance(outcome, GroundingError):
-                if len(images) == 1:
+                if len(items) == 1:
                     raise outcome
             elif not self.json:
                 write_description(outcome, stdout(), streamed=streams)
-            yield image, outcome
+            if not live and len(items) > 1:
+                stderr().print(progress.get_renderable())
+            yield item, outcome
 
     def _record(self, description: Description, image: str, key: str) -> Record:
         """Write an image's pictures, and make its line."""
@@ -168,16 +202,10 @@ class DescribeCommand(LoadOptions):
             "seed": description.seed,
             "image_size": list(description.image.size),
             **{label: caption_record(caption) for label, caption in description.captions.items()},
+            **({"notes": list(description.notes)} if description.notes else {}),
             "files": list(files),
             "error": None,
         }
-
-
-def _searches(steering: Steering | None) -> bool:
-    """Whether a step follows several texts at once, so that there is no newest token to stream."""
-    from grounding.steering.baselines.opera import OverTrust
-
-    return steering is not None and any(isinstance(step, OverTrust) for step in steering.steps)
 
 
 def _speed(description: Description) -> dict[str, Any]:

@@ -44,6 +44,8 @@ def write_description(description: Description, console: Console, *, streamed: b
         console.print(table, soft_wrap=False)
         return
     for label, caption in description.captions.items():
+        if streamed and caption.repeated:
+            console.print(f"{label}, without the repeat: {caption.text}")
         console.print(f"nouns of {label}:" if streamed else f"{label}: {caption.text}")
         for line in _lines(caption):
             console.print(Text("  ").append(line))
@@ -58,9 +60,9 @@ def _column(caption: Caption) -> Group:
 
 
 def _lines(caption: Caption) -> Iterator[Text]:
-    for noun in caption.nouns:
-        flag = "" if noun.supported else "unsupported "
-        yield Text(f"{noun.text}: {flag}({noun.note})", style="" if noun.supported else "red")
+    for noun in caption.by_noun:
+        flags = f"{noun.flags} " if noun.flags else ""
+        yield Text(f"{noun.title}: {flags}({noun.note})", style="bold red" if flags else "")
     rate = caption.tokens_per_second
     speed = "" if rate is None else f", {caption.tokens} tokens, {rate:.1f} per s"
     yield Text(f"{caption.summary}{speed}", style="dim")

@@ -56,10 +56,13 @@ class SegmentCommand(ModelOptions):
     with nothing written (that is also how a single image fails); 130 interrupted.
 
     Attributes:
-        words: one image or more, then the expression.
-        manifest: JSON lines with `image` (relative to the manifest) and `expression`, instead of images and expression.
+        words: one image or more (also folders, and patterns in quotes), then the expression in quotes. "the bowl, the
+            table" is two expressions.
+        manifest: JSON lines with `image` (relative to the manifest) and `expression`, instead of images and expression;
+            `-` reads them from stdin.
         out: folder for the results.
-        formats: `png` (picture, points, map and mask), `npz` (the map), `coco` (all masks in coco_results.json).
+        formats: `png` (picture, points, map and mask), `mask` (white on black, in the image's size), `cutout` (the
+            image, transparent off the mask), `coco` (all masks in coco_results.json), `npz` (the map).
         json: print the items' lines on stdout, one JSON object each, in the order of the items. Items that this run
             worked on have `seconds` by step, which are not in the files, so equal runs leave equal files.
     """
@@ -75,17 +78,23 @@ class SegmentCommand(ModelOptions):
         items = self._items()
         formats = parse_formats(self.formats)
         config = self.config()
-        lines = open_results(self.out)
         alone = self.manifest is None and len(items) == 1
         job = Job(items, self.out, formats, config, self.batch_size, self.manifest is not None, strict=alone)
-        batches = job.batches(lines)
-        before = sum(job.is_done(item, lines) for item in items)
+        with RESULTS.hold(self.out):
+            return self._fill(job)
+
+    def _fill(self, job: Job) -> int:
+        """Do what is to be done in the folder, and print the lines."""
+        lines = open_results(self.out)
+        done = job.done(lines)
+        batches = job.batches(done)
+        before = sum(item.work(job.config.hash) in done for item in job.items)
         started = time.perf_counter()
-        spent = self._work(job, lines, batches, len(items) - before) if batches else Spent(0.0, {})
+        spent = self._work(job, lines, batches, len(job.items) - before) if batches else Spent(0.0, {})
         records = finish(job, lines)
         failed = sum(record["error"] is not None for record in records)
         took = time.perf_counter() - started
-        stderr().print(_summary(len(items) - before, before, failed, took, spent, self.out))
+        stderr().print(_summary(len(job.items) - before - failed, before, failed, took, spent, self.out))
         for record in records:
             if self.json:
                 emit(record | spent.of(record["key"]))
@@ -95,7 +104,11 @@ class SegmentCommand(ModelOptions):
 
     def _items(self) -> tuple[ManifestItem, ...]:
         if self.manifest is None:
-            return items_from_words(self.words)
+            items = items_from_words(self.words)
+            asked = tuple(dict.fromkeys(item.expression for item in items))
+            if len(asked) > 1:
+                stderr().print(f"note: {self.words[-1]!r} is taken as {len(asked)} expressions: {' | '.join(asked)}")
+            return items
         if self.words:
             raise UsageError(
                 f"both --manifest and {self.words[0]!r} were given: give a manifest, or images and an expression"
@@ -110,12 +123,14 @@ class SegmentCommand(ModelOptions):
         spent = Spent(time.perf_counter() - started, {})
         with progress_bar(stderr()) as progress:
             task = progress.add_task("segment", total=left)
+            told: set[str] = set()
 
             def report(item: ManifestItem, outcome: ItemOutcome) -> None:
                 progress.advance(task)
                 if isinstance(outcome, GroundingError):
                     stderr().print(f"failed: {item.image}, {item.expression!r}: {outcome}")
-                else:
+                elif (work := item.work(job.config.hash)) not in told:  # items of equal work share one computation
+                    told.add(work)
                     spent.items[item.key(job.config.hash)] = outcome.timings
 
             run_job(job, pipe, lines, batches, report)
@@ -123,14 +138,15 @@ class SegmentCommand(ModelOptions):
 
 
 def _line(record: Record, out: Path) -> str:
-    """One result as text: its first file, or the image's name, and score and area of its masks."""
+    """One result as text: its first file, or the image's name, and the area of its masks.
+
+    The segmenter's own estimate is left out: it is about as high for masks of the wrong thing.
+    """
     name = str(out / record["files"][0]) if record["files"] else record["image"]
     width, height = record["image_size"]
-    masks = ", ".join(
-        f"score {segment['score']:.2f}, {segment['area'] / (width * height):.1%} of the image"
-        for segment in record["segments"]
-    )
-    return f"{name}: {record['expression']!r}, {masks}"
+    masks = ", ".join(f"{segment['area'] / (width * height):.1%} of the image" for segment in record["segments"])
+    notes = (f"note: {one}" for one in record.get("notes", ()))
+    return "; ".join((f"{name}: {record['expression']!r}, {masks}", *notes))
 
 
 def _summary(done: int, before: int, failed: int, seconds: float, spent: Spent, out: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from sparse_model import sparse_model
 from torch import Tensor
 
 from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
@@ -214,37 +215,8 @@ def test_the_vision_tower_is_a_stack_too() -> None:
 
 def test_a_sparse_model_that_reads_its_kernels_name_computes_what_it_does_without() -> None:
     """Sparse attention decides on its mask by the kernel's name, which interception leaves as it is."""
-    transformers = pytest.importorskip("transformers")
-    if not hasattr(transformers, "DeepseekV32Config"):
-        pytest.skip("this version of transformers has no DeepSeek-V3.2")
-    config = transformers.DeepseekV32Config(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        moe_intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        n_shared_experts=1,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
-        n_group=1,
-        topk_group=1,
-        first_k_dense_replace=2,
-        q_lora_rank=16,
-        kv_lora_rank=16,
-        qk_rope_head_dim=8,
-        qk_nope_head_dim=8,
-        v_head_dim=8,
-        index_topk=4,
-        index_n_heads=2,
-        index_head_dim=16,
-        pad_token_id=0,
-        initializer_range=0.3,
-    )
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        model = transformers.DeepseekV32ForCausalLM._from_config(config, attn_implementation="sdpa").eval()
+    model = sparse_model()
+    with torch.no_grad():
         ids = torch.arange(1, 21)[None]
         plain, diary = model(ids).logits, Diary()
         with intercept(model, diary, Scope(calls=range(2)), stack=decoder_stack(model)):

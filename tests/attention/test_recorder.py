@@ -108,7 +108,7 @@ REFUSED: dict[str, tuple[Callable[[Any], dict[str, Any]], Callable[[Any, Any], A
     "beams": (
         lambda b: {"queries": last(b), "decode": True},
         lambda m, b: m.generate(**b, **GREEDY, num_beams=2),
-        "runs 4 sequences but the request is for 2.*without beam search",
+        "runs 4 sequences but the request is for 2; give one tuple of queries per sequence, those of beams",
     ),
     "beams with a row each": (
         lambda b: {"queries": last(b) * 2, "decode": True},
@@ -194,9 +194,11 @@ def test_a_last_piece_of_one_position_is_refused_where_it_could_be_a_decode_step
         for piece in embeds.split(4, dim=1):
             cache = decoder(inputs_embeds=piece, past_key_values=cache, use_cache=True).past_key_values
 
-    with pytest.raises(RecordingError, match="last piece is one position long"):
+    with pytest.raises(
+        RecordingError, match="query position 8 is read by a pass of one position, which looks like a decode step"
+    ):
         run(decoder, RowRequest(((8,),)), in_pieces)
-    with pytest.raises(RecordingError, match="last position is among the queries"):
+    with pytest.raises(RecordingError, match="add the prompt's last position to the queries"):
         run(decoder, RowRequest(((3,),), decode=True), in_pieces)
     # Eight positions in two pieces, then a decode step: the query names the prompt's last position.
     assert run(decoder, RowRequest(((7,),), decode=True), in_pieces).decode[0].shape[0] == 1

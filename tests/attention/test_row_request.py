@@ -2,11 +2,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from grounding.attention import Recording, RowRequest
 from grounding.errors import RecordingError
 from grounding.types import RecordSpec
+
+NOT_POSITIONS: dict[str, Any] = {
+    "a number": 19,
+    "a flat tuple": (1, 2),
+    "a flat tensor": torch.tensor([3, 4]),
+    "a fraction": ((1.5,),),
+    "a tensor of fractions": torch.ones(1, 2),
+    "text": ("ab",),
+    "none": None,
+}
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no batch": ({"queries": ()}, "holds no batch element"),
@@ -51,3 +63,21 @@ def test_reading_a_recording_early_is_refused() -> None:
         with pytest.raises(RecordingError, match="recording is not complete"):
             getattr(recording, name)
     assert recording.layers == (0, 1)
+
+
+@pytest.mark.parametrize("name", NOT_POSITIONS)
+@pytest.mark.parametrize("field", ["queries", "keys", "image_keys"])
+def test_what_is_no_tuple_of_positions_per_element_is_refused(name: str, field: str) -> None:
+    given = {"queries": ((4,),), field: NOT_POSITIONS[name]}
+    if NOT_POSITIONS[name] is None and field != "queries":
+        assert getattr(RowRequest(**given), field) is None
+        return
+    with pytest.raises(
+        RecordingError, match=rf"{field}=.* was given; expected one tuple of positions per batch element"
+    ):
+        RowRequest(**given)
+
+
+def test_positions_of_other_sequences_are_kept_as_tuples() -> None:
+    for given in ([[3, 4]], [range(3, 5)], torch.tensor([[3, 4]]), np.array([[3, 4]])):
+        assert RowRequest(given).queries == ((3, 4),)  # type: ignore[arg-type]

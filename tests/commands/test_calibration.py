@@ -53,6 +53,16 @@ def test_a_folder_is_no_output_file(tmp_path) -> None:
         check_out(tmp_path)
 
 
+@pytest.mark.parametrize("command", ["gains", "sensitivity"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(command, monkeypatch, capsys) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("grounding.models.load.load", fail)
+    assert main(["calibrate", command, "--out", "/proc/nowhere/file.yaml", "--scenes", "2"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def test_the_noun_finder_decides_which_tokens_weigh_more(tmp_path, monkeypatch, capsys) -> None:
     file = tmp_path / "gains.yaml"
     order = ["calibrate", "gains", "--out", str(file), "--scenes", "2", "--passes", "1", "--json"]

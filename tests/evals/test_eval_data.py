@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import sys
@@ -13,6 +14,7 @@ from PIL import Image
 
 from evals.data import picture_in, read_data
 from evals.inputs import read_rows
+from evals.task import image_hash
 from grounding.errors import EvalDataError, ImageError, MissingExtraError, UsageError
 
 
@@ -58,11 +60,13 @@ def test_a_listing_beside_the_pictures(name, content, folder):
 
 def test_what_is_no_data(folder):
     (folder / "empty").mkdir()
-    (folder / "object.json").write_text('{"a": 1}')
+    (folder / "object.json").write_text('{"images": {"a": 1}}')
+    (folder / "other.json").write_text('{"a": 1}')
     (folder / "rows.jsonl").write_text('{"caption": "x"}\n')
     for source, said in (
         ("empty", "has neither pictures nor"),
         ("object.json", "holds no list of objects"),
+        ("other.json", "row 1 of .* has no 'image'"),
         ("rows.jsonl", "row 1 of .* has no 'image'"),
         ("missing.json", "there is no file"),
         ("missing.parquet", "there is no file"),
@@ -112,6 +116,8 @@ def test_parquet(declared, folder):
     good, broken = read_data(str(folder / "rows.parquet"))
     assert good.picture().getpixel((0, 0)) == (9, 0, 0)
     assert (good.name, good.fields["question_id"]) == ("a", 3)
+    assert image_hash(good.picture) == hashlib.sha256(stream.getvalue()).hexdigest()[:16]
+    assert image_hash(broken.picture) != image_hash(good.picture)
     with pytest.raises(ImageError, match=r"the image of row 1 of .* is not a picture"):
         broken.picture()
     (folder / "parts").mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from evals.task import Sample, Scored
 from grounding.errors import EvalDataError, GroundingError, ImageError, OutputError, UsageError
 from grounding.models.load import load
 from grounding.runs.attempts import cut
+from grounding.runs.lock import hold
 from grounding.steering.decoding import Decoding
 
 SAME = ("samples.jsonl", "scores.json", "details.jsonl")
@@ -163,6 +165,50 @@ def test_a_mended_picture_is_asked_about_by_the_same_command(options, whole, dat
         same(out, calm)
     finally:
         broken.write_bytes(content)
+
+
+def repainted(data: Path, folder: Path, number: int) -> Path:
+    """The data in another folder, with the same names and truth and one other picture."""
+    shutil.copytree(data, folder)
+    Image.new("RGB", (56, 56), "teal").save(folder / "pics" / f"photo_{number}.png")
+    return folder
+
+
+def test_answers_about_other_pictures_are_not_taken_for_those_of_a_run(options, whole, data, tmp_path):
+    before = (whole / "samples.jsonl").read_bytes()
+    other = {**options, "data": str(repainted(data, tmp_path / "data", 2) / "pics")}
+    with pytest.raises(OutputError, match=r"holds answers about other pictures: photo_2.png of the sample 2"):
+        EvalChairCommand(**other, out=whole).run()
+    assert (whole / "samples.jsonl").read_bytes() == before
+    EvalChairCommand(**other, out=tmp_path / "other").run()
+    with pytest.raises(EvalDataError, match="the sample 2 was asked about another picture"):
+        EvalCompareCommand(a=whole, b=tmp_path / "other").run()
+
+
+def test_pictures_that_are_gone_do_not_undo_the_answers_about_them(options, whole, data, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    moved = repainted(data, tmp_path / "data", 4)  # the broken one is mended
+    gone = {**options, "data": str(moved / "pics")}
+    names = [file.name for file in sorted((moved / "pics").iterdir())]
+    (moved / "pics" / "metadata.jsonl").write_text("".join(json.dumps({"file_name": name}) + "\n" for name in names))
+    (moved / "pics" / "photo_0.png").unlink()
+    assert EvalChairCommand(**gone, out=out).run() == 0
+    answers = RunFolder(out).answers()
+    assert answers["0"] == RunFolder(whole).answers()["0"]
+    assert answers["4"].error is None
+
+
+@pytest.mark.parametrize(("mine", "other", "free"), [("", "samples", False), ("0/2", "samples.1-of-2", True)])
+def test_two_processes_write_to_one_folder_only_as_different_workers(mine, other, free, options, tmp_path):
+    out = tmp_path / "out"
+    with hold(out, other):
+        if free:
+            assert EvalChairCommand(**options, out=out, shard=mine).run() == 0
+        else:
+            with pytest.raises(OutputError, match="is being written to by another process"):
+                EvalChairCommand(**options, out=out, shard=mine).run()
+    assert out.exists() == free
 
 
 @pytest.mark.slow

@@ -77,9 +77,9 @@ def test_chair_scores_a_run_like_a_file(chair, capsys):
 @pytest.mark.parametrize(
     ("protocol", "words", "prompt", "limit"),
     [
-        ("opera", "", "Please describe this image in detail.", 512),
-        ("pai", "", "Please help me describe the image in detail.", 512),
-        ("halc", "", "Please describe this image in detail.", 64),
+        ("opera", None, "Please describe this image in detail.", 512),
+        ("pai", None, "Please help me describe the image in detail.", 512),
+        ("halc", None, "Please describe this image in detail.", 64),
         ("lmms-eval", "What?", "What?", 2048),
     ],
 )
@@ -180,7 +180,7 @@ def amber(tmp_path):
 
 
 def test_amber_scores_a_run_like_a_file(amber, capsys):
-    task = AmberTask(data=amber, images=str(amber / "image"), protocol="vlmevalkit")
+    task = AmberTask(data=amber, images=str(amber / "image"), protocol="vlmevalkit", pipeline="rules")
     found = answers(task, "A puppy and a kitten.", "Yes", "no.")
     assert found[0].question == "Describe this image."
     assert found[2].question == "Is there a cat in this image?\nPlease answer yes or no."
@@ -188,11 +188,11 @@ def test_amber_scores_a_run_like_a_file(amber, capsys):
     file.write_text(json.dumps([{"id": int(one.id), "response": one.text} for one in found]))
     scored = task.score(found, amber, 0)
     assert json.loads(to_json(scored.data, "")) == printed(
-        EvalAmberCommand(data=amber, responses=file, json=True), capsys
+        EvalAmberCommand(data=amber, responses=file, pipeline="rules", json=True), capsys
     )
     assert scored.data["discriminative"]["all"]["unread"] == 1
     assert (scored.details[0]["hallucinated"], scored.details[2]["right"]) == (["kitten"], False)
-    lenient = AmberTask(data=amber, images=str(amber / "image"), parser="vlmevalkit")
+    lenient = AmberTask(data=amber, images=str(amber / "image"), parser="vlmevalkit", pipeline="rules")
     assert lenient.score(found, amber, 0).details[2]["right"] is True
     differs = task.compare(found, answers(task, "A puppy.", "Yes", "No"), 0).data
     assert differs["generative"]["differences"]["chair"]["difference"] == -50.0

@@ -20,7 +20,7 @@ from evals.scenes import CENTRE
 from evals.task import Answer
 from evals.tasks.chair import ChairTask
 from evals.tasks.pope import PopeTask
-from grounding.errors import UsageError
+from grounding.errors import EvalDataError, ImageError, UsageError
 from grounding.models.load import load
 from grounding.photos import read_photos
 from grounding.starter.photo.model import build_model, build_processor
@@ -124,6 +124,52 @@ def test_the_command_measures_everything_and_writes_it_down(
     assert "heads of other photos" in text
     assert "| 1 expressions that could be asked |" in text
     assert "POPE" in capsys.readouterr().out
+
+
+def test_a_photo_that_cannot_be_opened_costs_its_own_questions_only(
+    folder: Path, tiny_starter: Path, tiny_segmenter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "images" / "000000000002.jpg").write_bytes(b"no picture")
+    command = EvalPhotosCommand(
+        data=copy,
+        model=str(tiny_starter),
+        segmenter=str(tiny_segmenter),
+        method="plain-mean",
+        synonyms=copy / "synonyms.txt",
+        out=tmp_path,
+        device="cpu",
+    )
+    assert command.run() == 1
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["nouns"]["variants"]["full method"]["n"] == 2
+    assert scores["expressions"]["n"] == 0
+    assert (scores["captions"]["n"], scores["captions"]["failed"]) == (scores["test_photos"] - 1, 1)
+    assert "failed: 000000000002.jpg: " in capsys.readouterr().err
+    (copy / "images" / "000000000003.jpg").write_bytes(b"no picture")
+    with pytest.raises(EvalDataError, match="no annotated class on a test photo that can be opened"):
+        replace(command, parts=("nouns",)).run()
+
+
+def test_a_photo_that_the_segmenter_refuses_is_a_miss_with_its_reason(
+    folder: Path,
+    tiny_starter: Path,
+    tiny_segmenter: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch,
+):
+    from pipelines.referring import ReferringSegmentation
+
+    def refuse(self, image):
+        raise ImageError("too thin")
+
+    monkeypatch.setattr(ReferringSegmentation, "encode", refuse)
+    options = {"model": str(tiny_starter), "segmenter": str(tiny_segmenter), "method": "plain-mean", "out": tmp_path}
+    assert EvalPhotosCommand(data=folder, parts=("nouns",), device="cpu", **options).run() == 1
+    row = json.loads((tmp_path / "scores.json").read_text())["nouns"]["variants"]["full method"]
+    assert (row["n"], row["failed"], row["miou"]) == (2, 2, 0.0)
+    assert "failed: photo 3, 'dog': too thin" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_one_sentence(folder: Path):

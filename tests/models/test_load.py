@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from grounding import model_files
 from grounding.errors import ModelError
-from grounding.models import load as load_module
-from grounding.models.load import load, load_config, source_of, starter_folder
+from grounding.model_files import source_of, starter_folder
+from grounding.models.load import load, load_config
 from grounding.models.maps import record_maps
 from grounding.models.registry import family_class
 from grounding.models.tiny import TINY, tiny_llava
@@ -100,9 +101,9 @@ def test_dtype_and_device_map(saved_llava: Path) -> None:
 
 def test_the_starter_is_a_folder_in_the_package(saved_llava: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert starter_folder().parent.name == "starter"
-    monkeypatch.setattr(load_module, "starter_folder", lambda name: saved_llava)
+    monkeypatch.setattr(model_files, "starter_folder", lambda name: saved_llava)
     assert load("starter", device="cpu").name == "starter"
-    monkeypatch.setattr(load_module, "starter_folder", lambda name: saved_llava / "none")
+    monkeypatch.setattr(model_files, "starter_folder", lambda name: saved_llava / "none")
     with pytest.raises(ModelError, match="the weights of starter are missing"):
         load("starter")
 
@@ -182,7 +183,7 @@ def test_missing_processor_settings_do_not_guess_a_grid(broken: Path) -> None:
 
 @pytest.mark.usefixtures("no_hub")
 def test_no_hub_says_how_to_go_on_without() -> None:
-    with pytest.raises(ModelError, match=r"hub cannot be reached.*local folder.*starter, which needs no hub"):
+    with pytest.raises(ModelError, match=r"hub .* cannot be reached.*folder.*starter-photo \(for photographs\)"):
         load("some-owner/some-model-nobody-cached")
 
 
@@ -203,6 +204,7 @@ def test_what_the_hub_answers(kind: str, message: str, monkeypatch: pytest.Monke
         raise OSError("wrapped") from cause.__new__(cause, "said no")  # its constructor wants a web response
 
     monkeypatch.setattr(transformers.PretrainedConfig, "get_config_dict", answer)
+    monkeypatch.setattr("grounding.hub.is_reachable", lambda: True)
     with pytest.raises(ModelError, match=message):
         load("owner/model")
 

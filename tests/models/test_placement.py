@@ -13,7 +13,8 @@ from grounding.errors import ModelError
 from grounding.layout import ImageGrid, Separator
 from grounding.models.llava import Llava
 from grounding.models.maps import record_maps
-from grounding.models.tiny import LLAVA_TEMPLATE, byte_tokenizer, tiny_llava
+from grounding.models.tiny import LLAVA_TEMPLATE, tiny_llava
+from grounding.text.tiny import byte_tokenizer
 from grounding.types import RecordSpec
 
 SIDE = 4  # cells along each side of a picture

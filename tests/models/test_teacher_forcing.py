@@ -62,6 +62,38 @@ def test_teacher_forced_rows_are_those_of_the_decode_steps(vlm, images, monkeypa
     assert compared > 1
 
 
+def test_a_text_with_the_image_token_has_the_rows_of_its_decode_steps(vlm, images, monkeypatch) -> None:
+    """A sampled text may hold the model's own control tokens, also in one of two texts only."""
+    from transformers import LogitsProcessorList
+
+    monkeypatch.setattr(module, "noun_phrases", every_word)
+    prepared = vlm.prepare_questions(images, ["where is it", "describe the red dog on the image"])
+    words = tokens_of(vlm, " the red dog on the left")
+    answers = [words, (*words[:2], vlm.image_token_id, vlm.tokenizer.all_special_ids[-1], *words[2:-2])]
+    steps = iter(zip(*answers, strict=True))
+
+    def say(ids, scores):
+        chosen = torch.full_like(scores, -torch.inf)
+        chosen[range(2), list(next(steps))] = 0
+        return chosen
+
+    image = tuple(tuple(layout.image.tolist()) for layout in prepared.layouts)
+    with record(vlm.model, RowRequest(((), ()), keys=image, decode=True, decode_steps=13)) as recording:
+        vlm.model.generate(
+            **prepared.inputs, max_new_tokens=len(words), do_sample=False, logits_processor=LogitsProcessorList([say])
+        )
+    texts = teacher_forced_maps(vlm, prepared, [answer[:-1] for answer in answers], RecordSpec())
+    assert vlm.image_token not in texts[1].text
+    for steps, text in zip(recording.decode, texts, strict=True):
+        assert len(text.maps) > 2
+        for maps in text.maps:
+            rows = [steps[p - prepared.length, :, :, 0] for p in maps.words[0].positions]
+            np.testing.assert_allclose(maps.values[0, :, :, 0], torch.stack(rows).mean(0).numpy(), atol=1e-5)
+    assert not vlm.model.get_input_embeddings()._forward_hooks
+    with pytest.raises(ExpressionError, match="a control token of tiny"):
+        tokens_of(vlm, f"a dog {vlm.image_token}")
+
+
 def test_teacher_forced_rows_are_those_of_eager_attention_over_prompt_and_text(vlm, images) -> None:
     prepared = vlm.prepare_questions(images[:1], ["describe the image"])
     tokens = tokens_of(vlm, "the red dog is left of the dog")

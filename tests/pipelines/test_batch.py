@@ -22,6 +22,7 @@ CONFIG = RunConfig(
     model="tiny",
     weights="abc",
     segmenter="tiny-sam",
+    segmenter_weights="def",
     method="plain-mean",
     method_text="",
     dtype="float32",
@@ -50,7 +51,7 @@ def job_of(manifest: Path, out: Path, **changes) -> Job:
 def work(job: Job, pipe) -> tuple[list[dict], list[str]]:
     """The job's lines, and the expressions that were worked on."""
     lines, told = open_results(job.out), []
-    run_job(job, pipe, lines, job.batches(lines), lambda item, outcome: told.append(item.expression))
+    run_job(job, pipe, lines, job.batches(job.done(lines)), lambda item, outcome: told.append(item.expression))
     return finish(job, lines), told
 
 
@@ -94,7 +95,7 @@ def test_a_run_cut_off_at_any_byte_ends_in_the_same_files(share, make_pipe, mani
     # While a run works its lines stand in the order of work, so the cut is made in a file of that kind.
     lines = open_results(tmp_path / "cut")
     cut = job_of(manifest, tmp_path / "cut")
-    run_job(cut, make_pipe(), lines, cut.batches(lines), lambda item, outcome: None)
+    run_job(cut, make_pipe(), lines, cut.batches(cut.done(lines)), lambda item, outcome: None)
     text = lines.file.read_bytes()
     lines.file.write_bytes(text[: int(share * len(text))])
     work(cut, make_pipe())

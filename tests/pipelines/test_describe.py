@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from made_maps import xy_to_cells
 from PIL import Image
+from rich.console import Console
 
 from grounding.errors import ImageError, MethodError
 from grounding.methods import load_method
@@ -20,8 +22,14 @@ from grounding.scenes.language import DESCRIBE, caption
 from grounding.segmenters.load import load_segmenter
 from grounding.steering.base import GenerateOverrides
 from grounding.steering.decoding import Decoding
+from grounding.steering.generate import generate
 from grounding.steering.method import Steering
+from grounding.text.repeats import repeat_start
+from grounding.types import Segment
+from pipelines.commands.render import write_description
 from pipelines.describe import FaithfulDescription
+from pipelines.records import caption_record
+from pipelines.results import Description, NounMentions
 
 SCENES = [draw_scene(seed) for seed in range(7_200_000, 7_200_008)]
 
@@ -186,7 +194,7 @@ def test_other_families_and_methods_with_a_generic_prompt(vlm, method) -> None:
     assert [noun.text for noun in checked.nouns] == ["red dog", "dog"]
     for noun in checked.nouns:
         assert noun.map.image_size == (80, 60)
-        assert noun.supported == (noun.points is not None)  # no threshold was measured for this model
+        assert noun.supported is None  # no threshold was measured for this model
         if noun.points is not None:
             (cell,) = xy_to_cells(noun.points.xy[:1], noun.map.values.shape, (80, 60))
             assert noun.map.values[tuple(cell)] > noun.map.values.mean()
@@ -220,3 +228,44 @@ def test_what_cannot_be_described_is_refused(pipe, tmp_path) -> None:
         pipe(tmp_path / "none.png")
     with pytest.raises(MethodError, match="'nonsense' is unknown"):
         FaithfulDescription.from_pretrained("no-such-model", steer="nonsense")
+
+
+def test_a_noun_is_listed_once_with_all_its_supports(pipe) -> None:
+    text = "a red star and a blue star and a green circle"
+    caption = pipe.check(SCENES[0].image, text)
+    assert [(one.noun, len(one.mentions)) for one in caption.by_noun] == [("star", 2), ("circle", 1)]
+    star, circle = caption.by_noun
+    assert (star.title, circle.title) == ("star, 2 times", "green circle")
+    assert star.note.startswith("support " + " ".join(f"{one.support.value:.2f}" for one in star.mentions) + ": gaze ")
+    assert star.strongest.support.value == max(one.support.value for one in star.mentions)
+    assert caption.summary.startswith("2 nouns in 3 mentions, ")
+    (record,) = [one for one in caption_record(caption)["by_noun"] if one["noun"] == "star"]
+    assert (record["count"], len(record["support"])) == (2, 2)
+
+
+def test_a_noun_that_no_mask_fits_stands_out(pipe) -> None:
+    caption = pipe.check(SCENES[0].image, "a red star and a blue star")
+    first, second = caption.nouns
+    size = SCENES[0].image.size
+    segment = Segment(np.zeros(size[::-1], bool), 0.9, first.points, "star", agreement=0.0)
+    bad = replace(first, segment=segment, support=replace(first.support, agreement=0.0), supported=None)
+    fine = replace(second, segment=segment, support=replace(second.support, agreement=0.6), supported=None)
+    assert NounMentions("star", (bad,)).flags == "no fitting mask"
+    assert NounMentions("star", (bad, fine)).flags == "no fitting mask in 1 of 2"
+    assert NounMentions("star", (fine,)).flags == ""
+    console = Console(record=True, width=200, force_terminal=False, file=io.StringIO())
+    told = Description(SCENES[0].image, "q", replace(caption, nouns=(bad, fine)), None, None, 0)
+    write_description(told, console, streamed=False)
+    assert "star, 2 times: no fitting mask in 1 of 2 (support 0.00 " in console.export_text()
+
+
+def test_a_batch_ends_each_text_at_its_own_repeat(starter) -> None:
+    """Rows that go on do not change because another one has ended."""
+    images = [scene.image for scene in SCENES[:3]]
+    plain = generate(starter, images, [DESCRIBE] * 3)
+    stopped = generate(starter, images, [DESCRIBE] * 3, decoding=Decoding(stop_at_repeats=True))
+    for one, other in zip(plain, stopped, strict=True):
+        start = repeat_start(one.text)
+        assert other.repeated == (start is not None)
+        assert other.text == (one.text if start is None else one.text[:start].strip())
+        assert one.token_ids[: len(other.token_ids)] == other.token_ids

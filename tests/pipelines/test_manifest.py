@@ -31,9 +31,11 @@ def test_paths_are_relative_to_the_manifest_and_other_fields_stay(tmp_path):
     assert other.expression == "Hund\u2028grün"
 
 
-def test_an_item_that_stands_twice_is_taken_once(tmp_path):
+def test_an_item_that_stands_twice_is_two_items_of_one_piece_of_work(tmp_path):
     line = json.dumps({"image": "a.png", "expression": "dog"})
-    assert len(items_from_manifest(write(tmp_path, line, line))) == 1
+    one, other = items_from_manifest(write(tmp_path, line, line))
+    assert one.work("x") == other.work("x")
+    assert one.key("x") != other.key("x")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_two_kinds_of_manifest_are_read_alike(tmp_path):
         file = write(tmp_path, content)
         with pytest.raises(ManifestError, match=f"{said} image and expression"):
             items_from_manifest(file)
-        with pytest.raises(ManifestError, match=f"{said} image, question and answer"):
+        with pytest.raises(ManifestError, match=f"{said} image and answer"):
             manifest_samples(file)
-    with pytest.raises(ManifestError, match=r"give a file of JSON lines with image, question and answer"):
+    with pytest.raises(ManifestError, match=r"give a file of JSON lines with image and answer"):
         manifest_samples(tmp_path / "none.jsonl")

@@ -106,7 +106,7 @@ def test_what_cannot_be_answered_is_refused(make_pipe, pictures, images):
         pipe(pictures / "none.png", "dog")
     with pytest.raises(ExpressionError):
         pipe(images["a"], " ")
-    with pytest.raises(TypeError, match="pipe\\(image, expression\\)"):
+    with pytest.raises(TypeError, match=r"pipe\(picture, expression\)"):
         pipe(images["a"])
     assert pipe([]) == []
 
@@ -117,6 +117,31 @@ def test_the_method_goes_with_the_model():
     assert method_for("starter", "relative").name == "relative"
     with pytest.raises(MethodError, match="'nonsense' is unknown"):
         ReferringSegmentation.from_pretrained("no-such-model", method="nonsense")
+
+
+def test_the_mask_and_the_object_alone_are_pictures_of_the_images_size(make_pipe, images, tmp_path):
+    result = make_pipe()(images["a"], "the red dog")
+    mask, cutout = result.save(tmp_path, formats=("mask", "cutout"))
+    assert (mask.name, cutout.name) == ("the-red-dog.mask.png", "the-red-dog.cutout.png")
+    on = result.segments[0].mask
+    assert on.any()
+    assert not on.all()
+    with Image.open(mask) as picture:
+        assert picture.mode == "L"
+        np.testing.assert_array_equal(np.asarray(picture), on * 255)
+    with Image.open(cutout) as picture:
+        assert picture.mode == "RGBA"
+        pixels = np.asarray(picture)
+    np.testing.assert_array_equal(pixels[..., 3], on * 255)
+    np.testing.assert_array_equal(pixels[on][:, :3], np.asarray(images["a"].convert("RGB"))[on])
+    assert not pixels[~on].any()
+
+
+def test_coco_results_of_one_picture_have_the_number_that_the_caller_gives(make_pipe, images, tmp_path):
+    result = make_pipe()(images["a"], "the red dog")
+    for given, expected in (({}, 1), ({"image_id": 139}, 139)):
+        (file,) = result.save(tmp_path, formats=("coco",), **given)
+        assert [entry["image_id"] for entry in json.loads(file.read_text())] == [expected]
 
 
 def test_saving_writes_every_format(make_pipe, images, tmp_path):

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from grounding.cli import main
 from grounding.errors import UsageError
@@ -28,9 +30,23 @@ def test_one_image_and_its_words(segment, pictures, tmp_path):
     names = sorted(file.name for file in (tmp_path / "out").iterdir())
     stem = names[0].removesuffix(".npz")
     assert stem.startswith("a-the-red-dog-")
-    assert names == sorted([f"{stem}.npz", f"{stem}.png", "coco_results.json", "results.jsonl", "run.json"])
+    assert names == sorted(
+        [f"{stem}.npz", f"{stem}.png", "coco_images.json", "coco_results.json", "results.jsonl", "run.json"]
+    )
     assert out.startswith(str(tmp_path / "out" / f"{stem}.png"))
     assert re.search(r"1 done in [\d.]+ s \(load [\d.]+ s, model [\d.]+ s, segmenter [\d.]+ s\)", err)
+
+
+def test_the_mask_and_the_object_alone(segment, pictures, tmp_path):
+    code, out, _ = segment(pictures / "a.png", "the red dog", "--formats", "cutout", "mask")
+    assert code == 0
+    (line,) = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    mask, cutout = line["files"]
+    assert (mask[-9:], cutout[-11:]) == (".mask.png", ".cutout.png")
+    assert out.startswith(str(tmp_path / "out" / mask))
+    with Image.open(tmp_path / "out" / mask) as picture:
+        assert picture.size == tuple(line["image_size"])
+        assert np.count_nonzero(picture) == line["segments"][0]["area"]
 
 
 def test_json_is_the_items_lines_with_their_seconds_and_nothing_else(segment, pictures, tmp_path):
@@ -45,6 +61,17 @@ def test_json_is_the_items_lines_with_their_seconds_and_nothing_else(segment, pi
         assert min(one["load"], one["attention"], one["encode"]) > 0
 
 
+def test_the_segmenters_estimate_is_not_printed_as_if_it_told_right_from_wrong(segment, pictures, tmp_path):
+    _, out, err = segment(pictures / "a.png", "dog")
+    assert re.search(r": 'dog', [\d.]+% of the image\n", out)
+    assert "score" not in out + err
+    (line,) = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    (mask,) = json.loads(line)["segments"]
+    assert "score" not in mask
+    (entry,) = json.loads((tmp_path / "out" / "coco_results.json").read_text())
+    assert entry["score"] == mask["estimated_iou"]  # COCO's name, by which masks are ranked
+
+
 def test_images_of_the_command_line_are_done_again(segment, pictures):
     segment(pictures / "a.png", "dog")
     _, _, err = segment(pictures / "a.png", "dog")
@@ -57,7 +84,7 @@ def test_several_images_go_on_past_a_bad_one(segment, pictures, tmp_path):
     assert code == 1
     assert "a-dog" in out
     assert "failed:" in err
-    assert "1 failed, see their lines in" in err
+    assert re.search(r"^1 done in .*; 1 failed, see their lines in", err, re.M)
     errors = [json.loads(line)["error"] for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert [error is None for error in errors] == [False, True]
 
@@ -123,4 +150,4 @@ def test_spacy_finds_the_nouns_where_asked(segment, pictures, tmp_path):
         pytest.skip("the spaCy pipeline en_core_web_sm is not installed")
     assert segment(pictures / "a.png", "the red dog", "--nouns", "spacy")[0] == 0
     (run,) = json.loads((tmp_path / "out" / "run.json").read_text())["runs"].values()
-    assert run["config"]["nouns"] == "spacy"
+    assert run["config"]["nouns"].startswith("spacy ")  # and the pipeline's version

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grounding.errors import FATAL, ExpressionError, GroundingError, ImageError, ModelError
+from grounding.errors import FATAL, ExpressionError, GroundingError, ImageError, ModelError, UnexpectedError
 from grounding.runs.attempts import attempt, attempt_one, attempt_pictures, cut
 
 
@@ -55,9 +55,14 @@ def test_fatal_errors_are_raised(error):
             call()
 
 
-def test_other_exceptions_are_not_caught():
-    with pytest.raises(ZeroDivisionError):
-        attempt([1, 2], lambda batch: [1 / 0])
+def test_an_exception_that_nobody_foresaw_is_the_result_of_its_item_alone():
+    first, second = attempt([0, 2], lambda batch: [1 / item for item in batch])
+    assert second == 0.5
+    assert isinstance(first, UnexpectedError)
+    assert isinstance(first.__cause__, ZeroDivisionError)
+    assert "an unexpected ZeroDivisionError (division by zero)" in str(first)
+    with pytest.raises(KeyboardInterrupt):
+        attempt_one(lambda: (_ for _ in ()).throw(KeyboardInterrupt()))
 
 
 def test_each_picture_is_loaded_once_and_the_rest_is_run_together():

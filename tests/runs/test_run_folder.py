@@ -1,4 +1,4 @@
-"""Folders that a run must not go into, and folders of earlier versions that it must resume in."""
+"""Folders that a run must not go into, hashes that must stay as they are, and folders of earlier versions."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ CONFIG = RunConfig(
     model="tiny",
     weights="abc",
     segmenter="tiny-sam",
+    segmenter_weights="def",
     method="plain-mean",
     method_text="stages: []\n",
     dtype="float32",
@@ -48,12 +49,14 @@ class Asked:
         return Scored({"texts": [answer.text for answer in answers]}, "")
 
 
-PLAN = Plan("owner/model", None, Decoding(max_new_tokens=4), batch_size=2, device="cpu")
+PLAN = Plan("starter", None, Decoding(max_new_tokens=4), batch_size=2, device="cpu")
 
 
-def test_hashes_of_earlier_versions_are_still_the_same():
-    assert CONFIG.hash == "fe759eac42f9"
-    assert ManifestItem("a/b.png", Path("x"), "the red dog").key(CONFIG.hash) == "3d1a7d325da7f4dd"
+def test_hashes_stay_as_they_are():
+    """Another value here means that no run of an earlier version is resumed."""
+    assert CONFIG.hash == "4e6aa2a58885"
+    assert ManifestItem("a/b.png", Path("x"), "the red dog").key(CONFIG.hash) == "f8d524bf9d77227e"
+    assert ManifestItem("a/b.png", Path("x"), "the red dog", {"ref_id": 1}).key(CONFIG.hash) == "9b8f7f10314483a7"
     describe = DescribeConfig(
         **asdict(CONFIG),
         question="what is there",
@@ -62,24 +65,24 @@ def test_hashes_of_earlier_versions_are_still_the_same():
         decoding=Decoding(max_new_tokens=9),
         threshold=0.5,
     )
-    assert describe.hash == "d2aa1cfed5a7"
-    assert short_hash(config_of(Asked(), Asked().samples(), PLAN), 12) == "34b4ea2d09f4"
+    assert describe.hash == "cc637b1d8a19"
+    evaluation = {**config_of(Asked(), Asked().samples(), PLAN), "weights": "abc"}
+    assert short_hash(evaluation, 12) == "9b63648245b2"
 
 
-def test_a_manifest_run_of_an_earlier_version_is_resumed(tmp_path):
-    line = {"key": "3d1a7d325da7f4dd", "image": "a/b.png", "expression": "the red dog", "config": "fe759eac42f9"}
+def test_a_line_that_does_not_say_which_picture_it_is_about_is_done_again(tmp_path, pictures):
+    """As earlier versions wrote it; it is kept, because a run keeps what other runs wrote."""
+    line = {"key": "3d1a7d325da7f4dd", "image": "a.png", "expression": "the red dog", "config": CONFIG.hash}
     (tmp_path / "results.jsonl").write_text(json.dumps({**line, "segments": [], "files": [], "error": None}) + "\n")
-    runs = {"fe759eac42f9": {"config": {"model": "tiny"}, "seed": 3, "versions": {"torch": "2.0"}}, "0": {}}
+    runs = {CONFIG.hash: {"config": {"model": "tiny"}, "seed": 3, "versions": {"torch": "2.0"}}, "0": {}}
     (tmp_path / "run.json").write_text(json.dumps({"runs": runs}))
-    items = (ManifestItem("a/b.png", Path("x"), "the red dog"), ManifestItem("a/b.png", Path("x"), "the dog"))
+    items = (ManifestItem("a.png", pictures / "a.png", "the red dog"),)
     job = Job(items, tmp_path, ("coco",), CONFIG, batch_size=1, resume=True)
-    assert job.batches(open_results(tmp_path)) == [(items[1],)]
+    assert job.batches(job.done(open_results(tmp_path))) == [items]
     write_run(tmp_path, CONFIG)
     written = json.loads((tmp_path / "run.json").read_text())["runs"]
-    assert set(written) == {"fe759eac42f9", "0"}
-    assert list(written["fe759eac42f9"]["config"]) == [
-        "model", "weights", "segmenter", "method", "method_text", "dtype", "seed",
-    ]  # fmt: skip
+    assert set(written) == {CONFIG.hash, "0"}
+    assert list(written[CONFIG.hash]["config"]) == list(asdict(CONFIG))
 
 
 def begun(folder: Path) -> Run:
@@ -87,7 +90,7 @@ def begun(folder: Path) -> Run:
     manifest = {
         "task": {"name": "drawn", "version": 1, "options": {}},
         "config": {},
-        "config_hash": "34b4ea2d09f4",
+        "config_hash": short_hash(config_of(Asked(), Asked().samples(), PLAN), 12),
         "samples": 3,
         "versions": {"torch": "2.0"},
         "start": "then",
@@ -100,7 +103,7 @@ def begun(folder: Path) -> Run:
 def answer(number: int, text: str = "", error: str | None = None) -> str:
     """A line as an earlier version wrote it."""
     fields = {"truth": number}
-    said = {"text": text, "tokens": 1, "finished": error is None, "error": error, "fields": fields}
+    said = {"text": text, "tokens": 1, "finished": error is None, "error": error, "fields": fields, "image_hash": None}
     return json.dumps({"id": str(number), "image": f"{number}.png", "question": f"is the dog {number}", **said}) + "\n"
 
 
@@ -108,7 +111,8 @@ def test_an_evaluation_of_an_earlier_version_is_resumed(tmp_path):
     (tmp_path / "samples.jsonl").write_text(answer(2, "yes") + '{"id": "1", "im')
     run = begun(tmp_path)
     assert run.manifest["start"] == "then"
-    assert [[one.id for one in batch] for _, batch in run.left(Worker(), 2)] == [["0", "1"]]
+    # The answer of an earlier version does not say which picture it is about.
+    assert [[one.id for one in batch] for _, batch in run.left(Worker(), 2)] == [["0", "1"], ["2"]]
 
 
 def test_a_worker_that_answered_a_failed_sample_again_is_merged(tmp_path):

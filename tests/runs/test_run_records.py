@@ -30,16 +30,19 @@ def test_of_several_lines_with_one_key_the_last_counts(tmp_path):
     assert log.file.read_bytes().count(b"\n") == 4
 
 
-def test_settled_lines_are_in_the_order_of_the_keys_and_others_come_first(tmp_path):
+def test_settled_lines_are_in_their_order_others_come_first_and_some_are_left_out(tmp_path):
     log = open_log(tmp_path / "lines.jsonl")
     for record in RECORDS:
         log.add(record)
-    log.settle(["c", "missing", "a"])
+    by_key = log.records
+    log.settle([by_key["c"], by_key["a"]])
     assert [json.loads(line)["key"] for line in log.file.read_bytes().split(b"\n")[:-1]] == ["b", "c", "a"]
     assert list(log.records) == ["b", "c", "a"]
     before = log.file.stat().st_mtime_ns
-    open_log(log.file).settle(["c", "a"])
+    open_log(log.file).settle([by_key["c"], by_key["a"]])
     assert log.file.stat().st_mtime_ns == before
+    log.settle([by_key["c"]], {"b", "c"})
+    assert list(log.records) == ["a", "c"]
 
 
 @settings(max_examples=40, deadline=None)

@@ -37,7 +37,7 @@ def test_a_checkpoint_whose_name_says_nothing(tmp_path):
 
 def test_without_a_hub(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(SegmenterError, match="hub that this machine reaches"):
+    with pytest.raises(SegmenterError, match=r"the hub .* cannot be reached"):
         load_segmenter("nobody-at-all/no-such-segmenter", "cpu")
 
 

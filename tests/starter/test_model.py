@@ -9,8 +9,9 @@ import torch
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
 from grounding.errors import ExpressionError
+from grounding.model_files import starter_folder
 from grounding.models.llava import Llava
-from grounding.models.load import load, starter_folder
+from grounding.models.load import load
 from grounding.models.maps import record_maps
 from grounding.scenes.drawing import draw_scene
 from grounding.scenes.language import CELLS, VOCABULARY, SceneTexts

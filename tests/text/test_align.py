@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grounding.models.tiny import byte_tokenizer
 from grounding.text.align import align
+from grounding.text.tiny import byte_tokenizer
 from grounding.text.words import split_words
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grounding.text.words import kind_of, normal, split_words, word_list
+from grounding.text.kinds import kind_of, normal, word_list
+from grounding.text.words import split_words
 from grounding.types import WordKind
 
 
@@ -25,6 +26,9 @@ from grounding.types import WordKind
         ("- ' .", []),
         ("dog-", ["dog"]),
         ("a--b", ["a", "b"]),
+        ("the U.S. flag at 3 p.m.", ["the", "U.S", "flag", "at", "3", "p.m"]),
+        ("a dog.A cat", ["a", "dog", "A", "cat"]),
+        ("woman w/ hat", ["woman", "w", "hat"]),
         ("snake_case", ["snake_case"]),
         ("", []),
     ],
@@ -74,7 +78,8 @@ def test_kinds(word: str, kind: WordKind) -> None:
 
 def test_the_sections_of_the_list_do_not_overlap() -> None:
     sections = word_list()
-    assert set(sections) == {"stop", "spatial"}
+    assert set(sections) == {"stop", "spatial", "noun"}
     assert not sections["stop"] & sections["spatial"]
+    assert sections["noun"] <= sections["stop"]
     for words in sections.values():
         assert all(word == normal(word) for word in words)

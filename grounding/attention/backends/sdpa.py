@@ -6,6 +6,8 @@ Shape letters as in `grounding.attention.call`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,8 +15,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from grounding.attention.call import AttentionCall
+from grounding.compat import attention_with_lse, layer_settings
 
 Listener = Callable[[AttentionCall, Tensor], None]
+
+_DEPTH: ContextVar[int] = ContextVar("grounding_sdpa_taps", default=0)
+"""Number of taps that are active in this thread or async task."""
 
 _SDPA = torch.nn.functional.scaled_dot_product_attention
 
@@ -28,6 +34,8 @@ class SdpaTap(TorchFunctionMode):
         listener: receives the call and its output [B, Q, H, Dv].
         heads: H of the layer, if known.
         queries: Q of the running pass, if known.
+        log_sum_exp: ask the kernel for its log-sum-exp, which leaves the output bit for bit as it is; calls of kernels
+            that give none, and calls inside another tap, carry none.
 
     Notes:
         From transformers 5.23 on, a masked grouped-query decode step packs the query heads of a key head into the
@@ -35,22 +43,45 @@ class SdpaTap(TorchFunctionMode):
         to recognise it.
     """
 
-    def __init__(self, listener: Listener, heads: int | None = None, queries: int | None = None) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        heads: int | None = None,
+        queries: int | None = None,
+        log_sum_exp: bool = False,
+    ) -> None:
         super().__init__()
         self._listener = listener
         self._heads = heads
         self._queries = queries
+        self._log_sum_exp = log_sum_exp
+
+    def __enter__(self) -> SdpaTap:
+        """Follow the calls from here on."""
+        super().__enter__()
+        _DEPTH.set(_DEPTH.get() + 1)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Stop following calls."""
+        _DEPTH.set(_DEPTH.get() - 1)
+        super().__exit__(*error)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run `func`, and pass it to the listener if it is attention."""
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        # The function that returns the sum is another one, which an outer tap would not see.
+        found = None
+        if func is _SDPA and self._log_sum_exp and _DEPTH.get() == 1:
+            found = attention_with_lse(*args, **kwargs)
+        result, log_sum_exp = found if found is not None else (func(*args, **kwargs), None)
         # Torch disables a mode inside its own handler, so calls made by the listener are not reported.
         if func is _SDPA:
             call = _described(*args, **kwargs)
             if call is not None:
+                call = call if log_sum_exp is None else replace(call, log_sum_exp=log_sum_exp)
                 if self._is_packed(call):
                     call, result_ = _unpacked(call, result)
                     self._listener(call, result_.transpose(1, 2))
@@ -71,9 +102,9 @@ class SdpaTap(TorchFunctionMode):
 def head_count(layer: nn.Module) -> int | None:
     """Read H of a layer from the config of one of its modules; None where no config has it."""
     for module in layer.modules():
-        heads = getattr(getattr(module, "config", None), "num_attention_heads", None)
-        if isinstance(heads, int):
-            return heads
+        heads = layer_settings(getattr(module, "config", None), "num_attention_heads")
+        if heads:
+            return heads[0]
     return None
 
 
@@ -90,6 +121,7 @@ def _unpacked(call: AttentionCall, output: Tensor) -> tuple[AttentionCall, Tenso
         mask=mask,
         scale=call.scale,
         causal=False,
+        dropout=call.dropout,
     )
     return unpacked, output.reshape(batch, shared * group, 1, -1)
 
@@ -118,4 +150,5 @@ def _described(
         mask=mask,
         scale=scale if scale is not None else query.shape[-1] ** -0.5,
         causal=is_causal,
+        dropout=dropout_p,
     )

@@ -8,9 +8,8 @@ without a subscriber get the kernel itself. The model's config, and with it the 
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -20,29 +19,17 @@ from torch import Tensor, nn
 from grounding.attention.call import AttentionCall
 from grounding.attention.edits import run_edited
 from grounding.attention.events import Route, active_routes
+from grounding.attention.patches import SharedPatch
 from grounding.compat import Kernel, is_flash, kernel_name, known_kernels, looked_up_kernels, sdpa_kernel
 from grounding.errors import RecordingError
-
-_LOCK = threading.Lock()
-_INSTALLED = ExitStack()
-_users = 0
 
 
 @contextmanager
 def emitting() -> Iterator[None]:
     """Emit the calls of all modules that look up a kernel inside the block; it may be nested and used in threads."""
-    global _users
-    with _LOCK:
-        if _users == 0:
-            _INSTALLED.enter_context(looked_up_kernels(_emitting_kernel))
-        _users += 1
-    try:
+    _emitter.cache_clear()  # a name may have been registered anew
+    with _PATCH.installed():
         yield
-    finally:
-        with _LOCK:
-            _users -= 1
-            if _users == 0:
-                _INSTALLED.close()
 
 
 def uses_interface(layer: nn.Module) -> bool:
@@ -95,11 +82,20 @@ def refuse_kernel(config: Any) -> None:
 
 
 def _emitting_kernel(name: str, kernel: Kernel) -> Kernel:
-    return partial(_emit, name, kernel) if active_routes() else kernel
+    return _emitter(name, kernel) if active_routes() else kernel
+
+
+@cache
+def _emitter(name: str, kernel: Kernel) -> Kernel:
+    return partial(_emit, name, is_flash(name), kernel)
+
+
+_PATCH = SharedPatch(lambda: looked_up_kernels(_emitting_kernel))
 
 
 def _emit(
     name: str,
+    flash: bool,
     kernel: Kernel,
     module: nn.Module,
     query: Tensor,
@@ -119,7 +115,6 @@ def _emit(
             "the model is being compiled while it is recorded or steered; run it uncompiled, with generate's "
             "disable_compile=True for a static cache"
         )
-    flash = is_flash(name)
     call = _described(module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager")
     for route, layer in wanted:
         if route.edits:
@@ -178,4 +173,5 @@ def _described(
         window=options.get("sliding_window") if flash else None,
         softcap=options.get("softcap"),
         bias=options.get("position_bias"),
+        dropout=float(options.get("dropout") or 0.0),
     )

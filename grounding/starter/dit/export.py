@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
-import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import diffusers
 import torch
-import transformers
 from rich.console import Console
 
-from grounding.starter.dit.measure import HELD_FIRST, HELD_SCENES, HeldOut, TextUse, held_out, text_use
-from grounding.starter.dit.model import CELLS, IMAGE_SIZE
+from grounding.starter.dit.measure import HELD_SCENES, HeldOut, TextUse, held_out, text_use
 
 if TYPE_CHECKING:
     from diffusers import FluxPipeline
+
     from grounding.starter.dit.stages import Denoising
 
 _WATCHED_LEVELS, _WATCHED_SCENES = (0.6, 0.8), 48  # measured at every checkpoint

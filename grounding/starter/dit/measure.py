@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from grounding.scenes.drawing import SHAPES, Scene, draw_scene
 from grounding.scenes.language import SceneTexts
@@ -126,7 +125,9 @@ def _at(model: TextDenoiser, held: HeldOut, level: float, seed: int) -> TextUse:
             losses[name].append(float((error * weight).sum() / weight.sum()) * len(part))
             if name == "right":
                 blocks = torch.stack(maps)  # [blocks, B, cells, T]
-                hits.append(_pointed((blocks * held.content[part, None, :]).sum(-1).mean(0, keepdim=True), held.hit[part]))
+                hits.append(
+                    _pointed((blocks * held.content[part, None, :]).sum(-1).mean(0, keepdim=True), held.hit[part])
+                )
                 by_block = (blocks * held.head[part, None, :]).sum(-1)
                 heads.append(_pointed(torch.cat([by_block, by_block.mean(0, keepdim=True)]), held.hit[part]))
     right, shuffled, empty = (sum(losses[name]) / count for name in captions)

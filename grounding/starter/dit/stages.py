@@ -64,7 +64,7 @@ class Reconstruction(nn.Module):
         with mixed(pixels.device):
             posterior = self.vae.encode(pixels).latent_dist
             restored = self.vae.decode(posterior.sample()).sample
-        error = (restored.float() - pixels)
+        error = restored.float() - pixels
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         divergence = posterior.kl().mean() / posterior.mean[0].numel()
         loss = error.abs().mean() + _EDGES * edges + _DIVERGENCE * divergence
@@ -255,7 +255,9 @@ def to_model(pixels: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def pictures(scenes: CaptionedScenes, count: int, size: int, seed: int, device: torch.device, start: int) -> Iterator[Tensor]:
+def pictures(
+    scenes: CaptionedScenes, count: int, size: int, seed: int, device: torch.device, start: int
+) -> Iterator[Tensor]:
     """Yield batches of pixels [size, 3, S, S] of the first `count` scenes without end, from step `start` on."""
     for chosen in batches(count, size, seed, start):
         yield to_model(scenes.pixels[chosen], device)

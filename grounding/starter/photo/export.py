@@ -12,6 +12,7 @@ import transformers
 from grounding.errors import OutputError
 from grounding.files import write_json, write_text
 from grounding.starter.photo.model import Spec, build_processor
+from grounding.text.vocabulary import words_among
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration
@@ -85,7 +86,7 @@ def export(
     card = _CARD.format(
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
         photos=spec.photos,
-        words=len(spec.words),
+        words=len(words_among(spec.words)),
         pixels=tower.image_size,
         cells=tower.cells,
         tower_width=tower.hidden_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from grounding.images import open_image
 from grounding.photos import Photo
+from grounding.runs.content import picture_hash
+from grounding.runs.provenance import short_hash
 from grounding.starter.photo.backbone import Backbone
 
 if TYPE_CHECKING:
@@ -62,13 +65,13 @@ def cached_levels(backbone: Backbone, processor: LlavaProcessor, photos: Sequenc
 
     Raises:
         ImageError: a photo cannot be read.
-        ValueError: the folder holds features of other photos.
+        ValueError: the folder holds features of other photos, or of another backbone.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    listed, ids = folder / "photos.npy", np.array([photo.id for photo in photos])
-    if listed.exists() and not np.array_equal(np.load(listed), ids):
-        raise ValueError(f"{folder} holds features of other photos: give another folder")
-    np.save(listed, ids)
+    source, what = folder / "source.txt", _source(backbone, photos)
+    if (folder / "fine.npy").exists() and (source.read_text() if source.exists() else "") != what:
+        raise ValueError(f"{folder} holds features of other photos or of another backbone: give another folder")
+    source.write_text(what)
     side = int(processor.image_processor.size["height"])
     shapes = {
         "fine": (len(photos), backbone.fine_channels, side // 16, side // 16),
@@ -96,3 +99,12 @@ def cached_levels(backbone: Backbone, processor: LlavaProcessor, photos: Sequenc
         if (start // _CHUNK) % 10 == 0:
             _console.print(f"features {start + len(chunk)}/{len(photos)}", highlight=False)
     return Levels(levels["fine"], levels["coarse"])
+
+
+def _source(backbone: Backbone, photos: Sequence[Photo]) -> str:
+    """What features are made of, as a hash: the photos' numbers and bytes, and the backbone's weights."""
+    weights = hashlib.sha256()
+    for name, tensor in sorted(backbone.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(tensor.cpu().contiguous().numpy().tobytes())
+    return short_hash([[[photo.id, picture_hash(photo.file)] for photo in photos], weights.hexdigest()], 16)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from grounding.starter.model import CHAT_TEMPLATE, assemble, build_tokenizer, text_config
-from grounding.starter.photo.words import ABOUT, DETAIL
+from grounding.starter.photo.words import ABOUT, DESCRIBE
+from grounding.text.vocabulary import words_among
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
@@ -91,7 +92,7 @@ def build_model(spec: Spec, seed: int) -> LlavaForConditionalGeneration:
         positions=2048,
         rope_theta=1e8,
     )
-    notice = NOTICE.format(words=len(spec.words), photos=spec.photos)
+    notice = NOTICE.format(words=len(words_among(spec.words)), photos=spec.photos)
     return assemble(
         tower,
         text,
@@ -99,6 +100,7 @@ def build_model(spec: Spec, seed: int) -> LlavaForConditionalGeneration:
         features="full",
         notice=notice,
         prompt=ABOUT,
-        describe=DETAIL,
+        # Not the request for detail, which the training answers with all captions of a photo in a row: they repeat.
+        describe=DESCRIBE,
         seed=seed,
     )

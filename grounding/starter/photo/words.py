@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from grounding.photos import coco_classes
-from grounding.text.words import kind_of
+from grounding.text.kinds import kind_of
 from grounding.types import WordKind
 
 MIN_COUNT = 3

@@ -19,11 +19,12 @@ from grounding.attention.events import Scope, Subscriber
 from grounding.attention.intercept import intercept
 from grounding.attention.rows import iter_rows
 from grounding.errors import MethodError
-from grounding.models.base import Prepared
+from grounding.models.base import VLM, Prepared
 from grounding.models.spelling import end_tokens
 from grounding.steering.base import GenerateOverrides, GenerationContext
 from grounding.steering.baselines.beams import Beams
 from grounding.steering.baselines.follower import Follower
+from grounding.steering.decoding import Decoding
 
 _LARGEST = 700.0
 """Logarithm of the largest penalty; e^709 is close to the largest float64."""
@@ -74,12 +75,22 @@ class OverTrust:
     window: int = 512
 
     name: ClassVar[str] = "over-trust"
+    searches: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if min(self.beams, self.early, self.window) < 1 or self.candidates < 2 or self.patience < 2:
             raise MethodError("over-trust needs beams, early and window of at least 1, candidates and patience of 2")
         if not (self.scale > 0 and self.base > 0 and self.weight >= 0):
             raise MethodError("over-trust needs scale and base above 0 and a weight of at least 0")
+
+    def check(self, vlm: VLM, decoding: Decoding) -> None:
+        """Check that the decoding does not sample.
+
+        Raises:
+            MethodError: it does.
+        """
+        if decoding.do_sample:
+            raise MethodError("over-trust is a beam search and draws no tokens: leave do_sample off")
 
     @contextmanager
     def applied(self, context: GenerationContext) -> Iterator[GenerateOverrides]:
@@ -89,8 +100,7 @@ class OverTrust:
             MethodError: the decoding samples.
             RecordingError: the calls of the model's last layer cannot be followed.
         """
-        if context.decoding.do_sample:
-            raise MethodError("over-trust is a beam search and draws no tokens: leave do_sample off")
+        self.check(context.vlm, context.decoding)
         vlm = context.vlm
         rows = _LastRows()
 

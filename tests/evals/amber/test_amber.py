@@ -197,7 +197,7 @@ def folder(tmp_path):
 
 def respond(folder, rows):
     (folder / "responses.json").write_text(json.dumps(rows))
-    return EvalAmberCommand(responses=folder / "responses.json", data=folder, json=True)
+    return EvalAmberCommand(responses=folder / "responses.json", data=folder, pipeline="rules", json=True)
 
 
 def test_the_command_scores_both_tasks(folder, capsys):
@@ -249,7 +249,44 @@ def test_the_official_annotations_have_the_counts_that_were_published():
 @needs_extra("nltk", "eval")
 @pytest.mark.usefixtures("nltk_data")
 def test_with_nltk_only_nouns_are_found_as_lemmas():
-    assert description_nouns("nltk")("The dogs are on the benches.") == ("dog", "bench")
+    assert description_nouns("nltk", {"dog"})("The dogs are on the benches.") == ("dog", "bench")
+
+
+KNOWN = frozenset("can TV sunglasses shoe tie mountain trash watch hot dog".split())
+
+
+@pytest.mark.parametrize(
+    ("text", "nouns"),
+    [
+        ("A mountain can be seen.", ["mountain"]),
+        ("You can see two dogs.", ["dog"]),
+        ("A can of beans.", ["can"]),
+        ("A trash can, two cans.", ["trash", "can", "can"]),
+        ("There is a can.", ["can"]),
+        ("They watch a dog. A watch.", ["dog", "watch"]),
+        ("People gather to watch TV.", ["TV"]),
+        ("A tv and two TVs.", ["TV"]),  # AMBER's list has the capitals alone
+        ("Sunglasses, shoes and ties.", ["sunglasses", "shoe", "tie"]),
+        ("The dog's hot dog.", ["dog", "dog"]),
+    ],
+)
+def test_the_rules_find_what_the_lists_hold_and_no_verbs(text, nouns):
+    assert list(description_nouns("rules", KNOWN)(text)) == nouns
+
+
+def test_a_modal_verb_is_no_hallucination(tmp_path, capsys):
+    """By the authors' script CHAIR of this description is 0."""
+    relation = {"mountain": ["hill"], "can": ["tin"]}
+    (tmp_path / "relation.json").write_text(json.dumps(relation))
+    (tmp_path / "safe_words.txt").write_text("sky\n")
+    scene = {"id": 1, "type": "generative", "truth": ["mountain"], "hallu": ["can"]}
+    (tmp_path / "annotations.json").write_text(json.dumps([scene]))
+    (tmp_path / "responses.json").write_text(json.dumps([{"question_id": 1, "text": "A mountain can be seen."}]))
+    command = EvalAmberCommand(data=tmp_path, responses=tmp_path / "responses.json", pipeline="rules", json=True)
+    assert command.run() == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["generative"]["chair"] == 0
+    assert found["variant"]["pipeline"] == "rules"
 
 
 @needs_extra("spacy", "nlp")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from chair_files import CAPTIONS, write_captions
 from extras import needs_extra
 
+from evals.chair import words
+from evals.chair.score import iter_captions
+from evals.chair.scoring import score_captions
 from evals.commands.chair import EvalChairCommand
 from grounding.errors import EvalDataError, GroundingError
 
@@ -23,6 +29,7 @@ def refused(files, capsys):
         for name in ("truth", "synonyms"):
             options.setdefault("ground_truth" if name == "truth" else name, str(files / f"{name}.json"))
         options["synonyms"] = changed.get("synonyms", str(files / "synonyms.txt"))
+        options.setdefault("pipeline", "rules")
         with pytest.raises(GroundingError) as refusal:
             EvalChairCommand(**options).run()
         assert capsys.readouterr().out == ""
@@ -38,6 +45,7 @@ def as_json(files: Path) -> EvalChairCommand:
         captions=files / "captions.jsonl",
         ground_truth=str(files / "truth.json"),
         synonyms=str(files / "synonyms.txt"),
+        pipeline="rules",
         json=True,
     )
 
@@ -62,6 +70,7 @@ def test_tables_name_the_variant(files, capsys):
         captions=files / "captions.jsonl",
         ground_truth=str(files / "truth.json"),
         synonyms=str(files / "synonyms.txt"),
+        pipeline="rules",
         double_words="standalone",
     )
     assert command.run() == 0
@@ -69,6 +78,120 @@ def test_tables_name_the_variant(files, capsys):
     assert "text by rules, double words standalone" in out
     assert "CHAIR_S" in out
     assert "cut after k words" in out
+
+
+@needs_extra("nltk", "eval")
+@pytest.mark.usefixtures("nltk_data")
+def test_the_published_pipeline_is_the_default_where_its_data_is(files, capsys):
+    for as_object in (True, False):
+        command = replace(as_json(files), pipeline="auto", json=as_object)
+        assert command.run() == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        assert '"pipeline": "nltk"' in out if as_object else "text by nltk" in out
+
+
+def test_without_its_data_the_rules_are_taken_with_one_loud_line(files, capsys, monkeypatch):
+    monkeypatch.setattr(words, "why_not_nltk", lambda: "NLTK is installed without its data")
+    words._warn.cache_clear()
+    for as_object in (True, False):
+        assert replace(as_json(files), pipeline="auto", json=as_object).run() == 0
+    out, err = capsys.readouterr()
+    assert '"pipeline": "rules"' in out
+    assert "text by rules" in out
+    assert err.count("NOT THE PUBLISHED TEXT PIPELINE: NLTK is installed without its data") == 1
+    words._warn.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "names", [["COCO_val2014_000000000001.jpg", "COCO_train2014_000000000002.jpg"], ["000000000001.jpg", "2"]]
+)
+@pytest.mark.parametrize("key", ["image_id", "image"])
+def test_ids_as_they_are_published(names, key, files, capsys):
+    rows = [{key: name, "caption": row["caption"]} for name, row in zip(names, CAPTIONS, strict=False)]
+    write_captions(files / "captions.jsonl", rows)
+    assert replace(as_json(files), samples=files / "samples.jsonl").run() == 0
+    lines = (files / "samples.jsonl").read_text().split("\n")
+    assert [json.loads(line)["image_id"] for line in lines if line] == [1, 2]
+    assert json.loads(capsys.readouterr().out)["n"] == 2
+
+
+def test_ground_truth_by_picture_names(files, capsys):
+    truth = json.loads((files / "truth.json").read_text())
+    (files / "truth.json").write_text(json.dumps({f"COCO_val2014_{int(key):012d}.jpg": truth[key] for key in truth}))
+    assert as_json(files).run() == 0
+    assert json.loads(capsys.readouterr().out)["chair_s"] == 50
+
+
+LAYOUTS = {
+    "one after another": "".join(json.dumps(row) for row in CAPTIONS),
+    "spread over lines": "\n".join(json.dumps(row, indent=2) for row in CAPTIONS),
+    "two on a line": "\n".join(" ".join(json.dumps(row) for row in CAPTIONS[at : at + 2]) for at in (0, 2)),
+    "an array": json.dumps(CAPTIONS, indent=1),
+    "blank lines, a byte order mark": "\ufeff\n" + "\n\n".join(map(json.dumps, CAPTIONS)),
+    "carriage returns": "\r\n".join(map(json.dumps, CAPTIONS)),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts_of_json(layout, files, capsys):
+    (files / "captions.jsonl").write_text(layout, encoding="utf-8")
+    assert as_json(files).run() == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["n"], found["chair_s"]) == (4, 50)
+
+
+def test_raw_line_separators_of_unicode_do_not_end_a_line(files, capsys):
+    rows = [{**row, "caption": row["caption"].replace(" ", "\u2028", 1) + "\u2029\x85"} for row in CAPTIONS]
+    (files / "captions.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    assert as_json(files).run() == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"image_id": 1, "caption": "a"}{"image_id": 2, ', "line 1 of"),
+        ('{"image_id": 1, "caption": "a"}\n{"image_id": 2,\n oops}', "line 2 of"),
+        ('{"image_id": "a.png", "caption": "a"}', "expected a whole number or a picture's name that ends in one"),
+        ('{"image_id": "\u00b2", "caption": "a"}', "expected a whole number or a picture's name"),
+        ('{"image_id": ' + "9" * 30 + ', "caption": "a"}', "more than 18 digits"),
+        ('{"a":' * 100_000, "is not JSON"),
+    ],
+)
+def test_broken_rows(content, said, refused, files):
+    (files / "captions.jsonl").write_text(content, encoding="utf-8")
+    assert said in refused()
+
+
+def test_captions_none_of_which_has_a_word_get_no_score(refused, files):
+    write_captions(files / "captions.jsonl", [{**row, "caption": " "} for row in CAPTIONS])
+    said = refused()
+    assert "none of the 4 captions of captions has a word, so no score is made of them" in said
+    assert "float16" in said
+
+
+def test_the_table_says_how_many_captions_are_empty(files, capsys):
+    write_captions(files / "captions.jsonl", [*CAPTIONS[:3], {"image_id": 4, "caption": ""}])
+    assert replace(as_json(files), json=False).run() == 0
+    assert "1 of 4 captions are empty; they name nothing, which lowers CHAIR and recall" in capsys.readouterr().out
+
+
+def test_captions_are_let_go_as_they_are_scored(files, resources):
+    held: list[weakref.ref] = []
+
+    def watched():
+        for one in resources.scores(iter_captions(files / "captions.jsonl"), "here"):
+            held.append(weakref.ref(one))
+            yield one
+            del one
+            gc.collect()
+            # The loop that scores still holds the caption that it was given last.
+            assert [ref() for ref in held[:-1]] == [None] * (len(held) - 1)
+
+    found = score_captions(watched(), resources.lexicon, "here", (2,), {"pipeline": "rules", "double_words": ""}, {}, 0)
+    assert (found.data["n"], len(held)) == (4, 4)
+    assert [row["image_id"] for row in found.details] == [1, 2, 3, 4]
 
 
 def test_samples_say_what_was_counted(files, capsys):
@@ -84,6 +207,7 @@ def test_samples_say_what_was_counted(files, capsys):
     assert rows[0]["mentions"] == ["person", "dog", "dog", "bench"]
     assert rows[0]["hallucinated"] == ["bench"]
     assert rows[2]["missed"] == ["bench"]
+    assert rows[1]["named"] == {"cat": ["kitten"]}
     assert rows[2]["cut_off"] is True
 
 

@@ -83,6 +83,17 @@ def test_a_cut_beyond_the_end_changes_nothing(scores, resources):
     assert cut(scores[0], 1000, resources.lexicon) == scores[0]
 
 
+@given(st.lists(st.tuples(st.lists(st.sampled_from(["toilet", "seat", "dog", "x"])), CLASSES), min_size=1, max_size=5))
+def test_the_curve_is_that_of_captions_cut_one_by_one(rows):
+    """Also where a cut drops the toilet that kept a seat from being a chair."""
+    lexicon = make_lexicon("dog\ntoilet\nchair, seat\n")
+    scores = [with_words(i, words, truth, lexicon, NO_QUALITY) for i, (words, truth) in enumerate(rows)]
+    for point in truncation_curve(scores, lexicon, (1, 2, 4, 50)):
+        found = ratios([cut(one, point.k, lexicon) for one in scores])
+        for name in ("chair_s", "chair_i", "chair_i_distinct", "recall", "f1", "length"):
+            assert getattr(point, name) == pytest.approx(found[name].value)
+
+
 def test_a_cut_drops_what_stands_behind_it(scores, resources):
     assert cut(scores[0], 5, resources.lexicon).mentions == ("person", "dog")
 

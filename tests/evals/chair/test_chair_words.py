@@ -32,6 +32,23 @@ from grounding.errors import EvalDataError, MissingExtraError, UsageError
         ("his", "his"),
         ("boxes", "box"),
         ("people", "people"),
+        ("ties", "tie"),
+        ("neckties", "necktie"),
+        ("pies", "pie"),
+        ("movies", "movie"),
+        ("babies", "baby"),
+        ("shoes", "shoe"),
+        ("potatoes", "potato"),
+        ("echoes", "echo"),
+        ("canoes", "canoe"),
+        ("volcanoes", "volcano"),
+        ("sizes", "size"),
+        ("taxis", "taxi"),
+        ("firemen", "fireman"),
+        ("specimen", "specimen"),
+        ("bookshelves", "bookshelf"),
+        ("minibuses", "minibus"),
+        ("series", "series"),
     ],
 )
 def test_the_singular(plural, one):
@@ -47,6 +64,12 @@ def test_any_text_becomes_lower_case_words_without_blanks(text):
 
 def test_marks_are_words_and_hyphens_hold_together():
     assert by_rules("Two well-lit TVs, here!") == ("two", "well-lit", "tv", ",", "here", "!")
+
+
+def test_possessive_endings_are_words_of_their_own():
+    assert by_rules("The man's hat, a dog's tail.") == ("the", "man", "'s", "hat", ",", "a", "dog", "'s", "tail", ".")
+    assert by_rules("MEN\u2019S suits and the dogs' ties") == tuple("man 's suit and the dog ' tie".split())
+    assert by_rules("It's six o'clock, don't!") == ("it", "'s", "six", "o'clock", ",", "don't", "!")
 
 
 def test_without_nltk_its_pipeline_is_refused_in_a_sentence(monkeypatch):
@@ -66,7 +89,7 @@ def test_without_nltks_data_the_command_that_brings_it_is_named(monkeypatch):
 
     load_nltk.cache_clear()
     monkeypatch.setattr(nltk, "word_tokenize", missing)
-    with pytest.raises(EvalDataError, match=r"python -m nltk.downloader punkt_tab .*, or use --pipeline rules"):
+    with pytest.raises(EvalDataError, match=r"run 'grounding eval nltk-data', or use --pipeline rules"):
         normaliser("nltk")
     load_nltk.cache_clear()
 

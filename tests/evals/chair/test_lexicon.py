@@ -45,12 +45,14 @@ def test_words_to_objects(text, objects, lexicon):
     assert lexicon.objects(lexicon.merge(text.split())) == objects
 
 
-def test_the_two_lists_of_double_words_differ_by_the_train_track():
-    original, standalone = (make_lexicon(SYNONYMS, name) for name in ("original", "standalone"))
-    words = "a train track".split()
-    assert original.objects(original.merge(words)) == ("train",)
-    assert standalone.objects(standalone.merge(words)) == ()
-    assert set(standalone.pairs) - set(original.pairs) == {"train track"}
+def test_a_train_track_is_no_train(lexicon):
+    assert lexicon.objects(lexicon.merge("a train track".split())) == ()
+    assert lexicon.objects(lexicon.merge("a train on a train track".split())) == ("train",)
+
+
+def test_places_are_those_of_the_objects(lexicon):
+    words = lexicon.merge("a seat , a toilet and a hot dog".split())
+    assert [words[place] for place in lexicon.places(words)] == ["toilet"]
 
 
 def test_a_word_is_merged_once_and_from_the_left(lexicon):

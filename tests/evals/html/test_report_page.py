@@ -11,6 +11,7 @@ from PIL import Image
 
 from evals.commands.report import EvalReportCommand
 from evals.folder import read_folder
+from evals.html.cases import worst
 from evals.html.flags import flags
 from evals.html.paired import paired
 from evals.html.sections import sections
@@ -102,9 +103,78 @@ def test_one_run(tmp_path, capsys):
     assert "script" not in found.tags
     assert found.tags.count("svg") == 2  # the curve, twice
     assert all(one.startswith(("data:image/", "#")) for one in found.addresses)
-    assert len([one for one in found.addresses if one.startswith("data:image/jpeg")]) == 3
+    assert len([one for one in found.addresses if one.startswith("data:image/jpeg")]) == 1
     assert found.text.count("picture missing") == 1
     assert "report.html: 1 runs" in capsys.readouterr().out
+
+
+def test_the_result_stands_on_top_in_a_sentence(tmp_path):
+    one, two = write_run(tmp_path / "plain", 0), write_run(tmp_path / "other", 4)
+    found = page(one)
+    said = "plain: 0.0\u00a0% of the texts name something that is not in the picture (95 % interval 12.3 to 98.7)"
+    assert f"{said}, at recall 50.0\u00a0%." in found.text
+    found = page(one, two)
+    assert "other has CHAIR_S 100.0\u00a0%, plain 0.0\u00a0%: a difference that chance explains" in found.text
+    assert "(+100.0 (+100.0 to +100.0), p = 0.125); recall 50.0 against 50.0\u00a0%." in found.text
+    assert found.text.index(said[:20]) < found.text.index("CHAIR_S\u00a0↓")
+
+
+def test_a_difference_beyond_chance_is_said(tmp_path):
+    from evals.html.table import Cell, FigureRow, Table
+    from evals.html.verdict import verdict
+
+    cells = (Cell("48.8"), Cell("44.6", "", "\u22124.2 (\u22127.0 to \u22121.1)", "p = 0.010", "better"))
+    row = FigureRow("CHAIR_S", "%", "", cells)
+    (_, said) = verdict(["plain", "gains"], [Table("", ("", ""), (row,))])
+    assert said == (
+        "gains has CHAIR_S 44.6\u00a0%, plain 48.8\u00a0%: better, by more than chance explains (\u22124.2 (\u22127.0 "
+        "to \u22121.1), p = 0.010)."
+    )
+    assert verdict(["a"], [Table("", ("",), (FigureRow("length", "words", "", (Cell("9.0"),)),))]) == ()
+
+
+def test_runs_are_named_by_their_folders_and_what_they_ran(tmp_path):
+    one, two = write_run(tmp_path / "a" / "run", 0), write_run(tmp_path / "b" / "run", 4)
+    found = page(one, two)
+    assert "a/run" in found.text
+    assert "b/run: tiny, gains" in found.text
+
+
+def test_the_worst_cases_are_those_with_inventions(tmp_path):
+    folder = write_run(tmp_path / "one", 0)
+    rows = [json.loads(line) for line in (folder / "details.jsonl").read_text().splitlines()]
+    rows[0] |= {"missed": ["cat", "cup", "car", "bus"]}  # says little, invents nothing
+    rows[1] |= {"mentions": ["hat", "hat", "hat"], "hallucinated": ["hat"] * 3}
+    rows[2] |= {"mentions": ["hat", "bench"], "hallucinated": ["hat", "bench"], "missed": []}
+    (folder / "details.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [case.id for case in worst(read_folder(folder), 9)] == ["2", "1"]
+
+
+def test_the_words_that_counted_are_marked_without_the_synonyms(tmp_path):
+    folder = write_run(tmp_path / "one", 1, text="A puppy is seated on two pews beside its mother's bow tie.")
+    rows = [json.loads(line) for line in (folder / "details.jsonl").read_text().splitlines()]
+    rows[0] |= {
+        "mentions": ["dog", "chair", "bench", "tie"],
+        "hallucinated": ["chair", "bench", "tie"],
+        "named": {"dog": ["puppy"], "chair": ["seat"], "bench": ["pew"], "tie": ["tie"]},
+    }
+    (folder / "details.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scores = json.loads((folder / "scores.json").read_text())
+    (folder / "scores.json").write_text(json.dumps({**scores, "variant": {"pipeline": "nltk"}}))
+    (case,) = worst(read_folder(folder), 1)
+    marked = {kind: [piece.text for piece in case.pieces if piece.kind == kind] for kind in ("wrong", "right")}
+    assert marked == {"wrong": ["seated", "pews", "bow tie"], "right": ["puppy"]}
+
+
+def test_on_a_phone_the_runs_stand_one_below_the_other(tmp_path):
+    """Every cell says its run, and the narrow layout lets differences wrap."""
+    one, two = write_run(tmp_path / "one", 0), write_run(tmp_path / "two", 4)
+    page(one, two)
+    text = (one / "report.html").read_text()
+    assert text.count('<td data-run="two">') == text.count('<td data-run="one">') == 2
+    narrow = text[text.index("@media (max-width: 40rem)") :]
+    assert "white-space: normal" in narrow[: narrow.index(".plots")]
+    assert "attr(data-run)" in narrow
 
 
 def test_two_runs_are_paired(tmp_path):

@@ -1,4 +1,6 @@
 import json
+import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -44,7 +46,10 @@ def tried(name, chair_i, f1, *, allowed):
 def test_a_lab_from_end_to_end_and_once_more_from_its_folders(plan, tmp_path, capsys):
     out = tmp_path / "lab"
     assert LabCommand(plan=plan, out=out, json=True).run() == 0
-    first = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    first = json.loads(printed.out)
+    asked = sum(file.read_bytes().count(b"\n") for file in out.rglob("samples.jsonl"))
+    assert re.search(rf"lab .* {asked}/{asked} [\d.]+ per s, 0:00:00 left", printed.err)
     assert list(first["entries"]) == ["unsteered", "guidance", "truncation"]
     assert len(first["entries"]["guidance"]["tried"]) == 2
     assert first["entries"]["unsteered"]["recall"] > first["entries"]["truncation"]["recall"] - 1e-9
@@ -82,6 +87,26 @@ def test_fitted_gains_are_contenders_and_fitted_once(plan, tmp_path, capsys):
     made = file.stat().st_mtime_ns
     assert LabCommand(plan=plan, out=tmp_path / "lab", json=True).run() == 0
     assert file.stat().st_mtime_ns == made
+
+
+def test_gains_of_other_weights_of_the_same_name_are_not_those_of_a_model(plan, tmp_path):
+    from grounding.models.load import starter_folder
+    from grounding.steering.fit_settings import FitSettings
+
+    folder = tmp_path / "starter"
+    shutil.copytree(starter_folder(), folder)
+    candidate = Candidate("head-wise", {}, fit=FitSettings(passes=1))
+
+    def stored(lab):
+        return LabCommand(out=tmp_path / "lab").fit_file(lab, candidate)
+
+    lab = replace(load_plan(plan), model=str(folder))
+    before = stored(lab)
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(bytes(content))
+    assert stored(lab) != before
 
 
 @pytest.mark.parametrize("line", ["", "    steering: pai\n    fit: {}\n"])

@@ -15,7 +15,7 @@ def row(category, figure, question, truth, said, **more):
         "set_id": "0",
         "figure_id": str(figure),
         "question_id": str(question),
-        "visual_input": "0" if category == "VS" and figure == 0 else "1",
+        "visual_input": "0" if category == "VS" and figure == 0 else "1" if figure == 0 else "2",
         "gt_answer": truth,
         "model_prediction": said,
         **more,
@@ -51,6 +51,20 @@ def test_rows_questions_and_figures(score):
     assert found["easy_q_acc"] == round(100 * 2 / 3, 4)
     assert found["hard_q_acc"] == round(100 * 2 / 3, 4)
     assert found["categories"]["VS"]["a_acc"] == 50
+
+
+def test_hard_rows_are_those_with_an_edited_figure(score):
+    """By the authors' rule: an original figure is easy whatever its number."""
+    rows = [
+        row("VS", 0, 0, "1", "Yes"),
+        row("VS", 1, 0, "1", "Yes", visual_input="1"),
+        row("VS", 2, 0, "0", "Yes"),  # edited, wrong
+        row("VS", 1, 1, "1", "No", visual_input="1"),  # original, wrong
+        row("VS", 2, 1, "0", "No"),
+    ]
+    found = score(rows)
+    assert (found["easy_q_acc"], found["hard_q_acc"]) == (50, 50)
+    assert score([*rows[:2], rows[4]])["easy_q_acc"] == 100
 
 
 def test_without_the_rows_that_show_no_image(score):

@@ -130,7 +130,8 @@ def test_the_table(ask, capsys):
         (ANSWERS[:2], "1 of 3 questions have no answer (3)"),
         ([*ANSWERS, {"question_id": 4, "answer": "no"}], "1 answers have no question (4)"),
         ([*ANSWERS, ANSWERS[0]], "question ids more than once, the first is 1 in rows 1 and 4"),
-        ([{"answer": "no"}], "has no 'question_id'"),
+        ([{"answer": "no"}], "has neither 'question_id' nor 'question'"),
+        ([{**row, "answer": " ", "text": ""} for row in ANSWERS], "none of the 3 answers of"),
         ([{"question_id": 1, "answer": 1}], "'answer' is 1, expected text"),
     ],
 )
@@ -138,6 +139,88 @@ def test_wrong_answers(replies, said, ask, capsys):
     with pytest.raises(GroundingError) as refusal:
         ask(QUESTIONS, replies)
     assert said in str(refusal.value)
+    assert capsys.readouterr().out == ""
+
+
+def in_order(*replies):
+    """Answers as POPE's authors write them."""
+    return [{"question": asked["text"], "answer": reply} for asked, reply in zip(QUESTIONS, replies, strict=False)]
+
+
+def test_answers_in_the_authors_format(ask, capsys):
+    """The question and the answer, in order and without an id."""
+    assert ask(QUESTIONS, in_order("Yes", "No", "no")) == 0
+    (split,) = json.loads(capsys.readouterr().out)["splits"].values()
+    assert (split["n"], split["accuracy"]) == (3, 66.6667)
+
+
+@pytest.mark.parametrize(
+    ("replies", "said"),
+    [
+        (in_order("Yes", "No"), "has 2 answers without ids to 3 questions"),
+        ([*in_order("Yes", "No", "No")[::-1]], "row 1 of"),
+        ([*in_order("Yes", "No"), {"question": "Is there a cat?", "answer": "no"}], "row 3 of"),
+        ([*ANSWERS[:2], {"question": QUESTIONS[2]["text"], "answer": "no"}], "row 1 of"),
+    ],
+)
+def test_answers_in_another_order_are_refused(replies, said, ask, capsys):
+    with pytest.raises(GroundingError) as refusal:
+        ask(QUESTIONS, replies)
+    assert said in str(refusal.value)
+    assert capsys.readouterr().out == ""
+
+
+SUFFIX = "\nAnswer the question using a single word or phrase."
+
+
+@pytest.fixture
+def splits(tmp_path):
+    """Two question files, and the command over them and one file of answers."""
+    other = [{**row, "text": row["text"].replace("dog", "cow"), "label": "no"} for row in QUESTIONS]
+    paths = []
+    for name, rows in (("coco_pope_random", QUESTIONS), ("coco_pope_popular", other)):
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def run(replies):
+        (tmp_path / "merged.jsonl").write_text("".join(json.dumps(row) + "\n" for row in replies))
+        return EvalPopeCommand(questions=tuple(paths), answers=(tmp_path / "merged.jsonl",), json=True).run()
+
+    run.rows = {"random": QUESTIONS, "popular": other}
+    return run
+
+
+@pytest.mark.parametrize("order", [("random", "popular"), ("popular", "random")])
+def test_one_file_for_all_splits_as_llava_writes_it(order, splits, capsys):
+    """Ids count over the splits, which follow one another in any order; only the prompts say which is which."""
+    asked = [(row, name) for name in order for row in splits.rows[name]]
+    replies = [
+        {"question_id": number, "prompt": row["text"].replace("imange", "image") + SUFFIX, "text": row["label"]}
+        for number, (row, _) in enumerate(asked)
+    ]
+    assert splits(replies) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["accuracy"] for one in found["splits"].values()] == [100, 100]
+    assert list(found["splits"]) == ["coco_pope_random", "coco_pope_popular"]
+
+
+def test_one_file_whose_rows_name_their_split(splits, capsys):
+    replies = [
+        {"question_id": row["question_id"], "category": name, "answer": row["label"]}
+        for at in (2, 0, 1)
+        for name in ("popular", "random")
+        for row in [splits.rows[name][at]]
+    ]
+    assert splits(replies) == 0
+    assert json.loads(capsys.readouterr().out)["mean"]["accuracy"] == 100
+
+
+def test_one_file_that_does_not_say_its_splits_is_refused(splits, capsys):
+    replies = [{"question_id": number, "answer": "yes"} for number in range(6)]
+    with pytest.raises(GroundingError, match="has 6 answers to the 6 questions of 2 files, and neither 'category' nor"):
+        splits(replies)
+    with pytest.raises(GroundingError, match="has 3 answers to the 6 questions"):
+        splits(replies[:3])
     assert capsys.readouterr().out == ""
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,9 +62,19 @@ def test_features_are_those_of_the_tower_and_are_computed_once(made, folder: Pat
         torch.testing.assert_close(model.model.vision_tower.join(fine, coarse), whole, atol=2e-2, rtol=2e-2)
     mirrored, _ = album.levels.batch(np.array([2]), np.array([True]))
     assert torch.equal(mirrored.flip(-1), fine)
-    other = album.photos[:3]
+    backbone = model.model.vision_tower.backbone
     with pytest.raises(ValueError, match="other photos"):
-        cached_levels(model.model.vision_tower.backbone, processor, other, tmp_path / "features")
+        cached_levels(backbone, processor, album.photos[:3], tmp_path / "features")
+    file = tmp_path / photo.file.name
+    Image.new("RGB", photo.size).save(file)
+    replaced = (*album.photos[:2], replace(photo, file=file), *album.photos[3:])
+    with pytest.raises(ValueError, match="other photos"):
+        cached_levels(backbone, processor, replaced, tmp_path / "features")
+    first = next(backbone.parameters())
+    with torch.no_grad():
+        first.view(-1)[first.numel() // 2] += 1
+    with pytest.raises(ValueError, match="another backbone"):
+        cached_levels(backbone, processor, album.photos, tmp_path / "features")
 
 
 def test_a_packed_question_is_answered_as_if_it_were_asked_alone(made):

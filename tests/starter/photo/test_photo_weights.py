@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
-import skimage
+import skimage.data
 from PIL import Image
 
 from grounding.errors import ExpressionError
 from grounding.methods import load_method, run_stages
+from grounding.model_files import starter_folder
 from grounding.models.base import VLM
-from grounding.models.load import load, starter_folder
+from grounding.models.load import load
 from grounding.starter.model import SPECIAL_TOKENS
 from grounding.starter.photo.export import LARGEST
+from grounding.text.vocabulary import words_among
 from grounding.types import FloatArray
 from pipelines.referring import ReferringSegmentation
 
@@ -28,7 +33,7 @@ def pipe(vlm: VLM) -> ReferringSegmentation:
 
 
 def heat(pipe: ReferringSegmentation, picture: str, words: str) -> FloatArray:
-    image = Image.open(f"{skimage.data_dir}/{picture}.png").convert("RGB")
+    image = Image.fromarray(getattr(skimage.data, picture)()).convert("RGB")
     (maps,) = pipe.record_maps([(image, words)])
     return run_stages(pipe.method, maps).values
 
@@ -38,9 +43,17 @@ def test_the_weights_are_small_enough_to_ship():
     assert 0 < size <= LARGEST
 
 
+def test_every_place_gives_one_number_of_words(vlm: VLM):
+    words = len(words_among(set(vlm.tokenizer.get_vocab()) - set(SPECIAL_TOKENS)))
+    card = (starter_folder("starter-photo") / "README.md").read_text()
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    with pytest.raises(ExpressionError) as refused:
+        vlm.prepare([Image.new("RGB", (64, 64))], ["the zyzzyva"])
+    for text in (str(vlm.notice), card, readme, str(refused.value)):
+        assert re.findall(r"knows\s+([\d,]+) words", text) == [f"{words:,}"]
+
+
 def test_every_run_says_what_the_model_is(vlm: VLM):
-    words = len(vlm.tokenizer.get_vocab()) - len(SPECIAL_TOKENS)
-    assert f"knows {words:,} words" in str(vlm.notice)
     assert "hub model" in str(vlm.notice)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -10,6 +10,11 @@ from grounding.errors import ExpressionError
 
 SHOWN_VOCABULARY = 200  # a closed vocabulary up to this size is printed in full when a word is outside it
 _SHOWN_CLOSE = 5  # of a larger one, the number of words of similar spelling that are printed
+
+
+def words_among(tokens: Iterable[str]) -> list[str]:
+    """The words of a word-level vocabulary, sorted; numbers and punctuation marks are none."""
+    return sorted(token for token in tokens if token.isalpha())
 
 
 def refuse_unknown(word: str, token_ids: Sequence[int], tokenizer: Any, model: str) -> None:
@@ -32,12 +37,25 @@ def refuse_unknown(word: str, token_ids: Sequence[int], tokenizer: Any, model: s
     if tokenizer.unk_token_id is None or tokenizer.unk_token_id not in token_ids:
         return
     special = set(tokenizer.all_special_tokens)
-    known = sorted(token for token in tokenizer.get_vocab() if token not in special and token.isalpha())
+    known = words_among(token for token in tokenizer.get_vocab() if token not in special)
     raise ExpressionError(
-        f"the word {word!r} is outside the vocabulary of {model}, which knows {len(known)} words"
+        f"the word {word!r} is outside the vocabulary of {model}, which knows {len(known):,} words"
         f"{_some_of(known, word)}: use known words, or for photos and free text load a hub model, for example "
         "--model llava-hf/llava-1.5-7b-hf"
     )
+
+
+def refuse_broken_text(text: str) -> None:
+    """Refuse text with half of a surrogate pair, which no tokenizer can encode.
+
+    Raises:
+        ExpressionError: there is such a half.
+    """
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        shown = text[:60].encode("ascii", "backslashreplace").decode()
+        raise ExpressionError(
+            f"the text '{shown}' holds half of a letter (a lone surrogate): write it as whole UTF-8 text"
+        )
 
 
 def refuse_control_tokens(text: str, image_token: str, tokenizer: Any, model: str) -> None:

@@ -1,0 +1,119 @@
+"""Say which layers of a model can be recorded: those whose weights are a softmax over the sequence's own keys."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Sequence
+from functools import cache
+from typing import Any
+
+from torch import nn
+
+from grounding.attention.call import AttentionCall
+from grounding.attention.introspect import LayerStack
+from grounding.errors import RecordingError
+
+_ENTRIES = ("ALL_ATTENTION_FUNCTIONS", "scaled_dot_product_attention", "sdpa_attention_forward")
+"""Names in the source of classes whose attention calls are emitted."""
+
+
+def refuse_layers(stack: LayerStack, chosen: Collection[int]) -> None:
+    """Refuse layers that cannot be recorded, before the model runs.
+
+    The source of transformers' classes decides; a class of another package may attend in ways that its source does not
+    show, so its layers pass.
+
+    Args:
+        stack: the decoder.
+        chosen: layers to record.
+
+    Raises:
+        RecordingError: a layer has no attention that is emitted, or attends only to keys that are not the sequence.
+    """
+    kinds = [_kind(layer) for layer in stack.layers]
+    name = type(stack.module).__name__
+    fit = [i for i, kind in enumerate(kinds) if kind == "sequence"]
+    if bad := [i for i in sorted(chosen) if kinds[i] == "none"]:
+        if not fit:
+            raise RecordingError(
+                f"{name} cannot be recorded: its layers have no attention, or compute it without transformers' "
+                "attention interface and torch's scaled_dot_product_attention; use another model"
+            )
+        raise RecordingError(
+            f"layers {_short(bad)} of {name} have no attention weights that can be recorded, as linear attention and "
+            f"convolutions have none: {_others(fit)}"
+        )
+    if bad := [i for i in sorted(chosen) if kinds[i] == "cross"]:
+        raise RecordingError(
+            f"layers {_short(bad)} of {name} attend to keys that are not the sequence (cross-attention to an image or "
+            f"an encoder), so their columns have no positions: {_others(fit)}"
+        )
+
+
+def refuse_other_keys(layer: int, call: AttentionCall, past: int, cache: Any) -> None:
+    """Refuse a call whose keys are not the positions of the sequence.
+
+    A cache holds every position, or fewer where a sliding window has dropped some, or more where it is static.
+
+    Args:
+        layer: the decoder layer.
+        call: the call.
+        past: positions in the cache before the pass.
+        cache: the pass's key/value cache.
+
+    Raises:
+        RecordingError: the number of keys fits no cache of the sequence.
+    """
+    keys, total = call.key_count, past + call.query_count
+    dropped = past > 0 and call.query_count <= keys < total and _slides(cache)
+    spare = keys > total and bool(getattr(cache, "is_compileable", False))
+    if keys != total and not dropped and not spare:
+        raise RecordingError(
+            f"layer {layer} attends to {keys} keys where the sequence has {total} positions, as cross-attention does, "
+            "so its columns have no positions: choose other layers"
+        )
+
+
+def _slides(cache: Any) -> bool:
+    layers = getattr(cache, "layers", None)
+    return layers is None or any(getattr(layer, "is_sliding", False) for layer in layers)
+
+
+def _kind(layer: nn.Module) -> str:
+    modules = [module for module in layer.modules() if _attends(type(module))]  # type: ignore[arg-type]
+    if not modules:
+        return "none"
+    return "cross" if all(_is_cross(module) for module in modules) else "sequence"
+
+
+def _is_cross(module: nn.Module) -> bool:
+    flag = getattr(module, "is_cross_attention", None)
+    return bool(flag) if isinstance(flag, bool) else "crossattention" in type(module).__name__.lower()
+
+
+@cache
+def _attends(kind: type) -> bool:
+    """Whether the source of a class calls attention that is emitted, or is not known well enough to say no."""
+    for owner in kind.__mro__:
+        package = owner.__module__.partition(".")[0]
+        if package in ("torch", "builtins"):
+            continue
+        if package != "transformers":
+            return True
+        try:
+            source = inspect.getsource(owner)
+        except (OSError, TypeError):
+            return True
+        if any(entry in source for entry in _ENTRIES):
+            return True
+    return False
+
+
+def _others(fit: Sequence[int]) -> str:
+    if not fit:
+        return "use another model"
+    return f"record other layers with RecordSpec(layers=...), of {_short(fit)}"
+
+
+def _short(layers: Sequence[int]) -> str:
+    return str(list(layers)) if len(layers) <= 12 else f"[{', '.join(map(str, layers[:12]))}, ...]"

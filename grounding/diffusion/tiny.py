@@ -1,0 +1,405 @@
+"""Tiny random pipelines of diffusers' real classes, with tokenizers built in memory, for tests and `doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from grounding.text.tiny import byte_tokenizer
+
+_WORDS = ("the", "a", "red", "blue", "dog", "left", "of", "star", "on", "with", "to", "pink", "describe", "image")
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,!?:;'-_"
+_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_SIDE = 32  # pixels; four cells along each side
+
+
+def t5_tokenizer(length: int = 24) -> Any:
+    """A T5 tokenizer that writes its known words as one piece and others letter by letter."""
+    from transformers import T5TokenizerFast
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    pieces += [(f"▁{word}", -1.0) for word in _WORDS] + [(letter, -3.0) for letter in _LETTERS]
+    return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=length)
+
+
+def t5_encoder(tokenizer: Any, width: int = 16) -> Any:
+    """A T5 encoder of one layer."""
+    from transformers import T5Config, T5EncoderModel
+
+    sizes = {"d_model": width, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    return T5EncoderModel(T5Config(vocab_size=len(tokenizer), dropout_rate=0.0, **sizes)).eval()
+
+
+def clip_tokenizer(length: int = 24) -> Any:
+    """A CLIP tokenizer without merges, one token a letter."""
+    from tokenizers import pre_tokenizers
+    from transformers import CLIPTokenizer
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=length)
+
+
+def clip_encoder(tokenizer: Any, width: int = 16, *, projected: bool = False) -> Any:
+    """A CLIP text model of two layers, with a projection where SD3 wants one."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=width,
+        projection_dim=width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
+
+
+def picture_vae(channels: int = 4) -> Any:
+    """An autoencoder of pictures with a factor of 4."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 8),
+        layers_per_block=1,
+        latent_channels=channels,
+        norm_num_groups=4,
+        sample_size=_SIDE,
+        scaling_factor=0.5,
+        shift_factor=0.1,
+        force_upcast=False,
+    ).eval()
+
+
+def tiny_flux(*, guidance: bool = False) -> Any:
+    """A random `FluxPipeline` of two double and two single blocks."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    t5, clip = t5_tokenizer(), clip_tokenizer()
+    transformer = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=3,
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+        axes_dims_rope=(4, 6, 6),
+        guidance_embeds=guidance,
+    )
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=picture_vae(),
+        text_encoder=clip_encoder(clip),
+        tokenizer=clip,
+        text_encoder_2=t5_encoder(t5),
+        tokenizer_2=t5,
+        transformer=transformer.eval(),
+    )
+
+
+def tiny_flux2() -> Any:
+    """A random `Flux2KleinPipeline` of one double and two single blocks."""
+    from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline
+    from diffusers import Flux2Transformer2DModel as Transformer
+
+    tokenizer = chat_tokenizer()
+    vae = AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 8),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=_SIDE,
+    )
+    transformer = Transformer(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=3,
+        joint_attention_dim=48,
+        timestep_guidance_channels=16,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+    return Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae.eval(),
+        text_encoder=qwen3(tokenizer, layers=30),
+        tokenizer=tokenizer,
+        transformer=transformer.eval(),
+    )
+
+
+def tiny_sd3() -> Any:
+    """A random `StableDiffusion3Pipeline` of two joint blocks, one with a second attention on the image alone."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    t5, clip = t5_tokenizer(), clip_tokenizer()
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        joint_attention_dim=32,
+        caption_projection_dim=32,
+        pooled_projection_dim=32,
+        out_channels=4,
+        pos_embed_max_size=12,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+    return StableDiffusion3Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=picture_vae(),
+        text_encoder=clip_encoder(clip, projected=True),
+        tokenizer=clip,
+        text_encoder_2=clip_encoder(clip, projected=True),
+        tokenizer_2=clip,
+        text_encoder_3=t5_encoder(t5, 32),
+        tokenizer_3=t5,
+        transformer=transformer.eval(),
+    )
+
+
+def tiny_qwen_image() -> Any:
+    """A random `QwenImagePipeline` of two blocks."""
+    from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, QwenImagePipeline
+    from diffusers import QwenImageTransformer2DModel as Transformer
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    tokenizer = chat_tokenizer()
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1000.0},
+    }
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    vae = AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True],
+        latents_mean=[0.1] * 4, latents_std=[0.9] * 4,
+    )  # fmt: skip
+    transformer = Transformer(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=3,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 6, 6),
+    )
+    pipe = QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae.eval(),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+        ).eval(),
+        tokenizer=tokenizer,
+        transformer=transformer.eval(),
+    )
+    prefix = pipe.prompt_template_encode.split("{}")[0]
+    pipe.prompt_template_encode_start_idx = len(tokenizer(prefix)["input_ids"])
+    return pipe
+
+
+def tiny_z_image() -> Any:
+    """A random `ZImagePipeline` of two single-stream blocks behind one refiner of each kind."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+
+    tokenizer = chat_tokenizer()
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=48,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=3,
+        n_kv_heads=3,
+        cap_feat_dim=16,
+        axes_dims=[4, 6, 6],
+        axes_lens=[256, 64, 64],
+    )
+    with torch.no_grad():
+        for pad in (transformer.x_pad_token, transformer.cap_pad_token):
+            pad.normal_()
+    return ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=picture_vae(),
+        text_encoder=qwen3(tokenizer, layers=2),
+        tokenizer=tokenizer,
+        transformer=transformer.eval(),
+    )
+
+
+def tiny_wan() -> Any:
+    """A random `WanPipeline` of two blocks."""
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    tokenizer = t5_tokenizer()
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    vae = AutoencoderKLWan(
+        base_dim=4, z_dim=4, dim_mult=[1, 1, 1], num_res_blocks=1, temperal_downsample=[True, True],
+        latents_mean=[0.1] * 4, latents_std=[0.9] * 4, scale_factor_spatial=4,
+    )  # fmt: skip
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=16,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+    )
+    return WanPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae.eval(),
+        text_encoder=UMT5EncoderModel(UMT5Config(vocab_size=len(tokenizer), dropout_rate=0.0, **sizes)).eval(),
+        tokenizer=tokenizer,
+        transformer=transformer.eval(),
+    )
+
+
+def tiny_ltx() -> Any:
+    """A random `LTXPipeline` of two blocks."""
+    from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LTXPipeline
+    from diffusers import LTXVideoTransformer3DModel as Transformer
+
+    tokenizer = t5_tokenizer()
+    vae = AutoencoderKLLTXVideo(
+        latent_channels=4,
+        block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8),
+        layers_per_block=(1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1),
+        spatio_temporal_scaling=(True, True, False),
+        decoder_spatio_temporal_scaling=(True, True, False),
+        decoder_inject_noise=(False, False, False, False),
+        patch_size=2,
+        patch_size_t=1,
+    )
+    vae.use_framewise_encoding = False
+    transformer = Transformer(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        cross_attention_dim=24,
+        num_layers=2,
+        caption_channels=16,
+    )
+    return LTXPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae.eval(),
+        text_encoder=t5_encoder(tokenizer),
+        tokenizer=tokenizer,
+        transformer=transformer.eval(),
+    )
+
+
+def tiny_mochi() -> Any:
+    """A random `MochiPipeline` of two blocks."""
+    from diffusers import AutoencoderKLMochi, FlowMatchEulerDiscreteScheduler, MochiPipeline
+    from diffusers import MochiTransformer3DModel as Transformer
+
+    tokenizer = t5_tokenizer()
+    vae = AutoencoderKLMochi(
+        latent_channels=12,
+        encoder_block_out_channels=(32, 32, 32, 32),
+        decoder_block_out_channels=(32, 32, 32, 32),
+        layers_per_block=(1, 1, 1, 1, 1),
+        add_attention_block=(False, False, False, False, False),
+    )
+    transformer = Transformer(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        pooled_projection_dim=16,
+        in_channels=12,
+        text_embed_dim=16,
+        time_embed_dim=4,
+        max_sequence_length=24,
+    )
+    with torch.no_grad():
+        transformer.pos_frequencies.normal_()
+    return MochiPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+        vae=vae.eval(),
+        text_encoder=t5_encoder(tokenizer),
+        tokenizer=tokenizer,
+        transformer=transformer.eval(),
+    )
+
+
+def chat_tokenizer() -> Any:
+    """A byte-level tokenizer with Qwen's chat template, which pads on the right."""
+    tokenizer = byte_tokenizer(
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), bos=None, eos="<|im_end|>", pad="<|endoftext|>"
+    )
+    tokenizer.padding_side = "right"
+    tokenizer.chat_template = _CHAT
+    return tokenizer
+
+
+def qwen3(tokenizer: Any, layers: int) -> Any:
+    """A Qwen3 language model."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=1024,
+    )
+    return Qwen3ForCausalLM(config).eval()
+
+
+TINY: dict[str, Callable[[], Any]] = {
+    "FluxPipeline": tiny_flux,
+    "Flux2KleinPipeline": tiny_flux2,
+    "StableDiffusion3Pipeline": tiny_sd3,
+    "QwenImagePipeline": tiny_qwen_image,
+    "ZImagePipeline": tiny_z_image,
+    "WanPipeline": tiny_wan,
+    "LTXPipeline": tiny_ltx,
+    "MochiPipeline": tiny_mochi,
+}
+"""Tiny pipelines by class name; see `tiny_pipeline`."""
+
+
+def tiny_pipeline(class_name: str, seed: int = 0) -> Any:
+    """A tiny random pipeline.
+
+    Args:
+        class_name: a key of `TINY`.
+        seed: the weights' seed; torch's global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pipe = TINY[class_name]()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
