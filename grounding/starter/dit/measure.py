@@ -88,7 +88,9 @@ def held_out(vae: AutoencoderKL, scenes: int = HELD_SCENES, first: int = HELD_FI
     texts = [expression.text for _, expression in asked]
     rows = torch.tensor([row for row, _ in asked], device=device)
     hits = [_hit(drawn[row], expression.target_index) for row, expression in asked]
-    covered = torch.tensor(np.stack([coverage(scene, CELLS) for scene in drawn]), dtype=torch.float32, device=device)
+    covered = torch.tensor(
+        np.stack([coverage(scene).sum(axis=0) for scene in drawn]), dtype=torch.float32, device=device
+    )
     return HeldOut(
         latents[rows],
         covered.flatten(1)[rows],
