@@ -72,8 +72,8 @@ with nothing to download. It is useless on photographs.
 
 ## Does it use its text?
 
-Flow-matching loss over objects on {scenes} scenes never seen (seeds from {first:,}), with the same noise for every
-column; the image is read at noise level {read}.
+Flow-matching loss on {scenes} scenes never seen (seeds from {first:,}), with the same noise for every column: over all
+objects for long captions, over the named object for short ones. The image is read at noise level {read}.
 
 | noise level | long caption | of another scene | short caption | of another scene | empty caption |
 |---|---|---|---|---|---|

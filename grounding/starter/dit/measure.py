@@ -40,6 +40,7 @@ class HeldOut:
     Attributes:
         latents: normalised [N, C, h, w].
         coverage: [N, cells], share of an image token's pixels that show any object.
+        named: the same for the named object.
         ids: T5 token ids [N, SHORT_TOKENS] of the expression.
         content: bool [N, SHORT_TOKENS], words that are not stop words.
         head: bool [N, SHORT_TOKENS], the noun of the named object with the words before it, without stop words.
@@ -50,6 +51,7 @@ class HeldOut:
 
     latents: Tensor
     coverage: Tensor
+    named: Tensor
     ids: Tensor
     content: Tensor
     head: Tensor
@@ -66,10 +68,10 @@ class TextUse:
         scenes: number of scenes.
         expressions: number of their referring expressions.
         level: the noise level.
-        right: flow-matching loss over objects with the right expression.
+        right: flow-matching loss over the named object with the right expression.
         shuffled: the same with the expressions of other scenes.
         empty: the same with the empty caption.
-        long_right: the loss with the right long caption.
+        long_right: the loss over all objects with the right long caption.
         long_shuffled: the same with the long captions of other scenes.
         pointing: share of expressions whose map (sum over content words, mean over blocks and heads) is highest on the
             named object.
@@ -110,6 +112,7 @@ def held_out(vae: AutoencoderKL, scenes: int = HELD_SCENES, first: int = HELD_FI
     return HeldOut(
         latents[rows],
         covered.flatten(1)[rows],
+        torch.tensor(named, dtype=torch.float32, device=device).flatten(1),
         torch.from_numpy(tokens(texts, SHORT_TOKENS)).long().to(device),
         _words(texts, head=False).to(device),
         _words(texts, head=True).to(device),
@@ -131,14 +134,14 @@ def _at(model: TextDenoiser, held: HeldOut, level: float, seed: int) -> TextUse:
     noise = torch.randn(held.latents.shape, generator=random).to(device)
     hits, heads = [], []
 
-    def loss(rows: Tensor, ids: Tensor, look: bool = False) -> float:
+    def loss(rows: Tensor, ids: Tensor, where: Tensor, look: bool = False) -> float:
         total = torch.zeros(2)
         for part, text in zip(rows.split(_BATCH), ids.split(_BATCH), strict=True):
             levels = torch.full((len(part),), level, device=device)
             with image_to_text(text.shape[1]) as maps:
                 velocity = model(mix(held.latents[part], noise[part], levels), levels, text)
             error = (velocity.float() - pack(noise[part] - held.latents[part])).square().mean(dim=-1)
-            weight = held.coverage[part]
+            weight = where[part]
             total += torch.tensor([float((error * weight).sum()), float(weight.sum())])
             if look:
                 blocks = torch.stack(maps)  # [blocks, B, cells, T]
@@ -150,10 +153,11 @@ def _at(model: TextDenoiser, held: HeldOut, level: float, seed: int) -> TextUse:
 
     everything = torch.arange(count, device=device)
     # Expressions are sorted by scene; a shift by half the list gives every one the text of another scene.
-    right = loss(everything, held.ids, look=True)
-    shuffled = loss(everything, held.ids.roll(count // 2, dims=0))
-    empty = loss(everything, model.empty(held.ids))
-    long_right, long_shuffled = loss(held.first, held.long), loss(held.first, held.long.roll(1, dims=0))
+    right = loss(everything, held.ids, held.named, look=True)
+    shuffled = loss(everything, held.ids.roll(count // 2, dims=0), held.named)
+    empty = loss(everything, model.empty(held.ids), held.named)
+    long_right = loss(held.first, held.long, held.coverage)
+    long_shuffled = loss(held.first, held.long.roll(1, dims=0), held.coverage)
     head = torch.cat(heads, dim=1).float().mean(dim=1).tolist()
     pointing = float(torch.cat(hits, dim=1).float().mean())
     return TextUse(
