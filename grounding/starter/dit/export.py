@@ -153,10 +153,14 @@ def write_pipeline(pipe: FluxPipeline, parts: dict[str, torch.nn.Module], folder
     models = {name: _half(parts.get(name, getattr(pipe, name))) for name in names}
     others = {name: getattr(pipe, name) for name in ("scheduler", "tokenizer", "tokenizer_2")}
     type(pipe)(**models, **others).save_pretrained(folder)
-    for name in ("text_encoder", "text_encoder_2"):
-        # transformers loads in the dtype of the config, diffusers in float32: without this a pipeline would mix both.
+    for name in names:
         path = folder / name / "config.json"
-        write_json(path, json.loads(path.read_text()) | {"dtype": "float32"}, indent=2)
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)  # of the folder that training began from
+        if name.startswith("text_encoder"):
+            # transformers loads in the config's dtype, diffusers in float32: without this a pipeline would mix both.
+            config["dtype"] = "float32"
+        write_json(path, config, indent=2)
     index = json.loads((folder / "model_index.json").read_text())
     index["tokenizer_2"] = ["transformers", "PreTrainedTokenizerFast"]  # the name that every supported version has
     write_json(folder / "model_index.json", index, indent=2)
