@@ -131,7 +131,7 @@ class AttentionCall:
         return self.query.shape[1]
 
     def changed(self, **values: Any) -> AttentionCall:
-        """Return a copy with other values; a decode step makes several per layer, and `replace` takes ten times longer."""
+        """Return a copy with other values; decode steps make several per layer, where `replace` is too slow."""
         copied = object.__new__(AttentionCall)
         copied.__dict__.update(self.__dict__, **values)
         return copied
