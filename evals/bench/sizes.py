@@ -18,7 +18,7 @@ def refuse_decoder(*, layers: int, hidden: int, heads: int, kv_heads: int) -> No
         )
     if hidden % (8 * heads):
         raise UsageError(
-            f"--hidden {hidden} does not divide among --heads {heads}: a head's width must be a multiple of 8, so give a "
+            f"--hidden {hidden} does not divide among --heads {heads}, each of a width that is a multiple of 8: give a "
             f"multiple of {8 * heads}"
         )
 

@@ -63,7 +63,8 @@ class SteerBenchSize:
         refuse_decoder(layers=self.layers, hidden=self.hidden, heads=self.heads, kv_heads=self.kv_heads)
         if self.image_tokens < 4 or self.new_tokens < 2:
             raise UsageError(
-                f"image_tokens={self.image_tokens} and new_tokens={self.new_tokens} were given, expected at least 4 and 2"
+                f"image_tokens={self.image_tokens} and new_tokens={self.new_tokens} were given, expected at least 4 "
+                "and 2"
             )
 
 
