@@ -130,8 +130,9 @@ def assemble(out: Path, sources: Sources, *, download: bool = True) -> dict[str,
             write_bytes(out / place / file, content)
         if files:
             took[name] = "assembled"
-        elif download and _download(name, out):
-            took[name] = "downloaded"
+        elif download:
+            download = _download(name, out)  # a server that cannot be reached is asked once
+            took |= {name: "downloaded"} if download else {}
     missing = [name for name in RESOURCES if name not in took]
     if missing:
         raise EvalDataError(
@@ -247,7 +248,8 @@ def _download(name: str, out: Path) -> bool:
         return False
     with _patience():
         try:
-            return bool(nltk.download(name, download_dir=str(out), quiet=True)) and is_there(out, name)
+            done = nltk.download(name, download_dir=str(out), quiet=True, print_error_to=io.StringIO())
+            return bool(done) and is_there(out, name)
         except (OSError, ValueError):
             return False
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from pathlib import Path
 
 from evals.nltk_data import data_folder
 from grounding.errors import EvalDataError, GroundingError, MissingExtraError
@@ -26,12 +28,11 @@ class NltkTools:
 
 
 @cache
-def load_nltk(purpose: str, folder: str = "") -> NltkTools:
-    """Load NLTK.
+def load_nltk(purpose: str) -> NltkTools:
+    """Load NLTK with the data in its own folders, or in `data_folder`.
 
     Args:
         purpose: what needs it, for the message.
-        folder: the only data folder to use; NLTK's own folders and then `data_folder` if empty.
 
     Raises:
         MissingExtraError: NLTK is not installed.
@@ -42,9 +43,7 @@ def load_nltk(purpose: str, folder: str = "") -> NltkTools:
         from nltk.stem import WordNetLemmatizer
     except ImportError as missing:
         raise MissingExtraError("nltk", "eval", purpose) from missing
-    if folder:
-        nltk.data.path[:] = [folder]
-    elif str(data_folder()) not in nltk.data.path:
+    if str(data_folder()) not in nltk.data.path:
         nltk.data.path.append(str(data_folder()))
     lemmatizer = WordNetLemmatizer()
 
@@ -63,6 +62,27 @@ def load_nltk(purpose: str, folder: str = "") -> NltkTools:
             "NLTK is installed without its data: run 'grounding eval nltk-data', or use --pipeline rules"
         ) from missing
     return NltkTools(tagged, lemma)
+
+
+@contextmanager
+def reading_from(folder: Path) -> Iterator[None]:
+    """Let NLTK find its data in one folder alone; what is loaded inside is let go afterwards.
+
+    Raises:
+        MissingExtraError: NLTK is not installed.
+    """
+    try:
+        import nltk
+    except ImportError as missing:
+        raise MissingExtraError("nltk", "eval", "its data") from missing
+    before = list(nltk.data.path)
+    load_nltk.cache_clear()
+    nltk.data.path[:] = [str(folder)]
+    try:
+        yield
+    finally:
+        nltk.data.path[:] = before
+        load_nltk.cache_clear()
 
 
 def why_not_nltk() -> str | None:

@@ -92,7 +92,7 @@ def picture_files(words: Sequence[str]) -> tuple[str, ...]:
 def looks_like_a_picture(word: str) -> bool:
     """Whether a word of a command line names a picture: a file, folder or pattern, or a path by its looks."""
     path = user_path(word)
-    return (
+    return bool(word) and (
         path.suffix.lower() in PICTURE_ENDINGS or "/" in word or "\\" in word or _WILD.search(word) is not None
         or _exists(path)
     )  # fmt: skip

@@ -100,6 +100,7 @@ def folder(tmp_path_factory) -> Path:
     return here
 
 
+# The packaged segmenter encodes pictures of 1,024 px, which takes these tests some seconds each.
 @pytest.mark.usefixtures("loaded_once")
 @pytest.mark.parametrize("number", [i for i, one in enumerate(SNIPPETS) if one.language == "sh"])
 def test_the_commands_of_a_snippet_run(number, folder, monkeypatch, capsys) -> None:

@@ -49,6 +49,11 @@ RECORD = Command(
     "evals.commands.bench:BenchRecordCommand",
     group="Benchmark",
 )
+JOINT = Command(
+    "measure time and memory of maps of a diffusion transformer, beside plain, written-out softmax and a peer",
+    "evals.commands.bench:BenchJointCommand",
+    group="Benchmark",
+)
 SEGMENTER = Command(
     "measure masks from one point, and their time, on annotated photos",
     "evals.commands.bench:BenchSegmenterCommand",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grounding.console import emit, progress_bar, stderr, stdout
+from grounding.errors import ModelError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -27,6 +28,9 @@ class LabCommand:
     Every method is tuned on validation scenes by one rule (lowest CHAIR_I at preserved recall and length) over the same
     maximal number of settings, and reported on test scenes with intervals paired by scene. Answers are stored in the
     output folder, so the same command resumes after an interruption.
+
+    The shipped plan's model is the small model of drawn scenes, trained on to expect shapes that occur together. It is
+    made once, in some minutes, by `python -m grounding.starter.habits_train --out runs/habits`. `make lab` does both.
 
     Attributes:
         plan: YAML file of methods and grids; the shipped plan if left out.
@@ -51,9 +55,14 @@ class LabCommand:
 
         plan = load_plan(self.plan)
         if self.model:
-            plan = replace(plan, model=self.model)
+            plan = replace(plan, model=self.model, made_by="")
         if self.limit is not None:
             plan = replace(plan, calibration_scenes=self.limit, validation_scenes=self.limit, test_scenes=self.limit)
+        if plan.made_by and not Path(plan.model).exists():
+            raise ModelError(
+                f"the lab's model {plan.model} is not there: make it first, in some minutes, with '{plan.made_by}', or "
+                "give another one with --model"
+            )
         with hold(self.out):
             return self._compare(plan)
 

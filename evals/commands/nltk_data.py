@@ -29,14 +29,16 @@ class EvalNltkDataCommand:
     def run(self) -> int:
         """Assemble, check and print."""
         from evals.nltk_data import Sources, assemble, data_folder
-        from evals.nltk_tags import load_nltk
+        from evals.nltk_tags import load_nltk, reading_from
 
         out = (self.out or data_folder()).expanduser()
         took = assemble(out, Sources([place.expanduser() for place in self.sources]))
-        load_nltk.cache_clear()
-        load_nltk("the check of the data", str(out))
+        with reading_from(out):
+            load_nltk("the check of the data")
         if self.json:
             emit({"folder": str(out), "resources": took})
         else:
             stdout().print("\n".join((f"{out}", *(f"  {name}: {how}" for name, how in took.items()))))
+            if out != data_folder():
+                stdout().print(f"it is found there with NLTK_DATA={out} in the environment")
         return 0

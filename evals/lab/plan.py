@@ -75,6 +75,7 @@ class LabPlan:
         calibration_scenes: number of scenes with true descriptions for fitting gains.
         calibration_seed: of these scenes; different from the other seeds.
         seed: of decoding and bootstrap.
+        made_by: the command that makes the model, where it is none that one can get.
     """
 
     model: str
@@ -90,6 +91,7 @@ class LabPlan:
     calibration_scenes: int = 200
     calibration_seed: int = 3
     seed: int = 0
+    made_by: str = ""
 
     def __post_init__(self) -> None:
         seeds = {

@@ -55,16 +55,18 @@ def output_error(call: AttentionCall, element: int, rows: Tensor, weights: Tenso
     value = call.value[element]  # [H/G, K, Dv]
     keys = weights.shape[-1]
     grouped = weights.reshape(value.shape[0], -1, keys)  # [H/G, G*R, K]
-    expected, squared = torch.zeros(2, *grouped.shape[:2], value.shape[-1], device=value.device)
+    squares = grouped.square()
+    sums = torch.zeros(value.shape[0], 2 * grouped.shape[1], value.shape[-1], device=value.device)
     energy = torch.zeros(*grouped.shape[:2], 1, device=value.device)
+    both = torch.cat([grouped, squares], dim=1)  # one product reads the values once
     for start in range(0, keys, UPCAST_KEYS):
         part = slice(start, start + UPCAST_KEYS)
-        own, few = value[:, part].float(), grouped[..., part]
-        expected += torch.matmul(few, own)
-        squared += torch.matmul(few.square(), own)
-        energy += torch.matmul(few.square(), own.square().sum(-1, keepdim=True))
+        own = value[:, part].float()
+        sums += torch.matmul(both[..., part], own)
+        energy += torch.matmul(squares[..., part], torch.linalg.vector_norm(own, dim=-1, keepdim=True).square())
+    expected, squared = sums.chunk(2, dim=1)
     actual = output[element].index_select(0, rows).transpose(0, 1).reshape(expected.shape).float()
-    concentration = grouped.square().sum(-1, keepdim=True)
+    concentration = squares.sum(-1, keepdim=True)
     noise = (
         energy
         - 2 * (squared * expected).sum(-1, keepdim=True)

@@ -19,7 +19,8 @@ class StableDiffusion3(DiffusionSource):
     """SD3 and SD3.5, with or without their T5 encoder.
 
     The text sequence holds the prompt twice: 77 positions of both CLIP encoders, whose states stand in one token, then
-    T5's. A word owns its tokens of both. SD3.5-medium's second attention (`attn2`) sees the image alone; it is not read.
+    T5's. A word owns its tokens of both. SD3.5-medium's second attention (`attn2`) sees the image alone and is not
+    read.
     """
 
     pipelines = ("StableDiffusion3Pipeline",)

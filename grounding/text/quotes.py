@@ -11,6 +11,8 @@ TYPED = "\u201c\u201d\u201e\u201f\u00ab\u00bb\u2018\u201a\u2039\u203a"
 """Quotation marks that a shell takes for letters."""
 _DOUBLE, _SINGLE = "\u201c\u201d\u201e\u201f\u00ab\u00bb", "\u2018\u2019\u201a\u201b\u2039\u203a\u02bc"
 _STRAIGHT = str.maketrans(_DOUBLE + _SINGLE, '"' * len(_DOUBLE) + "'" * len(_SINGLE))
+# A text in quotes that none of its own ends; an apostrophe between two letters ends none.
+_QUOTED = re.compile(r"""\s*(?:"(?P<double>[^"]*[^"\s][^"]*)"|'(?P<single>(?:[^']|(?<=\w)'(?=\w))*[^'\s])')\s*""")
 _ARTICLES = frozenset(("the", "a", "an"))
 
 
@@ -20,8 +22,8 @@ def plain_quotes(text: str) -> str:
     They do not say what to look for, but are tokens of their own to a model, which would change its maps.
     """
     plain = text.translate(_STRAIGHT)
-    while (inside := re.fullmatch(r"""\s*(["'])(?=\S)((?:(?!\1).)+)\1\s*""", plain, re.DOTALL)) is not None:
-        plain = inside[2]
+    while (inside := _QUOTED.fullmatch(plain)) is not None:
+        plain = inside["double"] or inside["single"]
     return plain
 
 

@@ -42,6 +42,7 @@ def write_description(description: Description, console: Console, *, streamed: b
             table.add_column(description.title(label), ratio=1)
         table.add_row(*(_column(caption) for caption in description.captions.values()))
         console.print(table, soft_wrap=False)
+        _print_notes(description, console)
         return
     for label, caption in description.captions.items():
         if streamed and caption.repeated:
@@ -49,6 +50,12 @@ def write_description(description: Description, console: Console, *, streamed: b
         console.print(f"nouns of {label}:" if streamed else f"{label}: {caption.text}")
         for line in _lines(caption):
             console.print(Text("  ").append(line))
+    _print_notes(description, console)
+
+
+def _print_notes(description: Description, console: Console) -> None:
+    for note in description.notes:
+        console.print(f"note: {note}")
 
 
 def _column(caption: Caption) -> Group:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evals.statistics import RatioOfSums, bootstrap, bootstrap_difference, mean_of, swap_test
+from evals.statistics import RatioOfSums, bootstrap, bootstrap_all, bootstrap_difference, mean_of, swap_test
 
 
 def test_the_interval_of_a_mean_agrees_with_theory():
@@ -43,6 +43,22 @@ def test_the_same_seed_gives_the_same_interval_and_images_may_have_any_number():
     one = bootstrap(mean_of(values, np.arange(20)), seed=5)
     assert one == bootstrap(mean_of(values, np.arange(20) * 7 + 3), seed=5)
     assert one != bootstrap(mean_of(values, np.arange(20)), seed=6)
+
+
+def test_ratios_drawn_together_have_the_intervals_of_ratios_drawn_alone():
+    """One product of matrices gives what gathering every resample gives, image by image."""
+    generator = np.random.default_rng(7)
+    groups = generator.integers(0, 40, 100)
+    tops, bottoms = generator.random((2, 100))
+    ratios = {"share": RatioOfSums(tops, bottoms, groups), "mean": mean_of(tops, groups)}
+    found = bootstrap_all(ratios, resamples=300, seed=3)
+    assert found == {name: bootstrap(ratio, resamples=300, seed=3) for name, ratio in ratios.items()}
+    images = np.unique(groups)
+    top, bottom = ratios["share"].sums(images)
+    drawn = np.random.default_rng(3).integers(0, len(images), (300, len(images)))
+    values = [top[row].sum() / bottom[row].sum() for row in drawn]
+    low, high = np.percentile(values, [2.5, 97.5])
+    assert (found["share"].low, found["share"].high) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_what_two_variants_share_cancels_in_their_difference():

@@ -185,3 +185,62 @@ def test_maps_of_the_generic_prompt_are_kept_per_request_and_prompt(make_pipe, i
     assert first.values.shape[2] == 1
     assert every_head.values.shape[2] == pipe.source.head_count
     assert [word.text for word in first.words] != [word.text for word in other.words]
+
+
+def test_one_picture_takes_several_expressions_and_several_pictures_one(make_pipe, images, counted):
+    pipe = make_pipe()
+    results = pipe(images["a"], ["dog", "the red image"])
+    assert [one.expression for one in results] == ["dog", "the red image"]
+    assert len(counted["encoded"]) == 1
+    assert [one.image.size for one in pipe([images["a"], images["b"]], "dog")] == [(130, 90), (60, 100)]
+    assert pipe(images["a"], []) == []
+    assert pipe(image=images["a"], expression="dog").expression == "dog"
+    assert pipe(image=[(images["a"], "dog")])[0].expression == "dog"
+
+
+def test_pictures_as_arrays_tensors_and_bytes(make_pipe, images, pictures):
+    import torch
+
+    array = np.asarray(images["a"])
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    forms = [images["a"], array, tensor, (pictures / "a.png").read_bytes(), str(pictures / "a.png")]
+    results = [make_pipe()(form, "dog") for form in forms]
+    assert all(one == results[0] for one in results)
+    with pytest.raises(ImageError, match="is a URL: download the picture"):
+        make_pipe()("https://example.org/a.png", "dog")
+    with pytest.raises(ImageError, match="a picture was given as int"):
+        make_pipe()(3, "dog")
+
+
+@pytest.mark.parametrize(
+    ("image", "expression", "said"),
+    [
+        ("a", None, "a picture needs an expression, and none was given"),
+        ("a", 3, "a picture needs an expression, and 3 was given"),
+        ("a", ["dog", 3], "a picture needs an expression"),
+        (["a", "b"], ["dog", "red"], "several pictures go with one expression"),
+        (["a", "b"], None, "element 0 is str, expected a pair"),
+        (("a", "dog"), None, "element 0 is str, expected a pair"),
+        ([("a", "dog", 1)], None, "element 0 is tuple, expected a pair"),
+    ],
+)
+def test_calls_of_another_form_say_how_to_call(image, expression, said, make_pipe):
+    with pytest.raises(TypeError, match=said) as caught:
+        make_pipe()(image, expression)
+    assert "pipe([(picture, expression), ...])" in str(caught.value)
+
+
+def test_results_compare_by_value_and_save_one_format_by_name(make_pipe, images, tmp_path):
+    one, again, other = (make_pipe()(images[name], "dog") for name in "aab")
+    assert one == one
+    assert one == again
+    assert one != other
+    assert one != replace(one, expression="cat")
+    assert one.save(tmp_path, formats="png") == (tmp_path / "dog.png",)
+    with pytest.raises(OutputError, match="format 'gif' is not known"):
+        one.save(tmp_path, formats="gif")
+
+
+def test_names_of_saved_files_stay_apart(make_pipe, images, tmp_path):
+    results = make_pipe()(images["a"], ["dog " * 30, "dog " * 29 + "red"])
+    assert len({file for one in results for file in one.save(tmp_path, formats="npz")}) == 2

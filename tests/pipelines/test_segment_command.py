@@ -9,6 +9,7 @@ from PIL import Image
 
 from grounding.cli import main
 from grounding.errors import UsageError
+from grounding.viz import NEGATIVE
 from pipelines.commands.segment import SegmentCommand
 
 
@@ -63,7 +64,7 @@ def test_json_is_the_items_lines_with_their_seconds_and_nothing_else(segment, pi
 
 def test_the_segmenters_estimate_is_not_printed_as_if_it_told_right_from_wrong(segment, pictures, tmp_path):
     _, out, err = segment(pictures / "a.png", "dog")
-    assert re.search(r": 'dog', [\d.]+% of the image\n", out)
+    assert re.search(r": 'dog', [\d.]+% of the image(; note: .*)?\n", out)
     assert "score" not in out + err
     (line,) = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
     (mask,) = json.loads(line)["segments"]
@@ -151,3 +152,88 @@ def test_spacy_finds_the_nouns_where_asked(segment, pictures, tmp_path):
     assert segment(pictures / "a.png", "the red dog", "--nouns", "spacy")[0] == 0
     (run,) = json.loads((tmp_path / "out" / "run.json").read_text())["runs"].values()
     assert run["config"]["nouns"].startswith("spacy ")  # and the pipeline's version
+
+
+def test_folders_and_patterns_stand_for_their_pictures(segment, pictures, tmp_path):
+    code, out, _ = segment(pictures, "dog")
+    assert code == 0
+    assert [line.split(":")[0].rsplit("/")[-1][:6] for line in out.splitlines()] == ["a-dog-", "b-dog-", "c-dog-"]
+    assert len(segment(pictures / "[ab].png", "red")[1].splitlines()) == 2
+    code, _, err = segment(pictures / "*.gif", "dog")
+    assert (code, "no file matches" in err) == (2, True)
+
+
+def test_an_enumeration_is_several_expressions_and_said_so(segment, pictures):
+    code, out, err = segment(pictures / "a.png", "the dog, the image")
+    assert code == 0
+    assert "note: 'the dog, the image' is taken as 2 expressions: the dog | the image" in err
+    assert ["'the dog'" in line for line in out.splitlines()] == [True, False]
+    assert "is taken as" not in segment(pictures / "a.png", "dog, red image")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("a.png", "the", "bowl"),
+            """'the' is no picture; if 'the bowl' is the expression, put it in quotes: grounding""",
+        ),
+        (("a.png", "\u201cthe", "bowl\u201d"), "typed quotes are letters to a shell; if 'the bowl' is the expression"),
+        (("the bowl", "a.png"), "'the bowl' stands before the picture"),
+        (("a.png", "b.png"), "is a picture: put the expression behind the pictures"),
+    ],
+)
+def test_words_that_a_shell_took_apart_are_one_sentence(words, said, segment, pictures, tmp_path):
+    words = [str(pictures / word) if word.endswith(".png") else word for word in words]
+    code, out, err = segment(*words)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_typed_quotes_do_not_change_the_mask(segment, pictures, tmp_path):
+    found = []
+    for words in ("the dog's image", "\u201cthe dog\u2019s image\u201d", "'the dog's image'"):
+        code, out, err = segment(pictures / "a.png", words, "--json")
+        assert code == 0, err
+        found.append(json.loads(out)["segments"])
+    assert found[0] == found[1] == found[2]
+
+
+def test_what_a_centre_crop_hides_is_a_note_in_line_record_and_picture(segment, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (400, 100), "red").save(tmp_path / "wide.png")
+    Image.new("RGB", (100, 100), "red").save(tmp_path / "square.png")
+    said = "75% of the picture lie outside what the model sees"
+    code, out, _ = segment(tmp_path / "wide.png", tmp_path / "square.png", "dog")
+    assert code == 0
+    assert [f"; note: {said}" in line for line in out.splitlines()] == [True, False]
+    records = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert [one.get("notes", [""])[0].startswith(said) for one in records] == [True, False]
+    (file,) = (name for name in records[0]["files"] if name.endswith(".png"))
+    foot = np.asarray(Image.open(tmp_path / "out" / file))[-30:]
+    assert (np.abs(foot.astype(int) - np.array(NEGATIVE)).sum(-1) < 60).any()  # the note's red letters
+
+
+def test_a_moving_picture_is_noted(segment, tmp_path):
+    from PIL import Image
+
+    frames = [Image.new("RGB", (60, 60), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert (
+        "; note: the picture has 2 frames or pages, of which the first is read" in segment(tmp_path / "a.gif", "dog")[1]
+    )
+
+
+def test_the_limit_of_pixels_is_an_option_of_every_command(segment, tmp_path, capsys):
+    from PIL import Image
+
+    Image.new("1", (17_000, 200)).save(tmp_path / "long.png")
+    code, _, err = segment(tmp_path / "long.png", "dog")
+    assert (code, "raise the limit with --max-pixels N" in err) == (2, True)
+    assert segment(tmp_path / "long.png", "dog", "--max-pixels", "4000000")[0] == 0
+    assert "over the limit of 1,000" in segment(tmp_path / "long.png", "dog", "--max-pixels=1000")[2]
+    for wrong in (["--max-pixels"], ["--max-pixels", "many"], ["--max-pixels=0"]):
+        assert main(["doctor", *wrong]) == 2
+        assert "expected a whole number of pixels" in capsys.readouterr().err

@@ -25,15 +25,18 @@ def long_captions(objects: Sequence[SceneObject], rng: np.random.Generator) -> l
     return [_listed([objects[i] for i in rng.permutation(len(objects))], rng) for _ in range(LONG_VARIANTS)]
 
 
-def short_captions(objects: Sequence[SceneObject], rng: np.random.Generator) -> list[str]:
-    """Draw `SHORT_VARIANTS` captions: referring expressions, and descriptions of one or two objects."""
-    found = [expression.text for expression in referring_expressions(objects, rng)]
+def short_captions(objects: Sequence[SceneObject], rng: np.random.Generator) -> list[tuple[str, int]]:
+    """Draw `SHORT_VARIANTS` captions, each with the index of the object that it names first.
+
+    They are referring expressions, and descriptions of one or two objects.
+    """
+    found = [(expression.text, expression.target_index) for expression in referring_expressions(objects, rng)]
     partial = SHORT_VARIANTS if not found else _PARTIAL
-    texts = []
+    captions = []
     for _ in range(partial):
-        count = int(rng.integers(1, min(2, len(objects)) + 1))
-        texts.append(_listed([objects[i] for i in rng.permutation(len(objects))[:count]], rng, placed=0.0))
-    return texts + [found[rng.integers(len(found))] for _ in range(SHORT_VARIANTS - partial)]
+        order = rng.permutation(len(objects))[: rng.integers(1, 3)]
+        captions.append((_listed([objects[i] for i in order], rng, placed=0.0), int(order[0])))
+    return captions + [found[rng.integers(len(found))] for _ in range(SHORT_VARIANTS - partial)]
 
 
 def place(thing: SceneObject) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from grounding.scenes.drawing import Scene, SceneConfig, draw_scene
-from grounding.starter.dataset import fill
+from grounding.starter.dataset import MAX_OBJECTS, fill
 from grounding.starter.dit.captions import LONG_VARIANTS, SHORT_VARIANTS, long_captions, short_captions
-from grounding.starter.dit.model import IMAGE_SIZE, LATENTS, SCALE
+from grounding.starter.dit.model import CELLS, IMAGE_SIZE
 from grounding.starter.dit.words import MAX_TOKENS, build_t5_tokenizer
 
 SHORT_TOKENS = 16  # of a short caption with its end token
@@ -27,15 +27,18 @@ class CaptionedScenes:
 
     Attributes:
         pixels: uint8 [N, S, S, 3].
-        coverage: uint8 [N, LATENTS, LATENTS], share of a latent's pixels that show any object, 0 to 255.
+        coverage: uint8 [N, MAX_OBJECTS, CELLS, CELLS], share of an image token's pixels that show each object, 0 to
+            255; 0 beyond the last object.
         long: uint8 [N, LONG_VARIANTS, MAX_TOKENS], T5 token ids of long captions.
         short: uint8 [N, SHORT_VARIANTS, SHORT_TOKENS], T5 token ids of short captions.
+        named: uint8 [N, SHORT_VARIANTS], index of the object that a short caption names first.
     """
 
     pixels: np.ndarray
     coverage: np.ndarray
     long: np.ndarray
     short: np.ndarray
+    named: np.ndarray
 
 
 def render(folder: Path, count: int, seed: int, workers: int, upto: int | None = None) -> CaptionedScenes:
@@ -50,35 +53,41 @@ def render(folder: Path, count: int, seed: int, workers: int, upto: int | None =
     """
     layout = {
         "pixels": ((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
-        "coverage": ((LATENTS, LATENTS), np.uint8),
+        "coverage": ((MAX_OBJECTS, CELLS, CELLS), np.uint8),
         "long": ((LONG_VARIANTS, MAX_TOKENS), np.uint8),
         "short": ((SHORT_VARIANTS, SHORT_TOKENS), np.uint8),
+        "named": ((SHORT_VARIANTS,), np.uint8),
     }
     return CaptionedScenes(**fill(folder, count, layout, partial(_draw, seed), workers, upto))
 
 
-def coverage(scene: Scene, side: int) -> np.ndarray:
-    """Return the share of each cell's pixels that show any object, float [side, side]."""
-    part = scene.image.width // side
-    shown = np.logical_or.reduce([thing.mask for thing in scene.objects])
-    return shown.reshape(side, part, side, part).mean(axis=(1, 3))
+def coverage(scene: Scene) -> np.ndarray:
+    """Return the share of each image token's pixels that show each object, float [objects, CELLS, CELLS]."""
+    masks = np.stack([thing.mask for thing in scene.objects])
+    part = scene.image.width // CELLS
+    return masks.reshape(-1, CELLS, part, CELLS, part).mean(axis=(2, 4))
 
 
 def _draw(first_seed: int, start: int, stop: int) -> dict[str, np.ndarray]:
-    pixels, covered, long, short = [], [], [], []
-    for seed in range(first_seed + start, first_seed + stop):
+    count = stop - start
+    covered = np.zeros((count, MAX_OBJECTS, CELLS, CELLS), np.uint8)
+    pixels, long, short, named = [], [], [], []
+    for row in range(count):
+        seed = first_seed + start + row
         scene = draw_scene(seed, CONFIG)
         rng = np.random.default_rng((seed, _TEXTS))
         pixels.append(np.asarray(scene.image))
-        covered.append((coverage(scene, IMAGE_SIZE // SCALE) * 255).round())
+        covered[row, : len(scene.objects)] = (coverage(scene) * 255).round()
         long += long_captions(scene.objects, rng)
-        short += short_captions(scene.objects, rng)
-    count = stop - start
+        for text, index in short_captions(scene.objects, rng):
+            short.append(text)
+            named.append(index)
     return {
         "pixels": np.stack(pixels),
-        "coverage": np.stack(covered).astype(np.uint8),
+        "coverage": covered,
         "long": tokens(long, MAX_TOKENS).reshape(count, LONG_VARIANTS, MAX_TOKENS),
         "short": tokens(short, SHORT_TOKENS).reshape(count, SHORT_VARIANTS, SHORT_TOKENS),
+        "named": np.array(named, np.uint8).reshape(count, SHORT_VARIANTS),
     }
 
 

@@ -12,10 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
+from grounding.scenes.drawing import SHAPES
 from grounding.starter.dataset import batches
 from grounding.starter.dit.data import SHORT_TOKENS, CaptionedScenes
+from grounding.starter.dit.looking import look
 from grounding.starter.dit.model import LATENTS, PACKED
-from grounding.starter.dit.words import MAX_TOKENS, build_clip_tokenizer, build_t5_tokenizer
+from grounding.starter.dit.words import MAX_TOKENS, WORDS, build_clip_tokenizer, build_t5_tokenizer
+from grounding.text.kinds import kind_of
+from grounding.types import WordKind
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, FluxPipeline
@@ -25,14 +29,25 @@ _NO_CAPTION, _NO_POOLED = 0.1, 0.5  # probabilities
 _SHORT_IN_LONG = 0.25  # share of short captions among those padded to the full length
 _BACKGROUND = 0.25  # weight of a latent without object; one inside an object has this plus 1
 _LEVEL_MEAN, _LEVEL_SPREAD, _ANY_LEVEL = 0.5, (0.6, 1.0), 0.15
+_NAMED = 2.0  # added weight of the object that a short caption names
+_LOST = 0.9  # noise level above which the picture does not show where things are
 _DECAY, _AVERAGE_EVERY = 0.98, 10  # of the weight average: 0.998 per step
 
 
 class Captioned(NamedTuple):
-    """A batch: latents [B, C, h, w], coverage [B, h, w] in [0, 1], T5 token ids [B, T], spread of the noise levels."""
+    """A batch.
+
+    Attributes:
+        latents: [B, C, h, w].
+        objects: coverage of the image tokens by any object, [B, X] in [0, 1].
+        named: coverage by the object that a short caption names, [B, X]; None for long captions.
+        ids: T5 token ids [B, T].
+        spread: of the noise levels.
+    """
 
     latents: Tensor
-    coverage: Tensor
+    objects: Tensor
+    named: Tensor | None
     ids: Tensor
     spread: float
 
@@ -62,10 +77,16 @@ class Denoising(nn.Module):
     Attributes:
         trained: transformer, T5 encoder and CLIP text model.
         average: exponential average of their weights, which is what is measured and shipped.
+
+    Args:
+        pipe: the pipeline to train.
+        alignment: weight of a term that wants the words of a named object to be attended to from that object; 0
+            trains for denoising alone.
     """
 
-    def __init__(self, pipe: FluxPipeline) -> None:
+    def __init__(self, pipe: FluxPipeline, alignment: float = 0.0) -> None:
         super().__init__()
+        self.alignment = alignment
         self.trained = TextDenoiser(pipe)
         self.average = AveragedModel(self.trained, multi_avg_fn=_average)
         self.average.requires_grad_(False)
@@ -82,11 +103,30 @@ class Denoising(nn.Module):
         pooled_ids = torch.where(dropped, self.trained.empty(ids), ids)
         levels = noise_levels(count, batch.spread, device)
         noise = torch.randn_like(batch.latents)
-        velocity = self.trained(mix(batch.latents, noise, levels), levels, ids, pooled_ids)
+        noisy = mix(batch.latents, noise, levels)
+        weight = _BACKGROUND + batch.objects
+        if batch.named is None or not self.alignment:
+            velocity, attention = self.trained(noisy, levels, ids, pooled_ids), None
+        else:
+            velocity, attention = self.trained.look(noisy, levels, ids, pooled_ids)
+        weight = weight if batch.named is None else weight + _NAMED * batch.named
         error = (velocity.float() - pack(noise - batch.latents)).square().mean(dim=-1)
-        weight = _BACKGROUND + F.avg_pool2d(batch.coverage, PACKED).flatten(1)
         loss = (error * weight).sum() / weight.sum()
-        return loss, {"plain": error.detach().mean()}
+        figures = {"plain": error.detach().mean()}
+        if attention is not None:
+            aligned = self._aligned(attention, ids, batch.named, levels)
+            figures["aligned"] = aligned.detach()
+            loss = loss + self.alignment * aligned
+        return loss, figures
+
+    def _aligned(self, attention: Tensor, ids: Tensor, named: Tensor, levels: Tensor) -> Tensor:
+        """Cross-entropy between the named object and where its words are attended from, over the image tokens."""
+        words = self.trained.head_words(ids)
+        heat = (attention * words[:, None]).sum(dim=-1) + 1e-6  # [B, X]
+        where = named / named.sum(dim=1, keepdim=True).clamp(min=1e-3)
+        entropy = -(where * (heat / heat.sum(dim=1, keepdim=True)).log()).sum(dim=1)
+        asked = (words.any(dim=1) & (levels < _LOST)).float()
+        return (entropy * asked).sum() / asked.sum().clamp(min=1)
 
 
 class TextDenoiser(nn.Module):
@@ -94,11 +134,16 @@ class TextDenoiser(nn.Module):
 
     clip_ids: Tensor
     image_ids: Tensor
+    content: Tensor
+    shapes: Tensor
 
     def __init__(self, pipe: FluxPipeline) -> None:
         super().__init__()
         self.transformer, self.t5, self.clip = pipe.transformer, pipe.text_encoder_2, pipe.text_encoder
         self.register_buffer("clip_ids", clip_ids_of_t5(), persistent=False)
+        content, shapes = word_kinds()
+        self.register_buffer("content", content, persistent=False)
+        self.register_buffer("shapes", shapes, persistent=False)
         places = torch.zeros(LATENTS // PACKED, LATENTS // PACKED, 3)
         places[..., 1] = torch.arange(LATENTS // PACKED)[:, None]
         places[..., 2] = torch.arange(LATENTS // PACKED)
@@ -129,6 +174,19 @@ class TextDenoiser(nn.Module):
                 return_dict=False,
             )[0]
 
+    def look(self, noisy: Tensor, levels: Tensor, ids: Tensor, pooled_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, and the attention from image to text tokens [B, X, T]; see `look`."""
+        with mixed(noisy.device):
+            text = self.t5(input_ids=ids)[0]
+            pooled = self.clip(input_ids=self.for_clip(pooled_ids)).pooler_output
+            places = torch.cat([self.image_ids.new_zeros(text.shape[1], 3), self.image_ids])
+            return look(self.transformer, pack(noisy), text, pooled, levels, places)
+
+    def head_words(self, ids: Tensor) -> Tensor:
+        """Mark the content words of the first noun phrase, bool [B, T]: those up to the first shape."""
+        shapes = self.shapes[ids]
+        return self.content[ids] & (shapes.cumsum(dim=1) - shapes.long() == 0)
+
     def empty(self, ids: Tensor) -> Tensor:
         """Return the ids of the empty caption in the shape of `ids`."""
         blank = torch.full_like(ids, self._pad)
@@ -150,6 +208,17 @@ def clip_ids_of_t5() -> Tensor:
         if word and piece not in t5.all_special_tokens:
             table[index] = clip.convert_tokens_to_ids(f"{word}</w>")
     return table
+
+
+def word_kinds() -> tuple[Tensor, Tensor]:
+    """Return which T5 tokens are content words and which are shapes, bool [V] each."""
+    t5 = build_t5_tokenizer()
+    content, shapes = torch.zeros(2, len(t5), dtype=torch.bool)
+    for word in WORDS:
+        index = t5.convert_tokens_to_ids(f"▁{word}")
+        content[index] = kind_of(word) is WordKind.CONTENT
+        shapes[index] = word in SHAPES
+    return content, shapes
 
 
 def pack(latents: Tensor) -> Tensor:
@@ -204,11 +273,10 @@ class CaptionedLatents:
     """
 
     def __init__(self, latents: Tensor, scenes: CaptionedScenes, device: torch.device) -> None:
-        rows = len(latents)
         self._latents = latents.to(device)
-        self._coverage, self._long, self._short = (
-            torch.from_numpy(np.ascontiguousarray(values[:rows])).to(device)
-            for values in (scenes.coverage, scenes.long, scenes.short)
+        self._coverage, self._long, self._short, self._named = (
+            torch.from_numpy(np.ascontiguousarray(values)).to(device)
+            for values in (scenes.coverage, scenes.long, scenes.short, scenes.named)
         )
 
     def batches(self, size: int, seed: int, widening: int, start: int) -> Iterator[Captioned]:
@@ -220,28 +288,28 @@ class CaptionedLatents:
             widening: steps over which the noise levels spread out from the middle.
             start: first step.
         """
+        narrow, wide = _LEVEL_SPREAD
         device = self._latents.device
+        rows = torch.arange(size, device=device)
         for step in counting(start):
             random = torch.Generator(device).manual_seed(seed * 1_000_003 + step)
             chosen = torch.randint(len(self._latents), (size,), generator=random, device=device)
-            pool = self._short[chosen]
-            which = torch.randint(pool.shape[1], (size,), generator=random, device=device)
-            ids = pool[torch.arange(size, device=device), which].long()
+            which = torch.randint(self._short.shape[1], (size,), generator=random, device=device)
+            ids, named = self._short[chosen, which].long(), None
+            coverage = self._coverage[chosen].flatten(2).float() / 255  # [B, objects, X]
             if step % 2:
                 ids = self._among_long(ids, chosen, random)
-            coverage = self._coverage[chosen].float() / 255
-            narrow, wide = _LEVEL_SPREAD
+            else:
+                named = coverage[rows, self._named[chosen, which].long()]
             spread = narrow + (wide - narrow) * min(1.0, step / widening)
-            yield Captioned(self._latents[chosen].float(), coverage, ids, spread)
+            yield Captioned(self._latents[chosen].float(), coverage.sum(dim=1).clamp(max=1), named, ids, spread)
 
     def _among_long(self, short: Tensor, chosen: Tensor, random: torch.Generator) -> Tensor:
         size, device = len(chosen), chosen.device
-        pool = self._long[chosen]
-        which = torch.randint(pool.shape[1], (size,), generator=random, device=device)
-        long = pool[torch.arange(size, device=device), which].long()
+        which = torch.randint(self._long.shape[1], (size,), generator=random, device=device)
         padded = F.pad(short, (0, MAX_TOKENS - SHORT_TOKENS))  # the padding token is 0
         keep = torch.rand(size, 1, generator=random, device=device) < _SHORT_IN_LONG
-        return torch.where(keep, padded, long)
+        return torch.where(keep, padded, self._long[chosen, which].long())
 
 
 @torch.no_grad()

@@ -49,6 +49,8 @@ class DitTrainConfig:
         flow: schedule of the transformer and its text encoders.
         flow_batch: pictures with one caption each per step.
         flow_widening: steps over which the noise levels spread out from the middle.
+        alignment: weight of a term that wants the words of a named object to be attended to from that object, beside
+            the denoising; 0 trains for denoising alone.
         start: pipeline folder to begin from instead of random weights; its autoencoder is kept as it is.
         device: where to train, as torch names it; None takes a GPU where there is one.
         threads: CPU threads.
@@ -65,6 +67,7 @@ class DitTrainConfig:
     flow: Schedule = field(default_factory=lambda: Schedule(steps=6_000, peak_lr=1e-3, matrix_lr=2e-3))
     flow_batch: int = 16
     flow_widening: int = 3_000
+    alignment: float = 0.0
     start: Path | None = None
     device: str | None = None
     threads: int = 2
@@ -75,15 +78,17 @@ def train(config: DitTrainConfig) -> Path:
     """Run or resume a training run and return the pipeline folder."""
     torch.set_num_threads(config.threads)
     torch.set_float32_matmul_precision("high")
+    # The backward pass of cuDNN's attention reads outside its memory for these strides (torch 2.11, H100).
+    torch.backends.cuda.enable_cudnn_sdp(False)
     device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     pipe = _pipeline(config)
     curves = {}
     rendered = functools.partial(render, config.out / "scenes", config.scenes, FIRST_SEED, config.workers)
-    scenes = rendered(upto=config.vae_scenes)
-    rest = get_context("spawn").Process(target=rendered)
-    rest.start()
     pipe.vae.to(device)
     if config.start is None:
+        scenes = rendered(upto=config.vae_scenes)
+        rest = get_context("spawn").Process(target=rendered)
+        rest.start()
         seen = min(config.vae_scenes, config.scenes)
         reconstruction = Reconstruction(pipe.vae).to(memory_format=torch.channels_last)
         curves["vae"] = train_stage(
@@ -94,15 +99,15 @@ def train(config: DitTrainConfig) -> Path:
             reconstruction,
             config.out,
         )
-    rest.join()
+        rest.join()
     scenes = rendered()
     latents = _latents(pipe, scenes, config.out / "latents.pt", device)
     torch.manual_seed(config.seed)
-    denoising = Denoising(pipe).to(device)
+    denoising = Denoising(pipe, config.alignment).to(device)
     if device.type == "cuda":
         pipe.transformer.compile_repeated_blocks(dynamic=False)
-    facts = {"seed": config.seed, "scenes": config.scenes}
-    exporter = Exporter(pipe, denoising, config.out, curves, facts)
+    run = f"`python -m grounding.starter.dit.train`, seed {config.seed}, {config.scenes:,} scenes, on {device.type}."
+    exporter = Exporter(pipe, denoising, config.out, curves, run)
     curves["flow"] = train_stage(
         "flow",
         nn.ModuleDict({"denoising": denoising}),

@@ -63,6 +63,26 @@ def test_a_lab_from_end_to_end_and_once_more_from_its_folders(plan, tmp_path, ca
     assert {file: file.stat().st_mtime_ns for file in answers} == answers
 
 
+def test_a_lab_whose_model_is_not_made_says_how(tmp_path, monkeypatch, capsys):
+    from importlib.util import find_spec
+
+    from grounding.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    made_by = load_plan().made_by
+    assert main(["lab"]) == 2
+    assert f"the lab's model runs/habits/model is not there: make it first, in some minutes, with '{made_by}'" in (
+        capsys.readouterr().err
+    )
+    assert list(tmp_path.iterdir()) == []
+    assert main(["lab", "--help"]) == 0
+    assert made_by in " ".join(capsys.readouterr().out.split())
+    python, flag, module, option, folder = made_by.split()
+    assert (python, flag, option) == ("python", "-m", "--out")
+    assert find_spec(module) is not None
+    assert load_plan().model == f"{folder}/model"
+
+
 def test_the_shipped_plan_is_within_its_own_budget_and_names_shipped_methods():
     plan = load_plan()
     fitted = Steering("fitted", "", "", (HeadGains(image=((2.0,),)),))
@@ -90,7 +110,7 @@ def test_fitted_gains_are_contenders_and_fitted_once(plan, tmp_path, capsys):
 
 
 def test_gains_of_other_weights_of_the_same_name_are_not_those_of_a_model(plan, tmp_path):
-    from grounding.models.load import starter_folder
+    from grounding.model_files import starter_folder
     from grounding.steering.fit_settings import FitSettings
 
     folder = tmp_path / "starter"
