@@ -158,7 +158,8 @@ def test_a_file_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize("name", ["defualt", "", "default.", "DEFAULT"])
 def test_an_unknown_method_names_the_known_ones(name):
-    with pytest.raises(MethodError, match="default, diffusion, plain-mean, relative, starter, starter-photo, vl-sam-points"):
+    known = "default, diffusion, plain-mean, relative, starter, starter-photo, vl-sam-points"
+    with pytest.raises(MethodError, match=known):
         load_method(name)
 
 
