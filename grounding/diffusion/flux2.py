@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from grounding.attention.events import Pass
-from grounding.diffusion.base import Encoded, Observed
 from grounding.diffusion.flux import Flux
+from grounding.diffusion.prompts import Encoded, Observed
 from grounding.diffusion.reading import Pads
 from grounding.diffusion.sequence import LatentShape
 from grounding.diffusion.tokens import TextToken, in_chat, padded, refuse_long, rendered, tokenize
