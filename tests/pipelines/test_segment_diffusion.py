@@ -42,6 +42,7 @@ def test_a_picture_becomes_a_mask(segment, flux_folder, pictures, tmp_path):
     assert record["image_size"] == [130, 90]
     assert record["segments"][0]["segmentation"]["size"] == [90, 130]
     assert "note: It knows noise only." in err
+    assert "Loading pipeline" not in err
     assert "diffusion" in (tmp_path / "out" / "run.json").read_text()
 
 
