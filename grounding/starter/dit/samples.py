@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from grounding.scenes.language import name
 from grounding.starter.dit.captions import place
 from grounding.starter.dit.model import IMAGE_SIZE
 from grounding.starter.dit.words import MAX_TOKENS
+
+if TYPE_CHECKING:
+    from diffusers import FluxPipeline
 
 _MOST_OBJECTS = 3
 _console = Console(stderr=True)
@@ -87,7 +91,7 @@ def prompts(count: int, seed: int) -> list[Asked]:
     return asked
 
 
-def draw(pipe, texts: Sequence[str], config: SamplesConfig) -> list[Image.Image]:
+def draw(pipe: FluxPipeline, texts: Sequence[str], config: SamplesConfig) -> list[Image.Image]:
     """Sample one picture per prompt."""
     pictures: list[Image.Image] = []
     for start in range(0, len(texts), config.batch):
