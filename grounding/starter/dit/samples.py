@@ -7,6 +7,7 @@ the judge can be trusted.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,7 @@ def sheet(asked: Sequence[Asked], pictures: Sequence[Image.Image], path: Path) -
     for index, (one, picture) in enumerate(zip(asked, pictures, strict=True)):
         axes = figure.add_subplot(rows, columns, index + 1)
         axes.imshow(picture)
-        axes.set_title(one.prompt, fontsize=7, wrap=True)
+        axes.set_title(textwrap.fill(one.prompt, 36), fontsize=7)
         axes.axis("off")
     figure.savefig(path, dpi=100)
 
