@@ -16,6 +16,7 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from PIL import Image
 
 from grounding.errors import GroundingError, ImageError, MethodError
+from grounding.images import as_rgb
 from grounding.models.load import load
 from grounding.runs.provenance import short_hash
 from grounding.steering.decoding import Decoding
@@ -109,7 +110,7 @@ class SteeredModel(lmms):
                 f"document {document} of {task} shows {len(visuals)} pictures or videos, but the model 'grounding' "
                 "takes one picture a question: choose another task"
             )
-        return visuals[0].convert("RGB")
+        return as_rgb(visuals[0])
 
 
 def decoding_of(settings: Mapping[str, Any], seed: int) -> Decoding:

@@ -12,7 +12,7 @@ from evals.bench.joint import JointBenchSize
 from evals.bench.record import BenchSize, measure_record
 from evals.bench.steer import SteerBenchSize, measure_steer
 from grounding.console import emit, stderr, stdout
-from grounding.errors import MissingExtraError
+from grounding.errors import GroundingError, MissingExtraError
 
 if TYPE_CHECKING:
     from evals.bench.guard import ExpectedRatios
@@ -83,6 +83,8 @@ class BenchJointCommand(JointBenchSize):
 class BenchSegmenterCommand:
     """Mean IoU of a segmenter's masks from one point inside each annotated object of photos, and its times.
 
+    Exit codes: 0 success; 1 some pictures were left out, each with its reason on stderr; 2 refused.
+
     Attributes:
         data: folder with instances.json (COCO format) and images/; `grounding scenes` makes one.
         segmenter: see `grounding segment --help`.
@@ -107,6 +109,13 @@ class BenchSegmenterCommand:
         """Measure and print."""
         from evals.bench.segmenter import measure_segmenter
 
+        failed = 0
+
+        def left_out(file: Path, error: GroundingError) -> None:
+            nonlocal failed
+            failed += 1
+            stderr().print(f"{file} is left out: {error}")
+
         found = measure_segmenter(
             self.data,
             self.limit,
@@ -115,9 +124,10 @@ class BenchSegmenterCommand:
             device=self.device,
             min_area=self.min_area,
             cascade=self.cascade,
+            left_out=left_out,
         )
         print_measurement(asdict(found), self.json)
-        return 0
+        return 1 if failed else 0
 
 
 @dataclass(frozen=True, kw_only=True)
