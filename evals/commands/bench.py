@@ -54,8 +54,8 @@ class BenchRecordCommand(BenchSize):
 class BenchJointCommand(JointBenchSize):
     """Time and peak memory of maps of a random FLUX transformer: plain, recorded, written out, and another package.
 
-    The other package, attention-map-diffusers, runs where it is installed. The defaults take about fifteen minutes and 9
-    GiB on two idle cores.
+    The other package, attention-map-diffusers, runs where it is installed. The defaults take about fifteen minutes and
+    9 GiB on two idle cores.
 
     Attributes:
         rounds: alternating rounds of all ways.
