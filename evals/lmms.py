@@ -20,7 +20,7 @@ from grounding.images import as_rgb
 from grounding.models.load import load
 from grounding.runs.provenance import short_hash
 from grounding.steering.decoding import Decoding
-from grounding.steering.generate import generate
+from grounding.steering.generate import check_steering, generate
 from grounding.steering.method import load_steering
 
 LIMIT = 1024  # new tokens if the task sets no limit; as in lmms_eval's own models
@@ -67,6 +67,8 @@ class SteeredModel(lmms):
         self.steering = load_steering(steer) if steer else None
         target = self.accelerator.device if self._world_size > 1 else device
         self.vlm = load(pretrained, target, dtype, device_map or None)
+        if self.steering is not None:
+            check_steering(self.steering, self.vlm, Decoding())
 
     @property
     def device(self) -> Any:

@@ -187,10 +187,18 @@ def test_what_cannot_be_recorded_is_refused(flux: Any, inputs: dict[str, Tensor]
         run(flux, inputs, replace(REQUEST, spec=RecordSpec(budget_bytes=1 << 20)))
 
 
-def test_attention_that_is_more_than_a_softmax_is_refused(flux: Any, inputs: dict[str, Tensor]) -> None:
+@pytest.mark.parametrize("place", ["everywhere", 0, len(REQUEST.cells) // 2, -1])
+def test_attention_that_is_more_than_a_softmax_is_refused(flux: Any, inputs: dict[str, Tensor], place: Any) -> None:
     name = next(key for key in Registry._backends if key.value == "native")
     kernel = Registry._backends[name]
-    Registry._backends[name] = lambda **given: kernel(**{**given, "query": given["query"] * 1.5})
+    cells = slice(None) if place == "everywhere" else REQUEST.cells[place]
+
+    def sharper(**given: Any) -> Tensor:
+        output = kernel(**given).clone()
+        output[:, cells] = kernel(**{**given, "query": given["query"] * 1.5})[:, cells]
+        return output
+
+    Registry._backends[name] = sharper
     try:
         with pytest.raises(RecordingError, match="do not explain its attention's output"):
             run(flux, inputs, REQUEST)

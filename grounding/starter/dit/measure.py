@@ -17,10 +17,12 @@ from torch import Tensor
 
 from grounding.scenes.drawing import SHAPES, Scene, draw_scene
 from grounding.scenes.language import SceneTexts
+from grounding.starter.dit.captions import long_captions
 from grounding.starter.dit.data import CONFIG, SHORT_TOKENS, coverage, tokens
 from grounding.starter.dit.model import CELLS
 from grounding.starter.dit.stages import TextDenoiser, mix, mixed, pack, to_model
-from grounding.text.words import kind_of
+from grounding.starter.dit.words import MAX_TOKENS
+from grounding.text.kinds import kind_of
 from grounding.types import WordKind
 
 if TYPE_CHECKING:
@@ -38,18 +40,24 @@ class HeldOut:
     Attributes:
         latents: normalised [N, C, h, w].
         coverage: [N, cells], share of an image token's pixels that show any object.
+        named: the same for the named object.
         ids: T5 token ids [N, SHORT_TOKENS] of the expression.
         content: bool [N, SHORT_TOKENS], words that are not stop words.
         head: bool [N, SHORT_TOKENS], the noun of the named object with the words before it, without stop words.
         hit: bool [N, cells], whether the middle of an image token lies on the named object.
+        first: index of the first expression of each scene, int64 [S].
+        long: T5 token ids [S, MAX_TOKENS] of a long caption of each scene.
     """
 
     latents: Tensor
     coverage: Tensor
+    named: Tensor
     ids: Tensor
     content: Tensor
     head: Tensor
     hit: Tensor
+    first: Tensor
+    long: Tensor
 
 
 @dataclass(frozen=True)
@@ -57,20 +65,28 @@ class TextUse:
     """Figures at one noise level.
 
     Attributes:
+        scenes: number of scenes.
+        expressions: number of their referring expressions.
         level: the noise level.
-        right: flow-matching loss over objects with the right expression.
+        right: flow-matching loss over the named object with the right expression.
         shuffled: the same with the expressions of other scenes.
         empty: the same with the empty caption.
+        long_right: the loss over all objects with the right long caption.
+        long_shuffled: the same with the long captions of other scenes.
         pointing: share of expressions whose map (sum over content words, mean over blocks and heads) is highest on the
             named object.
         head: the same with the words of the head noun phrase.
         head_by_block: the latter from each block alone, double blocks first.
     """
 
+    scenes: int
+    expressions: int
     level: float
     right: float
     shuffled: float
     empty: float
+    long_right: float
+    long_shuffled: float
     pointing: float
     head: float
     head_by_block: tuple[float, ...]
@@ -88,16 +104,21 @@ def held_out(vae: AutoencoderKL, scenes: int = HELD_SCENES, first: int = HELD_FI
     texts = [expression.text for _, expression in asked]
     rows = torch.tensor([row for row, _ in asked], device=device)
     hits = [_hit(drawn[row], expression.target_index) for row, expression in asked]
+    long = [long_captions(scene.objects, np.random.default_rng(scene.seed))[0] for scene in drawn]
+    first = [index for index, (row, _) in enumerate(asked) if index == 0 or asked[index - 1][0] != row]
     covered = torch.tensor(
         np.stack([coverage(scene).sum(axis=0) for scene in drawn]), dtype=torch.float32, device=device
     )
     return HeldOut(
         latents[rows],
         covered.flatten(1)[rows],
+        torch.tensor(named, dtype=torch.float32, device=device).flatten(1),
         torch.from_numpy(tokens(texts, SHORT_TOKENS)).long().to(device),
         _words(texts, head=False).to(device),
         _words(texts, head=True).to(device),
         torch.tensor(np.stack(hits)).to(device),
+        torch.tensor(first, device=device),
+        torch.from_numpy(tokens([long[asked[index][0]] for index in first], MAX_TOKENS)).long().to(device),
     )
 
 
@@ -111,31 +132,47 @@ def _at(model: TextDenoiser, held: HeldOut, level: float, seed: int) -> TextUse:
     count, device = len(held.ids), held.ids.device
     random = torch.Generator().manual_seed(seed)
     noise = torch.randn(held.latents.shape, generator=random).to(device)
-    # Expressions are sorted by scene; a shift by half the list gives every one the text of another scene.
-    others = held.ids.roll(count // 2, dims=0)
-    captions = {"right": held.ids, "shuffled": others, "empty": model.empty(held.ids)}
-    losses: dict[str, list[float]] = {name: [] for name in captions}
     hits, heads = [], []
-    for part in torch.arange(count).split(_BATCH):
-        latents, levels = held.latents[part], torch.full((len(part),), level, device=device)
-        noisy, target = mix(latents, noise[part], levels), pack(noise[part] - latents)
-        weight = held.coverage[part]
-        for name, ids in captions.items():
-            with image_to_text(SHORT_TOKENS) as maps:
-                velocity = model(noisy, levels, ids[part])
-            error = (velocity.float() - target).square().mean(dim=-1)
-            losses[name].append(float((error * weight).sum() / weight.sum()) * len(part))
-            if name == "right":
+
+    def loss(rows: Tensor, ids: Tensor, where: Tensor, look: bool = False) -> float:
+        total = torch.zeros(2)
+        for part, text in zip(rows.split(_BATCH), ids.split(_BATCH), strict=True):
+            levels = torch.full((len(part),), level, device=device)
+            with image_to_text(text.shape[1]) as maps:
+                velocity = model(mix(held.latents[part], noise[part], levels), levels, text)
+            error = (velocity.float() - pack(noise[part] - held.latents[part])).square().mean(dim=-1)
+            weight = where[part]
+            total += torch.tensor([float((error * weight).sum()), float(weight.sum())])
+            if look:
                 blocks = torch.stack(maps)  # [blocks, B, cells, T]
-                hits.append(
-                    _pointed((blocks * held.content[part, None, :]).sum(-1).mean(0, keepdim=True), held.hit[part])
-                )
-                by_block = (blocks * held.head[part, None, :]).sum(-1)
+                overall = (blocks * held.content[part, None, :]).sum(dim=-1).mean(dim=0, keepdim=True)
+                hits.append(_pointed(overall, held.hit[part]))
+                by_block = (blocks * held.head[part, None, :]).sum(dim=-1)
                 heads.append(_pointed(torch.cat([by_block, by_block.mean(0, keepdim=True)]), held.hit[part]))
-    right, shuffled, empty = (sum(losses[name]) / count for name in captions)
+        return float(total[0] / total[1])
+
+    everything = torch.arange(count, device=device)
+    # Expressions are sorted by scene; a shift by half the list gives every one the text of another scene.
+    right = loss(everything, held.ids, held.named, look=True)
+    shuffled = loss(everything, held.ids.roll(count // 2, dims=0), held.named)
+    empty = loss(everything, model.empty(held.ids), held.named)
+    long_right = loss(held.first, held.long, held.coverage)
+    long_shuffled = loss(held.first, held.long.roll(1, dims=0), held.coverage)
     head = torch.cat(heads, dim=1).float().mean(dim=1).tolist()
     pointing = float(torch.cat(hits, dim=1).float().mean())
-    return TextUse(level, right, shuffled, empty, pointing, head[-1], tuple(head[:-1]))
+    return TextUse(
+        len(held.first),
+        count,
+        level,
+        right,
+        shuffled,
+        empty,
+        long_right,
+        long_shuffled,
+        pointing,
+        head[-1],
+        tuple(head[:-1]),
+    )
 
 
 def _pointed(maps: Tensor, hit: Tensor) -> Tensor:

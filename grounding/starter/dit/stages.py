@@ -18,7 +18,7 @@ from grounding.starter.dit.data import SHORT_TOKENS, CaptionedScenes
 from grounding.starter.dit.looking import look
 from grounding.starter.dit.model import LATENTS, PACKED
 from grounding.starter.dit.words import MAX_TOKENS, WORDS, build_clip_tokenizer, build_t5_tokenizer
-from grounding.text.words import kind_of
+from grounding.text.kinds import kind_of
 from grounding.types import WordKind
 
 if TYPE_CHECKING:

@@ -106,8 +106,8 @@ def train(config: DitTrainConfig) -> Path:
     denoising = Denoising(pipe, config.alignment).to(device)
     if device.type == "cuda":
         pipe.transformer.compile_repeated_blocks(dynamic=False)
-    facts = {"seed": config.seed, "scenes": config.scenes}
-    exporter = Exporter(pipe, denoising, config.out, curves, facts)
+    run = f"`python -m grounding.starter.dit.train`, seed {config.seed}, {config.scenes:,} scenes, on {device.type}."
+    exporter = Exporter(pipe, denoising, config.out, curves, run)
     curves["flow"] = train_stage(
         "flow",
         nn.ModuleDict({"denoising": denoising}),

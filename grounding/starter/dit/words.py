@@ -1,6 +1,6 @@
-"""Tokenizers of the scenes' closed vocabulary: one piece per word, for T5 and for CLIP.
+"""Tokenizers of the scenes' closed vocabulary: one piece per word, for T5 and for CLIP, built in memory.
 
-A word's map is then the column of one token. Both are the real tokenizer classes, built in memory.
+A word's map is then the column of one token.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from grounding.scenes.language import VOCABULARY
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer, T5TokenizerFast
+    from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
 # Captions have no numbers; CLIP splits those of two digits.
 WORDS: tuple[str, ...] = (*(word for word in VOCABULARY if not word.isdigit()), "with", "picture", "middle")
@@ -21,13 +21,22 @@ _MARKS = (".", ",", "?", ":")  # also written without a space before them
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
-def build_t5_tokenizer() -> T5TokenizerFast:
-    """Build a T5 tokenizer whose pieces are the words."""
-    from transformers import T5TokenizerFast
+def build_t5_tokenizer() -> PreTrainedTokenizerFast:
+    """Build a tokenizer with T5's rules, the words as pieces, and without regard to case.
+
+    Its class is the general one, since `T5TokenizerFast` drops the normalizer when a folder is loaded.
+    """
+    from tokenizers import normalizers
+    from transformers import PreTrainedTokenizerFast, T5TokenizerFast
 
     pieces = [(piece, 0.0) for piece in _T5_SPECIAL]
     pieces += [("▁", -2.0), *((f"▁{word}", -1.0) for word in WORDS), *((mark, -1.0) for mark in _MARKS)]
-    return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=MAX_TOKENS)
+    rules = T5TokenizerFast(vocab=pieces, extra_ids=0).backend_tokenizer
+    rules.normalizer = normalizers.Lowercase()
+    pad, end, unknown = _T5_SPECIAL
+    return PreTrainedTokenizerFast(
+        tokenizer_object=rules, pad_token=pad, eos_token=end, unk_token=unknown, model_max_length=MAX_TOKENS
+    )
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
