@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from evals.chair.lexicon import Lexicon
+from evals.chair.spans import plain_lexicon
 from evals.inputs import read_json
 from evals.runs import DETAILS, MANIFEST, SAMPLES, SCORES, RunFolder
 from grounding.errors import EvalDataError
@@ -104,6 +106,18 @@ class Folder:
         """The text pipeline that scored the captions; None where unknown."""
         variant = self.scores.get("variant")
         return _name(variant.get("pipeline")) if isinstance(variant, Mapping) else None
+
+    @cached_property
+    def counted(self) -> Lexicon:
+        """The words that the lines say were counted, and the own names of all their objects."""
+        keys = ("mentions", "hallucinated", "flagged", "missed")
+        words: dict[str, set[str]] = {}
+        for one in self.samples:
+            named = one.fields.get("named")
+            for name, found in named.items() if isinstance(named, dict) else ():
+                words.setdefault(str(name), set()).update(map(str, found if isinstance(found, list) else ()))
+        classes = sorted({name for one in self.samples for key in keys for name in one.names(key)})
+        return plain_lexicon(classes, {name: sorted(found) for name, found in sorted(words.items())})
 
     @cached_property
     def steering_text(self) -> str | None:

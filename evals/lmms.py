@@ -16,10 +16,11 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from PIL import Image
 
 from grounding.errors import GroundingError, ImageError, MethodError
+from grounding.images import as_rgb
 from grounding.models.load import load
 from grounding.runs.provenance import short_hash
 from grounding.steering.decoding import Decoding
-from grounding.steering.generate import generate
+from grounding.steering.generate import check_steering, generate
 from grounding.steering.method import load_steering
 
 LIMIT = 1024  # new tokens if the task sets no limit; as in lmms_eval's own models
@@ -66,6 +67,8 @@ class SteeredModel(lmms):
         self.steering = load_steering(steer) if steer else None
         target = self.accelerator.device if self._world_size > 1 else device
         self.vlm = load(pretrained, target, dtype, device_map or None)
+        if self.steering is not None:
+            check_steering(self.steering, self.vlm, Decoding())
 
     @property
     def device(self) -> Any:
@@ -107,7 +110,7 @@ class SteeredModel(lmms):
                 f"document {document} of {task} shows {len(visuals)} pictures or videos, but the model 'grounding' "
                 "takes one picture a question: choose another task"
             )
-        return visuals[0].convert("RGB")
+        return as_rgb(visuals[0])
 
 
 def decoding_of(settings: Mapping[str, Any], seed: int) -> Decoding:

@@ -12,7 +12,7 @@
     model         as it was asked for
     steering      null, or name and yaml (the steering file's text)
     config        everything that decides the answers: what `config_hash` is the hash of
-    config_hash   12 hexadecimal digits; a folder with another hash is not resumed
+    config_hash   12 hexadecimal digits; a folder with another hash is refused if it has an answer
     samples       how many
     limit         of --limit; 0 is all
     image_hash    over the names of the pictures, in order

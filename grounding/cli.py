@@ -19,7 +19,7 @@ from grounding import __version__
 from grounding.command import ENTRY_POINTS, GROUPS, Command, Runnable
 from grounding.console import write_any_text
 from grounding.errors import GroundingError, UnexpectedError, UsageError
-from grounding.memory import is_out_of_memory
+from grounding.memory import OUT_OF_MEMORY, is_out_of_memory
 
 HEADER = "Where in an image each word lives: attention of vision-language models, turned into masks."
 GLOBAL_OPTIONS = (
@@ -27,9 +27,6 @@ GLOBAL_OPTIONS = (
     ("--version", "show the version"),
     ("--debug", "show the traceback behind an error, and log more"),
     ("--max-pixels N", "open pictures of up to N pixels, and of any length; 120,000,000 without it"),
-)
-OUT_OF_MEMORY = (
-    "out of memory: lower --batch-size, choose a smaller --dtype (bfloat16), a smaller model or image, or --device cpu"
 )
 REFUSED = 2
 BROKEN_PIPE = 141

@@ -7,6 +7,10 @@ from contextlib import contextmanager
 
 from grounding.errors import GroundingError, ModelError
 
+OUT_OF_MEMORY = (
+    "out of memory: lower --batch-size, choose a smaller --dtype (bfloat16), a smaller model or image, or --device cpu"
+)
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that the host or the device ran out of memory.

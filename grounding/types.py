@@ -188,6 +188,11 @@ class AttentionMaps(ByValue):
             raise ValueError(f"{rows} rows of attention but {len(self.words)} words")
         if self.keys.shape != (columns,):
             raise ValueError(f"{columns} columns of attention but keys of shape {self.keys.shape}")
+        if self.text_to_text is not None and self.text_to_text.shape != (*self.values.shape[:4], rows):
+            raise ValueError(
+                f"text-to-text weights must be [S, L, H, T, T] of the values' axes {self.values.shape[:4]}, got shape "
+                f"{self.text_to_text.shape}"
+            )
         known = set(self.keys.tolist())
         for grid in self.grids:
             missing = [p for p in grid.positions.tolist() if p not in known]

@@ -124,6 +124,7 @@ def _same(one: AttentionMaps, other: AttentionMaps) -> None:
     for name, table in one.head_statistics.items():
         np.testing.assert_array_equal(table, other.head_statistics[name])
     assert (one.residual_sinks is None) == (other.residual_sinks is None)
+    np.testing.assert_array_equal(one.text_to_text, other.text_to_text)
     assert (one.background is None) == (other.background is None)
     if one.background is not None and other.background is not None:
         _same(one.background, other.background)
@@ -137,8 +138,9 @@ def _same(one: AttentionMaps, other: AttentionMaps) -> None:
         replace(made_maps(), residual_sinks=None, head_statistics={}),
         replace(made_maps(), values=made_maps().values[..., ::-1]),
         replace(made_maps(), grids=(replace(made_maps().grids[0], picture=1, frame=3),)),
+        replace(made_maps(), text_to_text=np.random.default_rng(0).random((1, 4, 3, 5, 5), np.float32)),
     ],
-    ids=["plain", "background", "bare", "not-contiguous", "frame"],
+    ids=["plain", "background", "bare", "not-contiguous", "frame", "text-to-text"],
 )
 def test_attention_maps_come_back(tmp_path, maps):
     _same(load_maps(save_maps(tmp_path / "maps.safetensors", maps)), maps)

@@ -158,7 +158,8 @@ def test_a_file_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize("name", ["defualt", "", "default.", "DEFAULT"])
 def test_an_unknown_method_names_the_known_ones(name):
-    with pytest.raises(MethodError, match="default, plain-mean, relative, starter, starter-photo, vl-sam-points"):
+    known = "default, diffusion, plain-mean, relative, starter, starter-photo, vl-sam-points"
+    with pytest.raises(MethodError, match=known):
         load_method(name)
 
 
@@ -193,7 +194,7 @@ def test_an_unknown_method_names_the_known_ones(name):
         (HEAD + "stages: []\npoints: {rule: spread, count: 1.5}", "count: got 1.5"),
         (HEAD + "stages: []\npoints: {rule: spread, threshold: half}", "threshold: got 'half'"),
         (HEAD + "stages: []\nmask: {choice: best}", "mask: choice: got 'best'"),
-        (HEAD + "stages: []\nmask: {whole_share: 2}", "mine.yaml: mask: whole_share and whole_penalty are shares"),
+        (HEAD + "stages: []\nmask: {whole_share: 2}", "mask: whole_share, whole_penalty and specks are shares"),
         (HEAD + "stages: []\ncompose: {upscale: 0}", "mine.yaml: compose needs upscale >= 1"),
         (HEAD + "stages: []\nprompt: 3", "prompt must be text"),
         (HEAD + "stages: []\nprompt: Where is it?", "no {expression} in it"),

@@ -73,7 +73,7 @@ def test_captions_are_whole_under_portrait_pictures_too(size):
     image, segment = thing((40, 90, 40), size)
     strip = overlay(image, heat(image), segment, "the small green thing beside the other one")
     alone = Image.new("RGB", (2000, 40), PAPER)
-    text = f"mask, {segment.mask.mean():.1%} of the image, estimated IoU 0.97, agreement 0.71"
+    text = f"mask, {segment.mask.mean():.1%} of the image, agreement 0.71"
     for number, words in enumerate(("image and points", "heat map", text)):
         ImageDraw.Draw(alone).text((20 + 600 * number, 5), words, QUIET, font(14))
     pixels = np.asarray(strip)
@@ -99,7 +99,7 @@ def test_notes_of_nouns_are_whole():
     note = "support 0.52: gaze 0.61, sharp 0.44, mask 0.53 and more words"
 
     def letters(below: str) -> int:
-        panel = NounPanel((2, 7), "thing", below, False, heat(image), segment.points, None)
+        panel = NounPanel(((2, 7),), "thing", below, False, heat(image), segment.points, None)
         pixels = np.asarray(noun_sheet(image, "a thing", [panel, panel])).astype(int)
         return int((np.abs(pixels - QUIET).max(axis=2) < 12).sum()) - bare
 

@@ -1,12 +1,12 @@
 """Measure what maps of a diffusion transformer cost, on one random transformer of FLUX's classes.
 
-Five ways run the same pass: plain; recorded, maps of some text tokens as `grounding.attention.joint` keeps them; joint,
-the same under the softmax over all keys; explicit, every block's whole softmax written out and cut to the same maps; and
-peer, the package attention-map-diffusers, where it is installed; of FLUX.1 it keeps maps of the double blocks alone.
+Five ways run the same pass: plain; recorded, maps of some text tokens as `grounding.attention.joint` keeps them;
+joint, the same under the softmax over all keys; explicit, every block's whole softmax written out and cut to the same
+maps; and peer, the package attention-map-diffusers, where it is installed, which keeps maps of the double blocks alone.
 
-Time is wall-clock time of alternating runs in one process; a ratio is the median over rounds. Memory is the peak of one
-process per way: the resident size on a CPU, the allocator's peak on a GPU. Extra memory is what a way's peak exceeds the
-plain run's by, at least the bytes of the maps that it keeps.
+Time is wall-clock time of alternating runs in one process; a ratio is the median over rounds. Memory is the peak of
+one process per way: the resident size on a CPU, the allocator's peak on a GPU. Extra memory is what a way's peak
+exceeds the plain run's by, at least the bytes of the recorded maps.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Measure what recording costs: plain sdpa, recorded rows, and eager attention, on one random Qwen2.5-VL.
 
+The prompt and decode steps (`evals.bench.decode`) are measured apart.
+
 Time is wall-clock time of alternating runs in one process; a ratio is the median over rounds of a run's time over that
 of the plain run of the same round. Memory is the peak resident size of one process per way of running, weights and
 interpreter included.
@@ -17,7 +19,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from evals.bench.child import peak_bytes, run_child
-from grounding.errors import GroundingError
+from evals.bench.decode import DecodeSize, measure_decode, over_plain
+from evals.bench.sizes import refuse_below_one, refuse_decoder
+from grounding.errors import GroundingError, UsageError
 
 Way = Literal["plain", "recorded", "eager"]
 WAYS: tuple[Way, ...] = ("plain", "recorded", "eager")
@@ -35,6 +39,9 @@ class BenchSize:
         intermediate: width of the feed-forward layers.
         length: N, positions of the prompt.
         rows: rows recorded per layer and head, over all N columns, at the end of the prompt.
+        decode_length: positions of the prompt whose decode steps are measured.
+        decode_columns: columns kept of a decode step where not all are.
+        decode_steps: counted decode steps per run.
     """
 
     layers: int = 12
@@ -44,6 +51,30 @@ class BenchSize:
     intermediate: int = 2048
     length: int = 4096
     rows: int = 10
+    decode_length: int = 1024
+    decode_columns: int = 576
+    decode_steps: int = 32
+
+    def refuse_impossible(self) -> None:
+        """Refuse sizes of which there is no model or request.
+
+        Raises:
+            UsageError: a size is out of range.
+        """
+        refuse_decoder(layers=self.layers, hidden=self.hidden, heads=self.heads, kv_heads=self.kv_heads)
+        refuse_below_one(
+            intermediate=self.intermediate,
+            length=self.length,
+            rows=self.rows,
+            decode_length=self.decode_length,
+            decode_columns=self.decode_columns,
+            decode_steps=self.decode_steps,
+        )
+        if self.rows > self.length or self.decode_columns > self.decode_length:
+            raise UsageError(
+                f"{self.rows} rows of {self.length} positions and {self.decode_columns} columns of "
+                f"{self.decode_length} were asked for: neither can exceed its prompt's length"
+            )
 
 
 @dataclass(frozen=True)
@@ -53,12 +84,16 @@ class RecordBench:
     Attributes:
         recorded_over_plain_time: median of the rounds' ratios; target at most 1.05.
         recorded_over_plain_memory: ratio of peak resident sizes; target at most 1.05.
+        decode_all_columns_over_plain_time: of a decode step of which every column is kept; target at most 1.03.
+        decode_some_columns_over_plain_time: the same with some columns.
+        decode_reduced_over_plain_time: the same with their mean over layers and heads.
         eager_over_plain_time: median of the rounds' ratios; target at least 3.
         eager_over_plain_memory: ratio of peak resident sizes.
         size: what was run.
         plain_seconds: wall-clock of each plain run.
         recorded_seconds: wall-clock of each recorded run.
         eager_seconds: wall-clock of each eager run; fewer, since they are slow.
+        decode_step_seconds: median decode step of each round, per way of keeping.
         cpu_over_plain: per way, ratio of median processor seconds, which depend less on other load than wall-clock.
         peak_bytes: peak resident size per way.
         loaded_bytes: resident peak before the first run, per way: interpreter, libraries and weights.
@@ -67,12 +102,16 @@ class RecordBench:
 
     recorded_over_plain_time: float
     recorded_over_plain_memory: float
+    decode_all_columns_over_plain_time: float
+    decode_some_columns_over_plain_time: float
+    decode_reduced_over_plain_time: float
     eager_over_plain_time: float
     eager_over_plain_memory: float
     size: BenchSize
     plain_seconds: tuple[float, ...]
     recorded_seconds: tuple[float, ...]
     eager_seconds: tuple[float, ...]
+    decode_step_seconds: dict[str, list[float]] = field(default_factory=dict)
     cpu_over_plain: dict[str, float] = field(default_factory=dict)
     peak_bytes: dict[str, int] = field(default_factory=dict)
     loaded_bytes: dict[str, int] = field(default_factory=dict)
@@ -98,11 +137,13 @@ def measure_record(
         progress: called with a short sentence before each part.
 
     Raises:
-        GroundingError: rounds out of range, or a child process failed; the message has its last line.
+        UsageError: rounds or a size out of range.
+        GroundingError: a child process failed; the message has its last line.
     """
     size = size or BenchSize()
+    size.refuse_impossible()
     if rounds < 1 or not 1 <= eager_rounds <= rounds:
-        raise GroundingError(f"eager_rounds={eager_rounds} must lie between 1 and rounds={rounds}")
+        raise UsageError(f"eager_rounds={eager_rounds} must lie between 1 and rounds={rounds}")
     say = progress or (lambda _: None)
     say(f"time, {rounds} rounds")
     timed = _child("plain", size, rounds, eager_rounds)
@@ -110,17 +151,35 @@ def measure_record(
     for way in WAYS[1:]:
         say(f"memory of {way}")
         memory[way] = _child(way, size)
+    say(f"decode steps, {rounds} rounds")
+    steps = measure_decode(
+        DecodeSize(
+            layers=size.layers,
+            hidden=size.hidden,
+            heads=size.heads,
+            kv_heads=size.kv_heads,
+            intermediate=size.intermediate,
+            length=size.decode_length,
+            columns=size.decode_columns,
+            steps=size.decode_steps,
+        ),
+        rounds,
+    )
     medians = {way: statistics.median(cpu[way]) for way in WAYS}
     peak = {way: int(memory[way]["peak"]) for way in WAYS}
     return RecordBench(
         recorded_over_plain_time=_median_ratio(wall["recorded"], wall["plain"]),
         recorded_over_plain_memory=peak["recorded"] / peak["plain"],
+        decode_all_columns_over_plain_time=over_plain(steps, "all_columns"),
+        decode_some_columns_over_plain_time=over_plain(steps, "some_columns"),
+        decode_reduced_over_plain_time=over_plain(steps, "reduced"),
         eager_over_plain_time=_median_ratio(wall["eager"], wall["plain"]),
         eager_over_plain_memory=peak["eager"] / peak["plain"],
         size=size,
         plain_seconds=tuple(wall["plain"]),
         recorded_seconds=tuple(wall["recorded"]),
         eager_seconds=tuple(wall["eager"]),
+        decode_step_seconds=steps,
         cpu_over_plain={way: medians[way] / medians["plain"] for way in WAYS},
         peak_bytes={str(way): peak[way] for way in WAYS},
         loaded_bytes={str(way): int(memory[way]["loaded"]) for way in WAYS},

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy.ndimage import distance_transform_edt
 
-from grounding.errors import OutputError
+from grounding.errors import GroundingError, OutputError
 from grounding.files import read_json
+from grounding.images import open_image
+from grounding.runs.attempts import attempt_one
 from grounding.segmenters.load import load_segmenter
 from grounding.segmenters.mask_selection import MaskRule, predict_mask
 from grounding.types import BoolArray, PointPrompts
@@ -69,6 +72,7 @@ def measure_segmenter(
     min_area: int = MIN_AREA,
     rule: MaskRule | None = None,
     cascade: bool = False,
+    left_out: Callable[[Path, GroundingError], None] = lambda file, error: None,
 ) -> SegmenterMeasure:
     """Mean IoU of masks from the centre-most interior point of annotated objects.
 
@@ -84,6 +88,7 @@ def measure_segmenter(
         min_area: smallest annotated area in px. The default is COCO's bound below which an object is "small".
         rule: how the mask is chosen; None is the segmenter's own estimate. There is no heat map here.
         cascade: ask three times, each time with the last answer as a hint.
+        left_out: called with a picture that cannot be opened or encoded, and the error.
 
     Returns:
         The measurement.
@@ -97,12 +102,18 @@ def measure_segmenter(
     segmenter = load_segmenter(name, device)
     ious: list[float] = []
     areas: list[int] = []
-    encoding = asking = 0.0
+    encoding, asking, images = 0.0, 0.0, 0
     for file, objects in chosen.items():
-        image = Image.open(file).convert("RGB")
+        image = attempt_one(partial(open_image, file))
         start = time.perf_counter()
-        segmenter.set_image(image)
-        encoding += time.perf_counter() - start
+        if isinstance(image, GroundingError):
+            left_out(file, image)
+            continue
+        refused = attempt_one(partial(segmenter.set_image, image))
+        if refused is not None:
+            left_out(file, refused)
+            continue
+        images, encoding = images + 1, encoding + time.perf_counter() - start
         for annotation in objects:
             truth = decode(annotation["segmentation"], image.height, image.width)
             start = time.perf_counter()
@@ -112,17 +123,19 @@ def measure_segmenter(
             asking += time.perf_counter() - start
             ious.append(float((segment.mask & truth).sum() / (segment.mask | truth).sum()))
             areas.append(int(truth.sum()))
+    if not images:
+        raise OutputError(f"none of the {len(chosen)} pictures in {folder} can be used: get the complete folder")
     values, sizes = np.array(ious), np.array(areas)
     return SegmenterMeasure(
         name=name,
         n=len(values),
-        images=len(chosen),
+        images=images,
         miou=float(values.mean()),
         median_iou=float(np.median(values)),
         share_above_half=float((values > 0.5).mean()),
         miou_medium=_mean(values[sizes < MEDIUM_AREA]),
         miou_large=_mean(values[sizes >= MEDIUM_AREA]),
-        encode_seconds=encoding / len(chosen),
+        encode_seconds=encoding / images,
         ask_seconds=asking / len(values),
         min_area=min_area,
     )

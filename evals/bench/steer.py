@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from evals.bench.child import peak_bytes, run_child
-from grounding.errors import GroundingError
+from evals.bench.sizes import refuse_below_one, refuse_decoder
+from grounding.errors import GroundingError, UsageError
 
 if TYPE_CHECKING:
     from grounding.steering.method import Steering
@@ -52,6 +53,19 @@ class SteerBenchSize:
     image_tokens: int = 2000
     new_tokens: int = 64
     steer: str = "head-gains"
+
+    def refuse_impossible(self) -> None:
+        """Refuse sizes of which there is no model or answer.
+
+        Raises:
+            UsageError: a size is out of range.
+        """
+        refuse_decoder(layers=self.layers, hidden=self.hidden, heads=self.heads, kv_heads=self.kv_heads)
+        if self.image_tokens < 4 or self.new_tokens < 2:
+            raise UsageError(
+                f"image_tokens={self.image_tokens} and new_tokens={self.new_tokens} were given, expected at least 4 "
+                "and 2"
+            )
 
 
 @dataclass(frozen=True)
@@ -99,11 +113,12 @@ def measure_steer(
         progress: called with a short sentence before each part.
 
     Raises:
-        GroundingError: no rounds, too few tokens, an unknown steering method, or a child process failed.
+        UsageError: rounds or a size out of range.
+        GroundingError: an unknown steering method, or a child process failed.
     """
     size = size or SteerBenchSize()
-    if rounds < 1 or size.new_tokens < 2:
-        raise GroundingError(f"rounds={rounds} and new_tokens={size.new_tokens} were given, expected at least 1 and 2")
+    size.refuse_impossible()
+    refuse_below_one(rounds=rounds)
     _steering(size)  # refuse a wrong name before minutes have passed
     say = progress or (lambda _: None)
     ways = [way for way in WAYS if way in ("plain", "steered", *ways)]

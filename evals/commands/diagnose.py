@@ -35,7 +35,7 @@ class EvalDiagnoseCommand:
         question: the prompt; left out, the model's own request for a description.
         scenes: number of drawn scenes to use instead, whose truth is known.
         run_folder: use the samples of this run instead, with its model and steering unless others are given.
-        synonyms: CHAIR's synonym list for the words of a run's texts; without it only the objects' own names are found.
+        synonyms: CHAIR's synonym list for the words of a run's texts; without it those that the run's details name.
         model: `starter`, `starter-photo`, a folder written by save_pretrained, or a hub id.
         steer: a shipped steering method's name or a YAML file.
         max_new_tokens: longest text in tokens.

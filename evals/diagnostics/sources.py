@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evals.chair.lexicon import Lexicon, make_lexicon
-from evals.chair.spans import mention_spans, plain_lexicon
+from evals.chair.spans import mention_spans
 from evals.diagnostics.summary import ObjectWord
 from grounding.errors import EvalDataError
 
@@ -72,7 +72,7 @@ def from_run(run: Folder, lexicon: Lexicon | None = None) -> list[PictureQuestio
 
     Args:
         run: the folder.
-        lexicon: words by the objects they name; the objects' own names where None.
+        lexicon: words by the objects they name; the words that the run's lines say were counted where None.
 
     Raises:
         EvalDataError: no sample has both a picture and a question.
@@ -82,9 +82,7 @@ def from_run(run: Folder, lexicon: Lexicon | None = None) -> list[PictureQuestio
         raise EvalDataError(
             f"no sample of {run.path} names an image and a question: give the folder of a run of a model"
         )
-    known = lexicon or plain_lexicon(
-        sorted({name for one in usable for name in (*one.names("mentions"), *one.names("missed"))})
-    )
+    known = lexicon or run.counted
     return [
         PictureQuestion(one.id, one.question, partial(_open, one.image), one.truth, known)
         for one in usable

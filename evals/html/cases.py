@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from evals.chair.lexicon import Lexicon
-from evals.chair.spans import mention_spans, plain_lexicon
+from evals.chair.spans import mention_spans
 from evals.folder import Folder, SampleLine
 from grounding.errors import ImageError
 from grounding.images import open_image
@@ -70,7 +70,7 @@ def worst(run: Folder, count: int, lexicon: Lexicon | None = None) -> tuple[Case
         count: most samples.
         lexicon: from words to objects; None for the words that the run's lines say were counted.
     """
-    known = lexicon or names_of(run)
+    known = lexicon or run.counted
     bad = [one for one in run.samples if not one.error and badness(one)[0] > 0]
     verbs = run.pipeline == "nltk"
     # The sort is stable, so ties keep the order of the samples.
@@ -87,18 +87,6 @@ def badness(sample: SampleLine) -> tuple[int, int, int]:
         return (1 if rating < _HALLUCINATED else 0, 0, 0)
     invented = _invented(sample)
     return (len(set(invented)), len(invented), len(sample.names("missed")))
-
-
-def names_of(run: Folder) -> Lexicon:
-    """Build tables of the words that the run's lines say were counted, and of the own names of all their objects."""
-    keys = ("mentions", "hallucinated", "flagged", "missed")
-    words: dict[str, set[str]] = {}
-    for one in run.samples:
-        named = one.fields.get("named")
-        for name, found in named.items() if isinstance(named, dict) else ():
-            words.setdefault(str(name), set()).update(map(str, found if isinstance(found, list) else ()))
-    classes = sorted({name for one in run.samples for key in keys for name in one.names(key)})
-    return plain_lexicon(classes, {name: sorted(found) for name, found in sorted(words.items())})
 
 
 def make_case(sample: SampleLine, lexicon: Lexicon, *, verbs: bool = False) -> Case:

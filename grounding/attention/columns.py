@@ -24,8 +24,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from grounding.attention.call import AttentionCall
-from grounding.attention.rows import iter_rows, logit_rows, mask_rows, rows_per_chunk
+from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
+from grounding.attention.rows import combined_edit, iter_rows, logit_rows, mask_rows, rows_per_chunk
 from grounding.errors import RecordingError
 
 Order = Literal["text", "joint", "text-of-mean", "text-of-mean-logit"]
@@ -41,7 +41,7 @@ def iter_columns(
     """Compute weights of chosen queries on chosen keys in chunks of bounded memory.
 
     Args:
-        call: an attention call that is not causal and has no edits.
+        call: an attention call that is not causal; edits of its logits are included.
         element: index into the batch.
         rows: [R] int64, indices into this call's queries.
         columns: [C] int64, indices into this call's keys.
@@ -51,7 +51,7 @@ def iter_columns(
         (slice of `rows`, [H, r, C] float32 weights; H = 1 where the order averages heads).
 
     Raises:
-        RecordingError: the call is causal, windowed or edited, so that keys cannot be left out of it.
+        RecordingError: the call is causal or windowed, or its weights are scaled, so that keys cannot be left out.
     """
     few = only_keys(call, columns)
     if order == "text":
@@ -72,17 +72,27 @@ def only_keys(call: AttentionCall, columns: Tensor) -> AttentionCall:
     """Return a call restricted to some keys, so that its softmax runs over them alone.
 
     Args:
-        call: an attention call that is not causal and has no edits.
+        call: an attention call that is not causal; edits of its logits are kept.
         columns: [C] int64, indices into its keys.
 
     Raises:
-        RecordingError: the call is causal, windowed or edited.
+        RecordingError: the call is causal or windowed, or an edit scales its weights (raised when rows are computed).
     """
-    if call.causal or call.window is not None or call.edits:
+    if call.causal or call.window is not None:
         raise RecordingError(
-            "attention that is causal, windowed or edited has no softmax over a choice of its keys; expected a "
-            "transformer that attends over its whole sequence"
+            "attention that is causal or windowed has no softmax over a choice of its keys; expected a transformer "
+            "that attends over its whole sequence"
         )
+
+    def cut(_: AttentionCall, rows: Tensor) -> AttentionEdit:
+        edit = combined_edit(call, rows)
+        if edit.weight_scale is not None:
+            raise RecordingError(
+                "weights that are scaled after the softmax have no softmax over a choice of keys; edit logits, or "
+                "record with order='joint'"
+            )
+        return AttentionEdit(_columns(edit.logit_bias, columns))
+
     mask = call.mask
     if mask is not None and mask.ndim == 2:
         mask = torch.nn.functional.pad(mask, (0, call.key_count - mask.shape[1]))
@@ -92,6 +102,7 @@ def only_keys(call: AttentionCall, columns: Tensor) -> AttentionCall:
         value=call.value.index_select(2, columns),
         mask=_columns(mask, columns),
         bias=_columns(call.bias, columns),
+        edits=(RowEdit(0, cut),) if call.edits else (),
         log_sum_exp=None,
     )
 
@@ -127,8 +138,11 @@ def _is_exact(call: AttentionCall, element: int, row: Tensor) -> bool:
 
 
 def _masked_logits(call: AttentionCall, element: int, rows: Tensor) -> Tensor:
-    """[H, R, K] float32 scaled logits with the mask."""
+    """[H, R, K] float32 scaled logits with the mask and edits."""
     logits, mask = logit_rows(call, rows, element)[0], mask_rows(call, rows, element)
+    bias = combined_edit(call, rows).logit_bias if call.edits else None
+    if bias is not None:
+        logits = logits + bias[min(element, bias.shape[0] - 1)]
     return logits if mask is None else logits + mask[0]
 
 

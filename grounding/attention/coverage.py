@@ -80,10 +80,11 @@ def _slides(cache: Any) -> bool:
 
 
 def _kind(layer: nn.Module) -> str:
-    modules = [module for module in layer.modules() if _attends(type(module))]  # type: ignore[arg-type]
-    if not modules:
-        return "none"
-    return "cross" if all(_is_cross(module) for module in modules) else "sequence"
+    told = [(module, _attends(type(module))) for module in layer.modules()]  # type: ignore[arg-type]
+    known = [module for module, attends in told if attends]
+    if known:
+        return "cross" if all(_is_cross(module) for module in known) else "sequence"
+    return "none" if all(attends is False for _, attends in told) else "sequence"
 
 
 def _is_cross(module: nn.Module) -> bool:
@@ -92,20 +93,20 @@ def _is_cross(module: nn.Module) -> bool:
 
 
 @cache
-def _attends(kind: type) -> bool:
-    """Whether the source of a class calls attention that is emitted, or is not known well enough to say no."""
+def _attends(kind: type) -> bool | None:
+    """Whether the source of a class calls attention that is emitted; None for a class that may do so elsewhere."""
     for owner in kind.__mro__:
         package = owner.__module__.partition(".")[0]
         if package in ("torch", "builtins"):
             continue
-        if package != "transformers":
-            return True
         try:
             source = inspect.getsource(owner)
         except (OSError, TypeError):
-            return True
+            return None
         if any(entry in source for entry in _ENTRIES):
             return True
+        if package != "transformers":
+            return None
     return False
 
 

@@ -56,7 +56,7 @@ def intercept(
 
     Raises:
         RecordingError: the model has no such layers, is compiled or has a kernel that cannot be followed, or edits are
-            requested of layers that do not use the registry.
+            requested of layers that use neither the registry nor the dispatcher.
     """
     if backend not in get_args(Backend):
         raise RecordingError(f"backend {backend!r} is unknown: use one of {', '.join(get_args(Backend))}")
@@ -64,11 +64,12 @@ def intercept(
     stack = stack if stack is not None else decoder_stack(model)
     refuse_missing(scope, stack)
     outside = [i for i in scope.calls if not uses_interface(stack.layers[i])]
-    if scope.edits and (outside or backend == "sdpa") and scope.calls:
-        layer = stack.layers[outside[0] if outside else next(iter(scope.calls))]
+    fixed = [i for i in outside if not uses_dispatcher(stack.layers[i])]
+    if scope.edits and (fixed or backend == "sdpa") and scope.calls:
+        layer = stack.layers[fixed[0] if fixed else next(iter(scope.calls))]
         raise RecordingError(
-            f"{type(layer).__name__} does not take its attention kernel from transformers' registry, so its calls "
-            "cannot be edited: expected a decoder that does"
+            f"{type(layer).__name__} does not take its attention kernel from transformers' registry or diffusers' "
+            "dispatcher, so its calls cannot be edited: expected a model that does"
         )
     route = Route(subscriber, stack.layers, scope)
     with ExitStack() as undo:
@@ -218,9 +219,14 @@ def _tap(
         if route.layer(layer) is not None:
             route.subscriber.observe(index, call, output)
 
+    def edited(call: AttentionCall) -> AttentionCall:
+        return call if route.layer(layer) is None else route.subscriber.edit(index, call)
+
+    edit = edited if route.edits else None
+
     def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
         if route.is_active:
-            tap = DispatchTap(listen, lse) if dispatched else SdpaTap(listen, heads, passes.queries, lse)
+            tap = DispatchTap(listen, lse, edit) if dispatched else SdpaTap(listen, heads, passes.queries, lse)
             tap.__enter__()
             entered.append(tap)
 

@@ -9,8 +9,8 @@ Shape letters: X image cells, T text tokens that take part in the softmax, C lat
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,6 +21,7 @@ from grounding.attention.events import Pass
 from grounding.attention.joint import record_joint
 from grounding.diffusion.latents import draw_noise, mixed, pixels_of
 from grounding.diffusion.maps import joint_maps, request_for
+from grounding.diffusion.prompts import SLOT, Encoded, Observed, TextPrompt
 from grounding.diffusion.reading import ModelSettings, Pads
 from grounding.diffusion.sequence import LatentShape, Placement, grids_of
 from grounding.diffusion.tokens import TextToken, padded, place, refuse_controls, refuse_long, tokenize
@@ -31,51 +32,7 @@ from grounding.text.parse import NounFinder, parse
 from grounding.text.words import split_words
 from grounding.types import AttentionMaps, RecordSpec, Word
 
-SLOT = "{expression}"
 _REMEDY = "read the picture at a smaller size, choose --dtype bfloat16, or a smaller model"
-
-
-@dataclass(frozen=True)
-class TextPrompt:
-    """A prompt and its words.
-
-    Attributes:
-        text: what the text encoders read.
-        words: words with spans in `text`.
-        start: characters of the template before the expression.
-    """
-
-    text: str
-    words: tuple[Word, ...]
-    start: int = 0
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A prompt as the transformer takes it.
-
-    Attributes:
-        tokens: one per position of the text sequence, padding included.
-        inputs: arguments of the transformer, batch of one.
-    """
-
-    tokens: tuple[TextToken, ...]
-    inputs: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What a pipeline's own call of the transformer runs on.
-
-    Attributes:
-        batch: elements of its batch, guidance halves included.
-        text_length: positions of the text sequence.
-        latents: the latent grid.
-    """
-
-    batch: int
-    text_length: int
-    latents: LatentShape
 
 
 class DiffusionSource(ABC):

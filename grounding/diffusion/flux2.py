@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from grounding.attention.events import Pass
-from grounding.diffusion.base import Encoded, Observed
 from grounding.diffusion.flux import Flux
+from grounding.diffusion.prompts import Encoded, Observed
 from grounding.diffusion.reading import Pads
 from grounding.diffusion.sequence import LatentShape
-from grounding.diffusion.tokens import TextToken, in_chat, padded, refuse_long, tokenize
+from grounding.diffusion.tokens import TextToken, in_chat, padded, refuse_long, rendered, tokenize
 
 
 class Flux2Klein(Flux):
@@ -34,8 +34,8 @@ class Flux2Klein(Flux):
 
     def tokens(self, text: str, length: int | None = None) -> tuple[TextToken, ...]:
         """The tokens of the whole chat message."""
-        rendered, start = in_chat(self.tokenizer, text, add_generation_prompt=True, enable_thinking=False)
-        tokens = tokenize(self.tokenizer, rendered, start=start, stop=start + len(text))
+        whole, start = in_chat(self.tokenizer, text, add_generation_prompt=True, enable_thinking=False)
+        tokens = tokenize(self.tokenizer, whole, start=start, stop=start + len(text))
         refuse_long(tokens, self.longest, self.encoder, self.name)
         return tokens if length is None else padded(tokens, length, self.tokenizer)
 
@@ -75,3 +75,41 @@ class Flux2Klein(Flux):
         height, width = (int(own[:, axis].max()) + 1 for axis in (1, 2))
         batch, length = int(given["hidden_states"].shape[0]), int(given["encoder_hidden_states"].shape[1])
         return Observed(batch, length, LatentShape(1, height, width))
+
+
+class Flux2(Flux2Klein):
+    """FLUX.2 [dev], whose text encoder is Mistral 3 with a system message; reference pictures are not read.
+
+    Text tokens have positions, which padding may shift, so the prompt is padded as in training unless asked otherwise.
+    """
+
+    pipelines = ("Flux2Pipeline",)
+    pad_rules: ClassVar[tuple[Pads, ...]] = ("ignore", "keep", "drop")
+    encoder = "Mistral 3"
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer inside the pipeline's processor."""
+        return self.pipe.tokenizer.tokenizer
+
+    def tokens(self, text: str, length: int | None = None) -> tuple[TextToken, ...]:
+        """The tokens of the whole conversation."""
+
+        def render(content: str) -> str:
+            messages = [
+                {"role": role, "content": [{"type": "text", "text": part}]}
+                for role, part in (("system", self.pipe.system_message), ("user", content))
+            ]
+            return str(self.pipe.tokenizer.apply_chat_template(messages, add_generation_prompt=False, tokenize=False))
+
+        whole, start = rendered(render, text)
+        bos = self.tokenizer.bos_token
+        tokens = tokenize(
+            self.tokenizer,
+            whole,
+            start=start,
+            stop=start + len(text),
+            add_special_tokens=not (bos and whole.startswith(bos)),  # as the processor does
+        )
+        refuse_long(tokens, self.longest, self.encoder, self.name)
+        return tokens if length is None else padded(tokens, length, self.tokenizer)

@@ -11,8 +11,9 @@ import torch
 
 from grounding.attention.events import Pass
 from grounding.attention.joint import JointRequest, record_joint
-from grounding.diffusion.base import DiffusionSource, Observed
+from grounding.diffusion.base import DiffusionSource
 from grounding.diffusion.maps import joint_maps, request_for
+from grounding.diffusion.prompts import SLOT, Observed
 from grounding.diffusion.sequence import LatentShape, Placement, grids_of
 from grounding.errors import RecordingError
 from grounding.types import AttentionMaps, RecordSpec
@@ -64,7 +65,7 @@ def record_generation(
         BudgetError: the request exceeds its budget.
     """
     spec = spec or RecordSpec()
-    read = source.prompt(prompt, "{expression}")
+    read = source.prompt(prompt, SLOT)
     source.tokens(read.text)
     follower = _Follower(source, read.text, spec, picture)
     unknown = Placement(1, (0,), 0, 0, joint=source.attention != "cross")

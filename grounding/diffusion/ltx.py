@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from grounding.attention.events import Pass
-from grounding.diffusion.base import DiffusionSource, Encoded, Observed
+from grounding.diffusion.base import DiffusionSource
 from grounding.diffusion.latents import standardised
+from grounding.diffusion.prompts import Encoded, Observed
 from grounding.diffusion.reading import Pads
 from grounding.diffusion.sequence import LatentShape
 

@@ -19,6 +19,7 @@ PIPELINES: Registry[DiffusionSource] = Registry(
     "grounding.diffusion",
     {
         "FluxPipeline": "grounding.diffusion.flux:Flux",
+        "Flux2Pipeline": "grounding.diffusion.flux2:Flux2",
         "Flux2KleinPipeline": "grounding.diffusion.flux2:Flux2Klein",
         "StableDiffusion3Pipeline": "grounding.diffusion.sd3:StableDiffusion3",
         "QwenImagePipeline": "grounding.diffusion.qwen_image:QwenImage",

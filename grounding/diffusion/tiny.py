@@ -7,80 +7,22 @@ from typing import Any
 
 import torch
 
+from grounding.diffusion.tiny_parts import (
+    SIDE,
+    chat_tokenizer,
+    clip_encoder,
+    clip_tokenizer,
+    picture_vae,
+    qwen3,
+    t5_encoder,
+    t5_tokenizer,
+)
 from grounding.text.tiny import byte_tokenizer
 
-_WORDS = ("the", "a", "red", "blue", "dog", "left", "of", "star", "on", "with", "to", "pink", "describe", "image")
-_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,!?:;'-_"
-_CHAT = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+_CONVERSATION = (
+    "<s>{% for message in messages %}{% if message['role'] == 'user' %}[INST]{{ message['content'][0]['text'] }}[/INST]"
+    "{% else %}{{ message['content'][0]['text'] }}{% endif %}{% endfor %}"
 )
-_SIDE = 32  # pixels; four cells along each side
-
-
-def t5_tokenizer(length: int = 24) -> Any:
-    """A T5 tokenizer that writes its known words as one piece and others letter by letter."""
-    from transformers import T5TokenizerFast
-
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    pieces += [(f"▁{word}", -1.0) for word in _WORDS] + [(letter, -3.0) for letter in _LETTERS]
-    return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=length)
-
-
-def t5_encoder(tokenizer: Any, width: int = 16) -> Any:
-    """A T5 encoder of one layer."""
-    from transformers import T5Config, T5EncoderModel
-
-    sizes = {"d_model": width, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
-    return T5EncoderModel(T5Config(vocab_size=len(tokenizer), dropout_rate=0.0, **sizes)).eval()
-
-
-def clip_tokenizer(length: int = 24) -> Any:
-    """A CLIP tokenizer without merges, one token a letter."""
-    from tokenizers import pre_tokenizers
-    from transformers import CLIPTokenizer
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pieces = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=length)
-
-
-def clip_encoder(tokenizer: Any, width: int = 16, *, projected: bool = False) -> Any:
-    """A CLIP text model of two layers, with a projection where SD3 wants one."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=width,
-        projection_dim=width,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
-
-
-def picture_vae(channels: int = 4) -> Any:
-    """An autoencoder of pictures with a factor of 4."""
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 8),
-        layers_per_block=1,
-        latent_channels=channels,
-        norm_num_groups=4,
-        sample_size=_SIDE,
-        scaling_factor=0.5,
-        shift_factor=0.1,
-        force_upcast=False,
-    ).eval()
 
 
 def tiny_flux(*, guidance: bool = False) -> Any:
@@ -110,22 +52,67 @@ def tiny_flux(*, guidance: bool = False) -> Any:
     )
 
 
-def tiny_flux2() -> Any:
+def tiny_klein() -> Any:
     """A random `Flux2KleinPipeline` of one double and two single blocks."""
-    from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline
-    from diffusers import Flux2Transformer2DModel as Transformer
+    from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline
 
     tokenizer = chat_tokenizer()
-    vae = AutoencoderKLFlux2(
+    return Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=_flux2_vae(),
+        text_encoder=qwen3(tokenizer, layers=30),
+        tokenizer=tokenizer,
+        transformer=_flux2_transformer(guidance=False),
+    )
+
+
+def tiny_flux2() -> Any:
+    """A random `Flux2Pipeline` of one double and two single blocks, padded on the left."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, Flux2Pipeline
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration, PixtralImageProcessor, PixtralProcessor
+
+    special = ("<unk>", "<s>", "</s>", "<pad>", "[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]")
+    tokenizer = byte_tokenizer(special, bos="<s>", eos="</s>", pad="<pad>")
+    text = {
+        "model_type": "mistral",
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+    }
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Mistral3Config(text_config=text, vision_config={"model_type": "pixtral", "image_size": 28, **vision})
+    processor = PixtralProcessor(PixtralImageProcessor(), tokenizer, chat_template=_CONVERSATION)
+    return Flux2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=_flux2_vae(),
+        text_encoder=Mistral3ForConditionalGeneration(config).eval(),
+        tokenizer=processor,
+        transformer=_flux2_transformer(guidance=True),
+    )
+
+
+def _flux2_vae() -> Any:
+    from diffusers import AutoencoderKLFlux2
+
+    return AutoencoderKLFlux2(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(8, 8, 8),
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=4,
-        sample_size=_SIDE,
-    )
-    transformer = Transformer(
+        sample_size=SIDE,
+    ).eval()
+
+
+def _flux2_transformer(*, guidance: bool) -> Any:
+    from diffusers import Flux2Transformer2DModel
+
+    return Flux2Transformer2DModel(
         in_channels=16,
         num_layers=1,
         num_single_layers=2,
@@ -134,15 +121,8 @@ def tiny_flux2() -> Any:
         joint_attention_dim=48,
         timestep_guidance_channels=16,
         axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=False,
-    )
-    return Flux2KleinPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=vae.eval(),
-        text_encoder=qwen3(tokenizer, layers=30),
-        tokenizer=tokenizer,
-        transformer=transformer.eval(),
-    )
+        guidance_embeds=guidance,
+    ).eval()
 
 
 def tiny_sd3() -> Any:
@@ -351,36 +331,10 @@ def tiny_mochi() -> Any:
     )
 
 
-def chat_tokenizer() -> Any:
-    """A byte-level tokenizer with Qwen's chat template, which pads on the right."""
-    tokenizer = byte_tokenizer(
-        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), bos=None, eos="<|im_end|>", pad="<|endoftext|>"
-    )
-    tokenizer.padding_side = "right"
-    tokenizer.chat_template = _CHAT
-    return tokenizer
-
-
-def qwen3(tokenizer: Any, layers: int) -> Any:
-    """A Qwen3 language model."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=1024,
-    )
-    return Qwen3ForCausalLM(config).eval()
-
-
 TINY: dict[str, Callable[[], Any]] = {
     "FluxPipeline": tiny_flux,
-    "Flux2KleinPipeline": tiny_flux2,
+    "Flux2Pipeline": tiny_flux2,
+    "Flux2KleinPipeline": tiny_klein,
     "StableDiffusion3Pipeline": tiny_sd3,
     "QwenImagePipeline": tiny_qwen_image,
     "ZImagePipeline": tiny_z_image,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -33,7 +33,9 @@ class TextToken:
     unknown: bool = False
 
 
-def tokenize(tokenizer: Any, text: str, *, start: int = 0, stop: int | None = None) -> tuple[TextToken, ...]:
+def tokenize(
+    tokenizer: Any, text: str, *, start: int = 0, stop: int | None = None, add_special_tokens: bool = True
+) -> tuple[TextToken, ...]:
     """Tokenize a prompt without padding.
 
     Args:
@@ -41,6 +43,7 @@ def tokenize(tokenizer: Any, text: str, *, start: int = 0, stop: int | None = No
         text: the prompt, or the prompt inside a chat template.
         start: the prompt's first character in `text`; spans count from there.
         stop: the character behind the prompt; the end of `text` where None. Tokens outside the prompt are special.
+        add_special_tokens: whether the tokenizer adds its own.
 
     Raises:
         ModelError: the tokenizer gives no character offsets.
@@ -50,7 +53,9 @@ def tokenize(tokenizer: Any, text: str, *, start: int = 0, stop: int | None = No
             f"the tokenizer {type(tokenizer).__name__} gives no character offsets, so words cannot be found among its "
             "tokens: load the model with its fast tokenizer (a tokenizer.json file)"
         )
-    encoded = tokenizer(text, return_offsets_mapping=True, truncation=False, verbose=False)
+    encoded = tokenizer(
+        text, return_offsets_mapping=True, add_special_tokens=add_special_tokens, truncation=False, verbose=False
+    )
     stop = len(text) if stop is None else stop
     special = set(tokenizer.all_special_ids)
     ids = encoded["input_ids"]
@@ -67,31 +72,48 @@ def tokenize(tokenizer: Any, text: str, *, start: int = 0, stop: int | None = No
 
 
 def in_chat(tokenizer: Any, text: str, **options: Any) -> tuple[str, int]:
-    """Put a prompt into the tokenizer's chat template as a user's message.
-
-    The prompt is found by a mark of private-use characters in a second rendering, because its words may also occur in
-    the template.
+    """Put a prompt into the tokenizer's chat template as a user's message; see `rendered`.
 
     Args:
         tokenizer: has the template.
         text: the prompt.
         options: arguments of `apply_chat_template`.
+    """
+
+    def render(content: str) -> str:
+        return str(tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, **options))
+
+    return rendered(render, text)
+
+
+def rendered(render: Callable[[str], str], text: str) -> tuple[str, int]:
+    """Put a prompt into a template, and find it there.
+
+    The prompt is found by a mark of private-use characters in a second rendering, because its words may also occur in
+    the template.
+
+    Args:
+        render: puts a text into the template.
+        text: the prompt.
 
     Returns:
         (rendered text, the prompt's first character in it).
     """
     mark = "\ue0f0"
-
-    def rendered(content: str) -> str:
-        return str(tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, **options))
-
-    return rendered(text), rendered(mark + text).index(mark)
+    return render(text), render(mark + text).index(mark)
 
 
-def padded(tokens: Sequence[TextToken], length: int, tokenizer: Any) -> tuple[TextToken, ...]:
-    """Tokens with padding behind them, `length` in all."""
-    pad = TextToken(str(tokenizer.pad_token), (0, 0), "pad")
-    return (*tokens, *[pad] * (length - len(tokens)))
+def padded(tokens: Sequence[TextToken], length: int, tokenizer: Any, side: str | None = None) -> tuple[TextToken, ...]:
+    """Tokens with padding, `length` in all.
+
+    Args:
+        tokens: the prompt's tokens.
+        length: tokens and padding.
+        tokenizer: names the padding.
+        side: `left` or `right`; the tokenizer's own where None.
+    """
+    pads = [TextToken(str(tokenizer.pad_token), (0, 0), "pad")] * (length - len(tokens))
+    return (*pads, *tokens) if (side or tokenizer.padding_side) == "left" else (*tokens, *pads)
 
 
 def refuse_long(tokens: Sequence[TextToken], limit: int, what: str, model: str) -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from grounding.attention.events import Pass
-from grounding.diffusion.base import DiffusionSource, Encoded, Observed
+from grounding.diffusion.base import DiffusionSource
+from grounding.diffusion.prompts import Encoded, Observed
 from grounding.diffusion.reading import Pads
 from grounding.diffusion.sequence import LatentShape
 from grounding.diffusion.tokens import TextToken, in_chat, padded, refuse_long, tokenize
@@ -48,10 +49,10 @@ class ZImage(DiffusionSource):
 
     def tokens(self, text: str, length: int | None = None) -> tuple[TextToken, ...]:
         """The tokens of the whole chat message."""
-        rendered, start = in_chat(self.tokenizer, text, add_generation_prompt=True, enable_thinking=True)
-        tokens = tokenize(self.tokenizer, rendered, start=start, stop=start + len(text))
+        whole, start = in_chat(self.tokenizer, text, add_generation_prompt=True, enable_thinking=True)
+        tokens = tokenize(self.tokenizer, whole, start=start, stop=start + len(text))
         refuse_long(tokens, self.longest, self.encoder, self.name)
-        return tokens if length is None else padded(tokens, length, self.tokenizer)
+        return tokens if length is None else padded(tokens, length, self.tokenizer, "right")
 
     def encode(self, text: str) -> Encoded:
         """Encode as a chat message."""

@@ -156,6 +156,6 @@ def keep_layers(maps: AttentionMaps, indices: Sequence[int]) -> AttentionMaps:
 
 
 def average_layers(maps: AttentionMaps, values: FloatArray) -> AttentionMaps:
-    """The maps with `values` [S, 1, H, T, K], without what was recorded per layer and has no mean over layers."""
+    """The maps with `values` [S, 1, H, T, K], without what was recorded per layer; words on words are averaged."""
     between = None if maps.text_to_text is None else maps.text_to_text.mean(axis=1, keepdims=True)
     return replace(maps, values=values, layers=(), head_statistics={}, residual_sinks=None, text_to_text=between)

@@ -183,7 +183,10 @@ def _average_pairs(
     detail = f"kept {len(pairs)} of {layers * heads} heads (layer.head {named})"
     logarithms = np.log(np.maximum(picked, _SMALLEST))
     joined = np.exp(logarithms.mean(axis=0)) if join == "geometric" else picked.mean(axis=0)
-    result = average_layers(maps, joined[:, None, None])
+    between = maps.text_to_text
+    if between is not None:
+        between = np.stack([between[:, at[layer], head] for layer, head in pairs]).mean(axis=0)[:, None, None]
+    result = replace(average_layers(replace(maps, text_to_text=None), joined[:, None, None]), text_to_text=between)
     return result, StageReport(stage, float(np.clip(removed, 0, 1)), detail, {"heads": [list(pair) for pair in pairs]})
 
 

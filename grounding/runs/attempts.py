@@ -12,7 +12,8 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from grounding.errors import FATAL, GroundingError, UnexpectedError
+from grounding.errors import FATAL, GroundingError, ModelError, UnexpectedError
+from grounding.memory import OUT_OF_MEMORY, is_out_of_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,6 +35,8 @@ def attempt_one(call: Callable[[], R]) -> R | GroundingError:
     except GroundingError as error:
         return error
     except Exception as fault:
+        if is_out_of_memory(fault):
+            return ModelError(OUT_OF_MEMORY)
         log.debug("an item met an unexpected error", exc_info=True)
         unexpected = UnexpectedError(fault)
         unexpected.__cause__ = fault

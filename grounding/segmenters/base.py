@@ -16,6 +16,7 @@ from PIL import Image
 
 from grounding.equality import ByValue
 from grounding.errors import ImageError, SegmenterError
+from grounding.images import as_rgb
 from grounding.memory import explain_out_of_memory
 from grounding.types import BoolArray, FloatArray, PointPrompts
 
@@ -103,7 +104,7 @@ def check_image(image: Image.Image) -> Image.Image:
             f"the image is {width} x {height} px; a segmenter needs sides no further apart than "
             f"1:{LONGEST_TO_SHORTEST}: crop the image"
         )
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else as_rgb(image)
 
 
 def no_image(name: str) -> SegmenterError:

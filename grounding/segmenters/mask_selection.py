@@ -46,7 +46,9 @@ class MaskRule:
     Notes:
         The product is our choice; DecAF (arXiv 2510.19592) averages three such scores instead. So are the share and
         the penalty of whole-image masks; on 40 COCO objects, one point inside each, MobileSAM's mean IoU was the same
-        with and without them.
+        with and without them. Specks are kept by default: where a mask is of the background, a small object is the
+        hole in it. On 150 nouns of photos their removal at a share of 0.01 raised MobileSAM's mean IoU by 0.001; on 100
+        drawn scenes it lowered oIoU by 0.001, through one such mask.
     """
 
     choice: Choice = "both"

@@ -102,6 +102,17 @@ def test_keys_of_an_image_are_not_taken_for_positions_of_the_text() -> None:
     )
 
 
+def test_adapters_of_another_package_do_not_hide_what_a_layer_is() -> None:
+    class Adapter(torch.nn.Module):
+        """A module of unknown source beside the attention, as adapters put them."""
+
+    model = mllama()
+    for layer in model.get_decoder().layers:
+        layer.adapter = Adapter()
+    with pytest.raises(RecordingError, match=r"layers \[1, 3\] of MllamaTextModel attend to keys"):
+        record(model.get_decoder(), RowRequest(((N - 1,),))).__enter__()
+
+
 @pytest.mark.parametrize("keys", [5, 24, 40])
 def test_other_keys_are_found_by_their_number_where_the_class_does_not_say_it(keys: int) -> None:
     """Fewer, as many and more image keys than text; as many are found at the first generated token."""

@@ -149,3 +149,39 @@ def test_rows_before_an_edits_start_stay() -> None:
     bias = combined_edit(edited, torch.arange(3)).logit_bias
     assert bias is not None
     assert bias.broadcast_to(1, 1, 3, 3)[0, 0].tolist() == [[0, 0, 0], [0, 0, 0], [1, 2, 3]]
+
+
+STEP_FORMS: dict[str, Any] = {
+    "none": lambda keys: {},
+    "bool": lambda keys: {"mask": torch.arange(keys).ge(torch.tensor([[0], [3]]))[:, None, None]},
+    "additive": lambda keys: {"mask": torch.arange(keys).lt(3).float().mul(-1e9)[None, None, None]},
+    "padding": lambda keys: {"mask": torch.arange(keys).ge(torch.tensor([[0], [3]])), "causal": True},
+    "window": lambda keys: {"window": 5, "causal": True},
+    "bias": lambda keys: {"bias": torch.linspace(-1, 1, 4 * keys).reshape(1, 4, 1, keys)},
+    "static cache": lambda keys: {"causal": True, "query_offset": keys - 3},
+}
+
+
+@pytest.mark.parametrize("form", STEP_FORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bias_known_before_the_call_serves_steps_of_any_length(form: str, dtype: torch.dtype) -> None:
+    """One object that covers later keys too equals an edit that is computed for each step."""
+    generator = torch.Generator().manual_seed(0)
+    bias = torch.randn(1, 4, 1, 16, generator=generator)
+    bias[0, 1, 0, 5] = -torch.inf  # a gain of 0
+    fixed = RowEdit(0, AttentionEdit(bias))
+    for keys in (9, 10, 13):
+        query = torch.randn(2, 4, 1, 8, generator=generator).to(dtype)
+        key, value = (torch.randn(2, 2, keys, 8, generator=generator).to(dtype) for _ in range(2))
+        options = {"query_offset": keys - 1, **STEP_FORMS[form](keys)}
+        call = AttentionCall(query, key, value, options.pop("mask", None), 0.3, options.pop("causal", False), **options)
+        computed = RowEdit(0, lambda earlier, rows, keys=keys: AttentionEdit(bias[..., :keys]))
+        found, expected = (
+            run_edited(plain_kernel, torch.nn.Identity(), call.changed(edits=(edit,)), call.mask, (), {"scaling": 0.3})[
+                0
+            ]
+            for edit in (fixed, computed)
+        )
+        assert torch.equal(found, expected)
+        rows = [attention_rows(call.changed(edits=(edit,)), 1, torch.zeros(1).long()) for edit in (fixed, computed)]
+        assert torch.equal(*rows)

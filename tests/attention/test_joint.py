@@ -15,6 +15,10 @@ pytest.importorskip("diffusers", reason="the extra diffusion is not installed")
 from diffusers import FluxTransformer2DModel
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
 
+from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
+from grounding.attention.events import Scope, Subscriber
+from grounding.attention.intercept import intercept
+from grounding.attention.introspect import LayerStack
 from grounding.attention.joint import JointRequest, record_joint
 from grounding.errors import BudgetError, RecordingError
 from grounding.types import RecordSpec
@@ -187,12 +191,68 @@ def test_what_cannot_be_recorded_is_refused(flux: Any, inputs: dict[str, Tensor]
         run(flux, inputs, replace(REQUEST, spec=RecordSpec(budget_bytes=1 << 20)))
 
 
-def test_attention_that_is_more_than_a_softmax_is_refused(flux: Any, inputs: dict[str, Tensor]) -> None:
+@pytest.mark.parametrize("place", ["everywhere", 0, len(REQUEST.cells) // 2, -1])
+def test_attention_that_is_more_than_a_softmax_is_refused(flux: Any, inputs: dict[str, Tensor], place: Any) -> None:
     name = next(key for key in Registry._backends if key.value == "native")
     kernel = Registry._backends[name]
-    Registry._backends[name] = lambda **given: kernel(**{**given, "query": given["query"] * 1.5})
+    cells = slice(None) if place == "everywhere" else REQUEST.cells[place]
+
+    def sharper(**given: Any) -> Tensor:
+        output = kernel(**given).clone()
+        output[:, cells] = kernel(**{**given, "query": given["query"] * 1.5})[:, cells]
+        return output
+
+    Registry._backends[name] = sharper
     try:
         with pytest.raises(RecordingError, match="do not explain its attention's output"):
             run(flux, inputs, REQUEST)
     finally:
         Registry._backends[name] = kernel
+
+
+class Bias(Subscriber):
+    """Add a bias to the logits of some keys in every layer."""
+
+    def __init__(self, keys: list[int], bias: float, scale: float | None = None) -> None:
+        self.keys, self.bias, self.scale = keys, bias, scale
+
+    def edit(self, layer: int, call: AttentionCall) -> AttentionCall:
+        table = torch.zeros(1, 1, 1, call.key_count)
+        table[..., self.keys] = self.bias
+        edit = AttentionEdit(table)
+        if self.scale is not None:
+            factors = torch.ones(1, 1, 1, call.key_count)
+            factors[..., self.keys] = self.scale
+            edit = AttentionEdit(None, (torch.tensor([1]), factors))
+        return replace(call, edits=(RowEdit(0, edit),))
+
+
+def test_an_edit_of_logits_changes_the_network_and_its_record(flux: Any, inputs: dict[str, Tensor]) -> None:
+    """Keys with a bias of minus infinity are keys that the transformer's own mask hides."""
+    layers, hidden = layers_of(flux), [0, 3]
+    scope = Scope(range(4), edits=True)
+    stack = LayerStack(flux, nn.ModuleList(layers))
+    visible = torch.ones(1, 1, 1, TEXT + CELLS, dtype=torch.bool)
+    visible[..., hidden] = False
+    with torch.no_grad():
+        masked = flux(**inputs, joint_attention_kwargs={"attention_mask": visible}).sample
+        with intercept(flux, Bias(hidden, -1e9), scope, stack=stack):
+            edited, recording = run(flux, inputs, REQUEST)
+            _, joint = run(flux, inputs, replace(REQUEST, order="joint"))
+        torch.testing.assert_close(edited, masked, atol=1e-5, rtol=0)
+        assert (edited - flux(**inputs).sample).abs().max() > 1e-4
+        with record_joint(flux, layers, REQUEST) as expected:
+            flux(**inputs, joint_attention_kwargs={"attention_mask": visible})
+    for found in (recording.table("image-to-text"), joint.table("image-to-text")):
+        assert not found[..., hidden].any()
+    torch.testing.assert_close(recording.table("image-to-text"), expected.table("image-to-text"), atol=1e-6, rtol=0)
+
+
+def test_scaled_weights_are_recorded_jointly_alone(flux: Any, inputs: dict[str, Tensor]) -> None:
+    stack = LayerStack(flux, nn.ModuleList(layers_of(flux)))
+    with intercept(flux, Bias([1], 0.0, scale=0.0), Scope(range(4), edits=True), stack=stack):
+        _, joint = run(flux, inputs, replace(REQUEST, order="joint", tables=("image-to-text",)))
+        assert not joint.table("image-to-text")[:, :, 1, :, 1].any()
+        assert joint.table("image-to-text")[:, :, 0, :, 1].all()
+        with pytest.raises(RecordingError, match="scaled after the softmax"):
+            run(flux, inputs, REQUEST)

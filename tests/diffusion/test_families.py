@@ -54,6 +54,7 @@ class Case:
 
 CASES = {
     "FluxPipeline": Case("text-first", 4, 3, (1, 4, 4)),
+    "Flux2Pipeline": Case("text-first", 3, 3, (1, 4, 4)),
     "Flux2KleinPipeline": Case("text-first", 3, 3, (1, 4, 4)),
     # The first block has a second attention, on the image alone.
     "StableDiffusion3Pipeline": Case("image-first", 3, 4, (1, 4, 4), lambda calls: [calls[0], *calls[2:]]),

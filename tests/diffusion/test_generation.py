@@ -31,7 +31,8 @@ def generate(source: DiffusionSource, prompt: str = PROMPT, **options: Any) -> A
     height, width = source.reading.size or source.native_size
     frames = {"num_frames": 1 + source.frames_per_latent} if source.video else {}
     taken = inspect.signature(source.pipe.__call__).parameters
-    lengths = {"max_sequence_length": 64 if "Qwen" in source.encoder else 24} if "max_sequence_length" in taken else {}
+    length = {"Mistral 3": 160, "Qwen3": 64, "Qwen2.5-VL": 64}.get(source.encoder, 24)
+    lengths = {"max_sequence_length": length} if "max_sequence_length" in taken else {}
     return source.pipe(
         prompt=prompt,
         height=height,

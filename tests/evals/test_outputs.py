@@ -34,7 +34,7 @@ def refused(monkeypatch, capsys):
     [
         ("eval", "diagnose", "--scenes", "1", "--out", NOWHERE),
         ("eval", "run", "--model", "starter", "--out", NOWHERE, "scenes-hallucination", "--scenes", "1"),
-        ("lab", "--limit", "1", "--out", NOWHERE),
+        ("lab", "--model", "starter", "--limit", "1", "--out", NOWHERE),
     ],
 )
 def test_folders(words, refused):

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
 from evals.bench.segmenter import decode, deepest_point, measure_segmenter
+from evals.commands.bench import BenchSegmenterCommand
 from grounding.errors import OutputError
 
 
@@ -81,3 +82,15 @@ def test_a_folder_without_annotations_is_refused(tmp_path):
 def test_a_filter_that_lets_nothing_in_is_refused(folder):
     with pytest.raises(OutputError, match="lower min_area"):
         measure_segmenter(folder, min_area=10**6)
+
+
+def test_a_picture_that_cannot_be_opened_is_left_out_and_said_so(folder, tiny_segmenter, capsys):
+    (folder / "images" / "missing.png").write_bytes(b"no picture")
+    command = BenchSegmenterCommand(data=folder, segmenter=str(tiny_segmenter), device="cpu", min_area=1, json=True)
+    assert command.run() == 1
+    said = capsys.readouterr()
+    assert "missing.png is left out" in said.err
+    assert json.loads(said.out)["images"] == 1
+    (folder / "images" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(OutputError, match="none of the 2 pictures"):
+        command.run()

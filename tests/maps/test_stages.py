@@ -49,6 +49,31 @@ def test_a_stage_spends_what_it_declares_and_keeps_the_rest(stage) -> None:
 
 
 @pytest.mark.parametrize("stage", EVERY, ids=named)
+def test_text_to_text_weights_follow_the_maps_axes(stage) -> None:
+    """Layers, heads and words that a stage keeps or averages are kept or averaged there too."""
+    maps = with_background(made_maps(steps=2))
+    words = len(maps.words)
+    # The weight names its layer, head and words: 1000 l + 100 h + 10 q + k.
+    between = np.add.outer(np.add.outer(1000 * np.arange(4), 100 * np.arange(3)), np.zeros((words, words)))
+    between = between + 10 * np.arange(words)[:, None] + np.arange(words)
+    maps = replace(maps, text_to_text=np.stack([between, between]).astype(np.float32))
+    result, _ = stage(maps)
+    found = result.text_to_text
+    if "words" in stage.spends or stage.name in ("heads-mean-max", "heads-max-image"):
+        assert found is None
+        return
+    assert found is not None
+    assert found.shape == (*result.values.shape[:4], len(result.words))
+    at = np.array([maps.words.index(word) for word in result.words])
+    within = 10 * (at - at[0])[:, None] + at - at[0]
+    np.testing.assert_allclose(found - found[..., :1, :1], np.broadcast_to(within, found.shape), atol=1e-3)
+    if stage.name == "layers-select":
+        np.testing.assert_allclose(found[0, :, 0, 0, 0], between[2:, 0, at[0], at[0]])
+    if stage.name == "heads-fixed":
+        np.testing.assert_allclose(found[0, 0, 0, 0, 0], (between[1, 2, 0, 0] + between[3, 0, 0, 0]) / 2)
+
+
+@pytest.mark.parametrize("stage", EVERY, ids=named)
 def test_what_a_stage_does_not_need_may_be_missing(stage) -> None:
     maps = with_background(made_maps())
     spec = stage.needs(4)

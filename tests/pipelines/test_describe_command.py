@@ -264,3 +264,27 @@ def test_progress_of_several_images_is_on_stderr(describe, scenes, monkeypatch) 
     _, out, _ = describe(*images, "--json", "--max-new-tokens", "4")
     assert [json.loads(line)["image"] for line in out.splitlines()] == [str(image) for image in images]
     assert "2/2" in terminal.file.getvalue()
+
+
+def test_a_folder_is_described_and_what_the_model_does_not_see_is_noted(tiny_model, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for name, size in {"a": (64, 64), "b": (256, 64)}.items():
+        Image.new("RGB", size, "red").save(tmp_path / "in" / f"{name}.png")
+    options = ["--model", str(tiny_model), "--max-new-tokens", "3", "--out", str(tmp_path / "out")]
+    assert main(["describe", str(tmp_path / "in"), *options]) == 0
+    out = capsys.readouterr().out
+    said = "75% of the picture lies outside what the model sees, so nothing there can be found"
+    assert out.count(f"note: {said}") == 1
+    records = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert [record.get("notes") for record in records] == [None, [said]]
+
+
+def test_an_answer_with_the_image_token_is_described_like_any_other(tiny_model, scenes, capsys):
+    """A tiny random model draws its own control tokens now and then."""
+    code = main(
+        ["describe", *(str(scenes / name) for name in ("0.png", "1.png")), "--model", str(tiny_model), "--sample",
+         "--max-new-tokens", "400", "--seed", "11", "--json"]
+    )  # fmt: skip
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert [json.loads(line)["error"] for line in said.out.splitlines()] == [None, None]

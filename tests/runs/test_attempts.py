@@ -61,6 +61,7 @@ def test_an_exception_that_nobody_foresaw_is_the_result_of_its_item_alone():
     assert isinstance(first, UnexpectedError)
     assert isinstance(first.__cause__, ZeroDivisionError)
     assert "an unexpected ZeroDivisionError (division by zero)" in str(first)
+    assert "out of memory: lower --batch-size" in str(attempt_one(lambda: (_ for _ in ()).throw(MemoryError())))
     with pytest.raises(KeyboardInterrupt):
         attempt_one(lambda: (_ for _ in ()).throw(KeyboardInterrupt()))
 

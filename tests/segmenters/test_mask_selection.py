@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from grounding.errors import SegmenterError
 from grounding.segmenters.base import MaskCandidates
 from grounding.segmenters.mask_selection import MaskRule, agreement, predict_mask, refine_masks, select_mask
+from grounding.segmenters.specks import without_specks
 from grounding.types import Heatmap
 
 
@@ -178,6 +179,17 @@ def test_a_single_mask_can_be_the_rule(tiny, points):
     single = tiny.predict(points((10, 20)), multimask_output=False)
     segment = predict_mask(tiny, points((10, 20)), rule=MaskRule("iou", multimask=False))
     np.testing.assert_array_equal(segment.mask, single.masks[0])
+
+
+def test_the_chosen_mask_is_cleaned_before_its_agreement_is_measured(tiny, points):
+    values = heatmap(np.random.default_rng(1).random((4, 6)), image_size=(75, 30))
+    rough, clean = (
+        predict_mask(tiny, points((10, 20)), values, MaskRule("iou", multimask=False, specks=share))
+        for share in (0.0, 0.05)
+    )
+    np.testing.assert_array_equal(clean.mask, without_specks(rough.mask, 0.05))
+    assert (clean.mask != rough.mask).any()
+    assert clean.agreement == pytest.approx(agreement(clean.mask, values))
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 Inside the block every entry of the dispatcher's table is replaced by a function that runs the entry and passes the call
 and its output to the taps of the current thread. Processors and the chosen backend stay as they are, and so does the
-output, bit for bit. Kernels that the sdpa tap does not see (flash, sage, xformers, flex) are seen here. Threads without
-a tap get the kernel itself.
+output, bit for bit, unless a tap edits the call. Kernels that the sdpa tap does not see (flash, sage, xformers, flex)
+are seen here. Threads without a tap get the kernel itself.
 
 Shape letters as in `grounding.attention.call`; the dispatcher's own layout is [B, N, H, D].
 """
@@ -11,8 +11,10 @@ Shape letters as in `grounding.attention.call`; the dispatcher's own layout is [
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -21,8 +23,9 @@ from torch import Tensor, nn
 
 from grounding.attention.backends.sdpa import Listener, SdpaTap
 from grounding.attention.call import AttentionCall
+from grounding.attention.edits import run_edited
 from grounding.attention.patches import SharedPatch
-from grounding.compat import Kernel, dispatched_kernels
+from grounding.compat import Kernel, dispatched_kernels, sdpa_kernel
 from grounding.errors import RecordingError
 
 
@@ -36,12 +39,19 @@ class DispatchTap:
 
     Args:
         listener: receives the call and its output [B, Q, H, Dv].
-        log_sum_exp: ask the kernel for its log-sum-exp; calls of kernels that give none carry none.
+        log_sum_exp: ask the kernel for its log-sum-exp; edited calls, and calls of kernels that give none, carry none.
+        edit: returns the call with edits, or as it is; None edits nothing. Edited calls run under torch's kernel.
     """
 
-    def __init__(self, listener: Listener, log_sum_exp: bool = False) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        log_sum_exp: bool = False,
+        edit: Callable[[AttentionCall], AttentionCall] | None = None,
+    ) -> None:
         self.listener = listener
         self.log_sum_exp = log_sum_exp
+        self.edit = edit
 
     def __enter__(self) -> DispatchTap:
         """Follow the calls from here on."""
@@ -53,6 +63,7 @@ class DispatchTap:
         _TAPS.set(tuple(tap for tap in _TAPS.get() if tap is not self))
 
 
+_UNGROUPED = nn.Identity()  # a module that shares no key heads, for transformers' kernel
 _TAPS: ContextVar[tuple[DispatchTap, ...]] = ContextVar("grounding_dispatch_taps", default=())
 
 
@@ -87,10 +98,17 @@ def _emit(name: str, kernel: Kernel, arguments: frozenset[str], **given: Any) ->
     if torch.compiler.is_compiling():
         raise RecordingError("the transformer is being compiled while it is recorded; run it uncompiled")
     call = _described(name, **given)
-    wants = any(tap.log_sum_exp for tap in taps)
-    output, log_sum_exp = _with_lse(name, kernel, arguments, given, call) if wants else (kernel(**given), None)
-    if log_sum_exp is not None:
-        call = AttentionCall(call.query, call.key, call.value, call.mask, call.scale, False, log_sum_exp=log_sum_exp)
+    for tap in taps:
+        call = call if tap.edit is None else tap.edit(call)
+    if call.edits:
+        # Flash kernels do not support an additive mask per head; torch's kernel does.
+        options = {"scaling": call.scale, "is_causal": False}
+        output = run_edited(sdpa_kernel(), _UNGROUPED, call, call.mask, (), options)[0]
+    elif any(tap.log_sum_exp for tap in taps):
+        output, log_sum_exp = _with_lse(name, kernel, arguments, given, call)
+        call = replace(call, log_sum_exp=log_sum_exp)
+    else:
+        output = kernel(**given)
     for tap in taps:
         tap.listener(call, output)
     return output

@@ -225,7 +225,7 @@ def test_diagnostics_are_shown_and_broken_ones_refused(tmp_path, tiny_model, pic
     )
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "steering": None}))
-    assert command.run() == 0  # the missing picture is left out
+    assert command.run() == 1  # the missing picture is left out
     found = page(folder)
     assert "Where it looks" in found.text
     assert "Over 3 texts" in found.text
