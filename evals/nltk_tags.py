@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+
+import numpy as np
 
 from evals.nltk_data import data_folder
 from grounding.errors import EvalDataError, GroundingError, MissingExtraError
@@ -27,6 +29,30 @@ class NltkTools:
     lemma: Callable[[str, str], str]
 
 
+class WeightTable:
+    """The weights of NLTK's tagger as one table, which predicts the same tags several times faster.
+
+    A word's features are summed row by row in NLTK's order, so the scores are the same to the last bit.
+    """
+
+    def __init__(self, weights: Mapping[str, Mapping[str, float]], classes: Collection[str]) -> None:
+        # Of equal scores NLTK takes the last label in the alphabet, and argmax the first column.
+        self.classes = classes
+        self.weights = weights
+        self._labels = sorted(classes, reverse=True)
+        column = {label: place for place, label in enumerate(self._labels)}
+        self._row = {feature: place for place, feature in enumerate(weights)}
+        self._table = np.zeros((len(weights), len(column)))
+        for place, by_label in enumerate(weights.values()):
+            for label, weight in by_label.items():
+                self._table[place, column[label]] = weight
+
+    def predict(self, features: Mapping[str, int], return_conf: bool = False) -> tuple[str, None]:
+        """The best label, and no confidence; a feature occurs once or not at all."""
+        rows = [self._row[feature] for feature in features if feature in self._row]
+        return self._labels[int(self._table.take(rows, axis=0).sum(axis=0).argmax())], None
+
+
 @cache
 def load_nltk(purpose: str) -> NltkTools:
     """Load NLTK with the data in its own folders, or in `data_folder`.
@@ -41,6 +67,7 @@ def load_nltk(purpose: str) -> NltkTools:
     try:
         import nltk
         from nltk.stem import WordNetLemmatizer
+        from nltk.tag import PerceptronTagger
     except ImportError as missing:
         raise MissingExtraError("nltk", "eval", purpose) from missing
     if str(data_folder()) not in nltk.data.path:
@@ -48,13 +75,15 @@ def load_nltk(purpose: str) -> NltkTools:
     lemmatizer = WordNetLemmatizer()
 
     def tagged(text: str) -> list[tuple[str, str]]:
-        return nltk.pos_tag(nltk.word_tokenize(text))
+        return tagger.tag(nltk.word_tokenize(text))
 
     @lru_cache(maxsize=_LEMMAS)
     def lemma(word: str, kind: str) -> str:
         return lemmatizer.lemmatize(word, pos=kind)
 
     try:
+        tagger = PerceptronTagger()
+        tagger.model = WeightTable(tagger.model.weights, tagger.model.classes)
         tagged("Two dogs are here.")
         lemma("dogs", "n")
     except LookupError as missing:

@@ -121,7 +121,7 @@ def picture_notes(image: Image.Image, grids: Sequence[ImageGrid]) -> tuple[str, 
         grids: the parts of it that the model sees; empty where that is not known.
     """
     unseen = uncovered_share([grid.box_xyxy for grid in grids], image.size) if grids else 0.0
-    note = (f"{unseen:.0%} of the picture lie outside what the model sees, so nothing there can be found",)
+    note = (f"{unseen:.0%} of the picture lies outside what the model sees, so nothing there can be found",)
     return (*notes_of(image), *(note if unseen >= LEAST_UNSEEN else ()))
 
 

@@ -26,7 +26,7 @@ VLMS = [name for name in STARTERS if (starter_folder(name) / "config.json").is_f
 PIPELINES = [name for name in STARTERS if (starter_folder(name) / PIPELINE).is_file()]
 SCENES = "cannot be asked about drawn scenes, because its vocabulary lacks triangle"
 PHOTOS = "is outside the vocabulary of starter, which knows 63 words"
-TAKE_PIPELINES = ("doctor", "eval photos", "eval scenes", "segment")
+TAKE_PIPELINES = ("eval scenes", "segment")
 REFUSED = {
     # Whose subject the model has no words for: one sentence, before anything is written.
     ("eval scenes", "starter-photo"): SCENES,
@@ -220,6 +220,18 @@ def test_a_packaged_pipeline_is_refused_where_a_model_is_to_answer(command, mode
     out, err = capsys.readouterr()
     assert out == ""
     assert "is a diffusion pipeline" in err.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", PIPELINES)
+@pytest.mark.parametrize("command", TAKE_PIPELINES)
+def test_a_packaged_pipeline_runs_where_maps_are_enough(command, model, tmp_path, capsys) -> None:
+    pytest.importorskip("diffusers", reason="the extra `diffusion` is not installed")
+    data = dataclasses.replace(made(tmp_path / "data", "starter"), model=model)
+    code = main(words_of(command, data, tmp_path / "out"))
+    out, err = capsys.readouterr()
+    assert (code, "failed" in err) == (0, False), err
+    assert out
 
 
 @pytest.mark.parametrize("protocol", ["official", "llava", "vcd", "vaf"])

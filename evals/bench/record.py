@@ -72,8 +72,8 @@ class BenchSize:
         )
         if self.rows > self.length or self.decode_columns > self.decode_length:
             raise UsageError(
-                f"{self.rows} rows of {self.length} positions and {self.decode_columns} columns of {self.decode_length} "
-                "were asked for: rows and decode-columns cannot exceed the prompt's length"
+                f"{self.rows} rows of {self.length} positions and {self.decode_columns} columns of "
+                f"{self.decode_length} were asked for: neither can exceed its prompt's length"
             )
 
 

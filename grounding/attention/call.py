@@ -92,8 +92,8 @@ class AttentionCall:
         query_offset: sequence position of query 0.
         key_offset: sequence position of key 0; above 0 only where a sliding cache has dropped keys.
         dropout: probability with which the kernel drops weights.
-        real: [B or 1, Q] bool, queries that are tokens and not padding, where the pass says it; None where only
-            the mask does.
+        real: [B or 1, Q] bool, queries that are tokens and not padding, by the pass's mask; None where only the call's
+            own mask tells.
         edits: edits of the weights, in order; empty for a call as the model makes it.
         log_sum_exp: [B, H, Q] float32, per query the logarithm of the sum of the exponentials of its logits, as the
             kernel computed it; None where the kernel returns none or no subscriber asks for it.

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grounding.attention.call import AttentionCall, WeightScale
+from grounding.attention.call import AttentionCall, AttentionEdit, WeightScale
 from grounding.attention.rows import combined_edit, mask_rows, pick_rows, rows_per_chunk, weight_rows
 
 Kernel = Callable[..., Any]
@@ -71,8 +71,11 @@ def _token_mask(call: AttentionCall) -> Tensor | None:
         return None
     if call.window is not None or call.bias is not None:
         return None
-    dtype, keys = call.query.dtype, call.key_count
-    bias = call.edits[0].edit.additive(dtype)[..., :keys]  # type: ignore[union-attr]  # fixed_bias is not None
+    edit, dtype, keys = call.edits[0].edit, call.query.dtype, call.key_count
+    assert isinstance(edit, AttentionEdit)  # as it has a fixed bias
+    additive = edit.additive(dtype)
+    assert additive is not None
+    bias = additive[..., :keys]
     if call.mask is not None:
         if call.mask.ndim != 4 or call.mask.dtype != torch.bool:
             return None

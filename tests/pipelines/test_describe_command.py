@@ -273,7 +273,7 @@ def test_a_folder_is_described_and_what_the_model_does_not_see_is_noted(tiny_mod
     options = ["--model", str(tiny_model), "--max-new-tokens", "3", "--out", str(tmp_path / "out")]
     assert main(["describe", str(tmp_path / "in"), *options]) == 0
     out = capsys.readouterr().out
-    said = "75% of the picture lie outside what the model sees, so nothing there can be found"
+    said = "75% of the picture lies outside what the model sees, so nothing there can be found"
     assert out.count(f"note: {said}") == 1
     records = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert [record.get("notes") for record in records] == [None, [said]]

@@ -205,7 +205,7 @@ def test_what_a_centre_crop_hides_is_a_note_in_line_record_and_picture(segment, 
 
     Image.new("RGB", (400, 100), "red").save(tmp_path / "wide.png")
     Image.new("RGB", (100, 100), "red").save(tmp_path / "square.png")
-    said = "75% of the picture lie outside what the model sees"
+    said = "75% of the picture lies outside what the model sees"
     code, out, _ = segment(tmp_path / "wide.png", tmp_path / "square.png", "dog")
     assert code == 0
     assert [f"; note: {said}" in line for line in out.splitlines()] == [True, False]
