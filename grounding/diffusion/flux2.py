@@ -63,7 +63,7 @@ class Flux2Klein(Flux):
             "timestep": torch.full((1,), level, device=self.device, dtype=self.dtype),
             "guidance": None,
         }
-        if self.transformer.config.guidance_embeds:
+        if getattr(self.transformer.config, "guidance_embeds", True):  # the first releases had no model without it
             inputs["guidance"] = torch.full((1,), self.reading.guidance, device=self.device, dtype=torch.float32)
         return inputs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -77,6 +78,8 @@ class QwenImage(DiffusionSource):
             "timestep": torch.full((1,), level, device=self.device, dtype=self.dtype),
             "img_shapes": [[(1, height // self.patch, width // self.patch)]],
         }
+        if "txt_seq_lens" in inspect.signature(self.transformer.forward).parameters:  # until diffusers 0.37
+            inputs["txt_seq_lens"] = [len(encoded.tokens)]
         if self.transformer.config.guidance_embeds:
             inputs["guidance"] = torch.full((1,), self.reading.guidance, device=self.device, dtype=torch.float32)
         return inputs

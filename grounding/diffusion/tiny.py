@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -112,6 +113,7 @@ def _flux2_vae() -> Any:
 def _flux2_transformer(*, guidance: bool) -> Any:
     from diffusers import Flux2Transformer2DModel
 
+    known = "guidance_embeds" in inspect.signature(Flux2Transformer2DModel.__init__).parameters
     return Flux2Transformer2DModel(
         in_channels=16,
         num_layers=1,
@@ -121,7 +123,7 @@ def _flux2_transformer(*, guidance: bool) -> Any:
         joint_attention_dim=48,
         timestep_guidance_channels=16,
         axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=guidance,
+        **({"guidance_embeds": guidance} if known else {}),
     ).eval()
 
 
