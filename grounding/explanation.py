@@ -45,6 +45,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from grounding.equality import ByValue
 from grounding.io import encode_mask
@@ -276,28 +277,30 @@ def trace_candidates(candidates: MaskCandidates, heatmap: Heatmap, rule: MaskRul
 
 
 def rule_in_words(rule: MaskRule) -> str:
-    """Say how a rule chooses, in one sentence."""
+    """Say how a rule chooses."""
+    measure = "" if rule.measure == "pearson" else f" ({rule.measure})"
     by = {
-        "iou": "the segmenter's estimate of its IoU",
-        "agreement": "its agreement with the map",
-        "both": "the product of the segmenter's estimate and its agreement with the map",
+        "iou": "the segmenter's estimate",
+        "agreement": f"the agreement with the map{measure}",
+        "both": f"the segmenter's estimate × the agreement with the map{measure}",
     }[rule.choice]
-    parts = [f"The mask with the highest score is taken: {by}"]
-    if rule.choice != "iou" and rule.measure != "pearson":
-        parts.append(f"agreement is measured by {rule.measure}")
-    if rule.cascade:
-        parts.append("these are the masks of the last of three calls")
-    if rule.specks:
-        parts.append(f"islands and holes below {rule.specks:.0%} of the mask are then removed")
-    return "; ".join(parts) + "."
+    calls = " of the last of three calls" if rule.cascade else ""
+    specks = f"; its specks below {rule.specks:.0%} are then removed" if rule.specks else ""
+    return f"the candidate{calls} with the highest score is chosen: {by}{specks}"
 
 
 def moved_share(before: FloatArray, after: FloatArray) -> float:
-    """Share of a map [h, w] that lies elsewhere in another one: 0 for equal shapes, 1 where they share no cell."""
-    one, other = before.astype(np.float64), after.astype(np.float64)
-    if one.shape != other.shape or not (one.sum() > 0 and other.sum() > 0):
-        return float(one.shape != other.shape or (one.sum() > 0) != (other.sum() > 0))
-    return float(0.5 * np.abs(one / one.sum() - other / other.sum()).sum())
+    """Share of a map [h, w] that lies elsewhere in another of its shape: 0 where they are equal up to scale, 1 where
+    they share no cell. A map of zeros counts as even, because a composed map is 0 where no cell stands out.
+    """
+    return float(0.5 * np.abs(as_shares(before) - as_shares(after)).sum())
+
+
+def as_shares(values: FloatArray) -> npt.NDArray[np.float64]:
+    """A map divided by its sum; even where it is all 0."""
+    wide = values.astype(np.float64)
+    total = wide.sum()
+    return wide / total if total > 0 else np.full(wide.shape, 1 / wide.size)
 
 
 class _Fates:

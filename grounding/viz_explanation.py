@@ -18,8 +18,9 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw
 
-from grounding.explanation import CandidateTrace, Explanation, StageTrace, WordTrace
-from grounding.types import Heatmap
+from grounding.explanation import CandidateTrace, Explanation, StageTrace, WordTrace, as_shares
+from grounding.maps.base import LAST
+from grounding.types import Heatmap, WordKind
 from grounding.viz import (
     INK,
     MASKS,
@@ -46,7 +47,7 @@ _RULE: Colour = (226, 229, 235)
 _FAINT: Colour = (160, 166, 177)
 _TINT: Colour = (56, 120, 255)  # of words and of their bars
 _LOST, _GAINED = (37, 99, 235), (220, 38, 38)
-_ROWS = 14  # words in the table at most; the rest are summed up in one line
+_ROWS = 14  # lines of the word table at most; the rest are summed up in one line
 _STILL = 0.005  # share of a map below which it counts as unmoved
 
 
@@ -66,7 +67,11 @@ def explanation_sheet(image: Image.Image, explanation: Explanation, notes: Seque
     parts = [
         _expression(explanation),
         _words(picture, explanation),
-        _heading("The map, stage by stage", "what each stage moved: blue lost, red gained"),
+        _heading(
+            "The map, stage by stage",
+            "moved: share of the map that lies elsewhere than before, blue lost and red gained; "
+            "mass: attention that the stage took away",
+        ),
         _stages(picture, trace.recorded, trace.stages),
         _heading("From the map to the mask", explanation.rule),
         _candidates(picture, explanation),
@@ -89,38 +94,46 @@ class _Chip:
 
 
 def _expression(explanation: Explanation) -> Image.Image:
-    letters, small, line = font(34), font(13), 74
-    most = max((one.share for one in explanation.trace.words), default=0.0)
+    chips = _chips(explanation)
+    size = 34 if font(34).getlength("".join(chip.text for chip in chips)) < 2 * _INNER else 22
+    letters, high = font(size), round(size * 1.35)
+    line = high + 30
+    most = max((chip.word.share for chip in chips if chip.word), default=0.0)
     placed: list[tuple[float, int, str, WordTrace | None]] = []
     x, y = 0.0, 0
-    for chip in _chips(explanation):
+    for chip in chips:
         text = fit(chip.text, letters, _INNER - 12)
-        width = letters.getlength(text)
-        if x > 0 and x + width > _INNER - 8 and text.strip():
+        width = letters.getlength(text) + (10 if chip.word else 0)
+        if x > 0 and x + width > _INNER and text.strip():
             x, y = 0.0, y + line
         if x > 0 or text.strip():
             placed.append((x, y, text, chip.word))
             x += width
-    part = Image.new("RGB", (_INNER, y + line + 40), PAPER)
+    part = Image.new("RGB", (_INNER, y + line + 36), PAPER)
     pen = ImageDraw.Draw(part)
     for left, top, text, word in placed:
         if word is None:
-            pen.text((left + 5, top), text, QUIET, letters)
+            pen.text((left, top + high / 2), text, QUIET, letters, anchor="lm")
             continue
-        width = letters.getlength(text)
-        pen.rounded_rectangle([left, top - 1, left + width + 9, top + 45], 7, fill=_tint(word.share, most))
+        width, middle = letters.getlength(text) + 10, top + high / 2
         gone = word.dropped is not None
-        pen.text((left + 5, top), text, _FAINT if gone else INK, letters)
+        pen.rounded_rectangle([left, top, left + width, top + high], 7, fill=_tint(word.share, most))
+        pen.text((left + 5, middle), text, QUIET if gone else INK, letters, anchor="lm")
         if gone:
-            pen.line([left + 3, top + 24, left + width + 6, top + 24], fill=QUIET, width=2)
-        pen.text((left + 5 + width / 2, top + 50), f"{word.share:.0%}", _FAINT if gone else QUIET, small, anchor="ma")
+            pen.line([left + 3, middle, left + width - 3, middle], fill=QUIET, width=2)
+        pen.text((left + width / 2, top + high + 5), _percent(word.share), QUIET, font(13), anchor="ma")
     looked = {
         "word-to-image": "how much the words attend to the cells of the image",
         "image-to-word": "how much the cells of the image attend to the words",
     }[explanation.trace.direction]
     about = f"{explanation.source}, method {explanation.method}: {looked}"
-    pen.text((5, part.height - 30), fit(about, font(15), _INNER), QUIET, font(15))
+    pen.text((0, part.height - 30), fit(about, font(15), _INNER), QUIET, font(15))
     return part
+
+
+def _percent(share: float) -> str:
+    """A share for people: whole percents from 10 % on."""
+    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
 
 
 def _chips(explanation: Explanation) -> list[_Chip]:
@@ -140,19 +153,77 @@ def _chips(explanation: Explanation) -> list[_Chip]:
     if at < len(text):
         chips.append(_Chip(text[at:]))
     for one in outside:
-        if one.word.kind == "magnet":
+        if one.word.kind == WordKind.MAGNET:
             chips += [_Chip("  + "), _Chip(one.word.text, one)]
     return chips
 
 
+@dataclass(frozen=True)
+class _Row:
+    """One line of the word table: a word, or a run of equal special tokens.
+
+    Attributes:
+        words: at least one.
+    """
+
+    words: tuple[WordTrace, ...]
+
+    @property
+    def first(self) -> WordTrace:
+        """The word, for what the run has in common."""
+        return self.words[0]
+
+    @property
+    def name(self) -> str:
+        """The word, and how many times."""
+        name = "last token" if self.first.word.text == LAST else self.first.word.text
+        return f"{name} × {len(self.words)}" if len(self.words) > 1 else name
+
+    @property
+    def share(self) -> float:
+        """Of all together."""
+        return sum(one.share for one in self.words)
+
+    @property
+    def variation(self) -> float:
+        """The mean."""
+        return sum(one.variation for one in self.words) / len(self.words)
+
+    @property
+    def weight(self) -> float:
+        """Of all together in the final map."""
+        return sum(one.weight for one in self.words)
+
+    @property
+    def map(self) -> Heatmap:
+        """The mean."""
+        values = np.mean([one.map.values for one in self.words], axis=0)
+        return Heatmap(values.astype(np.float32), self.first.map.image_size)
+
+
+def _rows(words: Sequence[WordTrace]) -> list[_Row]:
+    """The words as lines; equal special tokens that follow one another, such as pads, share one."""
+    rows: list[_Row] = []
+    for one in words:
+        last = rows[-1].first if rows else None
+        if (
+            last is not None
+            and one.word.kind == last.word.kind == WordKind.SPECIAL
+            and (one.word.text, one.dropped) == (last.word.text, last.dropped)
+        ):
+            rows[-1] = _Row((*rows[-1].words, one))
+        else:
+            rows.append(_Row((one,)))
+    return rows
+
+
 def _words(picture: Image.Image, explanation: Explanation) -> Image.Image:
     """The picture, and the table of words on its right."""
-    words = explanation.trace.words
-    shown, rest = _shown(words)
+    shown, rest = _shown(_rows(explanation.trace.words))
     row = 48 if len(shown) <= 8 else 38
     table_height = 30 + row * len(shown) + (26 if rest else 0)
     small = _scaled(picture, 460, max(260, min(460, table_height)))
-    left = max(small.width, 300) + 40
+    left = max(small.width, 260) + 44
     part = Image.new("RGB", (_INNER, max(small.height + 2, table_height) + 36), PAPER)
     pen = ImageDraw.Draw(part)
     _paste(part, small, (1, 1))
@@ -160,12 +231,14 @@ def _words(picture: Image.Image, explanation: Explanation) -> Image.Image:
     for x, name, anchor in columns.names():
         pen.text((x, 4), name, QUIET, font(13), anchor=anchor)
     pen.line([left, 27, _INNER, 27], fill=_RULE)
-    most = max((one.share for one in words), default=0.0)
+    most = max((one.share for one in shown), default=0.0)
     for number, one in enumerate(shown):
         _word_row(part, picture, one, columns, 30 + number * row, row, most)
     if rest:
-        share = sum(one.share for one in rest)
-        more = f"and {len(rest)} more word{'s' * (len(rest) > 1)} with {share:.0%} of the attention"
+        count, share = sum(len(one.words) for one in rest), sum(one.share for one in rest)
+        more = (
+            f"and {count} more word{'s' * (count > 1)} with {_percent(share)} of the attention, dropped or with little"
+        )
         pen.text((left, 36 + row * len(shown)), more, QUIET, font(13))
     return part
 
@@ -220,38 +293,35 @@ class _Columns:
 
 
 def _word_row(
-    part: Image.Image, picture: Image.Image, one: WordTrace, at: _Columns, top: int, height: int, most: float
+    part: Image.Image, picture: Image.Image, one: _Row, at: _Columns, top: int, height: int, most: float
 ) -> None:
     pen = ImageDraw.Draw(part)
-    gone, middle = one.dropped is not None, top + height // 2
-    ink = _FAINT if gone else INK
-    letters = font(17, bold=one.word.is_head)
-    word = fit(one.word.text, letters, at.map - at.left - 12)
-    pen.text((at.left, middle), word, ink, letters, anchor="lm")
-    if gone:
-        pen.line([at.left, middle + 1, at.left + letters.getlength(word), middle + 1], fill=QUIET, width=1)
+    word, dropped, middle = one.first.word, one.first.dropped, top + height // 2
+    ink = INK if dropped is None else QUIET
+    letters, small = font(17, bold=word.is_head), font(14)
+    name = fit(one.name, letters, at.map - at.left - 12)
+    pen.text((at.left, middle), name, ink, letters, anchor="lm")
+    if dropped is not None:
+        pen.line([at.left, middle + 1, at.left + letters.getlength(name), middle + 1], fill=QUIET, width=1)
     thumb = blend_map(_scaled(picture, 78, height - 6), one.map)
     _paste(part, thumb, (at.map, middle - thumb.height // 2))
-    reach = 112
+    reach = 106
     length = round(reach * one.share / most) if most > 0 else 0
     pen.rounded_rectangle([at.share, middle - 5, at.share + reach, middle + 5], 3, fill=(243, 245, 248))
     if length:
-        pen.rounded_rectangle(
-            [at.share, middle - 5, at.share + max(length, 4), middle + 5], 3, fill=_mix(_TINT, 0.35 if gone else 0.85)
-        )
-    pen.text((at.share + reach + 46, middle), f"{one.share:.1%}", ink, font(14), anchor="rm")
-    pen.text((at.variation, middle), f"{one.variation:.2f}", ink, font(14), anchor="rm")
-    pen.text((at.kind, middle), "head noun" if one.word.is_head else str(one.word.kind), ink, font(14), anchor="lm")
-    room = at.right - at.fate - 20
-    if one.dropped is None:
+        bar = _mix(_TINT, 0.85 if dropped is None else 0.35)
+        pen.rounded_rectangle([at.share, middle - 5, at.share + max(length, 4), middle + 5], 3, fill=bar)
+    pen.text((at.share + reach + 56, middle), f"{one.share:.1%}", ink, small, anchor="rm")
+    pen.text((at.variation, middle), f"{one.variation:.2f}", ink, small, anchor="rm")
+    pen.text((at.kind, middle), "head noun" if word.is_head else str(word.kind), ink, small, anchor="lm")
+    if dropped is None:
         pen.text((at.fate, middle), "✓", POSITIVE, font(15), anchor="lm")
-        pen.text((at.fate + 20, middle), fit(f"kept, weight {one.weight:.2f}", font(14), room), INK, font(14), anchor="lm")
-        return
-    pen.text((at.fate, middle), "✗", NEGATIVE, font(15), anchor="lm")
-    lines = wrap(one.dropped.why, font(14), room, 2)
+    else:
+        pen.text((at.fate, middle), "✗", _FAINT, font(15), anchor="lm")
+    lines = wrap(f"weight {one.weight:.2f}" if dropped is None else dropped.why, small, at.right - at.fate - 20, 2)
     for number, line in enumerate(lines):
         shift = 17 * (number - (len(lines) - 1) / 2)
-        pen.text((at.fate + 20, middle + shift), line, QUIET, font(14), anchor="lm")
+        pen.text((at.fate + 20, middle + shift), line, ink, small, anchor="lm")
 
 
 def _stages(picture: Image.Image, recorded: Heatmap, stages: Sequence[StageTrace]) -> Image.Image:
@@ -276,7 +346,9 @@ def _stage(
 ) -> Image.Image:
     """One map with its name above and, below it, what the stage took and brought forward."""
     small = _scaled(picture, cell - 2, round(cell * 0.8))
-    detail = "the mean of all words, layers and heads" if stage is None else stage.report.detail
+    detail = stage.report.detail if stage is not None else "the mean of all words, layers and heads"
+    if not after.values.any():
+        detail += "; flat: no cell stands out" if stage is not None else ", which is flat: no cell stands out"
     lines = wrap(detail, font(13), cell, 3)
     mini = _scaled(picture, round(cell * 0.42), round(cell * 0.36))
     note_top = 24 + small.height + 10
@@ -304,19 +376,12 @@ def _stage(
 
 def _difference(small: Image.Image, before: Heatmap, after: Heatmap) -> Image.Image:
     """What a stage moved, over a pale picture: blue where the map's share fell, red where it rose."""
-    shares = [
-        np.asarray(Image.fromarray(_share(one)).resize(small.size, Image.Resampling.BILINEAR)) for one in (before, after)
-    ]
-    change = shares[1] - shares[0]
+    cells = (as_shares(after.values) - as_shares(before.values)).astype(np.float32)
+    change = np.asarray(Image.fromarray(cells).resize(small.size, Image.Resampling.BILINEAR))
     strength = np.sqrt(np.abs(change) / max(float(np.abs(change).max()), 1e-12))[..., None] * 0.9
     grey = np.asarray(small.convert("L"), np.float64)[..., None] * 0.25 + 0.75 * 255
     colour = np.where(change[..., None] > 0, np.array(_GAINED, np.float64), np.array(_LOST, np.float64))
     return Image.fromarray(np.rint(grey * (1 - strength) + colour * strength).astype(np.uint8))
-
-
-def _share(heatmap: Heatmap) -> np.ndarray:
-    total = float(heatmap.values.sum(dtype=np.float64))
-    return (heatmap.values / total if total > 0 else heatmap.values).astype(np.float32)
 
 
 def _candidates(picture: Image.Image, explanation: Explanation) -> Image.Image:
@@ -324,7 +389,7 @@ def _candidates(picture: Image.Image, explanation: Explanation) -> Image.Image:
     candidates = explanation.candidates
     columns = max(4, min(5, len(candidates) + 1))
     cell = (_INNER - _GAP * (columns - 1)) // columns
-    small = _scaled(picture, cell - 8, round(cell * 0.85))
+    small = _scaled(picture, cell - 2, round(cell * 0.85))
     frame = (small.width / picture.width, small.height / picture.height)
     final = blend_map(small, explanation.trace.map)
     draw_points(final, explanation.points, frame)
@@ -350,7 +415,7 @@ def _candidate(small: Image.Image, cell: int, number: int, one: CandidateTrace, 
     if not one.chosen:
         shown = Image.blend(shown, Image.new("RGB", shown.size, PAPER), 0.3)
     lines = [
-        f"estimate {one.estimated_iou:.2f}   agreement {one.agreement:.2f}   area {one.mask.mean():.1%}",
+        f"estimate {one.estimated_iou:.2f}, agreement {one.agreement:.2f}, area {one.mask.mean():.1%}",
         f"score {one.score:.2f}" if one.why.startswith(("estimate", "agreement")) else f"score: {one.why}",
     ]
     title = f"candidate {number}" + (", chosen" if one.chosen else "")
@@ -362,10 +427,13 @@ def _card(shown: Image.Image, cell: int, title: str, lines: Sequence[str], frame
     part = Image.new("RGB", (cell, 30 + shown.height + 12 + 18 * len(wrapped)), PAPER)
     pen = ImageDraw.Draw(part)
     pen.text((0, 0), title, INK if frame is not None or title == "final map" else QUIET, font(15, bold=True))
+    _paste(part, shown, (1, 27))
     if frame is not None:
-        pen.rectangle([0, 24, shown.width + 7, 31 + shown.height], fill=frame)
-        pen.rectangle([3, 27, shown.width + 4, 28 + shown.height], fill=PAPER)
-    _paste(part, shown, (4, 28), outline=frame is None)
+        right, bottom = shown.width, 26 + shown.height
+        edge = 4 if min(shown.size) > 16 else 1
+        pen.rectangle([1, 27, right, bottom], outline=frame, width=edge)
+        if edge > 1:
+            pen.rectangle([1 + edge, 27 + edge, right - edge, bottom - edge], outline=PAPER)
     for number, line in enumerate(wrapped):
         pen.text((0, 30 + shown.height + 10 + 18 * number), line, INK if frame is not None else QUIET, font(13))
     return part
@@ -403,25 +471,26 @@ def _foot(notes: Sequence[str]) -> Image.Image:
         pen.text((x + 8, y), sign, PAPER, font(13, bold=True), anchor="mm")
         pen.text((x + 24, y), words, QUIET, small, anchor="lm")
         x += 24 + round(small.getlength(words)) + 28
-    for share, words in ((0.0, ""), (0.5, ""), (1.0, "a word's share of the attention")):
+    for share in (0.0, 0.5, 1.0):
         pen.rounded_rectangle([x, y - 8, x + 18, y + 8], 4, fill=_tint(share, 1.0))
         x += 22
-    pen.text((x + 4, y), words, QUIET, small, anchor="lm")
-    x += 32 + round(small.getlength(words))
-    variation = "variation: how unevenly a word's attention is spread over the image (0: evenly)"
+    tinted = "a word's share of the attention"
+    pen.text((x + 4, y), tinted, QUIET, small, anchor="lm")
+    x += 32 + round(small.getlength(tinted))
+    variation = "variation: 0 where a word's attention is spread evenly"
     pen.text((x, y), fit(variation, small, _INNER - x), QUIET, small, anchor="lm")
     for number, line in enumerate(lines):
         pen.text((0, 50 + 19 * number), line, NEGATIVE, small)
     return part
 
 
-def _shown(words: Sequence[WordTrace]) -> tuple[list[WordTrace], list[WordTrace]]:
-    """The words for the table, in order, and those that it has no room for: dropped ones with the least attention."""
-    if len(words) <= _ROWS:
-        return list(words), []
-    ranked = sorted(range(len(words)), key=lambda i: (words[i].dropped is not None, -words[i].share))
+def _shown(rows: Sequence[_Row]) -> tuple[list[_Row], list[_Row]]:
+    """The lines of the word table, in order, and those without room: first dropped ones with the least attention."""
+    if len(rows) <= _ROWS:
+        return list(rows), []
+    ranked = sorted(range(len(rows)), key=lambda i: (rows[i].first.dropped is not None, -rows[i].share))
     chosen = set(ranked[: _ROWS - 1])
-    split = [[one for i, one in enumerate(words) if (i in chosen) == inside] for inside in (True, False)]
+    split = [[one for i, one in enumerate(rows) if (i in chosen) == inside] for inside in (True, False)]
     return split[0], split[1]
 
 

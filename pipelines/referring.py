@@ -49,7 +49,8 @@ class ReferringSegmentation:
         segmenter: turns point prompts into masks.
         method: stages, point rule and mask choice.
         batch_size: most pairs in one forward pass.
-        explain: keep the map after every stage, every word's own map and all candidates, as `ReferringResult.explanation`.
+        explain: keep the map after every stage, every word's own map and all candidates, as
+            `ReferringResult.explanation`.
     """
 
     def __init__(
