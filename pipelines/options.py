@@ -127,11 +127,12 @@ class ModelOptions(LoadOptions):
             )
         return self.config_for(self.segmenter)
 
-    def load(self, check: Callable[[MapSource], None] | None = None) -> ReferringSegmentation:
+    def load(self, check: Callable[[MapSource], None] | None = None, *, explain: bool = False) -> ReferringSegmentation:
         """Load model, segmenter and method, and print the model's notice on stderr.
 
         Args:
             check: refuses a model that cannot be used, before the segmenter is loaded.
+            explain: keep an explanation with every result.
         """
         import torch
 
@@ -139,7 +140,7 @@ class ModelOptions(LoadOptions):
         method, source = self.chosen_method(), self.load_source()
         if check is not None:
             check(source)
-        return ReferringSegmentation(source, self.load_segmenter(), method, self.batch_size)
+        return ReferringSegmentation(source, self.load_segmenter(), method, self.batch_size, explain=explain)
 
 
 def _print_notice(source: MapSource) -> None:
