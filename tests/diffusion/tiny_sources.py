@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-diffusers = pytest.importorskip("diffusers", reason="the extra diffusion is not installed")
+pytest.importorskip("diffusers", reason="the extra diffusion is not installed")
+
+import diffusers
 
 from grounding.diffusion.base import DiffusionSource
 from grounding.diffusion.reading import MapReading, ModelSettings
