@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from grounding.errors import UsageError
@@ -75,8 +76,13 @@ class LoadOptions:
 
     def load_source(self) -> MapSource:
         """Load a vision-language model or a diffusion pipeline, and print its notice on stderr."""
+        from grounding.model_files import is_pipeline
         from grounding.sources import load_source
 
+        if is_pipeline(self.model) and find_spec("diffusers") is not None:
+            from diffusers.utils.logging import disable_progress_bar
+
+            disable_progress_bar()  # it counts parts
         source = load_source(self.model, self.device, self.dtype, self.device_map, self._prepared())
         _print_notice(source)
         return source
