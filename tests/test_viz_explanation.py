@@ -10,10 +10,11 @@ from made_maps import LAST, WORDS, made_maps
 from PIL import Image, ImageDraw
 
 pytest.importorskip("torch")
-from grounding.explanation import Explanation, rule_in_words, trace_candidates, trace_map
+from grounding.explanation import Explanation, rule_in_words, trace_candidates
 from grounding.methods import load_method
 from grounding.segmenters.base import MaskCandidates
 from grounding.segmenters.mask_selection import MaskRule
+from grounding.trace import trace_map
 from grounding.types import PointPrompts, Word, WordKind
 from grounding.viz_explanation import WIDTH, explanation_sheet
 
