@@ -173,8 +173,8 @@ def rule_in_words(rule: MaskRule) -> str:
         "both": f"the segmenter's estimate × the agreement with the map{measure}",
     }[rule.choice]
     calls = " of the last of three calls" if rule.cascade else ""
-    specks = f"; its specks below {rule.specks:.0%} are then removed" if rule.specks else ""
-    return f"the candidate{calls} with the highest score is chosen: {by}{specks}"
+    specks = f"; then specks below {rule.specks:.0%} are removed" if rule.specks else ""
+    return f"the highest score{calls} is chosen: {by}{specks}"
 
 
 def _why(rule: MaskRule, estimate: float, agreed: float, score: float, share: float) -> str:

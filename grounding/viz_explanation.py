@@ -168,10 +168,9 @@ def _candidate(small: Image.Image, cell: int, number: int, one: CandidateTrace, 
     shown = blend_mask(small, one.mask, colour)
     if not one.chosen:
         shown = Image.blend(shown, Image.new("RGB", shown.size, PAPER), 0.3)
-    lines = [
-        f"estimate {one.estimated_iou:.2f}, agreement {one.agreement:.2f}, area {one.mask.mean():.1%}",
-        f"score {one.score:.2f}" if one.why.startswith(("estimate", "agreement")) else f"score: {one.why}",
-    ]
+    scored = f"score {one.score:.2f}" if one.why.startswith(("estimate", "agreement")) else f"score: {one.why}"
+    measured = f"estimate {one.estimated_iou:.2f}, agreement {one.agreement:.2f}, area {one.mask.mean():.1%}"
+    lines = [text.replace("-", "−") for text in (measured, scored)]
     title = f"candidate {number}" + (", chosen" if one.chosen else "")
     return _card(shown, cell, title, lines, colour if one.chosen else None)
 

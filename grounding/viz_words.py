@@ -34,10 +34,17 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class _Chip:
-    """A piece of the expression: a word with its trace, or what stands between words."""
+    """A piece of the expression: a word with its trace, or what stands between words.
+
+    Attributes:
+        text: as the expression has it.
+        word: its trace.
+        lead: what is drawn before it on the same line.
+    """
 
     text: str
     word: WordTrace | None = None
+    lead: str = ""
 
 
 def expression_line(explanation: Explanation) -> Image.Image:
@@ -47,29 +54,32 @@ def expression_line(explanation: Explanation) -> Image.Image:
     letters, high = font(size), round(size * 1.35)
     line = high + 30
     most = max((chip.word.share for chip in chips if chip.word), default=0.0)
-    placed: list[tuple[float, int, str, WordTrace | None]] = []
+    placed: list[tuple[float, int, _Chip]] = []
     x, y = 0.0, 0
     for chip in chips:
-        text = fit(chip.text, letters, INNER - 12)
-        width = letters.getlength(text) + (10 if chip.word else 0)
-        if x > 0 and x + width > INNER and text.strip():
+        width = letters.getlength(chip.lead + fit(chip.text, letters, INNER - 90)) + (10 if chip.word else 0)
+        if x > 0 and x + width > INNER and chip.text.strip():
             x, y = 0.0, y + line
-        if x > 0 or text.strip():
-            placed.append((x, y, text, chip.word))
+        if x > 0 or chip.text.strip():
+            placed.append((x, y, chip))
             x += width
     part = Image.new("RGB", (INNER, y + line + 36), PAPER)
     pen = ImageDraw.Draw(part)
-    for left, top, text, word in placed:
+    for start, top, chip in placed:
+        text, word, left = fit(chip.text, letters, INNER - 90), chip.word, start + letters.getlength(chip.lead)
+        middle = top + high / 2
+        pen.text((start, middle), chip.lead, QUIET, letters, anchor="lm")
         if word is None:
-            pen.text((left, top + high / 2), text, QUIET, letters, anchor="lm")
+            pen.text((left, middle), text, QUIET, letters, anchor="lm")
             continue
-        width, middle = letters.getlength(text) + 10, top + high / 2
+        width, share = letters.getlength(text) + 10, _percent(word.share)
         gone = word.dropped is not None
         pen.rounded_rectangle([left, top, left + width, top + high], 7, fill=tint(word.share, most))
         pen.text((left + 5, middle), text, QUIET if gone else INK, letters, anchor="lm")
         if gone:
             pen.line([left + 3, middle, left + width - 3, middle], fill=QUIET, width=2)
-        pen.text((left + width / 2, top + high + 5), _percent(word.share), QUIET, font(13), anchor="ma")
+        at = max(left + width / 2, font(13).getlength(share) / 2)  # a short word's share is wider than the word
+        pen.text((at, top + high + 5), share, QUIET, font(13), anchor="ma")
     looked = {
         "word-to-image": "how much the words attend to the cells of the image",
         "image-to-word": "how much the cells of the image attend to the words",
@@ -100,10 +110,7 @@ def _chips(explanation: Explanation) -> list[_Chip]:
             at = end
     if at < len(text):
         chips.append(_Chip(text[at:]))
-    for one in outside:
-        if one.word.kind == WordKind.MAGNET:
-            chips += [_Chip("  + "), _Chip(one.word.text, one)]
-    return chips
+    return [*chips, *(_Chip(one.word.text, one, "  + ") for one in outside if one.word.kind == WordKind.MAGNET)]
 
 
 @dataclass(frozen=True)
@@ -183,9 +190,7 @@ def word_table(picture: Image.Image, explanation: Explanation) -> Image.Image:
         _word_row(part, picture, one, left, 30 + number * row, row, most)
     if rest:
         count, share = sum(len(one.words) for one in rest), sum(one.share for one in rest)
-        more = (
-            f"and {count} more word{'s' * (count > 1)} with {_percent(share)} of the attention, dropped or with little"
-        )
+        more = f"and {count} more word{'s' * (count > 1)} with {_percent(share)} of the attention, see the JSON"
         pen.text((left, 36 + row * len(shown)), more, QUIET, font(13))
     return part
 
