@@ -91,7 +91,11 @@ def expression_line(explanation: Explanation) -> Image.Image:
 
 def _percent(share: float) -> str:
     """A share for people: whole percents from 10 % on."""
-    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
+    return f"{share:.0%}" if share >= 0.0995 else _tenths(share)
+
+
+def _tenths(share: float) -> str:
+    return "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
 
 
 def _chips(explanation: Explanation) -> list[_Chip]:
@@ -219,7 +223,7 @@ def _word_row(
         pen.rounded_rectangle(
             [at["share of attention"], middle - 5, at["share of attention"] + max(length, 4), middle + 5], 3, fill=bar
         )
-    pen.text((at["share of attention"] + reach + 56, middle), f"{one.share:.1%}", ink, small, anchor="rm")
+    pen.text((at["share of attention"] + reach + 56, middle), _tenths(one.share), ink, small, anchor="rm")
     pen.text((at["variation"], middle), f"{one.variation:.2f}", ink, small, anchor="rm")
     pen.text((at["kind"], middle), "head noun" if word.is_head else str(word.kind), ink, small, anchor="lm")
     if dropped is None:
