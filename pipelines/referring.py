@@ -22,8 +22,9 @@ from pipelines.results import ReferringResult, Timings, picture_notes
 if TYPE_CHECKING:
     import torch
 
-    from grounding.explanation import Explanation, MapTrace
+    from grounding.explanation import Explanation
     from grounding.segmenters.base import MaskCandidates, Segmenter
+    from grounding.trace import MapTrace
 
 Pair = tuple[Picture, str]
 T = TypeVar("T")
@@ -242,7 +243,7 @@ class ReferringSegmentation:
     def _trace(self, recorded: AttentionMaps) -> MapTrace | None:
         if not self.explain:
             return None
-        from grounding.explanation import trace_map
+        from grounding.trace import trace_map
 
         return trace_map(self.method, recorded)
 

@@ -82,7 +82,7 @@ def write_result(
 
     files = []
     for form in formats:
-        file, *others = (folder / name for name in file_names(stem, form))
+        file = folder / file_names(stem, form)[0]
         if form == "npz":
             files.append(save_heatmap(file, heatmap))
         elif form == "coco":
@@ -90,21 +90,22 @@ def write_result(
         elif form == "explain":
             if explanation is None:
                 raise ValueError("the format 'explain' needs an explanation")
-            files += _write_explanation(file, *others, image, explanation, notes)
+            files += _write_explanation(folder, stem, image, explanation, notes)
         else:
             files.append(write_bytes(file, _png(content(form))))
     return tuple(files)
 
 
 def _write_explanation(
-    picture: Path, data: Path, image: Image.Image, explanation: Explanation, notes: Sequence[str]
-) -> tuple[Path, Path]:
+    folder: Path, stem: str, image: Image.Image, explanation: Explanation, notes: Sequence[str]
+) -> list[Path]:
     from grounding.viz_explanation import explanation_sheet  # imports matplotlib, which is slow
 
+    picture, data = (folder / name for name in file_names(stem, "explain"))
     text = to_json(explanation.to_json(), str(data), indent=2)
     # A list of numbers stands on one line. No text can be mistaken for one: in JSON a text holds no line break.
     text = re.sub(r"\[\n[\s\d.,eE+-]*\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)
-    return write_bytes(picture, _png(explanation_sheet(image, explanation, notes))), write_text(data, text + "\n")
+    return [write_bytes(picture, _png(explanation_sheet(image, explanation, notes))), write_text(data, text + "\n")]
 
 
 def mask_image(size: tuple[int, int], segments: Sequence[Segment]) -> Image.Image:

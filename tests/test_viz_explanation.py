@@ -10,10 +10,11 @@ from made_maps import LAST, WORDS, made_maps
 from PIL import Image, ImageDraw
 
 pytest.importorskip("torch")
-from grounding.explanation import Explanation, rule_in_words, trace_candidates, trace_map
+from grounding.explanation import Explanation, rule_in_words, trace_candidates
 from grounding.methods import load_method
 from grounding.segmenters.base import MaskCandidates
 from grounding.segmenters.mask_selection import MaskRule
+from grounding.trace import trace_map
 from grounding.types import PointPrompts, Word, WordKind
 from grounding.viz_explanation import WIDTH, explanation_sheet
 
@@ -99,3 +100,13 @@ def test_a_word_whose_letters_the_expression_does_not_have_there_is_in_the_table
     explanation_sheet(Image.new("RGB", (120, 80)), made(words=odd))
     assert said.count("il") == said.count("right") == 1
     assert "the " in said  # what no word covers is drawn plain
+
+
+def test_a_small_share_is_not_called_nothing(said):
+    shown = made()
+    words = tuple(
+        replace(one, share=share) for one, share in zip(shown.trace.words, (0, 0.0002, 0.5, 0.4, 0.0998), strict=True)
+    )
+    explanation_sheet(Image.new("RGB", (120, 80)), replace(shown, trace=replace(shown.trace, words=words)))
+    assert [text for text in said if text.endswith("%")][:4] == ["0.0%", "<0.1%", "50%", "40%"]
+    assert said.count("<0.1%") == 2
