@@ -139,7 +139,15 @@ def row_request(layouts: Sequence[TokenLayout], words: Sequence[Sequence[Word]],
         layouts: per element the layout of its sequence.
         words: per element the words whose tokens are the queries; words may share positions.
         spec: layers, heads, reductions, statistics and budget.
+
+    Raises:
+        RecordingError: the spec has magnets.
     """
+    if spec.magnets is not None:
+        raise RecordingError(
+            "magnets share a cell's attention with the expression, and in a vision-language model cells do not attend to "
+            "words: leave the stage 'magnets' out, or use a diffusion transformer"
+        )
     image = tuple(tuple(layout.image.tolist()) for layout in layouts)
     return RowRequest(
         queries=tuple(tuple(dict.fromkeys(p for word in own for p in word.positions)) for own in words),
