@@ -11,7 +11,6 @@ from grounding.methods import Method, without
 from grounding.points import ArgMax
 from grounding.types import MagnetWords, RecordSpec
 
-
 LADDER = {
     "stop-words": "stop words dropped",
     "text-sinks": "sinks out",
@@ -19,7 +18,7 @@ LADDER = {
     "head-noun": "head noun",
     "spatial-bias": "spatial bias",
 }
-"""Stages that RefAM (arXiv 2509.22650) adds to a raw map of words, in the order of our ablation, and their names there."""
+"""Stages that RefAM (arXiv 2509.22650) adds to a raw map of words, in the order of our ablation, and names."""
 
 
 def ablations(method: Method) -> dict[str, Method]:
@@ -40,7 +39,7 @@ def ablations(method: Method) -> dict[str, Method]:
 
 
 def ladder(method: Method) -> dict[str, Method]:
-    """The method built up from the raw map of all its words, a stage of `LADDER` at a time; the full method is left out.
+    """Build the method up from the raw map of all words, a stage of `LADDER` at a time; the full method is left out.
 
     A method with less than three of these stages has no ladder, since leaving out each says the same.
     """

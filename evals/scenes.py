@@ -96,8 +96,8 @@ def answer_samples(
 ) -> Answers:
     """Record every sample once and evaluate all variants on the same recording.
 
-    The model runs once per sample and list of magnets (and once for the words of another object), the segmenter's encoder
-    once per image; each variant then runs its own stages on the recorded maps.
+    The model runs once per sample and list of magnets (and once for the words of another object), the segmenter's
+    encoder once per image; each variant then runs its own stages on the recorded maps.
 
     Args:
         pipe: the pipeline that is measured.
@@ -110,7 +110,6 @@ def answer_samples(
     Returns:
         The outcomes of the full method, of the controls and, where asked for, of the ablations.
     """
-
     methods = {FULL: pipe.method} | (ablations(pipe.method) if ablate else {})
     recordings = shared_recordings(methods, pipe.source.layer_count)
     first = next(iter(recordings))
@@ -123,7 +122,9 @@ def answer_samples(
         asked = [(sample.image, sample.other) for sample in batch if sample.other]
         others = iter(attempt(asked, partial(pipe.record_maps, spec=first)))
         for index, sample in enumerate(batch):
-            variants = [(name, method, maps[spec][index]) for spec, own in recordings.items() for name, method in own.items()]
+            variants = [
+                (name, method, maps[spec][index]) for spec, own in recordings.items() for name, method in own.items()
+            ]
             scenes.append(sample.scene)
             kinds.append(sample.kind)
             other = next(others) if sample.other else None

@@ -68,7 +68,7 @@ STATISTICS = ("max_all", "max_image")
 """Head statistics that can be recorded."""
 
 MagnetEncoding = Literal["separate", "inline"]
-"""How a text encoder reads magnets: each alone, with an end token of its own, or behind the prompt in the same string."""
+"""How a text encoder reads magnets: each alone, with an end token of its own, or behind the prompt in one string."""
 
 
 @dataclass(frozen=True)

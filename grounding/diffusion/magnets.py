@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from itertools import takewhile
+from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
 
 from grounding.diffusion.prompts import Encoded, TextPrompt
+from grounding.diffusion.reading import Pads
 from grounding.errors import ModelError
 from grounding.text.kinds import kind_of, normal
 from grounding.text.vocabulary import refuse_unknown
 from grounding.types import MagnetWords, Word, WordKind
 
-if TYPE_CHECKING:
-    from grounding.diffusion.base import DiffusionSource
+
+class TextEncoding(Protocol):
+    """What encodes prompts: the part of a `DiffusionSource` that magnets need."""
+
+    name: str
+    per_token: ClassVar[Mapping[str, int]]
+    pad_rules: ClassVar[tuple[Pads, ...]]
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer that labels text tokens."""
+
+    def encode(self, text: str) -> Encoded:
+        """Encode a prompt."""
+
+    def with_reading(self, **changes: Any) -> TextEncoding:
+        """The same, with another treatment of padding."""
 
 
 class PromptMagnets:
@@ -26,7 +42,7 @@ class PromptMagnets:
         source: encodes prompts.
     """
 
-    def __init__(self, source: DiffusionSource) -> None:
+    def __init__(self, source: TextEncoding) -> None:
         self._source = source
         self._alone: dict[str, Encoded] = {}
 
@@ -49,7 +65,7 @@ class PromptMagnets:
         return replace(prompt, text=text, words=tuple(words))
 
     def encode(self, prompt: TextPrompt, magnets: MagnetWords | None) -> Encoded:
-        """Encode a prompt, followed by the magnets that are encoded alone; what is pooled is the prompt's own.
+        """Encode a prompt, followed by the magnets that are encoded alone; the pooled states are the prompt's own.
 
         Args:
             prompt: as `prompt` gave it.
@@ -61,7 +77,12 @@ class PromptMagnets:
         encoded = self._source.encode(prompt.text)
         if magnets is None or magnets.encoding == "inline":
             return encoded
-        parts = [encoded, *(self._encode_alone(magnet) for magnet in _used(prompt, magnets))]
+        added = [self._encode_alone(magnet) for magnet in _used(prompt, magnets)]
+        # Padding stays last: a transformer that drops it keeps what stands before.
+        count = len(encoded.tokens)
+        end = count - sum(1 for _ in takewhile(lambda token: token.role == "pad", reversed(encoded.tokens)))
+        own, padding = (self._part(encoded, indices) for indices in (range(end), range(end, count)))
+        parts = [own, *added, padding]
         joined = {
             name: torch.cat([part.inputs[name] for part in parts], dim=axis)
             for name, axis in self._source.per_token.items()
@@ -82,14 +103,22 @@ class PromptMagnets:
             # Padding, where the text encoder sees it, changes the states of the tokens before it.
             alone = source.with_reading(pads="drop") if "drop" in source.pad_rules else source
             encoded = alone.encode(magnet)
-            own = [i for i, token in enumerate(encoded.tokens) if token.role != "pad"]
-            ids = [source.tokenizer.unk_token_id if encoded.tokens[i].unknown else -1 for i in own]
+            own = self._part(encoded, [i for i, token in enumerate(encoded.tokens) if token.role != "pad"])
+            ids = [source.tokenizer.unk_token_id if token.unknown else -1 for token in own.tokens]
             refuse_unknown(magnet, ids, source.tokenizer, source.name)
-            self._alone[magnet] = Encoded(
-                tuple(replace(encoded.tokens[i], role="magnet", span=(0, 0)) for i in own),
-                {name: _picked(encoded.inputs[name], own, axis) for name, axis in source.per_token.items()},
-            )
+            tokens = tuple(replace(token, role="magnet", span=(0, 0)) for token in own.tokens)
+            self._alone[magnet] = replace(own, tokens=tokens)
         return self._alone[magnet]
+
+    def _part(self, encoded: Encoded, indices: Sequence[int]) -> Encoded:
+        """Some tokens of a prompt, with what the transformer takes per token."""
+        inputs = {}
+        for name, axis in self._source.per_token.items():
+            values = encoded.inputs[name]
+            inputs[name] = values.index_select(
+                axis, torch.tensor(list(indices), dtype=torch.long, device=values.device)
+            )
+        return Encoded(tuple(encoded.tokens[i] for i in indices), inputs)
 
 
 def _used(prompt: TextPrompt, magnets: MagnetWords) -> Sequence[str]:
@@ -100,8 +129,3 @@ def _used(prompt: TextPrompt, magnets: MagnetWords) -> Sequence[str]:
         for magnet in magnets.texts
         if not (magnets.skip_content and kind_of(magnet) is WordKind.CONTENT and normal(magnet) in held)
     ]
-
-
-def _picked(values: Any, indices: Sequence[int], axis: int) -> Tensor:
-    tensor: Tensor = values
-    return tensor.index_select(axis, torch.tensor(indices, device=tensor.device))

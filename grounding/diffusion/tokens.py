@@ -23,8 +23,8 @@ class TextToken:
     Attributes:
         piece: the token as its tokenizer writes it, such as "▁fish" or "</s>".
         span: (start, end) characters in the prompt; (0, 0) for tokens that stand for none.
-        role: `text`; `special`: end of text, chat markup, and pieces that are blanks alone; `pad`; `magnet`: a piece of a
-            magnet that was encoded alone, its end of text included.
+        role: `text`; `special`: end of text, chat markup, and pieces that are blanks alone; `pad`; `magnet`: a piece of
+            a magnet that was encoded alone, its end of text included.
         unknown: whether the tokenizer has no piece for these characters.
     """
 

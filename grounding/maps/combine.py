@@ -19,9 +19,9 @@ class Combine(Stage):
     or is left out.
 
     Attributes:
-        how: `sum`: the sum over words, each the sum of its tokens, as RefAM (arXiv 2509.22650) does. `mean`: the sum over
-            words of the mean of their tokens, so that words of several pieces count no more than others. `max`: each
-            cell's largest word.
+        how: `sum`: the sum over words, each the sum of its tokens, as RefAM (arXiv 2509.22650) does. `mean`: the sum
+            over words of the mean of their tokens, so that words of several pieces count no more than others. `max`:
+            each cell's largest word.
 
     Notes:
         Maps whose queries are words hold the mean of a word's tokens; there `sum` and `mean` are the same.

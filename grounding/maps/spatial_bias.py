@@ -27,8 +27,8 @@ class SpatialBias(Stage):
         vertical: use top and bottom as well as left, right and middle.
 
     Notes:
-        RefAM (arXiv 2509.22650) names a spatial bias in its ablation and does not give its form; this one is our choice,
-        after the ramps over the full width of earlier zero-shot methods.
+        RefAM (arXiv 2509.22650) names a spatial bias in its ablation and does not give its form; this one is our
+        choice, after the ramps over the full width of earlier zero-shot methods.
     """
 
     name: ClassVar[str] = "spatial-bias"

@@ -91,7 +91,7 @@ class TextSinks(Stage):
         return result, StageReport(self.name, lost_share(before, after), detail, {"words": table})
 
     def measure(self, maps: AttentionMaps) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Per word [T]: share relative to equal weights, variation over cells, weight from others relative to the median.
+        """Per word [T]: share over equal weights, variation over cells, weight from other words over the median's.
 
         Raises:
             MethodError: see `apply`.

@@ -17,16 +17,22 @@ GRID = ImageGrid(np.arange(12), (3, 4), (0.0, 0.0, 80.0, 30.0))
 def test_left_and_right_are_mirrored_by_a_flip_of_the_image():
     for one, other in ((("left",), ("right",)), (("top", "left"), ("top", "right")), (("middle",), ("middle",))):
         np.testing.assert_allclose(ramp(one, GRID, (80, 30), 0.1)[:, ::-1], ramp(other, GRID, (80, 30), 0.1), rtol=1e-6)
-    np.testing.assert_allclose(ramp(("top",), GRID, (80, 30), 0.1)[::-1], ramp(("bottom",), GRID, (80, 30), 0.1), rtol=1e-6)
+    np.testing.assert_allclose(
+        ramp(("top",), GRID, (80, 30), 0.1)[::-1], ramp(("bottom",), GRID, (80, 30), 0.1), rtol=1e-6
+    )
 
 
 def test_a_ramp_is_linear_over_the_whole_picture():
     np.testing.assert_allclose(ramp(("left",), GRID, (80, 30), 0.0)[1], [0.875, 0.625, 0.375, 0.125])
-    np.testing.assert_allclose(ramp(("left",), GRID, (80, 30), 0.2)[0], 0.2 + 0.8 * np.array([0.875, 0.625, 0.375, 0.125]))
+    np.testing.assert_allclose(
+        ramp(("left",), GRID, (80, 30), 0.2)[0], 0.2 + 0.8 * np.array([0.875, 0.625, 0.375, 0.125])
+    )
     half = ImageGrid(np.arange(12), (3, 4), (40.0, 0.0, 80.0, 30.0))  # the right half of the picture
     np.testing.assert_allclose(ramp(("right",), half, (80, 30), 0.0)[0], [0.5625, 0.6875, 0.8125, 0.9375])
     np.testing.assert_allclose(ramp(("middle",), GRID, (80, 30), 0.0)[0], [0.25, 0.75, 0.75, 0.25])
-    np.testing.assert_allclose(ramp(("middle", "left"), GRID, (80, 30), 0.0)[:, 0], 0.875 * np.array([1 / 3, 1, 1 / 3]), rtol=1e-6)
+    np.testing.assert_allclose(
+        ramp(("middle", "left"), GRID, (80, 30), 0.0)[:, 0], 0.875 * np.array([1 / 3, 1, 1 / 3]), rtol=1e-6
+    )
 
 
 def expression_maps(text, shape=(3, 4)):

@@ -62,7 +62,7 @@ def test_each_test_is_needed():
 
 
 def test_a_word_on_itself_is_no_evidence():
-    logits, between = planted()
+    logits, _ = planted()
     maps = text_maps(WORDS, logits, np.eye(5) * 0.9 + 0.02)
     assert not any(flags(TextSinks()(maps)[1]).values())
 
@@ -91,7 +91,9 @@ def test_a_content_word_that_is_a_sink_goes_unless_it_is_the_last_one():
     result, report = TextSinks()(maps)
     assert flags(report)["star"] is True
     assert "star" in [word.text for word in result.words]
-    more = text_words(("▁", "special"), ("red", "content"), ("star", "content"), ("left", "spatial"), ("</s>", "special"))
+    more = text_words(
+        ("▁", "special"), ("red", "content"), ("star", "content"), ("left", "spatial"), ("</s>", "special")
+    )
     result, _ = TextSinks()(text_maps(more, logits, between))
     assert [word.text for word in result.words] == ["▁", "red", "left", "</s>"]
 
