@@ -126,10 +126,16 @@ def load_heatmap(path: str | Path) -> Heatmap:
     try:
         with np.load(path, allow_pickle=False) as data:
             width, height = data["image_size"].tolist()
-            stages = tuple(StageReport(**report) for report in json.loads(str(data["stages"])))
+            stages = tuple(_report(fields) for fields in json.loads(str(data["stages"])))
             return Heatmap(data["values"].astype(np.float32), (int(width), int(height)), stages)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as wrong:
         raise OutputError(f"no heat map can be read from {path} ({_reason(wrong)}): write it again") from wrong
+
+
+def _report(fields: dict[str, Any]) -> StageReport:
+    """A report from its JSON, which has text as keys and lists as tuples; files of older versions have fewer fields."""
+    dropped = {int(index): why for index, why in fields.pop("dropped", {}).items()}
+    return StageReport(**{**fields, "dropped": dropped, "weights": tuple(fields.get("weights", ()))})
 
 
 def save_maps(path: str | Path, maps: AttentionMaps) -> Path:

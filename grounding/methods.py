@@ -7,6 +7,7 @@ or point rule may come from another distribution; see `grounding.registry`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from grounding.points import RULES, PointRule, SpreadPoints
 from grounding.presets import read_shipped, shipped_names
 from grounding.registry import Registry
 from grounding.segmenters.mask_selection import MaskRule
-from grounding.types import AttentionMaps, Heatmap, RecordSpec, Reduce
+from grounding.types import AttentionMaps, Heatmap, RecordSpec, Reduce, StageReport
 
 STAGES: Registry[Stage] = Registry(
     "stage",
@@ -236,12 +237,15 @@ def without(method: Method, stage: str) -> Method:
     return replace(method, name=f"{method.name}-without-{stage}", stages=left)
 
 
-def run_stages(method: Method, maps: AttentionMaps) -> Heatmap:
+def run_stages(
+    method: Method, maps: AttentionMaps, watch: Callable[[AttentionMaps, StageReport], None] | None = None
+) -> Heatmap:
     """Take recorded maps through a method's stages to a heat map.
 
     Args:
         method: the method.
         maps: recorded attention, with `background` where the method has a contrast.
+        watch: called after every stage with its maps and its report; see `grounding.explanation`.
 
     Returns:
         The heat map, with one report a stage.
@@ -254,4 +258,6 @@ def run_stages(method: Method, maps: AttentionMaps) -> Heatmap:
     for stage in method.stages:
         maps, report = stage(maps)
         reports.append(report)
+        if watch is not None:
+            watch(maps, report)
     return replace(method.compose(maps), stages=tuple(reports))

@@ -243,12 +243,17 @@ class StageReport:
         removed: share of the attention mass that the stage took away, in [0, 1].
         detail: one short sentence for people ("3 of 144 columns suppressed").
         data: numbers and lists behind the sentence, JSON-ready.
+        dropped: by a word's index among the words that the stage was given, why its attention is not in the map from
+            here on, in a few words ("stop word"). A stage may leave such a word among its maps' words, emptied.
+        weights: where the stage joins words into one map: each given word's weight in it, summing to 1; else empty.
     """
 
     stage: str
     removed: float
     detail: str
     data: dict[str, Any] = field(default_factory=dict)
+    dropped: dict[int, str] = field(default_factory=dict)
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from pipelines.records import Record, error_record, for_item, outdated, result_r
 from pipelines.referring import ReferringSegmentation
 from pipelines.results import ReferringResult
 from pipelines.runs import write_run
-from pipelines.writers import FORMATS, Format, file_name
+from pipelines.writers import FORMATS, Format, file_names
 
 ItemOutcome = ReferringResult | GroundingError
 
@@ -31,7 +31,7 @@ class Job:
     Attributes:
         items: images and expressions, in the manifest's order.
         out: the run folder.
-        formats: `coco` is one file per run, each other one file per piece of work.
+        formats: `coco` is one file per run, each other one file per piece of work, or two for `explain`.
         config: of the run.
         batch_size: most items in one forward pass.
         resume: skip items that are done; otherwise all are done again.
@@ -51,9 +51,14 @@ class Job:
         words = shortened(slug(item.expression), 40, 60)
         return f"{slug(Path(item.image).stem)}-{words}-{item.work(self.config.hash)[:8]}"
 
-    def files(self, item: ManifestItem) -> dict[Format, str]:
-        """The names of a piece of work's own files by format."""
-        return {form: file_name(self.stem(item), form) for form in self.formats if form != "coco"}
+    @property
+    def own_formats(self) -> tuple[Format, ...]:
+        """The formats that give every piece of work files of its own."""
+        return tuple(form for form in self.formats if form != "coco")
+
+    def files(self, item: ManifestItem) -> tuple[str, ...]:
+        """The names of a piece of work's own files."""
+        return tuple(name for form in self.own_formats for name in file_names(self.stem(item), form))
 
     def done(self, results: RecordLog[Record]) -> frozenset[str]:
         """The works of items to be skipped: they have a line without an error, and their files exist."""
@@ -64,7 +69,7 @@ class Job:
             work
             for item in self.items
             if (work := item.work(self.config.hash)) in good
-            and all((self.out / name).is_file() for name in self.files(item).values())
+            and all((self.out / name).is_file() for name in self.files(item))
         )
 
     def by_work(self, results: RecordLog[Record]) -> dict[str, Record]:
@@ -177,12 +182,12 @@ def parse_formats(words: Sequence[str]) -> tuple[Format, ...]:
 
 def _saved(job: Job, item: ManifestItem, result: ReferringResult) -> ReferringResult:
     """Write a result's own files."""
-    if files := job.files(item):
-        result.save(job.out, job.stem(item), tuple(files))
+    if job.own_formats:
+        result.save(job.out, job.stem(item), job.own_formats)
     return result
 
 
 def _record(job: Job, item: ManifestItem, outcome: ItemOutcome) -> Record:
     if isinstance(outcome, GroundingError):
         return error_record(item, job.config, outcome)
-    return result_record(item, job.config, outcome, tuple(job.files(item).values()))
+    return result_record(item, job.config, outcome, job.files(item))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from grounding.errors import UsageError
@@ -75,8 +76,13 @@ class LoadOptions:
 
     def load_source(self) -> MapSource:
         """Load a vision-language model or a diffusion pipeline, and print its notice on stderr."""
+        from grounding.model_files import is_pipeline
         from grounding.sources import load_source
 
+        if is_pipeline(self.model) and find_spec("diffusers") is not None:
+            from diffusers.utils.logging import disable_progress_bar
+
+            disable_progress_bar()  # it counts parts
         source = load_source(self.model, self.device, self.dtype, self.device_map, self._prepared())
         _print_notice(source)
         return source
@@ -121,11 +127,12 @@ class ModelOptions(LoadOptions):
             )
         return self.config_for(self.segmenter)
 
-    def load(self, check: Callable[[MapSource], None] | None = None) -> ReferringSegmentation:
+    def load(self, check: Callable[[MapSource], None] | None = None, *, explain: bool = False) -> ReferringSegmentation:
         """Load model, segmenter and method, and print the model's notice on stderr.
 
         Args:
             check: refuses a model that cannot be used, before the segmenter is loaded.
+            explain: keep an explanation with every result.
         """
         import torch
 
@@ -133,7 +140,7 @@ class ModelOptions(LoadOptions):
         method, source = self.chosen_method(), self.load_source()
         if check is not None:
             check(source)
-        return ReferringSegmentation(source, self.load_segmenter(), method, self.batch_size)
+        return ReferringSegmentation(source, self.load_segmenter(), method, self.batch_size, explain=explain)
 
 
 def _print_notice(source: MapSource) -> None:

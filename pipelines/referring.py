@@ -22,7 +22,8 @@ from pipelines.results import ReferringResult, Timings, picture_notes
 if TYPE_CHECKING:
     import torch
 
-    from grounding.segmenters.base import Segmenter
+    from grounding.explanation import Explanation, MapTrace
+    from grounding.segmenters.base import MaskCandidates, Segmenter
 
 Pair = tuple[Picture, str]
 T = TypeVar("T")
@@ -48,10 +49,18 @@ class ReferringSegmentation:
         segmenter: turns point prompts into masks.
         method: stages, point rule and mask choice.
         batch_size: most pairs in one forward pass.
+        explain: keep the map after every stage, every word's own map and all candidates, as
+            `ReferringResult.explanation`.
     """
 
     def __init__(
-        self, source: MapSource, segmenter: Segmenter, method: Method, batch_size: int = DEFAULT_BATCH
+        self,
+        source: MapSource,
+        segmenter: Segmenter,
+        method: Method,
+        batch_size: int = DEFAULT_BATCH,
+        *,
+        explain: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -59,6 +68,7 @@ class ReferringSegmentation:
         self.segmenter = segmenter
         self.method = method
         self.batch_size = batch_size
+        self.explain = explain
         self.spec = method.record_spec(source.layer_count)
         self._encoded: bytes | None = None
         self._backgrounds = Backgrounds(source)
@@ -75,6 +85,7 @@ class ReferringSegmentation:
         device_map: str | dict[str, Any] | None = None,
         batch_size: int = DEFAULT_BATCH,
         nouns: str = "rules",
+        explain: bool = False,
     ) -> ReferringSegmentation:
         """Load model, segmenter and method by name.
 
@@ -88,6 +99,7 @@ class ReferringSegmentation:
             device_map: spreads the model over devices through accelerate; `device` then applies to the segmenter only.
             batch_size: most pairs in one forward pass.
             nouns: how head nouns are found: `rules` or `spacy`; see `grounding.text.parse.noun_finder`.
+            explain: see the class.
 
         Raises:
             GroundingError: something of this is unknown, missing or too large; see the loaders.
@@ -99,7 +111,7 @@ class ReferringSegmentation:
         # Cheap parts first, so that a misspelt name is refused before a model is loaded.
         chosen, finder = method_for(model, method), noun_finder(nouns)
         source = load_source(model, device, dtype, device_map, finder)
-        return cls(source, load_segmenter(segmenter, device, dtype), chosen, batch_size)
+        return cls(source, load_segmenter(segmenter, device, dtype), chosen, batch_size, explain=explain)
 
     @overload
     def __call__(self, image: Picture, expression: str) -> ReferringResult: ...
@@ -192,21 +204,62 @@ class ReferringSegmentation:
         started = time.perf_counter()
         maps = self.record_maps(pairs)
         attention = (time.perf_counter() - started) / len(pairs)
-        results = []
-        for (image, expression), recorded in zip(pairs, maps, strict=True):
-            marks = [time.perf_counter()]
-            heatmap = run_stages(self.method, recorded)
-            points = self.method.points(heatmap)
-            marks.append(time.perf_counter())
-            self.encode(image)
-            marks.append(time.perf_counter())
-            segment = self.ask(heatmap, points, expression)
-            marks.append(time.perf_counter())
-            stages, encode, mask = (after - before for before, after in itertools.pairwise(marks))
-            timings = Timings(attention, stages, encode, mask)
-            notes = picture_notes(image, recorded.grids)
-            results.append(ReferringResult(image, expression, (segment,), heatmap, points, timings, notes))
-        return results
+        return [
+            self._result(image, expression, recorded, attention)
+            for (image, expression), recorded in zip(pairs, maps, strict=True)
+        ]
+
+    def _result(
+        self, image: Image.Image, expression: str, recorded: AttentionMaps, attention: float
+    ) -> ReferringResult:
+        """From one pair's recorded maps to its mask; `attention` is the seconds that the recording took."""
+        from grounding.segmenters.mask_selection import predict_candidates, selected_segment
+
+        marks = [time.perf_counter()]
+        trace = self._trace(recorded)
+        heatmap = run_stages(self.method, recorded) if trace is None else trace.map
+        points = self.method.points(heatmap)
+        marks.append(time.perf_counter())
+        self.encode(image)
+        marks.append(time.perf_counter())
+        rule = self.method.mask
+        candidates = predict_candidates(self.segmenter, points, heatmap, rule)
+        segment = selected_segment(candidates, points, heatmap, rule, expression)
+        marks.append(time.perf_counter())
+        stages, encode, mask = (after - before for before, after in itertools.pairwise(marks))
+        explanation = None if trace is None else self._explanation(expression, trace, points, candidates)
+        return ReferringResult(
+            image,
+            expression,
+            (segment,),
+            heatmap,
+            points,
+            Timings(attention, stages, encode, mask),
+            picture_notes(image, recorded.grids),
+            explanation,
+        )
+
+    def _trace(self, recorded: AttentionMaps) -> MapTrace | None:
+        if not self.explain:
+            return None
+        from grounding.explanation import trace_map
+
+        return trace_map(self.method, recorded)
+
+    def _explanation(
+        self, expression: str, trace: MapTrace, points: PointPrompts, candidates: MaskCandidates
+    ) -> Explanation:
+        from grounding.explanation import Explanation, rule_in_words, trace_candidates
+
+        return Explanation(
+            expression=plain_quotes(expression),
+            source=self.source.name,
+            method=self.method.name,
+            trace=trace,
+            points=points,
+            rule=rule_in_words(self.method.mask),
+            candidates=trace_candidates(candidates, trace.map, self.method.mask),
+        )
 
 
 def method_for(model: str, method: str | Path = "auto") -> Method:

@@ -20,6 +20,7 @@ from grounding.types import Heatmap, PointPrompts, Segment, StageReport
 from pipelines.writers import FORMATS, Format, write_noun_sheet, write_result
 
 if TYPE_CHECKING:
+    from grounding.explanation import Explanation
     from grounding.viz_nouns import NounPanel
 
 MASK_FITS = 0.005
@@ -73,6 +74,7 @@ class ReferringResult(ByValue):
     points: PointPrompts = field(repr=False)
     timings: Timings = field(compare=False)
     notes: tuple[str, ...] = ()
+    explanation: Explanation | None = field(default=None, repr=False)
 
     @property
     def stages(self) -> tuple[StageReport, ...]:
@@ -93,23 +95,36 @@ class ReferringResult(ByValue):
             name: the files' name without ending; made of the expression where None.
             formats: one or several. `png`: the image with map, points and mask; `mask`: white on the mask, black off
                 it, in the image's size; `cutout`: the image, transparent off the mask; `coco`: a list of COCO results
-                with RLE masks; `npz`: the map with what each stage removed.
+                with RLE masks; `npz`: the map with what each stage removed; `explain`: the `explanation`, as the
+                picture `NAME.explain.png` and as `NAME.explain.json`, which `grounding.explanation` describes.
             image_id: of the COCO results: the image's number in the ground truth.
 
         Returns:
             The files, in the order of `formats`.
 
         Raises:
-            OutputError: a format is unknown, or the folder cannot be written to.
+            OutputError: a format is unknown, `explain` was asked for without an explanation, or the folder cannot be
+                written to.
         """
         asked = (formats,) if isinstance(formats, str) else tuple(formats)
         known = tuple(form for one in asked for form in FORMATS if form == one)
         if len(known) < len(asked):
             unknown = next(one for one in asked if one not in FORMATS)
             raise OutputError(f"format {unknown!r} is not known: choose among {', '.join(FORMATS)}")
+        if "explain" in known and self.explanation is None:
+            raise OutputError("the result holds no explanation: make the pipeline with explain=True")
         stem = file_stem(self.expression) if name is None else name
         return write_result(
-            Path(folder), stem, known, self.image, self.map, self.segments, self.expression, image_id, self.notes
+            Path(folder),
+            stem,
+            known,
+            self.image,
+            self.map,
+            self.segments,
+            self.expression,
+            image_id,
+            self.notes,
+            self.explanation,
         )
 
 

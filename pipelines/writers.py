@@ -1,8 +1,9 @@
-"""Result files: a picture to look at, the mask and the object alone, masks as COCO results, a heat map as arrays."""
+"""Result files: pictures to look at, the mask and the object alone, masks as COCO results, a heat map as arrays."""
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -10,27 +11,29 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from grounding.files import make_folder, write_bytes
+from grounding.files import make_folder, to_json, write_bytes, write_text
 from grounding.io import coco_result, save_heatmap, write_coco
 from grounding.types import Heatmap, Segment
 
 if TYPE_CHECKING:
+    from grounding.explanation import Explanation
     from grounding.viz_nouns import NounPanel
 
-Format = Literal["png", "mask", "cutout", "coco", "npz"]
+Format = Literal["png", "mask", "cutout", "coco", "npz", "explain"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-_ENDINGS: dict[Format, str] = {
-    "png": ".png",
-    "mask": ".mask.png",
-    "cutout": ".cutout.png",
-    "coco": ".coco.json",
-    "npz": ".npz",
+_ENDINGS: dict[Format, tuple[str, ...]] = {
+    "png": (".png",),
+    "mask": (".mask.png",),
+    "cutout": (".cutout.png",),
+    "coco": (".coco.json",),
+    "npz": (".npz",),
+    "explain": (".explain.png", ".explain.json"),
 }
 
 
-def file_name(stem: str, form: Format) -> str:
-    """Name a result's file in one format."""
-    return stem + _ENDINGS[form]
+def file_names(stem: str, form: Format) -> tuple[str, ...]:
+    """Name a result's files in one format."""
+    return tuple(stem + ending for ending in _ENDINGS[form])
 
 
 def write_result(
@@ -43,6 +46,7 @@ def write_result(
     title: str,
     image_id: int = 1,
     notes: Sequence[str] = (),
+    explanation: Explanation | None = None,
 ) -> tuple[Path, ...]:
     """Write a heat map and its masks in each format.
 
@@ -51,13 +55,14 @@ def write_result(
         stem: the files' name without ending.
         formats: `png`: the image with map, points and masks; `mask`: 255 on the masks and 0 off them, in the image's
             size; `cutout`: the image, transparent off the masks; `coco`: a list of COCO results with RLE masks; `npz`:
-            the map with what each stage removed.
+            the map with what each stage removed; `explain`: the explanation as a picture and as JSON.
         image: RGB.
         heatmap: [h, w] in [0, 1] over the whole image.
         segments: masks of the image's size.
         title: above the picture.
         image_id: of the COCO results.
         notes: below the picture.
+        explanation: for `explain`, which needs it.
 
     Returns:
         The files, in the order of `formats`.
@@ -77,14 +82,29 @@ def write_result(
 
     files = []
     for form in formats:
-        file = folder / file_name(stem, form)
+        file, *others = (folder / name for name in file_names(stem, form))
         if form == "npz":
             files.append(save_heatmap(file, heatmap))
         elif form == "coco":
             files.append(write_coco(file, [coco_result(segment, image_id) for segment in segments]))
+        elif form == "explain":
+            if explanation is None:
+                raise ValueError("the format 'explain' needs an explanation")
+            files += _write_explanation(file, *others, image, explanation, notes)
         else:
             files.append(write_bytes(file, _png(content(form))))
     return tuple(files)
+
+
+def _write_explanation(
+    picture: Path, data: Path, image: Image.Image, explanation: Explanation, notes: Sequence[str]
+) -> tuple[Path, Path]:
+    from grounding.viz_explanation import explanation_sheet  # imports matplotlib, which is slow
+
+    text = to_json(explanation.to_json(), str(data), indent=2)
+    # A list of numbers stands on one line. No text can be mistaken for one: in JSON a text holds no line break.
+    text = re.sub(r"\[\n[\s\d.,eE+-]*\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)
+    return write_bytes(picture, _png(explanation_sheet(image, explanation, notes))), write_text(data, text + "\n")
 
 
 def mask_image(size: tuple[int, int], segments: Sequence[Segment]) -> Image.Image:

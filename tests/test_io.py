@@ -94,7 +94,10 @@ def test_an_empty_mask_is_a_result_too():
 
 
 def test_heat_maps_come_back_without_pickle(tmp_path):
-    stages = (StageReport("smooth", 0.25, "blurred: größer", {"heads": [[1, 2]], "n": np.int64(3)}),)
+    stages = (
+        StageReport("smooth", 0.25, "blurred: größer", {"heads": [[1, 2]], "n": np.int64(3)}),
+        StageReport("rows", 0.5, "one of two", dropped={1: "stop word"}, weights=(1.0, 0.0)),
+    )
     heatmap = Heatmap(np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4), (640, 480), stages)
     path = save_heatmap(tmp_path / "map.npz", heatmap)
     loaded = load_heatmap(path)

@@ -11,6 +11,17 @@ from grounding.errors import ExpressionError, MethodError
 from grounding.maps.base import LAST, Part, Stage, image_columns, keep_words, lost_share
 from grounding.types import AttentionMaps, StageReport, Word, WordKind
 
+_NAMES = {kind: f"{kind} word" for kind in WordKind} | {WordKind.MAGNET: "magnet"}
+_GROUPS = {
+    "words": "words",
+    "content": "content words",
+    "head": "the head noun",
+    "last": "the last token",
+    "spatial": "spatial words",
+    "stop": "stop words",
+}
+"""What reports call the kinds of words, and the groups of `Rows`."""
+
 
 @dataclass(frozen=True)
 class StopWords(Stage):
@@ -40,11 +51,12 @@ class StopWords(Stage):
             raise ExpressionError(
                 f"the words {' '.join(word.text for word in maps.words)!r} hold nothing to look for: name an object"
             )
-        dropped = [word.text for word in maps.words if word.kind in self.kinds]
+        why = {i: _NAMES[word.kind] for i, word in enumerate(maps.words) if word.kind in self.kinds}
+        dropped = [maps.words[i].text for i in why]
         result = keep_words(maps, kept)
         removed = lost_share(float(maps.values.sum(dtype=float)), float(result.values.sum(dtype=float)))
         detail = f"{len(dropped)} of {len(maps.words)} rows dropped" + (f": {', '.join(dropped)}" if dropped else "")
-        return result, StageReport(self.name, removed, detail, {"dropped": dropped})
+        return result, StageReport(self.name, removed, detail, {"dropped": dropped}, why)
 
 
 @dataclass(frozen=True)
@@ -145,6 +157,12 @@ class Rows(Stage):
                 f"{i}:{w.text}": round(float(s), 4) for i, (w, s) in enumerate(zip(maps.words, share, strict=True))
             }
         }
+        unread = f"the method reads {' and '.join(_GROUPS[name] for name in present)}"
         return result, StageReport(
-            self.name, removed, f"{len(read)} of {len(maps.words)} rows read: {', '.join(read)}", data
+            self.name,
+            removed,
+            f"{len(read)} of {len(maps.words)} rows read: {', '.join(read)}",
+            data,
+            {i: unread for i, part in enumerate(share) if not part},
+            tuple(round(float(part), 6) for part in share),
         )

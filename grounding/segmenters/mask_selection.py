@@ -222,10 +222,23 @@ def predict_mask(
         SegmenterError: no image set, an unknown rule, a rule without its heat map, or out of memory.
     """
     rule = _as_rule(rule)
+    candidates = predict_candidates(segmenter, prompts, heatmap, rule)
+    return selected_segment(candidates, prompts, heatmap, rule, label)
+
+
+def predict_candidates(
+    segmenter: Segmenter, prompts: PointPrompts, heatmap: Heatmap | None, rule: MaskRule
+) -> MaskCandidates:
+    """Predict the masks that the rule selects from; see `predict_mask`."""
     if rule.cascade:
-        candidates = refine_masks(segmenter, prompts, heatmap, rule)
-    else:
-        candidates = segmenter.predict(prompts, multimask_output=rule.multimask)
+        return refine_masks(segmenter, prompts, heatmap, rule)
+    return segmenter.predict(prompts, multimask_output=rule.multimask)
+
+
+def selected_segment(
+    candidates: MaskCandidates, prompts: PointPrompts, heatmap: Heatmap | None, rule: MaskRule, label: str = ""
+) -> Segment:
+    """Make the segment of the candidate that the rule selects; see `predict_mask`."""
     best = select_mask(candidates, heatmap, rule)
     mask = without_specks(candidates.masks[best], rule.specks)
     return Segment(

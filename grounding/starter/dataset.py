@@ -6,7 +6,7 @@ Finished blocks of scenes are marked, so an interrupted rendering resumes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +38,7 @@ NOTHING = 255
 _VALUES = (SHAPES, tuple(COLOURS), tuple(SIZES), PATTERNS)
 _BLOCK = 500
 
-Layout = dict[str, tuple[tuple[int, ...], type]]
+Layout = Mapping[str, tuple[tuple[int, ...], type[np.generic]]]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def fill(
         ValueError: the folder holds arrays of another size.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, (row, dtype) in layout.items():
         path, shape = folder / f"{name}.npy", (count, *row)
         fresh = not path.exists()

@@ -46,7 +46,7 @@ class Muon(torch.optim.Optimizer):
 
     def _step_alike(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
         """Update matrices of one shape together: a GPU runs one batched product in the time of a single one."""
-        means, grads = [], [matrix.grad for matrix in matrices]
+        means, grads = [], [matrix.grad for matrix in matrices if matrix.grad is not None]
         for matrix in matrices:
             state = self.state[matrix]
             if "mean" not in state:

@@ -13,8 +13,11 @@ _SHOWN_CLOSE = 5  # of a larger one, the number of words of similar spelling tha
 
 
 def words_among(tokens: Iterable[str]) -> list[str]:
-    """The words of a word-level vocabulary, sorted; numbers and punctuation marks are none."""
-    return sorted(token for token in tokens if token.isalpha())
+    """The words of a word-level vocabulary, sorted; numbers and punctuation marks are none.
+
+    Marks that tokenizers set where a word begins or ends (SentencePiece, byte-level, CLIP) are taken off.
+    """
+    return sorted({word for token in tokens if (word := token.lstrip("▁Ġ").removesuffix("</w>")).isalpha()})
 
 
 def refuse_unknown(word: str, token_ids: Sequence[int], tokenizer: Any, model: str) -> None:

@@ -62,7 +62,10 @@ class SegmentCommand(ModelOptions):
             `-` reads them from stdin.
         out: folder for the results.
         formats: `png` (picture, points, map and mask), `mask` (white on black, in the image's size), `cutout` (the
-            image, transparent off the mask), `coco` (all masks in coco_results.json), `npz` (the map).
+            image, transparent off the mask), `coco` (all masks in coco_results.json), `npz` (the map), `explain` (the
+            same as --explain).
+        explain: write for each result what led to it, as a picture and as JSON: the words with their shares of the
+            attention, the map after every stage, the points and all candidate masks.
         json: print the items' lines on stdout, one JSON object each, in the order of the items. Items that this run
             worked on have `seconds` by step, which are not in the files, so equal runs leave equal files.
     """
@@ -71,12 +74,13 @@ class SegmentCommand(ModelOptions):
     manifest: Path | None = None
     out: Path = Path("out")
     formats: tuple[str, ...] = ("png", "coco")
+    explain: bool = False
     json: bool = False
 
     def run(self) -> int:
         """Segment the items; see the class for the exit codes."""
         items = self._items()
-        formats = parse_formats(self.formats)
+        formats = parse_formats((*self.formats, *(["explain"] if self.explain else [])))
         config = self.config()
         alone = self.manifest is None and len(items) == 1
         job = Job(items, self.out, formats, config, self.batch_size, self.manifest is not None, strict=alone)
@@ -119,7 +123,7 @@ class SegmentCommand(ModelOptions):
         if job.strict:
             open_image(job.items[0].path)  # a bad image is refused before the model is loaded
         started = time.perf_counter()
-        pipe = self.load()
+        pipe = self.load(explain="explain" in job.formats)
         spent = Spent(time.perf_counter() - started, {})
         with progress_bar(stderr()) as progress:
             task = progress.add_task("segment", total=left)

@@ -18,6 +18,7 @@ def test_stop_words_go_and_the_rest_keeps_its_rows():
     assert [word.text for word in result.words] == ["red", "star", "left", "<last>"]
     np.testing.assert_array_equal(result.values, maps.values[:, :, :, 1:])
     assert report.data["dropped"] == ["the"]
+    assert report.dropped == {0: "stop word"}
     assert report.removed == pytest.approx(0.2, abs=1e-6)
 
 
@@ -44,6 +45,8 @@ def test_groups_are_mixed_by_their_weights(stage, expected):
     assert result.values.shape[3] == 1
     np.testing.assert_allclose(result.values[:, :, :, 0], np.einsum("t,slhtk->slhk", expected, maps.values), rtol=1e-5)
     np.testing.assert_allclose(list(report.data["share"].values()), expected, atol=1e-4)
+    np.testing.assert_allclose(report.weights, expected, atol=1e-6)
+    assert set(report.dropped) == {index for index, weight in enumerate(expected) if weight == 0}
     assert result.words[0].kind == WordKind.SPECIAL
 
 
@@ -102,3 +105,8 @@ def test_no_word_of_the_wanted_kind_is_an_error():
 def test_weights_without_meaning_are_refused(make):
     with pytest.raises(MethodError):
         make()
+
+
+def test_a_word_that_is_not_read_is_dropped_with_what_is_read_instead():
+    _, report = Rows(content=1, last=2)(made_maps())
+    assert report.dropped == dict.fromkeys((0, 3), "the method reads content words and the last token")

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("diffusers", reason="the extra diffusion is not installed")
 
+from evals.scenes import draw_samples
 from grounding.cli import main
 from grounding.diffusion.tiny import tiny_pipeline
 from grounding.model_files import STARTERS, starter_folder
@@ -42,6 +43,7 @@ def test_a_picture_becomes_a_mask(segment, flux_folder, pictures, tmp_path):
     assert record["image_size"] == [130, 90]
     assert record["segments"][0]["segmentation"]["size"] == [90, 130]
     assert "note: It knows noise only." in err
+    assert "Loading pipeline" not in err
     assert "diffusion" in (tmp_path / "out" / "run.json").read_text()
 
 
@@ -96,6 +98,14 @@ def test_describe_refuses_a_pipeline(flux_folder, pictures, capsys, tmp_path):
     assert "needs a vision-language model" in " ".join(capsys.readouterr().err.split())
 
 
-def test_the_starter_is_a_known_name():
-    assert starter_folder("starter-dit").parts[-3:] == ("starter", "dit", "weights")
+def test_the_starter_points_at_what_is_named(tiny_segmenter):
+    """The packaged model by its name, with its own method, on scenes it was not trained on."""
     assert "starter-dit" in STARTERS
+    assert starter_folder("starter-dit").parts[-3:] == ("starter", "dit", "weights")
+    pipe = ReferringSegmentation.from_pretrained("starter-dit", str(tiny_segmenter), device="cpu")
+    assert pipe.source.notice
+    hits = []
+    for sample in draw_samples(seed=11, limit=12):
+        x, y = pipe(sample.image, sample.expression).points.xy[0]
+        hits.append(bool(sample.truth[int(y), int(x)]))
+    assert sum(hits) >= 8, hits  # chance is about one in ten

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from grounding.scenes.language import CELLS, LOCATE, locate_answer
-from grounding.starter.dataset import NOTHING, SceneArrays, batches, render
+from grounding.starter.dataset import NOTHING, SceneArrays, batches, fill, render
 from grounding.starter.language_stage import SceneReader
 from grounding.starter.model import SPECIAL_TOKENS, build_model, build_processor, build_tokenizer
 from grounding.starter.packing import LENGTH, NO_LABEL, dialogue, pack
@@ -129,3 +130,44 @@ def test_the_loss_falls_and_the_stage_resumes_to_the_same_weights(
         torch.testing.assert_close(a, b)
     assert curve[-1]["loss"] < curve[0]["loss"]
     assert json.loads((tmp_path / "whole" / "vision.curve.json").read_text()) == curve
+
+
+def test_a_stage_with_a_time_limit_ends_by_time_and_stays_ended(tmp_path: Path):
+    def run() -> tuple[nn.Linear, list[dict[str, float]]]:
+        torch.manual_seed(0)
+        module = nn.Linear(1, 1)
+        schedule = Schedule(steps=10**9, warmup=1, seconds=0.2)
+        ones = itertools.repeat(torch.ones(1, 1))
+        return module, train_stage(
+            "limited",
+            nn.ModuleDict({"m": module}),
+            schedule,
+            lambda first: ones,
+            lambda x: (module(x).sum(), {}),
+            tmp_path,
+        )
+
+    ended, curve = run()
+    again, same = run()
+    assert curve == same
+    assert 1 < curve[-1]["step"] < 10**9
+    assert 0.2 <= curve[-1]["seconds"] < 20
+    torch.testing.assert_close(again.weight, ended.weight)
+
+
+def test_the_learning_rate_falls_by_steps_or_by_time():
+    schedule = Schedule(steps=1000, warmup=10, seconds=100.0)
+    assert schedule.share(4) == 0.5
+    assert schedule.share(20, elapsed=50.0) == pytest.approx(schedule.share(505, elapsed=0.0), abs=0.01)
+    assert schedule.share(20, elapsed=100.0) == pytest.approx(0.01)
+
+
+def test_matrices_are_filled_up_to_a_row_and_completed_later(tmp_path: Path):
+    layout = {"row": ((), np.float32)}
+    fill(tmp_path, 1100, layout, _draw_rows, workers=1, upto=400)
+    assert sorted(path.name for path in tmp_path.glob("*.done")) == ["block-0.done"]
+    assert (fill(tmp_path, 1100, layout, _draw_rows, workers=1)["row"] == np.arange(1100)).all()
+
+
+def _draw_rows(start: int, stop: int) -> dict[str, np.ndarray]:
+    return {"row": np.arange(start, stop, dtype=np.float32)}

@@ -133,11 +133,15 @@ class Exporter:
         return self.folder
 
     def _measured(self, held: HeldOut, levels: Sequence[float]) -> list[TextUse]:
-        return text_use(self._denoising.average.module, held, levels)
+        return text_use(self._denoising.averaged, held, levels)
 
     def _write_pipeline(self) -> None:
-        average = self._denoising.average.module
-        parts = {"transformer": average.transformer, "text_encoder": average.clip, "text_encoder_2": average.t5}
+        average = self._denoising.averaged
+        parts: dict[str, torch.nn.Module] = {
+            "transformer": average.transformer,
+            "text_encoder": average.clip,
+            "text_encoder_2": average.t5,
+        }
         write_pipeline(self._pipe, parts, self.folder)
 
 
@@ -170,8 +174,8 @@ def write_pipeline(pipe: FluxPipeline, parts: dict[str, torch.nn.Module], folder
 
 def _half(model: _Model) -> _Model:
     """Copy a model to the CPU in float16."""
-    copied = copy.deepcopy(model).to("cpu", memory_format=torch.contiguous_format)
-    return copied.to(dtype=torch.float16).eval()
+    copied = copy.deepcopy(model).to("cpu", torch.float16)
+    return copied.to(memory_format=torch.contiguous_format).eval()
 
 
 def card(pipe: FluxPipeline, uses: Sequence[TextUse], training: str, samples: str = "") -> str:

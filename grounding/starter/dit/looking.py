@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
-from torch import Tensor, nn
+from torch import Tensor
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -50,7 +50,7 @@ def look(
     return transformer.proj_out(transformer.norm_out(image, modulation)), torch.stack(maps).mean(dim=0)
 
 
-def looked(block: nn.Module, image: Tensor, text: Tensor, modulation: Tensor, rotary: Rotary) -> Looked:
+def looked(block: Any, image: Tensor, text: Tensor, modulation: Tensor, rotary: Rotary) -> Looked:
     """Run a block and return its attention too; the compiler merges the projections that both compute."""
     attention = image_to_text(block, image, text, modulation, rotary)
     # `forward`, since the block may be compiled on its own as well.
@@ -63,11 +63,11 @@ def looked(block: nn.Module, image: Tensor, text: Tensor, modulation: Tensor, ro
 _compiled = torch.compile(looked, dynamic=False)
 
 
-def image_to_text(block: nn.Module, image: Tensor, text: Tensor, modulation: Tensor, rotary: Rotary) -> Tensor:
+def image_to_text(block: Any, image: Tensor, text: Tensor, modulation: Tensor, rotary: Rotary) -> Tensor:
     """Return the block's attention from image to text tokens, softmax over the text tokens, mean over heads.
 
     Args:
-        block: a double or single block.
+        block: a double or single block (`Any`: its parts are untyped attributes).
         image: its image input [B, X, D].
         text: its text input [B, T, D].
         modulation: [B, D].

@@ -104,11 +104,12 @@ def held_out(vae: AutoencoderKL, scenes: int = HELD_SCENES, first: int = HELD_FI
     texts = [expression.text for _, expression in asked]
     rows = torch.tensor([row for row, _ in asked], device=device)
     hits = [_hit(drawn[row], expression.target_index) for row, expression in asked]
-    long = [long_captions(scene.objects, np.random.default_rng(scene.seed))[0] for scene in drawn]
-    first = [index for index, (row, _) in enumerate(asked) if index == 0 or asked[index - 1][0] != row]
-    covered = torch.tensor(
-        np.stack([coverage(scene).sum(axis=0) for scene in drawn]), dtype=torch.float32, device=device
-    )
+    starts = [index for index, (row, _) in enumerate(asked) if index == 0 or asked[index - 1][0] != row]
+    described = [drawn[asked[index][0]] for index in starts]
+    long = [long_captions(scene.objects, np.random.default_rng(scene.seed))[0] for scene in described]
+    objects = [coverage(scene) for scene in drawn]
+    covered = torch.tensor(np.stack([one.sum(axis=0) for one in objects]), dtype=torch.float32, device=device)
+    named = np.stack([objects[row][expression.target_index] for row, expression in asked])
     return HeldOut(
         latents[rows],
         covered.flatten(1)[rows],
@@ -117,8 +118,8 @@ def held_out(vae: AutoencoderKL, scenes: int = HELD_SCENES, first: int = HELD_FI
         _words(texts, head=False).to(device),
         _words(texts, head=True).to(device),
         torch.tensor(np.stack(hits)).to(device),
-        torch.tensor(first, device=device),
-        torch.from_numpy(tokens([long[asked[index][0]] for index in first], MAX_TOKENS)).long().to(device),
+        torch.tensor(starts, device=device),
+        torch.from_numpy(tokens(long, MAX_TOKENS)).long().to(device),
     )
 
 

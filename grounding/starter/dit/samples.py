@@ -7,9 +7,11 @@ the judge can be trusted.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,6 +26,9 @@ from grounding.scenes.language import name
 from grounding.starter.dit.captions import place
 from grounding.starter.dit.model import IMAGE_SIZE
 from grounding.starter.dit.words import MAX_TOKENS
+
+if TYPE_CHECKING:
+    from diffusers import FluxPipeline
 
 _MOST_OBJECTS = 3
 _console = Console(stderr=True)
@@ -87,7 +92,7 @@ def prompts(count: int, seed: int) -> list[Asked]:
     return asked
 
 
-def draw(pipe, texts: Sequence[str], config: SamplesConfig) -> list[Image.Image]:
+def draw(pipe: FluxPipeline, texts: Sequence[str], config: SamplesConfig) -> list[Image.Image]:
     """Sample one picture per prompt."""
     pictures: list[Image.Image] = []
     for start in range(0, len(texts), config.batch):
@@ -136,7 +141,7 @@ def sheet(asked: Sequence[Asked], pictures: Sequence[Image.Image], path: Path) -
     for index, (one, picture) in enumerate(zip(asked, pictures, strict=True)):
         axes = figure.add_subplot(rows, columns, index + 1)
         axes.imshow(picture)
-        axes.set_title(one.prompt, fontsize=7, wrap=True)
+        axes.set_title(textwrap.fill(one.prompt, 36), fontsize=7)
         axes.axis("off")
     figure.savefig(path, dpi=100)
 

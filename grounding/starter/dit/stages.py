@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count as counting
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ _LEVEL_MEAN, _LEVEL_SPREAD, _ANY_LEVEL = 0.5, (0.6, 1.0), 0.15
 _NAMED = 2.0  # added weight of the object that a short caption names
 _LOST = 0.9  # noise level above which the picture does not show where things are
 _DECAY, _AVERAGE_EVERY = 0.98, 10  # of the weight average: 0.998 per step
+
+
+_Weights = list[Tensor] | tuple[Tensor, ...]
 
 
 class Captioned(NamedTuple):
@@ -92,6 +95,11 @@ class Denoising(nn.Module):
         self.average.requires_grad_(False)
         self._calls = 0
 
+    @property
+    def averaged(self) -> TextDenoiser:
+        """The averaged networks."""
+        return cast(TextDenoiser, self.average.module)
+
     def forward(self, batch: Captioned) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, weighted towards latents of objects, and figures."""
         if self._calls % _AVERAGE_EVERY == 0:
@@ -113,7 +121,7 @@ class Denoising(nn.Module):
         error = (velocity.float() - pack(noise - batch.latents)).square().mean(dim=-1)
         loss = (error * weight).sum() / weight.sum()
         figures = {"plain": error.detach().mean()}
-        if attention is not None:
+        if attention is not None and batch.named is not None:
             aligned = self._aligned(attention, ids, batch.named, levels)
             figures["aligned"] = aligned.detach()
             loss = loss + self.alignment * aligned
@@ -322,6 +330,6 @@ def encode(vae: AutoencoderKL, scenes: CaptionedScenes, device: torch.device, si
     return torch.cat(parts)
 
 
-def _average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+def _average(averaged: _Weights, current: _Weights, count: Tensor | int) -> None:
     done = int(count)
     torch._foreach_lerp_(averaged, current, 1 - min(_DECAY, (1 + done) / (10 + done)))

@@ -290,6 +290,7 @@ def test_masked_padding_changes_nothing_in_the_maps_but_what_it_carries(source: 
         ("", "has no words"),
         ("the of", "stop words alone"),
         ("the red </s> dog", "control token"),
+        ("the red dog \ud83d", "lone surrogate"),
         ("a very " * 1200 + "red dog", "shorten it"),
     ],
 )

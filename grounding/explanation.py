@@ -1,0 +1,407 @@
+"""Explain a mask: what every word attended to, what every stage made of it, and which of the candidates was taken.
+
+An `Explanation` holds all of it as data; `grounding.viz_explanation` draws it, and `to_json` writes it as
+
+    {
+      "expression": "the red star", "source": "starter", "method": "starter",
+      "direction": "word-to-image",           # or "image-to-word"; see `AttentionMaps.direction`
+      "image_size": [width, height],          # pixels; every x and y below is in this frame, origin top left
+      "words": [{                             # in the order of the recorded maps, special tokens included
+        "word": "star", "span": [8, 12],      # characters of the expression; [0, 0] for a token outside of it
+        "kind": "content", "head": true, "tokens": 1,
+        "share": 0.31,                        # of the weights between all words and the image; the shares sum to 1
+        "variation": 0.82,                    # of those weights over the image's cells: standard deviation / mean
+        "weight": 0.5,                        # in the final map; the weights of kept words sum to 1
+        "dropped": null,                      # or {"stage": "stop-words", "why": "stop word"}
+        "map": [[...]]                        # [h][w] in [0, 1]
+      }],
+      "recorded": [[...]],                    # the map before the first stage: the mean over words, layers and heads
+      "stages": [{
+        "stage": "layers-select",
+        "removed": 0.48,                      # share of the attention mass that the stage took away
+        "moved": 0.12,                        # share of the map that lies elsewhere than before the stage
+        "detail": "...", "data": {...},       # as in `StageReport`
+        "map": [[...]]                        # [h][w] in [0, 1] after the stage
+      }],
+      "map": [[...]],                         # the heat map that points and masks were compared with
+      "points": {"xy": [[x, y]], "label": [1], "weight": [1.0], "box_xyxy": null},
+      "rule": "...",                          # how one candidate is chosen, in words
+      "candidates": [{                        # in the segmenter's order; exactly one is chosen
+        "segmentation": {...}, "area": 1234,  # COCO run lengths; pixels
+        "estimated_iou": 0.93,                # the segmenter's own estimate
+        "agreement": 0.71,                    # with the heat map, by the method's measure
+        "score": 0.66,                        # by the method's rule: the largest is chosen
+        "chosen": true, "why": "..."
+      }]
+    }
+
+Maps of words and stages have one value for each of the model's cells, whatever the method's `compose` enlarges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from grounding.equality import ByValue
+from grounding.io import encode_mask
+from grounding.maps.compose import Compose
+from grounding.maps.word_statistics import image_shares, spatial_variations
+from grounding.methods import Method, run_stages
+from grounding.segmenters.mask_selection import MaskRule, agreement, select_mask
+from grounding.types import (
+    AttentionMaps,
+    BoolArray,
+    Direction,
+    FloatArray,
+    Heatmap,
+    PointPrompts,
+    StageReport,
+    Word,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from grounding.segmenters.base import MaskCandidates
+
+
+@dataclass(frozen=True)
+class Dropping:
+    """Why a word's attention is not in the final map.
+
+    Attributes:
+        stage: the stage that left it out.
+        why: in a few words.
+    """
+
+    stage: str
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
+class WordTrace(ByValue):
+    """One word, from its recorded attention to its part in the final map.
+
+    Attributes:
+        word: as recorded.
+        share: of the weights between all words and the image, in [0, 1].
+        variation: of its weights over the image's cells: standard deviation / mean.
+        map: its weights alone, before the first stage.
+        weight: in the final map, in [0, 1]; 0 for a dropped word.
+        dropped: which stage left it out and why; None for a word that is in the final map.
+    """
+
+    word: Word
+    share: float
+    variation: float
+    map: Heatmap
+    weight: float
+    dropped: Dropping | None
+
+
+@dataclass(frozen=True, eq=False)
+class StageTrace(ByValue):
+    """The map after one stage.
+
+    Attributes:
+        report: what the stage removed.
+        map: the mean over the words, layers and heads that are left.
+        moved: share of the map that lies elsewhere than before the stage, in [0, 1]: half the sum of absolute
+            differences of the two maps, each divided by its sum.
+    """
+
+    report: StageReport
+    map: Heatmap
+    moved: float
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateTrace(ByValue):
+    """One of the segmenter's masks, as the method's rule sees it.
+
+    Attributes:
+        mask: bool [H, W] in the image's size, specks included.
+        estimated_iou: the segmenter's own estimate.
+        agreement: with the heat map, by the rule's measure.
+        score: by the rule; the largest is chosen.
+        chosen: whether it was.
+        why: the score in words.
+    """
+
+    mask: BoolArray
+    estimated_iou: float
+    agreement: float
+    score: float
+    chosen: bool
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
+class MapTrace(ByValue):
+    """How a heat map came about.
+
+    Attributes:
+        direction: of the attention.
+        words: every recorded word, special tokens included.
+        recorded: the map before the first stage.
+        stages: the maps after each.
+        map: the final heat map.
+    """
+
+    direction: Direction
+    words: tuple[WordTrace, ...]
+    recorded: Heatmap
+    stages: tuple[StageTrace, ...]
+    map: Heatmap
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation(ByValue):
+    """How a mask came about.
+
+    Attributes:
+        expression: the words, as the source read them.
+        source: the model's name.
+        method: the method's name.
+        trace: from recorded attention to the heat map.
+        points: the segmenter's point prompts.
+        rule: how one candidate is chosen, in words.
+        candidates: the segmenter's masks, in its order.
+    """
+
+    expression: str
+    source: str
+    method: str
+    trace: MapTrace
+    points: PointPrompts
+    rule: str
+    candidates: tuple[CandidateTrace, ...]
+
+    @property
+    def chosen(self) -> CandidateTrace:
+        """The candidate that became the mask."""
+        return next(one for one in self.candidates if one.chosen)
+
+    def to_json(self) -> dict[str, Any]:
+        """The explanation as JSON data; the keys are described at the top of this module."""
+        trace, points = self.trace, self.points
+        return {
+            "expression": self.expression,
+            "source": self.source,
+            "method": self.method,
+            "direction": trace.direction,
+            "image_size": list(trace.map.image_size),
+            "words": [_word(one) for one in trace.words],
+            "recorded": _rounded(trace.recorded.values),
+            "stages": [
+                {
+                    "stage": one.report.stage,
+                    "removed": round(float(one.report.removed), 6),
+                    "moved": round(one.moved, 6),
+                    "detail": one.report.detail,
+                    "data": one.report.data,
+                    "map": _rounded(one.map.values),
+                }
+                for one in trace.stages
+            ],
+            "map": _rounded(trace.map.values),
+            "points": {
+                "xy": [[round(float(x), 2), round(float(y), 2)] for x, y in points.xy],
+                "label": points.label.tolist(),
+                "weight": [round(float(weight), 6) for weight in points.weight],
+                "box_xyxy": None if points.box_xyxy is None else [round(side, 2) for side in points.box_xyxy],
+            },
+            "rule": self.rule,
+            "candidates": [
+                {
+                    "segmentation": encode_mask(one.mask),
+                    "area": int(one.mask.sum()),
+                    "estimated_iou": round(one.estimated_iou, 6),
+                    "agreement": round(one.agreement, 6),
+                    "score": round(one.score, 6),
+                    "chosen": one.chosen,
+                    "why": one.why,
+                }
+                for one in self.candidates
+            ],
+        }
+
+
+def trace_map(method: Method, maps: AttentionMaps) -> MapTrace:
+    """Take recorded maps through a method's stages, and keep the map after each.
+
+    Args:
+        method: the method.
+        maps: recorded attention, with `background` where the method has a contrast.
+
+    Returns:
+        The trace; its `map` is that of `run_stages`.
+
+    Raises:
+        GroundingError: see `run_stages`.
+    """
+    compose = replace(method.compose, upscale=1)
+    fates = _Fates(maps.words)
+    recorded = compose(maps)
+    stages: list[StageTrace] = []
+
+    def watch(after: AttentionMaps, report: StageReport) -> None:
+        fates.follow(after.words, report)
+        before = stages[-1].map if stages else recorded
+        composed = compose(after)
+        stages.append(StageTrace(report, composed, moved_share(before.values, composed.values)))
+
+    heatmap = run_stages(method, maps, watch)
+    return MapTrace(maps.direction, _words(maps, compose, fates), recorded, tuple(stages), heatmap)
+
+
+def trace_candidates(candidates: MaskCandidates, heatmap: Heatmap, rule: MaskRule) -> tuple[CandidateTrace, ...]:
+    """Say of every candidate how the rule scores it.
+
+    Args:
+        candidates: the masks that the rule selected from.
+        heatmap: the map they were compared with.
+        rule: the method's.
+    """
+    best = select_mask(candidates, heatmap, rule)
+    scores = rule.scores(candidates, heatmap)
+    found = []
+    for index, (mask, estimate, score) in enumerate(zip(candidates.masks, candidates.scores, scores, strict=True)):
+        agreed = agreement(mask, heatmap, rule.measure)
+        why = _why(rule, float(estimate), agreed, float(score), float(mask.mean()))
+        found.append(CandidateTrace(mask, float(estimate), agreed, float(score), index == best, why))
+    return tuple(found)
+
+
+def rule_in_words(rule: MaskRule) -> str:
+    """Say how a rule chooses."""
+    measure = "" if rule.measure == "pearson" else f" ({rule.measure})"
+    by = {
+        "iou": "the segmenter's estimate",
+        "agreement": f"the agreement with the map{measure}",
+        "both": f"the segmenter's estimate × the agreement with the map{measure}",
+    }[rule.choice]
+    calls = " of the last of three calls" if rule.cascade else ""
+    specks = f"; its specks below {rule.specks:.0%} are then removed" if rule.specks else ""
+    return f"the candidate{calls} with the highest score is chosen: {by}{specks}"
+
+
+def moved_share(before: FloatArray, after: FloatArray) -> float:
+    """Share of a map [h, w] that lies elsewhere in another of its shape: 0 where they are equal up to scale, 1 where
+    they share no cell. A map of zeros counts as even, because a composed map is 0 where no cell stands out.
+    """
+    return float(0.5 * np.abs(as_shares(before) - as_shares(after)).sum())
+
+
+def as_shares(values: FloatArray) -> npt.NDArray[np.float64]:
+    """A map divided by its sum; even where it is all 0."""
+    wide = values.astype(np.float64)
+    total = wide.sum()
+    return wide / total if total > 0 else np.full(wide.shape, 1 / wide.size)
+
+
+class _Fates:
+    """Follows words through stages by what these report, and by which words are left after them.
+
+    Args:
+        words: the recorded words.
+    """
+
+    def __init__(self, words: Sequence[Word]) -> None:
+        self.words = tuple(words)
+        self.dropped: dict[int, Dropping] = {}
+        self.weights: dict[int, float] | None = None  # once the words are joined
+        self._given = list(range(len(words)))  # for each word of the latest maps, which recorded one it is
+
+    def follow(self, after: Sequence[Word], report: StageReport) -> None:
+        """Take in one stage.
+
+        Args:
+            after: the words of the stage's result.
+            report: its report, whose indices are of the words of the latest result before it.
+        """
+        if self.weights is not None:
+            return
+        for index, why in report.dropped.items():
+            if 0 <= index < len(self._given):
+                self.dropped.setdefault(self._given[index], Dropping(report.stage, why))
+        if report.weights:
+            self.weights = dict(zip(self._given, report.weights, strict=False))
+            return
+        left = self._left(after)
+        if left is None:  # joined, without a word about how much each counts
+            kept = [one for one in self._given if one not in self.dropped]
+            self.weights = {one: 1 / len(kept) for one in kept}
+            return
+        for one in self._given:
+            if one not in left:
+                self.dropped.setdefault(one, Dropping(report.stage, f"left out by {report.stage}"))
+        self._given = left
+
+    def _left(self, after: Sequence[Word]) -> list[int] | None:
+        """Which recorded word each of the words after a stage is; None where they are other words."""
+        remaining, left = list(self._given), []
+        for word in after:
+            at = next((i for i, one in enumerate(remaining) if _same_word(self.words[one], word)), None)
+            if at is None:
+                return None
+            left.append(remaining[at])
+            del remaining[: at + 1]
+        return left
+
+    def final(self) -> list[float]:
+        """Each recorded word's weight in the final map; words that no stage joined count alike."""
+        kept = [one for one in self._given if one not in self.dropped]
+        weights = self.weights if self.weights is not None else {one: 1 / len(kept) for one in kept}
+        return [0.0 if one in self.dropped else weights.get(one, 0.0) for one in range(len(self.words))]
+
+
+def _same_word(one: Word, other: Word) -> bool:
+    """Whether two words stand for the same tokens; a stage may have changed what they are to a map."""
+    return (one.text, one.span, one.positions) == (other.text, other.span, other.positions)
+
+
+def _words(maps: AttentionMaps, compose: Compose, fates: _Fates) -> tuple[WordTrace, ...]:
+    shares, variations, weights = image_shares(maps), spatial_variations(maps), fates.final()
+    found = []
+    for index, word in enumerate(maps.words):
+        rows = maps.values[:, :, :, index : index + 1]
+        alone = compose(replace(maps, values=rows, words=(word,), text_to_text=None, background=None))
+        share, variation = float(shares[index]), float(variations[index])
+        found.append(WordTrace(word, share, variation, alone, weights[index], fates.dropped.get(index)))
+    return tuple(found)
+
+
+def _why(rule: MaskRule, estimate: float, agreed: float, score: float, share: float) -> str:
+    if share == 0:
+        return "the mask is empty"
+    plain = {
+        "iou": f"estimate {estimate:.2f}",
+        "agreement": f"agreement {agreed:.2f}",
+        "both": f"{min(max(estimate, 0), 1):.2f} × {min(max(agreed, 0), 1):.2f} = {score:.2f}",
+    }[rule.choice]
+    if share > rule.whole_share and rule.whole_penalty:
+        return f"covers {share:.0%} of the image and is marked down as the whole of it, to {score:.2f}"
+    return plain
+
+
+def _word(one: WordTrace) -> dict[str, Any]:
+    return {
+        "word": one.word.text,
+        "span": list(one.word.span),
+        "kind": str(one.word.kind),
+        "head": one.word.is_head,
+        "tokens": len(one.word.positions),
+        "share": round(one.share, 6),
+        "variation": round(one.variation, 6),
+        "weight": round(one.weight, 6),
+        "dropped": None if one.dropped is None else {"stage": one.dropped.stage, "why": one.dropped.why},
+        "map": _rounded(one.map.values),
+    }
+
+
+def _rounded(values: FloatArray) -> list[list[float]]:
+    return [[round(float(value), 4) for value in row] for row in values]
