@@ -1,15 +1,24 @@
-"""Make ablations of a method: one of its parts switched off at a time."""
+"""Make ablations of a method: one of its parts switched off at a time, and its parts added one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import reduce
 from operator import or_
 
 from grounding.methods import Method, without
 from grounding.points import ArgMax
-from grounding.types import RecordSpec
+from grounding.types import MagnetWords, RecordSpec
+
+LADDER = {
+    "stop-words": "stop words dropped",
+    "text-sinks": "sinks out",
+    "magnets": "magnets",
+    "head-noun": "head noun",
+    "spatial-bias": "spatial bias",
+}
+"""Stages that RefAM (arXiv 2509.22650) adds to a raw map of words, in the order of our ablation, and names."""
 
 
 def ablations(method: Method) -> dict[str, Method]:
@@ -17,7 +26,7 @@ def ablations(method: Method) -> dict[str, Method]:
 
     Each stage is left out in turn (an axis that it would have averaged is averaged when the map is composed). The
     point rule is replaced by the one point at the maximum, the mask choice by the segmenter's own estimate, and the
-    cascade by one call.
+    cascade by one call. See `ladder` for what else a method with magnets or sinks has.
     """
     found = {f"without {stage.name}": without(method, stage.name) for stage in method.stages}
     if not isinstance(method.points, ArgMax):
@@ -26,14 +35,45 @@ def ablations(method: Method) -> dict[str, Method]:
         found["mask by the segmenter's estimate"] = replace(method, mask=replace(method.mask, choice="iou"))
     if method.mask.cascade:
         found["without the cascade"] = replace(method, mask=replace(method.mask, cascade=False))
+    return found | ladder(method)
+
+
+def ladder(method: Method) -> dict[str, Method]:
+    """Build the method up from the raw map of all words, a stage of `LADDER` at a time; the full method is left out.
+
+    A method with less than three of these stages has no ladder, since leaving out each says the same.
+    """
+    names = [name for name in LADDER if name in [stage.name for stage in method.stages]]
+    if len(names) < 3:
+        return {}
+    found = {}
+    for count in range(len(names)):
+        rung = reduce(without, names[count:], method)
+        found[f"+ {LADDER[names[count - 1]]}" if count else "raw map of all words"] = rung
     return found
 
 
 def shared_spec(methods: Iterable[Method], layer_count: int) -> RecordSpec:
-    """The one recording that every method of a list can run on.
+    """The one recording that every method of a list can run on; none of them may need other magnets than the others.
 
     Args:
         methods: at least one.
         layer_count: the model's decoder layers.
     """
     return reduce(or_, (method.record_spec(layer_count) for method in methods))
+
+
+def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> dict[RecordSpec, dict[str, Method]]:
+    """The least recordings that serve all methods: one per list of magnets, since magnets change every weight.
+
+    Args:
+        methods: by name.
+        layer_count: the model's decoder layers.
+
+    Returns:
+        Per recording the methods that run on it; that of the first method comes first.
+    """
+    groups: dict[MagnetWords | None, dict[str, Method]] = {}
+    for name, method in methods.items():
+        groups.setdefault(method.record_spec(layer_count).magnets, {})[name] = method
+    return {shared_spec(group.values(), layer_count): group for group in groups.values()}

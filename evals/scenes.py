@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 from PIL import Image
 
-from evals.ablation import ablations, shared_spec
+from evals.ablation import ablations, shared_recordings
 from evals.bench.segmenter import deepest_point
 from evals.metrics import Outcome, gave_up, judge
 from grounding.errors import EmptyMapError, ExpressionError, GroundingError
@@ -96,8 +96,8 @@ def answer_samples(
 ) -> Answers:
     """Record every sample once and evaluate all variants on the same recording.
 
-    The model runs once per sample (and once for the words of another object), the segmenter's encoder once per image;
-    each variant then runs its own stages on the recorded maps.
+    The model runs once per sample and list of magnets (and once for the words of another object), the segmenter's
+    encoder once per image; each variant then runs its own stages on the recorded maps.
 
     Args:
         pipe: the pipeline that is measured.
@@ -110,24 +110,26 @@ def answer_samples(
     Returns:
         The outcomes of the full method, of the controls and, where asked for, of the ablations.
     """
-
-    def record(pairs: Sequence[tuple[Image.Image, str]]) -> list[AttentionMaps]:
-        return pipe.record_maps(pairs, spec)
-
     methods = {FULL: pipe.method} | (ablations(pipe.method) if ablate else {})
-    spec = shared_spec(methods.values(), pipe.source.layer_count)
+    recordings = shared_recordings(methods, pipe.source.layer_count)
+    first = next(iter(recordings))
     scenes: list[int] = []
     kinds: list[str] = []
     outcomes: dict[str, list[Outcome | None]] = {name: [] for name in (*methods, CENTRE, OTHER, TRUTH)}
     for batch in _batches(samples, pipe.batch_size):
-        maps = attempt([(sample.image, sample.expression) for sample in batch], record)
-        others = iter(attempt([(sample.image, sample.other) for sample in batch if sample.other], record))
-        for sample, recorded in zip(batch, maps, strict=True):
+        pairs = [(sample.image, sample.expression) for sample in batch]
+        maps = {spec: attempt(pairs, partial(pipe.record_maps, spec=spec)) for spec in recordings}
+        asked = [(sample.image, sample.other) for sample in batch if sample.other]
+        others = iter(attempt(asked, partial(pipe.record_maps, spec=first)))
+        for index, sample in enumerate(batch):
+            variants = [
+                (name, method, maps[spec][index]) for spec, own in recordings.items() for name, method in own.items()
+            ]
             scenes.append(sample.scene)
             kinds.append(sample.kind)
             other = next(others) if sample.other else None
-            found = attempt_one(partial(_outcomes, pipe, sample, recorded, other, methods))
-            for error in (found, recorded, other):
+            found = attempt_one(partial(_outcomes, pipe, sample, variants, other))
+            for error in (found, *(each[index] for each in maps.values()), other):
                 if isinstance(error, GroundingError):
                     failed(sample, error)
                     break
@@ -157,14 +159,13 @@ def _sample(
 def _outcomes(
     pipe: ReferringSegmentation,
     sample: ExpressionSample,
-    recorded: AttentionMaps | GroundingError,
+    variants: Sequence[tuple[str, Method, AttentionMaps | GroundingError]],
     other: AttentionMaps | GroundingError | None,
-    methods: Mapping[str, Method],
 ) -> dict[str, Outcome | None]:
     """One sample's outcomes by variant."""
     pipe.encode(sample.image)
     return {
-        **{name: _answer(pipe, sample, recorded, method) for name, method in methods.items()},
+        **{name: _answer(pipe, sample, recorded, method) for name, method, recorded in variants},
         CENTRE: _point(pipe, sample, _centre(sample.image)),
         OTHER: None if other is None else _answer(pipe, sample, other, pipe.method),
         TRUTH: _point(pipe, sample, deepest_point(sample.truth)),

@@ -30,6 +30,11 @@ STAGES: Registry[Stage] = Registry(
     {
         "stop-words": "grounding.maps.words:StopWords",
         "rows": "grounding.maps.words:Rows",
+        "magnets": "grounding.maps.magnets:Magnets",
+        "text-sinks": "grounding.maps.text_sinks:TextSinks",
+        "head-noun": "grounding.maps.head_noun:HeadNoun",
+        "spatial-bias": "grounding.maps.spatial_bias:SpatialBias",
+        "combine": "grounding.maps.combine:Combine",
         "layers-select": "grounding.maps.layers:LayerChoice",
         "layers-mean": "grounding.maps.layers:LayerMean",
         "heads-mean": "grounding.maps.heads:HeadMean",

@@ -67,6 +67,32 @@ _REDUCED: dict[Reduce, frozenset[str]] = {
 STATISTICS = ("max_all", "max_image")
 """Head statistics that can be recorded."""
 
+MagnetEncoding = Literal["separate", "inline"]
+"""How a text encoder reads magnets: each alone, with an end token of its own, or behind the prompt in one string."""
+
+
+@dataclass(frozen=True)
+class MagnetWords:
+    """Words appended to a prompt to attract attention that would otherwise fall on the wrong cells.
+
+    Attributes:
+        texts: the words, in order; repeated ones are appended as often.
+        encoding: see `MagnetEncoding`.
+        skip_content: leave out a content word, such as a colour, that the expression holds.
+    """
+
+    texts: tuple[str, ...]
+    encoding: MagnetEncoding = "separate"
+    skip_content: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.texts or not all(text.strip() for text in self.texts):
+            raise RecordingError(f"magnets {self.texts} must be at least one word, none of them blank")
+        if self.encoding not in get_args(MagnetEncoding):
+            raise RecordingError(
+                f"magnet encoding {self.encoding!r} is unknown: use {', '.join(get_args(MagnetEncoding))}"
+            )
+
 
 @dataclass(frozen=True)
 class RecordSpec:
@@ -79,6 +105,7 @@ class RecordSpec:
         head_statistics: `"max_all"`, `"max_image"`; see `AttentionMaps.head_statistics`.
         residual_sinks: record phi, how far each key's residual stands out in the layer's sink dimensions.
         text_to_text: record the weights of words on words, which diffusion transformers with joint attention have.
+        magnets: words that the source appends to the prompt; None for none.
         background_prompt: a generic prompt to record as well, to the same spec; None where no stage contrasts.
         budget_bytes: most bytes that one recording may take, checked before the model runs.
     """
@@ -89,6 +116,7 @@ class RecordSpec:
     head_statistics: tuple[str, ...] = ()
     residual_sinks: bool = False
     text_to_text: bool = False
+    magnets: MagnetWords | None = None
     background_prompt: str | None = None
     budget_bytes: int = 2 << 30
 
@@ -107,9 +135,14 @@ class RecordSpec:
     def __or__(self, other: RecordSpec) -> RecordSpec:
         """The least spec that records everything either of the two records; the larger budget is kept.
 
+        A recording with magnets differs from one without in every weight; None stands for a spec that takes either.
+
         Raises:
-            ValueError: the two name different background prompts.
+            ValueError: the two name different background prompts or different magnets.
         """
+        magnets = [spec.magnets for spec in (self, other) if spec.magnets is not None]
+        if len(set(magnets)) > 1:
+            raise ValueError(f"one recording has one list of magnets, got {' and '.join(map(repr, magnets))}")
         prompts = [spec.background_prompt for spec in (self, other) if spec.background_prompt is not None]
         if len(set(prompts)) > 1:
             raise ValueError(f"one recording has one background prompt, got {' and '.join(map(repr, prompts))}")
@@ -121,6 +154,7 @@ class RecordSpec:
             head_statistics=tuple(dict.fromkeys((*self.head_statistics, *other.head_statistics))),
             residual_sinks=self.residual_sinks or other.residual_sinks,
             text_to_text=self.text_to_text or other.text_to_text,
+            magnets=magnets[0] if magnets else None,
             background_prompt=prompts[0] if prompts else None,
             budget_bytes=max(self.budget_bytes, other.budget_bytes),
         )

@@ -9,7 +9,7 @@ Shape letters: X image cells, T text tokens that take part in the softmax, C lat
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from grounding.attention.events import Pass
 from grounding.attention.joint import record_joint
 from grounding.diffusion.latents import draw_noise, mixed, pixels_of
+from grounding.diffusion.magnets import PromptMagnets
 from grounding.diffusion.maps import joint_maps, request_for
 from grounding.diffusion.prompts import SLOT, Encoded, Observed, TextPrompt
 from grounding.diffusion.reading import ModelSettings, Pads
@@ -30,7 +31,7 @@ from grounding.memory import explain_out_of_memory
 from grounding.source import fingerprint
 from grounding.text.parse import NounFinder, parse
 from grounding.text.words import split_words
-from grounding.types import AttentionMaps, RecordSpec, Word
+from grounding.types import AttentionMaps, RecordSpec, Word, WordKind
 
 _REMEDY = "read the picture at a smaller size, choose --dtype bfloat16, or a smaller model"
 
@@ -55,6 +56,8 @@ class DiffusionSource(ABC):
         text_length: positions of the pipeline's padded prompt, and most tokens of a prompt.
         guidance: how classifier-free guidance runs while generating: `negative-first` or `prompt-first` in one batch,
             or in `calls` of their own, the prompt's first.
+        per_token: arguments of the transformer that have one entry per text token, with the axis of the tokens; empty
+            where the states of two prompts cannot follow each other.
         default_prompt: prompt template used where a caller gives none.
         reading: how a picture is read.
         notice: one sentence that every run with this model must show, or None.
@@ -69,6 +72,7 @@ class DiffusionSource(ABC):
     encoder: ClassVar[str] = "T5"
     text_length: ClassVar[int]
     guidance: ClassVar[Literal["negative-first", "prompt-first", "calls"]]
+    per_token: ClassVar[Mapping[str, int]] = {}
 
     def __init__(
         self, pipe: Any, name: str = "", finder: NounFinder | None = None, settings: ModelSettings | None = None
@@ -81,6 +85,7 @@ class DiffusionSource(ABC):
         self.notice: str | None = settings.notice
         self.reading = settings.reading
         self._latents: tuple[bytes, Tensor] | None = None
+        self._magnets = PromptMagnets(self)
 
     # -- what a family says
 
@@ -307,7 +312,8 @@ class DiffusionSource(ABC):
         kept = [tokens[i] for i in placement.tokens]
         placed = place(prompt.words, kept, placement.word_positions, self.tokenizer, self.name)
         shift = prompt.start
-        return tuple(replace(w, span=(w.span[0] - shift, w.span[1] - shift)) if any(w.span) else w for w in placed)
+        moved = (replace(w, span=(w.span[0] - shift, w.span[1] - shift)) if any(w.span) else w for w in placed)
+        return tuple(replace(w, span=(0, 0)) if w.kind is WordKind.MAGNET else w for w in moved)
 
     def _read(
         self,
@@ -319,14 +325,14 @@ class DiffusionSource(ABC):
         if len(clips) != len(expressions) or not clips:
             raise ValueError(f"{len(clips)} pictures for {len(expressions)} expressions: one per expression is needed")
         # Words first, so that a bad expression is refused before a picture is encoded.
-        prompts = [self.prompt(expression, template) for expression in expressions]
+        prompts = [self._magnets.prompt(self.prompt(one, template), spec.magnets) for one in expressions]
         for prompt in prompts:
             self.tokens(prompt.text)
         return [self._read_one(clip, prompt, spec) for clip, prompt in zip(clips, prompts, strict=True)]
 
     def _read_one(self, frames: Sequence[Image.Image], prompt: TextPrompt, spec: RecordSpec) -> AttentionMaps:
         with torch.inference_mode(), explain_out_of_memory(f"running {self.name}", _REMEDY):
-            encoded = self.encode(prompt.text)
+            encoded = self._magnets.encode(prompt, spec.magnets)
             clean = self._encoded_picture(frames)
             shape = self.latent_shape(clean)
             placement = self.placement(encoded.tokens, shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -34,6 +34,7 @@ class Flux(DiffusionSource):
     attention = "text-first"
     pad_rules: ClassVar[tuple[Pads, ...]] = ("drop", "ignore", "keep", "mask")
     guidance = "calls"
+    per_token: ClassVar[Mapping[str, int]] = {"encoder_hidden_states": 1, "txt_ids": 0}
     text_length = 512
 
     @property

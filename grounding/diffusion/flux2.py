@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -25,6 +26,7 @@ class Flux2Klein(Flux):
     pipelines = ("Flux2KleinPipeline",)
     required = ("transformer", "vae", "text_encoder", "tokenizer")
     pad_rules: ClassVar[tuple[Pads, ...]] = ("drop", "ignore", "keep")
+    per_token: ClassVar[Mapping[str, int]] = {}
     encoder = "Qwen3"
 
     @property

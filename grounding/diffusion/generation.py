@@ -65,6 +65,11 @@ def record_generation(
         BudgetError: the request exceeds its budget.
     """
     spec = spec or RecordSpec()
+    if spec.magnets is not None:
+        raise RecordingError(
+            "a pipeline that generates encodes its own prompt, so no magnets can be appended to it: record without "
+            "magnets, or write them into the prompt"
+        )
     read = source.prompt(prompt, SLOT)
     source.tokens(read.text)
     follower = _Follower(source, read.text, spec, picture)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -28,6 +28,7 @@ class LTXVideo(DiffusionSource):
     video = True
     patch = 1
     guidance = "negative-first"
+    per_token: ClassVar[Mapping[str, int]] = {"encoder_hidden_states": 1, "encoder_attention_mask": 1}
     text_length = 128
 
     @property

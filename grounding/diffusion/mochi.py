@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -25,6 +25,7 @@ class Mochi(DiffusionSource):
     pad_rules: ClassVar[tuple[Pads, ...]] = ("mask",)
     video = True
     guidance = "negative-first"
+    per_token: ClassVar[Mapping[str, int]] = {"encoder_hidden_states": 1, "encoder_attention_mask": 1}
     text_length = 256
 
     @property

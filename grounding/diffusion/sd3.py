@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +29,7 @@ class StableDiffusion3(DiffusionSource):
     attention = "image-first"
     pad_rules: ClassVar[tuple[Pads, ...]] = ("drop", "ignore", "keep")
     guidance = "negative-first"
+    per_token: ClassVar[Mapping[str, int]] = {"encoder_hidden_states": 1}
     text_length = 256
 
     @property

@@ -11,7 +11,7 @@ from grounding.text.align import Span, align
 from grounding.text.vocabulary import refuse_unknown
 from grounding.types import Word, WordKind
 
-Role = Literal["text", "special", "pad"]
+Role = Literal["text", "special", "pad", "magnet"]
 
 _BLANKS = " ▁ĠĊ\n"
 
@@ -23,7 +23,8 @@ class TextToken:
     Attributes:
         piece: the token as its tokenizer writes it, such as "▁fish" or "</s>".
         span: (start, end) characters in the prompt; (0, 0) for tokens that stand for none.
-        role: `text`; `special`: end of text, chat markup, and pieces that are blanks alone; `pad`.
+        role: `text`; `special`: end of text, chat markup, and pieces that are blanks alone; `pad`; `magnet`: a piece of
+            a magnet that was encoded alone, its end of text included.
         unknown: whether the tokenizer has no piece for these characters.
     """
 
@@ -150,7 +151,7 @@ def refuse_controls(text: str, tokenizer: Any, model: str) -> None:
 def place(
     words: Sequence[Word], tokens: Sequence[TextToken], positions: Sequence[int], tokenizer: Any, model: str
 ) -> tuple[Word, ...]:
-    """Give words the positions of their tokens, and make a special word of every other token.
+    """Give words the positions of their tokens, and make a special word or a magnet of every other token.
 
     Several encoders may have read the same prompt, one after the other in the sequence (SD3); a word then owns its
     tokens of all of them.
@@ -177,7 +178,9 @@ def place(
     placed = [replace(w, positions=tuple(positions[i] for i in own)) for w, own in zip(words, owned, strict=True)]
     taken = {i for own in owned for i in own}
     rest = [
-        Word(token.piece, (0, 0), (positions[i],), WordKind.SPECIAL) for i, token in enumerate(tokens) if i not in taken
+        Word(token.piece, (0, 0), (positions[i],), WordKind.MAGNET if token.role == "magnet" else WordKind.SPECIAL)
+        for i, token in enumerate(tokens)
+        if i not in taken
     ]
     return tuple(sorted((*placed, *rest), key=lambda word: word.positions[0]))
 

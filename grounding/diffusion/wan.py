@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -33,6 +33,7 @@ class Wan(DiffusionSource):
     pad_rules: ClassVar[tuple[Pads, ...]] = ("ignore", "keep", "drop")
     video = True
     guidance = "calls"
+    per_token: ClassVar[Mapping[str, int]] = {"encoder_hidden_states": 1}
     encoder = "UMT5"
     text_length = 512
 

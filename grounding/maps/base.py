@@ -155,6 +155,18 @@ def keep_layers(maps: AttentionMaps, indices: Sequence[int]) -> AttentionMaps:
     )
 
 
+def keep_words(maps: AttentionMaps, indices: Sequence[int]) -> AttentionMaps:
+    """The maps with only the given entries of the word axis."""
+    at = list(indices)
+    between = maps.text_to_text
+    return replace(
+        maps,
+        values=maps.values[:, :, :, at],
+        words=tuple(maps.words[i] for i in at),
+        text_to_text=None if between is None else between[:, :, :, at][..., at],
+    )
+
+
 def average_layers(maps: AttentionMaps, values: FloatArray) -> AttentionMaps:
     """The maps with `values` [S, 1, H, T, K], without what was recorded per layer; words on words are averaged."""
     between = None if maps.text_to_text is None else maps.text_to_text.mean(axis=1, keepdims=True)

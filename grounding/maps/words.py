@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from grounding.errors import ExpressionError, MethodError
-from grounding.maps.base import LAST, Part, Stage, image_columns, lost_share
+from grounding.maps.base import LAST, Part, Stage, image_columns, keep_words, lost_share
 from grounding.types import AttentionMaps, StageReport, Word, WordKind
 
 _NAMES = {kind: f"{kind} word" for kind in WordKind} | {WordKind.MAGNET: "magnet"}
@@ -53,13 +53,7 @@ class StopWords(Stage):
             )
         why = {i: _NAMES[word.kind] for i, word in enumerate(maps.words) if word.kind in self.kinds}
         dropped = [maps.words[i].text for i in why]
-        between = maps.text_to_text
-        result = replace(
-            maps,
-            values=maps.values[:, :, :, kept],
-            words=tuple(maps.words[i] for i in kept),
-            text_to_text=None if between is None else between[:, :, :, kept][..., kept],
-        )
+        result = keep_words(maps, kept)
         removed = lost_share(float(maps.values.sum(dtype=float)), float(result.values.sum(dtype=float)))
         detail = f"{len(dropped)} of {len(maps.words)} rows dropped" + (f": {', '.join(dropped)}" if dropped else "")
         return result, StageReport(self.name, removed, detail, {"dropped": dropped}, why)

@@ -10,6 +10,7 @@ import torch
 
 from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
+from grounding.errors import RecordingError
 from grounding.layout import TokenLayout
 from grounding.memory import explain_out_of_memory
 from grounding.numerics import refuse_overflow
@@ -139,7 +140,15 @@ def row_request(layouts: Sequence[TokenLayout], words: Sequence[Sequence[Word]],
         layouts: per element the layout of its sequence.
         words: per element the words whose tokens are the queries; words may share positions.
         spec: layers, heads, reductions, statistics and budget.
+
+    Raises:
+        RecordingError: the spec has magnets.
     """
+    if spec.magnets is not None:
+        raise RecordingError(
+            "magnets share a cell's attention with the expression, and in a vision-language model cells do not attend "
+            "to words: leave the stage 'magnets' out, or use a diffusion transformer"
+        )
     image = tuple(tuple(layout.image.tolist()) for layout in layouts)
     return RowRequest(
         queries=tuple(tuple(dict.fromkeys(p for word in own for p in word.positions)) for own in words),
