@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 
 # CHAIR_S and CHAIR_I of OPERA's table 2 for its greedy, beam and own captions. The table's CHAIR_I of LLaVA's greedy
-# captions, 14.7, is not that of the captions beside it: the released script gives 12.7.
+# captions, 14.7, is not that of the captions beside it: they give 12.7.
 PRINTED = {
     "instructblip-greedy": (58.8, 23.7),
     "instructblip-beam5": (55.6, 15.8),
