@@ -11,13 +11,18 @@ from hypothesis import strategies as st
 from made_maps import WORDS, made_maps, with_background
 
 from grounding.errors import ExpressionError, MethodError
+from grounding.maps.combine import Combine
 from grounding.maps.compose import Compose
 from grounding.maps.contrast import Difference, Ratio
+from grounding.maps.head_noun import HeadNoun
 from grounding.maps.heads import HeadMaxImage, HeadMean, HeadMeanMax
 from grounding.maps.layers import LayerChoice, LayerMean
+from grounding.maps.magnets import PRESETS, Magnets
 from grounding.maps.selection import HeadsByEntropy, HeadsFixed
 from grounding.maps.sinks import ColumnOutliers, ResidualSinks
 from grounding.maps.smooth import Smooth
+from grounding.maps.spatial_bias import SpatialBias
+from grounding.maps.text_sinks import TextSinks
 from grounding.maps.words import Rows, StopWords
 from grounding.methods import STAGES, Method, load_method, method_names, parse_method, run_stages, without
 from grounding.points import RULES, ArgMax, MaxMinPair, OtsuBox, SpreadPoints
@@ -44,6 +49,11 @@ some_stages = [
     st.builds(Ratio, prompt=st.sampled_from(["Describe.", "no: 'quotes' #"]), epsilon=shares),
     st.builds(Difference, prompt=st.just("Décrire"), strength=st.floats(0.1, 2), match=st.just("none")),
     st.builds(Smooth, sigma=st.floats(0.1, 3)),
+    st.builds(Magnets, preset=st.sampled_from(sorted(PRESETS)), encoding=st.sampled_from(["separate", "inline"])),
+    st.builds(Magnets, words=st.just(("a", "no: 'quotes' #")), skip_content=st.booleans()),
+    st.builds(TextSinks, share=st.floats(0.1, 9), handling=st.sampled_from(["drop", "renormalise"])),
+    st.builds(HeadNoun, keep=st.sampled_from(["noun", "phrase"])), st.builds(SpatialBias, floor=shares),
+    st.builds(Combine, how=st.sampled_from(["sum", "mean", "max"])),
 ]  # fmt: skip
 method_stages = st.lists(st.one_of(some_stages), max_size=4)
 rules = st.one_of(
@@ -72,6 +82,9 @@ def test_every_shipped_method_runs_and_gives_points(name):
     if pairs:  # such a method belongs to one model: give the maps its heads
         layers = tuple(range(max(layer for layer, _ in pairs) + 1))
         maps = with_background(made_maps(layers=layers, heads=max(head for _, head in pairs) + 1))
+    if not all("word-to-image" in stage.directions for stage in loaded.stages):
+        between = np.full((*maps.values.shape[:4], len(WORDS)), 1 / len(WORDS), np.float32)
+        maps = replace(maps, direction="image-to-word", text_to_text=between)
     heatmap = run_stages(loaded, maps)
     assert [report.stage for report in heatmap.stages] == [stage.name for stage in loaded.stages]
     assert all(0 <= report.removed <= 1 and report.detail for report in heatmap.stages)
@@ -158,7 +171,7 @@ def test_a_file_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize("name", ["defualt", "", "default.", "DEFAULT"])
 def test_an_unknown_method_names_the_known_ones(name):
-    known = "default, diffusion, plain-mean, relative, starter, starter-photo, vl-sam-points"
+    known = "default, diffusion, plain-mean, refam, refam-page, relative, starter, starter-dit, starter-photo, vl-sam-points"
     with pytest.raises(MethodError, match=known):
         load_method(name)
 
