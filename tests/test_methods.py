@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from made_maps import WORDS, made_maps, with_background
+from made_maps import WORDS, made_maps, suited, with_background
 
 from grounding.errors import ExpressionError, MethodError
 from grounding.maps.combine import Combine
@@ -82,9 +82,7 @@ def test_every_shipped_method_runs_and_gives_points(name):
     if pairs:  # such a method belongs to one model: give the maps its heads
         layers = tuple(range(max(layer for layer, _ in pairs) + 1))
         maps = with_background(made_maps(layers=layers, heads=max(head for _, head in pairs) + 1))
-    if not all("word-to-image" in stage.directions for stage in loaded.stages):
-        between = np.full((*maps.values.shape[:4], len(WORDS)), 1 / len(WORDS), np.float32)
-        maps = replace(maps, direction="image-to-word", text_to_text=between)
+    maps = suited(maps, *loaded.stages)
     heatmap = run_stages(loaded, maps)
     assert [report.stage for report in heatmap.stages] == [stage.name for stage in loaded.stages]
     assert all(0 <= report.removed <= 1 and report.detail for report in heatmap.stages)
@@ -99,6 +97,10 @@ def test_a_method_written_as_yaml_reads_back_equal(name):
     assert parse_method(loaded.to_yaml(), name, "again.yaml") == loaded
 
 
+def _reduced(table, spec):
+    return table.mean(2, keepdims=True) if spec.reduce == "heads" else table
+
+
 @pytest.mark.parametrize("name", method_names())
 def test_what_a_method_asks_for_is_enough(name):
     """Maps that hold only what the spec names, of a model deeper than what was recorded, give the same heat map."""
@@ -107,18 +109,17 @@ def test_what_a_method_asks_for_is_enough(name):
     spec = loaded.record_spec(depth)
     full = with_background(made_maps(layers=tuple(range(depth)), heads=8))
     full = replace(full, layer_count=depth, background=replace(full.background, layer_count=depth))
+    full = suited(full, *loaded.stages)
 
     def recorded(maps):
         at = list(spec.layers if spec.layers is not None else range(depth))
-        values = maps.values[:, at]
-        if spec.reduce == "heads":
-            values = values.mean(2, keepdims=True)
         return replace(
             maps,
-            values=values,
+            values=_reduced(maps.values[:, at], spec),
             layers=tuple(at),
             head_statistics={key: maps.head_statistics[key][at] for key in spec.head_statistics},
             residual_sinks=maps.residual_sinks[at] if spec.residual_sinks else None,
+            text_to_text=_reduced(maps.text_to_text[:, at], spec) if spec.text_to_text else None,
             background=None if spec.background_prompt is None or maps.background is None else recorded(maps.background),
         )
 
@@ -171,7 +172,8 @@ def test_a_file_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize("name", ["defualt", "", "default.", "DEFAULT"])
 def test_an_unknown_method_names_the_known_ones(name):
-    known = "default, diffusion, plain-mean, refam, refam-page, relative, starter, starter-dit, starter-photo, vl-sam-points"
+    known = ", ".join(method_names())
+    assert known.startswith("default, diffusion, plain-mean, refam")
     with pytest.raises(MethodError, match=known):
         load_method(name)
 
