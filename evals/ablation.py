@@ -41,7 +41,7 @@ def ablations(method: Method) -> dict[str, Method]:
 def ladder(method: Method) -> dict[str, Method]:
     """Build the method up from the raw map of all words, a stage of `LADDER` at a time; the full method is left out.
 
-    A method with less than three of these stages has no ladder, since leaving out each says the same.
+    A method with fewer than three of these stages has no ladder, since leaving out each says the same.
     """
     names = [name for name in LADDER if name in [stage.name for stage in method.stages]]
     if len(names) < 3:

@@ -61,6 +61,15 @@ def with_background(maps: AttentionMaps, seed: int = 7) -> AttentionMaps:
     return replace(maps, background=other)
 
 
+def suited(maps: AttentionMaps, *stages) -> AttentionMaps:
+    """The maps, turned to a direction that all stages have a meaning for; then with attention between words too."""
+    if all("word-to-image" in stage.directions for stage in stages):
+        return maps
+    between = np.full((*maps.values.shape[:4], len(maps.words)), 1 / len(maps.words), np.float32)
+    behind = None if maps.background is None else suited(maps.background, *stages)
+    return replace(maps, direction="image-to-word", text_to_text=between, background=behind)
+
+
 def cells(maps: AttentionMaps, grid: int = 0) -> np.ndarray:
     """Values [S, L, H, T, h, w] of a grid, by an independent way of looking them up."""
     at = {key: column for column, key in enumerate(maps.keys.tolist())}

@@ -8,16 +8,21 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from made_maps import WORDS, made_maps, with_background
+from made_maps import WORDS, made_maps, suited, with_background
 
 from grounding.errors import ExpressionError, MethodError
+from grounding.maps.combine import Combine
 from grounding.maps.compose import Compose
 from grounding.maps.contrast import Difference, Ratio
+from grounding.maps.head_noun import HeadNoun
 from grounding.maps.heads import HeadMaxImage, HeadMean, HeadMeanMax
 from grounding.maps.layers import LayerChoice, LayerMean
+from grounding.maps.magnets import PRESETS, Magnets
 from grounding.maps.selection import HeadsByEntropy, HeadsFixed
 from grounding.maps.sinks import ColumnOutliers, ResidualSinks
 from grounding.maps.smooth import Smooth
+from grounding.maps.spatial_bias import SpatialBias
+from grounding.maps.text_sinks import TextSinks
 from grounding.maps.words import Rows, StopWords
 from grounding.methods import STAGES, Method, load_method, method_names, parse_method, run_stages, without
 from grounding.points import RULES, ArgMax, MaxMinPair, OtsuBox, SpreadPoints
@@ -44,6 +49,11 @@ some_stages = [
     st.builds(Ratio, prompt=st.sampled_from(["Describe.", "no: 'quotes' #"]), epsilon=shares),
     st.builds(Difference, prompt=st.just("Décrire"), strength=st.floats(0.1, 2), match=st.just("none")),
     st.builds(Smooth, sigma=st.floats(0.1, 3)),
+    st.builds(Magnets, preset=st.sampled_from(sorted(PRESETS)), encoding=st.sampled_from(["separate", "inline"])),
+    st.builds(Magnets, words=st.just(("a", "no: 'quotes' #")), skip_content=st.booleans()),
+    st.builds(TextSinks, share=st.floats(0.1, 9), handling=st.sampled_from(["drop", "renormalise"])),
+    st.builds(HeadNoun, keep=st.sampled_from(["noun", "phrase"])), st.builds(SpatialBias, floor=shares),
+    st.builds(Combine, how=st.sampled_from(["sum", "mean", "max"])),
 ]  # fmt: skip
 method_stages = st.lists(st.one_of(some_stages), max_size=4)
 rules = st.one_of(
@@ -72,6 +82,7 @@ def test_every_shipped_method_runs_and_gives_points(name):
     if pairs:  # such a method belongs to one model: give the maps its heads
         layers = tuple(range(max(layer for layer, _ in pairs) + 1))
         maps = with_background(made_maps(layers=layers, heads=max(head for _, head in pairs) + 1))
+    maps = suited(maps, *loaded.stages)
     heatmap = run_stages(loaded, maps)
     assert [report.stage for report in heatmap.stages] == [stage.name for stage in loaded.stages]
     assert all(0 <= report.removed <= 1 and report.detail for report in heatmap.stages)
@@ -86,6 +97,10 @@ def test_a_method_written_as_yaml_reads_back_equal(name):
     assert parse_method(loaded.to_yaml(), name, "again.yaml") == loaded
 
 
+def _reduced(table, spec):
+    return table.mean(2, keepdims=True) if spec.reduce == "heads" else table
+
+
 @pytest.mark.parametrize("name", method_names())
 def test_what_a_method_asks_for_is_enough(name):
     """Maps that hold only what the spec names, of a model deeper than what was recorded, give the same heat map."""
@@ -94,18 +109,17 @@ def test_what_a_method_asks_for_is_enough(name):
     spec = loaded.record_spec(depth)
     full = with_background(made_maps(layers=tuple(range(depth)), heads=8))
     full = replace(full, layer_count=depth, background=replace(full.background, layer_count=depth))
+    full = suited(full, *loaded.stages)
 
     def recorded(maps):
         at = list(spec.layers if spec.layers is not None else range(depth))
-        values = maps.values[:, at]
-        if spec.reduce == "heads":
-            values = values.mean(2, keepdims=True)
         return replace(
             maps,
-            values=values,
+            values=_reduced(maps.values[:, at], spec),
             layers=tuple(at),
             head_statistics={key: maps.head_statistics[key][at] for key in spec.head_statistics},
             residual_sinks=maps.residual_sinks[at] if spec.residual_sinks else None,
+            text_to_text=_reduced(maps.text_to_text[:, at], spec) if spec.text_to_text else None,
             background=None if spec.background_prompt is None or maps.background is None else recorded(maps.background),
         )
 
@@ -158,7 +172,8 @@ def test_a_file_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize("name", ["defualt", "", "default.", "DEFAULT"])
 def test_an_unknown_method_names_the_known_ones(name):
-    known = "default, diffusion, plain-mean, relative, starter, starter-photo, vl-sam-points"
+    known = ", ".join(method_names())
+    assert known.startswith("default, diffusion, plain-mean, refam")
     with pytest.raises(MethodError, match=known):
         load_method(name)
 

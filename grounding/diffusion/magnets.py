@@ -11,9 +11,9 @@ import torch
 
 from grounding.diffusion.prompts import Encoded, TextPrompt
 from grounding.diffusion.reading import Pads
-from grounding.errors import ModelError
+from grounding.diffusion.tokens import TextToken
+from grounding.errors import MethodError, ModelError
 from grounding.text.kinds import kind_of, normal
-from grounding.text.vocabulary import refuse_unknown
 from grounding.types import MagnetWords, Word, WordKind
 
 
@@ -24,9 +24,8 @@ class TextEncoding(Protocol):
     per_token: ClassVar[Mapping[str, int]]
     pad_rules: ClassVar[tuple[Pads, ...]]
 
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer that labels text tokens."""
+    def tokens(self, text: str, length: int | None = None) -> tuple[TextToken, ...]:
+        """The tokens of a prompt."""
 
     def encode(self, text: str) -> Encoded:
         """Encode a prompt."""
@@ -50,10 +49,12 @@ class PromptMagnets:
         """The prompt that is read, with inline magnets behind it.
 
         Raises:
+            MethodError: a magnet is outside the vocabulary.
             ModelError: magnets are to be encoded alone, and the family's states cannot be joined.
         """
         if magnets is None:
             return prompt
+        self._check_known(magnets)
         if magnets.encoding == "separate":
             self._check_joinable()
             return prompt
@@ -70,9 +71,6 @@ class PromptMagnets:
         Args:
             prompt: as `prompt` gave it.
             magnets: the magnets.
-
-        Raises:
-            ExpressionError: a magnet is outside the vocabulary.
         """
         encoded = self._source.encode(prompt.text)
         if magnets is None or magnets.encoding == "inline":
@@ -89,6 +87,14 @@ class PromptMagnets:
         }
         return Encoded(tuple(token for part in parts for token in part.tokens), {**encoded.inputs, **joined})
 
+    def _check_known(self, magnets: MagnetWords) -> None:
+        for magnet in magnets.texts:
+            if any(token.unknown for token in self._source.tokens(magnet)):
+                raise MethodError(
+                    f"the magnet {magnet!r} is outside the vocabulary of {self._source.name}: name others in the "
+                    "method's stage 'magnets', such as 'words: [with, to]'"
+                )
+
     def _check_joinable(self) -> None:
         if not self._source.per_token:
             raise ModelError(
@@ -104,8 +110,6 @@ class PromptMagnets:
             alone = source.with_reading(pads="drop") if "drop" in source.pad_rules else source
             encoded = alone.encode(magnet)
             own = self._part(encoded, [i for i, token in enumerate(encoded.tokens) if token.role != "pad"])
-            ids = [source.tokenizer.unk_token_id if token.unknown else -1 for token in own.tokens]
-            refuse_unknown(magnet, ids, source.tokenizer, source.name)
             tokens = tuple(replace(token, role="magnet", span=(0, 0)) for token in own.tokens)
             self._alone[magnet] = replace(own, tokens=tokens)
         return self._alone[magnet]

@@ -47,4 +47,6 @@ class Combine(Stage):
         named = [word.text for word in own.words]
         detail = f"{self.how} of {len(named)} of {len(maps.words)} words: {', '.join(named)}"
         result = replace(own, values=joined, words=(word,), text_to_text=None)
-        return result, StageReport(self.name, removed, detail, {"words": named})
+        why = {i: "special token" for i in range(len(maps.words)) if i not in kept}
+        share = tuple(float(i in kept) / len(kept) for i in range(len(maps.words)))
+        return result, StageReport(self.name, removed, detail, {"words": named}, why, share)

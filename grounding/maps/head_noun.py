@@ -33,9 +33,10 @@ class HeadNoun(Stage):
         other = [i for i, word in enumerate(maps.words) if word.kind in (WordKind.SPECIAL, WordKind.MAGNET)]
         result = keep_words(maps, sorted({*kept, *other})) if kept else maps
         removed = lost_share(float(maps.values.sum(dtype=float)), float(result.values.sum(dtype=float)))
+        why = {i: "outside the head noun's phrase" for i in range(len(maps.words)) if kept and i not in (*kept, *other)}
         named = [maps.words[i].text for i in kept]
         detail = f"kept {' '.join(named)}" if named else "no head noun, so all words are kept"
-        return result, StageReport(self.name, removed, detail, {"kept": named})
+        return result, StageReport(self.name, removed, detail, {"kept": named}, why)
 
     def _kept(self, maps: AttentionMaps) -> list[int]:
         own = [i for i, word in enumerate(maps.words) if word.kind not in (WordKind.SPECIAL, WordKind.MAGNET)]

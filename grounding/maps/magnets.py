@@ -63,7 +63,8 @@ class Magnets(Stage):
     def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
         """Drop the rows of magnets, their end tokens included."""
         result = keep_words(maps, [i for i, word in enumerate(maps.words) if word.kind is not WordKind.MAGNET])
-        dropped = [word.text for word in maps.words if word.kind is WordKind.MAGNET]
+        why = {i: "magnet" for i, word in enumerate(maps.words) if word.kind is WordKind.MAGNET}
+        dropped = [maps.words[i].text for i in why]
         removed = lost_share(float(maps.values.sum(dtype=float)), float(result.values.sum(dtype=float)))
         detail = f"{len(dropped)} magnet tokens dropped: {' '.join(dropped)}" if dropped else "no magnets were recorded"
-        return result, StageReport(self.name, removed, detail, {"dropped": dropped})
+        return result, StageReport(self.name, removed, detail, {"dropped": dropped}, why)

@@ -88,7 +88,8 @@ class TextSinks(Stage):
             }
             for i, word in enumerate(maps.words)
         ]
-        return result, StageReport(self.name, lost_share(before, after), detail, {"words": table})
+        why = {int(i): "sink" for i in np.flatnonzero(dropped)}
+        return result, StageReport(self.name, lost_share(before, after), detail, {"words": table}, why)
 
     def measure(self, maps: AttentionMaps) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Per word [T]: share over equal weights, variation over cells, weight from other words over the median's.

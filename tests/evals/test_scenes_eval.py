@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from evals.ablation import ablations, shared_spec
+from evals.ablation import ablations, ladder, shared_recordings, shared_spec
 from evals.commands.bench import print_measurement
 from evals.metrics import Outcome, best_point_hits, gave_up, judge
 from evals.report import change, score, score_table
@@ -113,6 +114,27 @@ def test_every_part_of_a_method_can_be_switched_off(name):
         assert spec.residual_sinks >= needed.residual_sinks
         assert spec.reduce in ("none", needed.reduce)
         assert needed.background_prompt in (None, spec.background_prompt)
+
+
+def test_the_ladder_adds_a_stage_at_a_time():
+    method = load_method("refam")
+    rungs = ladder(method)
+    assert list(rungs) == ["raw map of all words", "+ stop words dropped", "+ sinks out", "+ magnets", "+ head noun"]
+    stages = [[stage.name for stage in rung.stages] for rung in (*rungs.values(), method)]
+    added = ["stop-words", "text-sinks", "magnets", "head-noun", "spatial-bias"]
+    assert [set(b) - set(a) for a, b in itertools.pairwise(stages)] == [{name} for name in added]
+    assert stages[0] == ["layers-select", "heads-mean", "combine", "layers-mean"]
+    assert ladder(load_method("default")) == {}
+
+
+def test_methods_with_other_magnets_get_a_recording_of_their_own():
+    method = load_method("refam")
+    methods = {"full": method} | ablations(method)
+    recordings = shared_recordings(methods, layer_count=8)
+    assert [spec.magnets for spec in recordings] == [method.record_spec(8).magnets, None]
+    with_magnets, without_magnets = recordings.values()
+    assert set(with_magnets) | set(without_magnets) == set(methods)
+    assert {"without magnets", "raw map of all words", "+ stop words dropped", "+ sinks out"} == set(without_magnets)
 
 
 @pytest.fixture(scope="module")

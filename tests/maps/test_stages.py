@@ -8,21 +8,27 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_maps import made_maps, with_background
+from made_maps import made_maps, suited, with_background
 
 from grounding.errors import MethodError
+from grounding.maps.combine import Combine
 from grounding.maps.contrast import Difference, Ratio
+from grounding.maps.head_noun import HeadNoun
 from grounding.maps.heads import HeadMaxImage, HeadMean, HeadMeanMax
 from grounding.maps.layers import LayerChoice, LayerMean
+from grounding.maps.magnets import Magnets
 from grounding.maps.selection import HeadsByEntropy, HeadsFixed
 from grounding.maps.sinks import ColumnOutliers, ResidualSinks
 from grounding.maps.smooth import Smooth
+from grounding.maps.spatial_bias import SpatialBias
+from grounding.maps.text_sinks import TextSinks
 from grounding.maps.words import Rows, StopWords
 from grounding.methods import STAGES
-from grounding.types import AttentionMaps, RecordSpec
+from grounding.types import AttentionMaps, MagnetWords, RecordSpec
 
 EVERY = [
-    StopWords(), Rows(last=1), LayerChoice(start=0.5), LayerMean(), HeadMean(), HeadMeanMax(), HeadMaxImage(),
+    StopWords(), Rows(last=1), Magnets(), TextSinks(), HeadNoun(), SpatialBias(), Combine(),
+    LayerChoice(start=0.5), LayerMean(), HeadMean(), HeadMeanMax(), HeadMaxImage(),
     HeadsFixed(pairs=((1, 2), (3, 0))), HeadsByEntropy(count=2), ColumnOutliers(), ResidualSinks(tau=4.0),
     Ratio("x"), Difference("x"), Smooth(),
 ]  # fmt: skip
@@ -39,7 +45,7 @@ def test_every_registered_stage_is_among_these() -> None:
 
 @pytest.mark.parametrize("stage", EVERY, ids=named)
 def test_a_stage_spends_what_it_declares_and_keeps_the_rest(stage) -> None:
-    maps = with_background(made_maps(steps=2))
+    maps = suited(with_background(made_maps(steps=2)), stage)
     result, _ = stage(maps)
     assert (result.background is None) == ("background" in stage.spends)
     for axis, index in AXES.items():
@@ -51,7 +57,7 @@ def test_a_stage_spends_what_it_declares_and_keeps_the_rest(stage) -> None:
 @pytest.mark.parametrize("stage", EVERY, ids=named)
 def test_text_to_text_weights_follow_the_maps_axes(stage) -> None:
     """Layers, heads and words that a stage keeps or averages are kept or averaged there too."""
-    maps = with_background(made_maps(steps=2))
+    maps = suited(with_background(made_maps(steps=2)), stage)
     words = len(maps.words)
     # The weight names its layer, head and words: 1000 l + 100 h + 10 q + k.
     between = np.add.outer(np.add.outer(1000 * np.arange(4), 100 * np.arange(3)), np.zeros((words, words)))
@@ -75,7 +81,7 @@ def test_text_to_text_weights_follow_the_maps_axes(stage) -> None:
 
 @pytest.mark.parametrize("stage", EVERY, ids=named)
 def test_what_a_stage_does_not_need_may_be_missing(stage) -> None:
-    maps = with_background(made_maps())
+    maps = suited(with_background(made_maps()), stage)
     spec = stage.needs(4)
 
     def recorded(one: AttentionMaps) -> AttentionMaps:
@@ -103,9 +109,11 @@ def test_what_a_stage_does_not_need_may_be_missing(stage) -> None:
 @pytest.mark.parametrize("stage", EVERY, ids=named)
 def test_maps_that_a_stage_has_no_meaning_for_are_refused(stage) -> None:
     maps = with_background(made_maps())
-    turned = replace(maps, direction="image-to-word")
-    signed = replace(maps, signed=True, values=maps.values - 0.01)
-    for other, ok in ((turned, "image-to-word" in stage.directions), (signed, stage.takes_signed)):
+    turned = suited(maps, Magnets())
+    fit = suited(maps, stage)
+    signed = replace(fit, signed=True, values=fit.values - 0.01)
+    cases = ((maps, "word-to-image"), (turned, "image-to-word"))
+    for other, ok in (*((one, way in stage.directions) for one, way in cases), (signed, stage.takes_signed)):
         if ok:
             assert np.isfinite(stage(other)[0].values).all()
         else:
@@ -115,24 +123,27 @@ def test_maps_that_a_stage_has_no_meaning_for_are_refused(stage) -> None:
 
 def test_what_is_averaged_may_be_signed_and_what_is_a_share_may_not() -> None:
     assert {stage.name for stage in EVERY if stage.takes_signed} == {
-        "stop-words", "layers-select", "layers-mean", "heads-mean", "smooth",
+        "stop-words", "head-noun", "layers-select", "layers-mean", "heads-mean", "smooth",
     }  # fmt: skip
     assert {stage.name for stage in EVERY if "image-to-word" not in stage.directions} == {
         "heads-mean-max", "heads-max-image", "heads-entropy", "sinks-columns", "sinks-residual",
     }  # fmt: skip
+    assert {stage.name for stage in EVERY if "word-to-image" not in stage.directions} == {"magnets", "text-sinks"}
 
 
 @settings(max_examples=10)
 @pytest.mark.parametrize(
-    "stage", [s for s in EVERY if s.name not in ("heads-entropy", "sinks-columns", "rows", "contrast-ratio")], ids=named
+    "stage",
+    [s for s in EVERY if s.name not in ("heads-entropy", "sinks-columns", "text-sinks", "rows", "contrast-ratio")],
+    ids=named,
 )
 @given(st.integers(0, 2**32 - 1))
 def test_steps_do_not_mix(stage, seed) -> None:
     """Stages that take no decision over the steps' mean treat each step as if it were alone."""
-    maps = with_background(made_maps(seed, steps=3), seed + 1)
+    maps = replace(suited(with_background(made_maps(seed, steps=3), seed + 1), stage), text_to_text=None)
 
     def step(index: int) -> AttentionMaps:
-        behind = replace(maps.background, values=maps.background.values[index : index + 1])
+        behind = replace(maps.background, values=maps.background.values[index : index + 1], text_to_text=None)
         return replace(maps, values=maps.values[index : index + 1], background=behind)
 
     together = stage(maps)[0].values
@@ -147,6 +158,7 @@ specs = st.builds(
     reduce=st.sampled_from(["none", "heads", "layers", "both"]),
     head_statistics=st.lists(st.sampled_from(["max_all", "max_image"]), unique=True).map(lambda x: tuple(sorted(x))),
     residual_sinks=st.booleans(),
+    magnets=st.sampled_from([None, MagnetWords(("a",))]),
     background_prompt=st.sampled_from([None, "Describe."]),
     budget_bytes=st.integers(1, 1000),
 )

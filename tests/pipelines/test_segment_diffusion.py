@@ -84,6 +84,28 @@ def test_a_method_that_reads_what_diffusion_does_not_have_is_refused(segment, fl
     assert "a diffusion transformer has none" in " ".join(err.split())
 
 
+@pytest.mark.parametrize("method", ["refam", "refam-page"])
+def test_magnets_are_appended_and_dropped_again(segment, flux_folder, pictures, method):
+    words = "the red dog on the left"
+    code, out, _ = segment(flux_folder, pictures / "a.png", words, "--method", method, "--json")
+    assert code == 0
+    stages = {report["stage"]: report for report in json.loads(out)["stages"]}
+    assert stages["magnets"]["removed"] > 0.1
+    assert "left" in stages["stop-words"]["detail"]
+    if method == "refam":
+        assert stages["spatial-bias"]["detail"] == "weighted towards left"
+
+
+def test_magnets_that_a_model_cannot_take_are_refused(segment, flux_folder, tiny_model, pictures, tmp_path):
+    other = tmp_path / "odd.yaml"
+    magnets = "  - {stage: magnets, words: [with, ☃]}\n"
+    other.write_text(f"description: d\nsource: s\nstages:\n{magnets}  - stage: combine\n", encoding="utf-8")
+    code, _, err = segment(flux_folder, pictures / "a.png", "red dog", "--method", other)
+    assert (code, "the magnet '☃' is outside the vocabulary" in " ".join(err.split())) == (2, True)
+    code, _, err = segment(tiny_model, pictures / "a.png", "red dog", "--method", "refam")
+    assert (code, "use a diffusion transformer" in " ".join(err.split())) == (2, True)
+
+
 def test_a_missing_text_encoder_is_refused(segment, flux_folder, pictures, tmp_path):
     broken = Path(shutil.copytree(flux_folder, tmp_path / "broken"))
     shutil.rmtree(broken / "text_encoder_2")
