@@ -88,11 +88,7 @@ def _stages(picture: Image.Image, recorded: Heatmap, stages: Sequence[StageTrace
     maps = [recorded, *(one.map for one in stages)]
     for number, (stage, (before, after)) in enumerate(zip(stages, pairwise(maps), strict=True), 1):
         drawn.append(_stage(picture, cell, f"{number}  {stage.report.stage}", after, before, stage))
-    height = max(one.height for one in drawn) + 18
-    part = Image.new("RGB", (INNER, rows * height + 10), PAPER)
-    for number, one in enumerate(drawn):
-        part.paste(one, (number % columns * (cell + _GAP), number // columns * height))
-    return part
+    return _grid(drawn, columns, cell, 18)
 
 
 def _stage(
@@ -119,13 +115,19 @@ def _stage(
         pen.text((x, note_top), f"{stage.moved:.0%}", INK, font(17, bold=True))
         pen.text((x, note_top + 21), "moved", QUIET, font(13))
         if stage.report.removed >= _STILL and mini.height > 52:
-            pen.text((x, note_top + 40), fit(f"−{stage.report.removed:.0%} mass", font(13), cell - x), QUIET, font(13))
+            pen.text((x, note_top + 40), fit(f"{_taken(stage)} mass", font(13), cell - x), QUIET, font(13))
     elif stage is not None:
-        taken = f", −{stage.report.removed:.0%} mass" if stage.report.removed >= _STILL else ""
+        taken = f", {_taken(stage)} mass" if stage.report.removed >= _STILL else ""
         pen.text((0, note_top), fit(f"map unmoved{taken}", font(13), cell), QUIET, font(13))
     for number, line in enumerate(lines):
         pen.text((0, note_top + block + label + 17 * number), line, QUIET, font(13))
     return part
+
+
+def _taken(stage: StageTrace) -> str:
+    """The share of the attention that a stage took away; nearly all is not called all."""
+    removed = stage.report.removed
+    return f"−{removed:.1%}" if 0.995 <= removed < 1 else f"−{removed:.0%}"
 
 
 def _difference(small: Image.Image, before: Heatmap, after: Heatmap) -> Image.Image:
@@ -156,11 +158,17 @@ def _candidates(picture: Image.Image, explanation: Explanation) -> Image.Image:
     colour = contrasting(small, explanation.chosen.mask)
     for number, one in enumerate(candidates, 1):
         drawn.append(_candidate(small, cell, number, one, colour))
-    rows = -(-len(drawn) // columns)
-    height = max(one.height for one in drawn) + 14
-    part = Image.new("RGB", (INNER, rows * height), PAPER)
-    for number, card in enumerate(drawn):
-        part.paste(card, (number % columns * (cell + _GAP), number // columns * height))
+    return _grid(drawn, columns, cell, 14)
+
+
+def _grid(drawn: Sequence[Image.Image], columns: int, cell: int, below: int) -> Image.Image:
+    """Pictures in rows of `columns` cells; a row is as high as its highest and has some pixels below."""
+    rows = [drawn[start : start + columns] for start in range(0, len(drawn), columns)]
+    heights = [max(one.height for one in row) + below for row in rows]
+    part = Image.new("RGB", (INNER, sum(heights)), PAPER)
+    for number, row in enumerate(rows):
+        for column, one in enumerate(row):
+            part.paste(one, (column * (cell + _GAP), sum(heights[:number])))
     return part
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from grounding.explanation import Explanation
 from grounding.maps.base import LAST
 from grounding.trace import WordTrace
-from grounding.types import Heatmap, WordKind
+from grounding.types import Heatmap, Word, WordKind
 from grounding.viz import INK, PAPER, POSITIVE, QUIET, Colour, blend_map, fit, font, wrap
 
 INNER = 1312
@@ -114,7 +114,13 @@ def _chips(explanation: Explanation) -> list[_Chip]:
             at = end
     if at < len(text):
         chips.append(_Chip(text[at:]))
-    return [*chips, *(_Chip(one.word.text, one, "  + ") for one in outside if one.word.kind == WordKind.MAGNET)]
+    magnets = [one for one in outside if one.word.kind == WordKind.MAGNET and not one.word.text.startswith("<")]
+    return [*chips, *(_Chip(_plain(one.word), one, "  + ") for one in magnets)]
+
+
+def _plain(word: Word) -> str:
+    """A word as people write it: without the mark that a tokenizer has for the blank before it."""
+    return word.text.strip("▁Ġ ") or word.text
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ class _Row:
     @property
     def name(self) -> str:
         """The word, and how many times."""
-        name = "last token" if self.first.word.text == LAST else self.first.word.text
+        name = "last token" if self.first.word.text == LAST else _plain(self.first.word)
         return f"{name} × {len(self.words)}" if len(self.words) > 1 else name
 
     @property

@@ -89,10 +89,12 @@ def test_pads_share_a_line_and_the_table_does_not_grow_with_the_text(said):
 
 
 def test_magnets_stand_behind_the_expression(said):
-    magnet = Word("sky", (0, 0), (99,), WordKind.MAGNET)
-    explanation_sheet(Image.new("RGB", (120, 80)), made(words=(*WORDS, magnet)))
-    assert "  + " in said
-    assert said.index("left") < said.index("sky")
+    magnets = (Word("▁sky", (0, 0), (99,), WordKind.MAGNET), Word("</s>", (0, 0), (100,), WordKind.MAGNET))
+    explanation_sheet(Image.new("RGB", (120, 80)), made(words=(*WORDS, *magnets)))
+    assert said.count("  + ") == 1
+    assert said.index("left") < said.index("sky") < said.index("</s>")
+    assert said.count("sky") == 2  # behind the expression and in the table
+    assert said.count("</s>") == 1  # in the table
 
 
 def test_a_word_whose_letters_the_expression_does_not_have_there_is_in_the_table_alone(said):
