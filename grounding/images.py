@@ -173,7 +173,7 @@ def scaled_grey(values: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.uint8],
         bits = next(depth for depth in _DEPTHS if high < 1 << depth)
         most = float((1 << bits) - 1)
         if bits < _DEPTHS[-1] and high > 0:
-            notes.append(f"the picture's values use {bits} bits of more, and are scaled by those")
+            notes.append(f"the picture's values use only the lowest {bits} bits, and are scaled by those")
     elif low >= 0 and high <= 1:
         most = 1.0
     elif low >= 0 and high <= 255:

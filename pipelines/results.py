@@ -136,7 +136,8 @@ def picture_notes(image: Image.Image, grids: Sequence[ImageGrid]) -> tuple[str, 
         grids: the parts of it that the model sees; empty where that is not known.
     """
     unseen = uncovered_share([grid.box_xyxy for grid in grids], image.size) if grids else 0.0
-    note = (f"{unseen:.0%} of the picture lies outside what the model sees, so nothing there can be found",)
+    share = "more than 99%" if unseen >= 0.995 else f"{unseen:.0%}"  # nearly all is not called all
+    note = (f"{share} of the picture lies outside what the model sees, so nothing there can be found",)
     return (*notes_of(image), *(note if unseen >= LEAST_UNSEEN else ()))
 
 

@@ -128,7 +128,7 @@ def test_a_sensors_bits_in_a_deeper_file_are_scaled_with_a_note(tmp_path, ending
     opened = open_image(tmp_path / f"a.{ending}")
     np.testing.assert_allclose(np.asarray(opened)[0, :, 0], np.linspace(0, 255, 40), atol=1.5)
     assert notes_of(opened) == (
-        (f"the picture's values use {bits} bits of more, and are scaled by those",) if note else ()
+        (f"the picture's values use only the lowest {bits} bits, and are scaled by those",) if note else ()
     )
 
 

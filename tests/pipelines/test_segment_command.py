@@ -9,8 +9,10 @@ from PIL import Image
 
 from grounding.cli import main
 from grounding.errors import UsageError
+from grounding.layout import ImageGrid
 from grounding.viz import NEGATIVE
 from pipelines.commands.segment import SegmentCommand
+from pipelines.results import picture_notes
 
 
 @pytest.fixture
@@ -214,6 +216,15 @@ def test_what_a_centre_crop_hides_is_a_note_in_line_record_and_picture(segment, 
     (file,) = (name for name in records[0]["files"] if name.endswith(".png"))
     foot = np.asarray(Image.open(tmp_path / "out" / file))[-30:]
     assert (np.abs(foot.astype(int) - np.array(NEGATIVE)).sum(-1) < 60).any()  # the note's red letters
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"), [(50, "50%"), (0.6, "99%"), (0.4, "more than 99%"), (0.001, "more than 99%")]
+)
+def test_nearly_all_of_a_picture_is_not_called_all(seen, said):
+    image = Image.new("RGB", (100, 50))
+    (note,) = picture_notes(image, [ImageGrid(np.arange(4), (2, 2), (0, 0, seen, 50))])
+    assert note.startswith(f"{said} of the picture lies outside what the model sees")
 
 
 def test_a_moving_picture_is_noted(segment, tmp_path):
