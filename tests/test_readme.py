@@ -154,7 +154,7 @@ def test_every_target_extra_file_and_address_within_the_project_exists() -> None
 
 
 def test_the_package_is_installed_from_the_checkout() -> None:
-    assert re.findall(r"pip install ([^`\n]+)", README) == ["-e '.[starter]'"]
+    assert re.findall(r"pip install ([^`\n]+)", README) == ["-e '.[starter]'", "-e '.[starter,diffusion]'"]
 
 
 def test_make_says_how_to_activate() -> None:
