@@ -31,6 +31,7 @@ _TINT = 0.45  # opacity of a mask
 _APART = 0.1  # in OKLab, where black and white are 1 apart
 _SAMPLED = 4096  # pixels that are looked at for the choice of a colour
 _NARROWEST = 220  # pixels that a panel's caption has at least, however narrow the picture
+_BLANKS = {ord(end): " " for end in "\n\r\x1c\x1d\x1e\x85\u2029"}  # for line ends
 _TO_LMS = np.array(
     [
         [0.4122214708, 0.5363325363, 0.0514459929],
@@ -273,8 +274,14 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, width: float, most: int = 3) -
     return [fit(line, font, width) for line in lines]
 
 
+def one_line(text: str) -> str:
+    """Put blanks for line ends, which text layout refuses; the text keeps its length."""
+    return text.translate(_BLANKS)
+
+
 def fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Shorten a text with an ellipsis until it is at most `width` pixels wide."""
+    """Put a text on one line, shortened with an ellipsis until it is at most `width` pixels wide."""
+    text = one_line(text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

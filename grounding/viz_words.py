@@ -12,7 +12,7 @@ from grounding.explanation import Explanation
 from grounding.map_trace import WordTrace
 from grounding.maps.base import LAST
 from grounding.types import Heatmap, Word, WordKind
-from grounding.viz import INK, PAPER, POSITIVE, QUIET, Colour, blend_map, fit, font, wrap
+from grounding.viz import INK, PAPER, POSITIVE, QUIET, Colour, blend_map, fit, font, one_line, wrap
 
 INNER = 1312
 """Pixels across what an explanation's sheet holds between its margins."""
@@ -100,7 +100,7 @@ def _tenths(share: float) -> str:
 
 def _chips(explanation: Explanation) -> list[_Chip]:
     """The expression as words and what is between them, and behind it the words that were appended to it."""
-    text, at = explanation.expression, 0
+    text, at = one_line(explanation.expression), 0
     chips: list[_Chip] = []
     outside = []
     for one in sorted(explanation.trace.words, key=lambda each: each.word.span):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from grounding.types import Heatmap, PointPrompts, Segment
-from grounding.viz import NEGATIVE, POSITIVE, blend_map, blend_mask, draw_points, overlay
+from grounding.viz import NEGATIVE, POSITIVE, blend_map, blend_mask, draw_points, fit, font, overlay
 
 
 def _points(box=None) -> PointPrompts:
@@ -29,7 +29,7 @@ def _grey(size=(120, 80)) -> Image.Image:
 
 
 @pytest.mark.parametrize("size", [(120, 80), (80, 120), (2, 2), (3, 700), (1500, 900)])
-@pytest.mark.parametrize("title", ["", "the star", "the very " * 60 + "star"])
+@pytest.mark.parametrize("title", ["", "the star", "the very " * 60 + "star", "the\nred\u2029star\x85 at\x1cnight"])
 def test_a_strip_has_three_panels_of_the_pictures_shape(size, title):
     mask = np.zeros((size[1], size[0]), bool)
     mask[0, 0] = True
@@ -93,3 +93,9 @@ def test_empty_map_and_empty_mask():
     empty = Heatmap(np.zeros((4, 4), np.float32), (120, 80))
     blank = Segment(np.zeros((80, 120), bool), 0.0, _points())
     assert overlay(_grey(), empty, blank, "nothing", side=64).mode == "RGB"
+
+
+@pytest.mark.parametrize("end", "\n\r\x1c\x1d\x1e\x85\u2029")
+@pytest.mark.parametrize("width", [400, 40])
+def test_a_text_of_several_lines_is_drawn_in_one(end, width):
+    assert fit(f"a red{end}star{end}", font(14), width) == fit("a red star ", font(14), width)

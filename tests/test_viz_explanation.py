@@ -104,6 +104,11 @@ def test_a_word_whose_letters_the_expression_does_not_have_there_is_in_the_table
     assert "the " in said  # what no word covers is drawn plain
 
 
+def test_an_expression_of_several_lines_stands_on_one(said):
+    explanation_sheet(Image.new("RGB", (120, 80)), made(expression="the\nred\u2029star\x85left\x1c"))
+    assert not any(end in text for text in said for end in "\n\u2029\x85\x1c")
+
+
 def test_a_small_share_is_not_called_nothing(said):
     shown = made()
     words = tuple(
