@@ -45,8 +45,8 @@ from typing import TYPE_CHECKING, Any
 
 from grounding.equality import ByValue
 from grounding.io import encode_mask
+from grounding.map_trace import MapTrace, WordTrace
 from grounding.segmenters.mask_selection import MaskRule, agreement, select_mask
-from grounding.trace import MapTrace, WordTrace
 from grounding.types import BoolArray, FloatArray, Heatmap, PointPrompts
 
 if TYPE_CHECKING:

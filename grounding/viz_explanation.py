@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from grounding.explanation import CandidateTrace, Explanation
-from grounding.trace import StageTrace, as_shares
+from grounding.map_trace import StageTrace, as_shares
 from grounding.types import Heatmap
 from grounding.viz import (
     INK,

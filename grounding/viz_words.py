@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from grounding.explanation import Explanation
+from grounding.map_trace import WordTrace
 from grounding.maps.base import LAST
-from grounding.trace import WordTrace
 from grounding.types import Heatmap, Word, WordKind
 from grounding.viz import INK, PAPER, POSITIVE, QUIET, Colour, blend_map, fit, font, one_line, wrap
 

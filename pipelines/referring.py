@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import torch
 
     from grounding.explanation import Explanation
+    from grounding.map_trace import MapTrace
     from grounding.segmenters.base import MaskCandidates, Segmenter
-    from grounding.trace import MapTrace
 
 Pair = tuple[Picture, str]
 T = TypeVar("T")
@@ -243,7 +243,7 @@ class ReferringSegmentation:
     def _trace(self, recorded: AttentionMaps) -> MapTrace | None:
         if not self.explain:
             return None
-        from grounding.trace import trace_map
+        from grounding.map_trace import trace_map
 
         return trace_map(self.method, recorded)
 

@@ -10,9 +10,9 @@ from made_maps import made_maps
 
 from grounding.explanation import Explanation, rule_in_words, trace_candidates
 from grounding.io import decode_mask
+from grounding.map_trace import trace_map
 from grounding.methods import load_method
 from grounding.segmenters.mask_selection import MaskRule
-from grounding.trace import trace_map
 from grounding.types import Heatmap
 
 pytest.importorskip("torch")

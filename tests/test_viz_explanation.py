@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw
 
 pytest.importorskip("torch")
 from grounding.explanation import Explanation, rule_in_words, trace_candidates
+from grounding.map_trace import trace_map
 from grounding.methods import load_method
 from grounding.segmenters.base import MaskCandidates
 from grounding.segmenters.mask_selection import MaskRule
-from grounding.trace import trace_map
 from grounding.types import PointPrompts, Word, WordKind
 from grounding.viz_explanation import WIDTH, explanation_sheet
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from grounding.errors import ExpressionError
 from grounding.maps.base import Part, Stage, keep_words, lost_share
 from grounding.types import AttentionMaps, StageReport, Word, WordKind
 
@@ -32,10 +33,27 @@ class Combine(Stage):
     requires: ClassVar[frozenset[Part]] = frozenset({"words", "background"})
     how: Literal["sum", "mean", "max"] = "sum"
 
+    def with_background(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
+        """Join the words of maps and background; a generic prompt without words is read at all of its tokens."""
+        result, report = self.apply(maps)
+        behind = maps.background
+        if behind is not None:
+            kept = _words(behind) or list(range(len(behind.words)))
+            result = replace(result, background=self._join(behind, kept)[0])
+        return result, report
+
     def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
-        """Join the words; a generic prompt without words of its own is read at its special tokens."""
-        dropped = (WordKind.SPECIAL, WordKind.MAGNET)
-        kept = [i for i, word in enumerate(maps.words) if word.kind not in dropped] or list(range(len(maps.words)))
+        """Join the words.
+
+        Raises:
+            ExpressionError: no word of the text is left.
+        """
+        kept = _words(maps)
+        if not kept:
+            raise ExpressionError("the expression's words were all left out, none of them names an object: name one")
+        return self._join(maps, kept)
+
+    def _join(self, maps: AttentionMaps, kept: list[int]) -> tuple[AttentionMaps, StageReport]:
         own = keep_words(maps, kept)
         values = own.values
         if self.how == "mean" and maps.direction == "image-to-word":
@@ -47,6 +65,12 @@ class Combine(Stage):
         named = [word.text for word in own.words]
         detail = f"{self.how} of {len(named)} of {len(maps.words)} words: {', '.join(named)}"
         result = replace(own, values=joined, words=(word,), text_to_text=None)
-        why = {i: "special token" for i in range(len(maps.words)) if i not in kept}
+        names = {WordKind.SPECIAL: "special token", WordKind.MAGNET: "magnet"}
+        why = {i: names[word.kind] for i, word in enumerate(maps.words) if i not in kept}
         share = tuple(float(i in kept) / len(kept) for i in range(len(maps.words)))
         return result, StageReport(self.name, removed, detail, {"words": named}, why, share)
+
+
+def _words(maps: AttentionMaps) -> list[int]:
+    """Indices of the words of the text."""
+    return [i for i, word in enumerate(maps.words) if word.kind not in (WordKind.SPECIAL, WordKind.MAGNET)]

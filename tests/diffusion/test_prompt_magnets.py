@@ -96,6 +96,19 @@ def test_a_content_magnet_that_the_expression_holds_is_skipped(flux: DiffusionSo
     assert found(("pink",)) == ""
 
 
+@pytest.mark.parametrize("encoding", ["separate", "inline"])
+def test_words_that_repeat_and_magnets_that_repeat_them_are_told_apart(flux: DiffusionSource, encoding: str) -> None:
+    magnets = MagnetWords(("the", "with", "the"), encoding)  # type: ignore[arg-type]
+    maps = read(flux, RecordSpec(magnets=magnets), "the red dog with the red elephants")
+    own = [word for word in maps.words if word.kind not in (WordKind.SPECIAL, WordKind.MAGNET)]
+    assert [word.text for word in own] == ["the", "red", "dog", "with", "the", "red", "elephants"]
+    assert len({word.span for word in own}) == 7
+    assert [text.strip("▁") for text in magnets_of(maps) if text not in ("</s>", "▁")] == ["the", "with", "the"]
+    assert max(p for word in own for p in word.positions) < min(
+        p for word in maps.words if word.kind is WordKind.MAGNET for p in word.positions
+    )
+
+
 def test_padding_stays_where_the_reading_says(flux: DiffusionSource) -> None:
     spec = RecordSpec(magnets=MagnetWords(("with",)))
     padded = flux.with_reading(pads="keep", text_length=24)

@@ -7,11 +7,11 @@ import pytest
 from made_maps import made_maps
 from made_text_maps import text_maps, text_words
 
-from grounding.errors import MethodError
+from grounding.errors import ExpressionError, MethodError
 from grounding.maps.combine import Combine
 from grounding.maps.magnets import PRESETS, Magnets
 from grounding.maps.words import StopWords
-from grounding.types import MagnetWords, RecordSpec
+from grounding.types import MagnetWords, RecordSpec, WordKind
 
 EXPRESSION = (("the", "stop"), ("red", "content"), ("star", "content"), ("</s>", "special"))
 MAGNETS = (("a", "magnet"), ("</s>", "magnet"), ("pink", "magnet"), ("</s>", "magnet"))
@@ -78,6 +78,13 @@ def test_wrong_values_and_maps_of_words_as_queries_are_refused():
         Magnets(words=("a", " "))
     with pytest.raises(MethodError, match="word-to-image"):
         Magnets()(made_maps())
+
+
+def test_an_expression_without_a_word_left_is_refused():
+    maps = text_maps(text_words(("left", "spatial"), ("</s>", "special"), ("a", "magnet")), np.zeros((3, 2, 2)))
+    maps, _ = StopWords(kinds=(WordKind.STOP, WordKind.SPATIAL))(maps)
+    with pytest.raises(ExpressionError, match="name one"):
+        Combine()(maps)
 
 
 def test_words_of_several_pieces_are_summed_or_averaged():

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from made_maps import LAST, WORDS, made_maps, one_row, with_background
 
+from grounding.map_trace import Dropping, moved_share, trace_map
 from grounding.maps.base import Stage
 from grounding.maps.word_statistics import image_shares, spatial_variations
 from grounding.methods import load_method, method_names, parse_method, run_stages
-from grounding.trace import Dropping, moved_share, trace_map
 from grounding.types import AttentionMaps, StageReport, Word, WordKind
 
 
