@@ -24,8 +24,8 @@ class LoadOptions:
     """Which model, segmenter and method, and where they run.
 
     Attributes:
-        model: `starter-photo` (knows some words of photos), `starter` or `starter-dit` (drawn scenes only), a folder
-            written by save_pretrained, or a hub id.
+        model: `starter-photo` (knows some words of photos), `starter` or `starter-dit` (drawn scenes only; the
+            latter, a diffusion transformer, writes no text), a folder written by save_pretrained, or a hub id.
         segmenter: `mobile-sam`, `sam:vit_b:FILE`, or the hub id or folder of a SAM, SAM 2 or SAM 3.
         method: a shipped method's name, a YAML file, or `auto`: a starter's own, otherwise `diffusion` or `default`.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.

@@ -98,7 +98,7 @@ class RowCollector(Subscriber):
         if prompt.assisted and self.request.decode:
             raise RecordingError(
                 "assisted generation (an assistant model or prompt lookup) reads several candidates a step, so there "
-                "is no row per step: record decode steps of plain generation, or with decode=False"
+                "is no row per step: record plain generation, or the prompt's rows in a pass of model(**inputs)"
             )
         if self._steps == 0:
             self._refuse_unreached(prompt.length)
@@ -297,15 +297,16 @@ class RowCollector(Subscriber):
             if past < self._end:
                 raise RecordingError(
                     f"one pass reads the end of the prompt ({self._end} positions) and {past + queries - self._end} "
-                    "candidates after it, as assisted generation and prompt lookup do; record plain generation"
+                    "candidates after it, as assisted generation and prompt lookup do: record plain generation, or the "
+                    "prompt's rows in a pass of model(**inputs)"
                 )
         elif self._total is None or (self._steps == 0 and queries > 1):
             return False
         if queries > 1:
             if self.request.decode:
                 raise RecordingError(
-                    f"a decode step read {queries} positions at once, as assisted generation does; record decode steps "
-                    "of plain generation, or with decode=False"
+                    f"a decode step read {queries} positions at once, as assisted generation does: record plain "
+                    "generation, or the prompt's rows in a pass of model(**inputs)"
                 )
             return True
         if self._steps == 0:
