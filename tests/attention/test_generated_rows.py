@@ -128,7 +128,7 @@ ASSISTED: dict[str, Callable[[Any], Any]] = {
 def test_candidates_are_not_taken_for_the_prompt(name: str) -> None:
     """A model of zeros accepts every candidate of its like, so no pass after the prompt has one position."""
     zero = llama(zero=True)
-    with pytest.raises(RecordingError, match=r"assisted generation .* no row per step.* or the prompt's rows in a pass"):
+    with pytest.raises(RecordingError, match=r"assisted generation .* no row per step.* rows in a pass"):
         run(zero, lambda: ASSISTED[name](zero))
     with pytest.raises(RecordingError, match=r"end of the prompt \(20 positions\) and \d candidates after .* pass of"):
         run(zero, lambda: ASSISTED[name](zero), decode=False)
