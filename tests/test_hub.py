@@ -6,10 +6,12 @@ import shutil
 import socket
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from extras import needs_extra
 from huggingface_hub import constants, is_offline_mode
 
 from evals.data import read_data
@@ -74,15 +76,24 @@ def put_in_cache(cache: Path, folder: Path, name: str) -> None:
     (place / "refs" / "main").write_text("0123abc")
 
 
-def test_a_hub_that_does_not_answer_is_not_waited_for(no_answer, monkeypatch) -> None:
+def fails_at_once(get: Callable[[str], object], error: type[GroundingError], monkeypatch) -> None:
     pauses: list[float] = []  # the libraries alone pause for 23 seconds
     monkeypatch.setattr(time, "sleep", pauses.append)
     assert not hub.is_reachable()
-    for get, error in ((load, ModelError), (load_segmenter, SegmenterError), (read_data, EvalDataError)):
-        with pytest.raises(error, match=r"owner/name.*the hub \(http://127.* cannot be reached, .*holds no .*folder"):
-            get("owner/name")
+    with pytest.raises(error, match=r"owner/name.*the hub \(http://127.* cannot be reached, .*holds no .*folder"):
+        get("owner/name")
     assert pauses == []
     assert not is_offline_mode()  # only inside the loaders
+
+
+@pytest.mark.parametrize(("get", "error"), [(load, ModelError), (load_segmenter, SegmenterError)])
+def test_a_hub_that_does_not_answer_is_not_waited_for(get, error, no_answer, monkeypatch) -> None:
+    fails_at_once(get, error, monkeypatch)
+
+
+@needs_extra("datasets", "eval")
+def test_data_of_a_hub_that_does_not_answer_are_not_waited_for(no_answer, monkeypatch) -> None:
+    fails_at_once(read_data, EvalDataError, monkeypatch)
 
 
 def test_a_cached_model_needs_no_hub(no_answer, tiny_model) -> None:

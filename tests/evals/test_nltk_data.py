@@ -73,6 +73,7 @@ def test_the_assembled_data_is_what_nltk_reads(parts, tmp_path, monkeypatch, cap
     assert capsys.readouterr().out.count(": there") == 3
 
 
+@needs_extra("nltk", "eval")
 def test_the_tables_of_sentence_ends(parts):
     found = punkt_tab(Sources([parts]))
     assert found["abbrev_types.txt"] == b"dr\ne.g"
