@@ -16,7 +16,7 @@ INSTALLED = {tuple(entry.name.split(".")) for entry in entry_points(group=ENTRY_
 # The registered ones; an editable installation knows a new one only when it is made again.
 COMMANDS = {tuple(name.split(".")) for name in PROJECT["entry-points"][ENTRY_POINTS]} | INSTALLED
 GROUPS = {path[:1] for path in COMMANDS if len(path) > 1}
-# The program's name and the words behind it; a mention ends at an option, a capital placeholder or punctuation.
+# The program's name and the words behind it; a mention ends at an option, a word in capitals or punctuation.
 _MENTION = re.compile(r"(?<![\w./:-])grounding((?: +[a-z][\w-]*)+)")
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from grounding.attention.events import Pass
 from grounding.diffusion.base import DiffusionSource
 from grounding.diffusion.latents import standardised
+from grounding.diffusion.masked_text import encode_masked
 from grounding.diffusion.prompts import Encoded, Observed
 from grounding.diffusion.reading import Pads
 from grounding.diffusion.sequence import LatentShape
@@ -55,12 +56,7 @@ class Mochi(DiffusionSource):
 
     def encode(self, text: str) -> Encoded:
         """Encode by T5, with the mask of its padding."""
-        length = self.encoded_length(len(self.tokens(text)))
-        embeds, mask, *_ = self.pipe.encode_prompt(
-            text, do_classifier_free_guidance=False, max_sequence_length=length, device=self.device
-        )
-        inputs = {"encoder_hidden_states": embeds.to(self.dtype), "encoder_attention_mask": mask}
-        return Encoded(self.tokens(text, length), inputs)
+        return encode_masked(self, text)
 
     def clean_latents(self, pixels: Tensor) -> Tensor:
         """Encode by the VAE, standardised by channel where its config has the statistics."""
