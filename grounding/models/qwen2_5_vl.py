@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from PIL import Image
 
 from grounding.errors import ImageError, ModelError
 from grounding.layout import ImageGrid
 from grounding.models.base import VLM
+from grounding.models.geometry import whole
+from grounding.models.picture import Picture
 from grounding.types import IntArray
 
 LONGEST_ASPECT = 200  # the limit of transformers' `smart_resize`
@@ -36,11 +35,9 @@ class Qwen25VL(VLM):
                 f"of at most {LONGEST_ASPECT}: crop it first"
             )
 
-    def grids(
-        self, index: int, image_size: tuple[int, int], positions: IntArray, inputs: Mapping[str, Any]
-    ) -> tuple[ImageGrid, ...]:
+    def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
         """One grid of merged patches; see `VLM.grids`."""
-        frames, height, width = (int(side) for side in inputs["image_grid_thw"][index])
+        frames, height, width = (int(side) for side in picture.inputs["image_grid_thw"][picture.index])
         merge = int(self.model.config.vision_config.spatial_merge_size)
         rows, columns = height // merge, width // merge
         if frames != 1 or rows * columns != len(positions):
@@ -49,4 +46,4 @@ class Qwen25VL(VLM):
                 f"{merge}x{merge}: expected 1 frame and {rows * columns} tokens; make merge_size of its processor "
                 "agree with its config"
             )
-        return (ImageGrid(positions, (rows, columns), (0.0, 0.0, float(image_size[0]), float(image_size[1]))),)
+        return (ImageGrid(positions, (rows, columns), whole(picture.size)),)

@@ -1,0 +1,21 @@
+"""Tiny random models of the real classes, with tokenizers and processors built in memory.
+
+Their attention, masks, caches, grids and chat templates are those of the full-size family on the installed versions.
+`doctor` and the tests compare recorded rows with eager attention on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from grounding.models.tiny.llava import tiny_llava, tiny_llava_gqa
+from grounding.models.tiny.parts import TinyModel
+from grounding.models.tiny.qwen import tiny_qwen2_5_vl
+
+TINY: dict[str, Callable[..., TinyModel]] = {
+    "llava": tiny_llava,
+    "qwen2_5_vl": tiny_qwen2_5_vl,
+}
+"""Per model type the builder of its tiny model, which takes `seed`."""
+
+__all__ = ["TINY", "TinyModel", "tiny_llava", "tiny_llava_gqa", "tiny_qwen2_5_vl"]
