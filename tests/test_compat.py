@@ -225,10 +225,8 @@ def test_settings_that_differ_by_layer_are_read_layer_by_layer() -> None:
 
 
 def test_processors_that_report_what_they_wrote_for_a_picture_are_known() -> None:
-    from grounding.compat import reports_replacements
-
     _, processor = tiny_llava()
     picture = Image.new("RGB", (30, 30))
     found = processor(images=[picture], text=["<image> dog"], return_text_replacement_offsets=True)
-    assert reports_replacements(processor) == ("text_replacement_offsets" in found)
-    assert not reports_replacements(object())
+    assert compat.reports_replacements(processor) == ("text_replacement_offsets" in found)
+    assert not compat.reports_replacements(object())

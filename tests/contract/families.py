@@ -41,4 +41,7 @@ FAMILIES: dict[str, Family] = {
     "llava": Family(full=False),
     "llava/exact size": Family(partial(tiny_llava, resize="exact")),
     "qwen2_5_vl": Family(),
+    "qwen2_vl": Family(),
+    "qwen3_vl": Family(),
+    "qwen3_vl_moe": Family(),
 }

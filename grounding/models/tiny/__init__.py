@@ -10,11 +10,14 @@ from collections.abc import Callable
 
 from grounding.models.tiny.llava import tiny_llava, tiny_llava_gqa
 from grounding.models.tiny.parts import TinyModel
-from grounding.models.tiny.qwen import tiny_qwen2_5_vl
+from grounding.models.tiny.qwen import tiny_qwen2_5_vl, tiny_qwen2_vl, tiny_qwen3_vl, tiny_qwen3_vl_moe
 
 TINY: dict[str, Callable[..., TinyModel]] = {
     "llava": tiny_llava,
     "qwen2_5_vl": tiny_qwen2_5_vl,
+    "qwen2_vl": tiny_qwen2_vl,
+    "qwen3_vl": tiny_qwen3_vl,
+    "qwen3_vl_moe": tiny_qwen3_vl_moe,
 }
 """Per model type the builder of its tiny model, which takes `seed`."""
 

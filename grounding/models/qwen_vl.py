@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: the whole picture near its own size, one token per 2x2 patches."""
+"""Qwen2-VL to Qwen3-VL: the whole picture near its own size, one token per 2x2 patches."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from grounding.types import IntArray
 LONGEST_ASPECT = 200  # the limit of transformers' `smart_resize`
 
 
-class Qwen25VL(VLM):
-    """Qwen2.5-VL.
+class QwenVL(VLM):
+    """Qwen2-VL, Qwen2.5-VL, Qwen3-VL and its mixture of experts.
 
     `smart_resize` rounds both sides to whole merged patches within a budget of pixels and does not crop, so the grid
-    covers the whole picture. Cells are square up to that rounding.
+    covers the whole picture. Cells are square up to that rounding. `<|vision_start|>` and `<|vision_end|>` around the
+    image tokens are written by the chat template and count as its text. Qwen3-VL adds features of inner layers of its
+    tower to the image tokens in the first decoder layers (deepstack), which changes no position.
     """
 
-    model_types = ("qwen2_5_vl",)
+    model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 
     def check_picture(self, image: Image.Image) -> None:
         """Refuse a picture that `smart_resize` refuses.
