@@ -19,6 +19,8 @@ FAMILIES: Registry[VLM] = Registry(
     "grounding.families",
     {
         "llava": "grounding.models.llava:Llava",
+        "llava_next": "grounding.models.llava_next:LlavaNext",
+        "llava_onevision": "grounding.models.llava_next:LlavaOnevision",
         "qwen2_5_vl": "grounding.models.qwen_vl:QwenVL",
         "qwen2_vl": "grounding.models.qwen_vl:QwenVL",
         "qwen3_vl": "grounding.models.qwen_vl:QwenVL",

@@ -40,6 +40,8 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "llava": Family(full=False),
     "llava/exact size": Family(partial(tiny_llava, resize="exact")),
+    "llava_next": Family(grids=(2, 2)),
+    "llava_onevision": Family(grids=(2, 2)),
     "qwen2_5_vl": Family(),
     "qwen2_vl": Family(),
     "qwen3_vl": Family(),

@@ -239,13 +239,10 @@ def patches(grids: tuple[ImageGrid, ...], size: tuple[int, int]) -> list[tuple[i
     """Boxes in whole pixels: the middle parts of the first, a middle and the last of the smallest cells in view."""
     area = [(g.box_xyxy[2] - g.box_xyxy[0]) * (g.box_xyxy[3] - g.box_xyxy[1]) / len(g.positions) for g in grids]
     smallest = [
-        box
-        for grid, own in zip(grids, area, strict=True)
-        if own < 1.01 * min(area)
-        for box in cell_boxes(grid)
-        if box[0] > -0.2 and box[1] > -0.2 and box[2] < size[0] + 0.2 and box[3] < size[1] + 0.2
+        middle(box) for grid, own in zip(grids, area, strict=True) if own < 1.01 * min(area) for box in cell_boxes(grid)
     ]
-    return [middle(box) for box in (smallest[0], smallest[len(smallest) // 2], smallest[-1])]
+    seen = [box for box in smallest if min(box) >= 0 and box[2] <= size[0] and box[3] <= size[1]]
+    return [seen[0], seen[len(seen) // 2], seen[-1]]
 
 
 def middle(box: Box, low: float = 0.36, high: float = 0.64) -> tuple[int, int, int, int]:

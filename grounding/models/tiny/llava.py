@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from grounding.models.tiny.parts import TinyModel, seeded
+from grounding.models.tiny.parts import WIDE, TinyModel, seeded
 from grounding.text.tiny import byte_tokenizer
 
 LLAVA_TEMPLATE = (
@@ -42,7 +42,6 @@ def tiny_llava(
     from transformers import (
         CLIPImageProcessor,
         CLIPVisionConfig,
-        LlamaConfig,
         LlavaConfig,
         LlavaForConditionalGeneration,
         LlavaProcessor,
@@ -70,21 +69,9 @@ def tiny_llava(
         num_attention_heads=2,
         image_size=image_size,
         patch_size=14,
-        initializer_range=0.15,
+        initializer_range=WIDE,
     )
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        max_position_embeddings=4096,
-        initializer_range=0.15,  # wide, so that random attention is far from uniform; float32 rounding stays small
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    text = llama_text(tokenizer, layers, heads, kv_heads, hidden)
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
@@ -99,3 +86,22 @@ def tiny_llava(
 def tiny_llava_gqa(**options: Any) -> TinyModel:
     """`tiny_llava` with eight query heads on two key heads; takes the same options."""
     return tiny_llava(**{"heads": 8, "kv_heads": 2, **options})
+
+
+def llama_text(tokenizer: Any, layers: int = 2, heads: int = 4, kv_heads: int = 2, hidden: int = 32) -> Any:
+    """The config of a tiny Llama."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=4096,
+        initializer_range=WIDE,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
