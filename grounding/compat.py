@@ -58,6 +58,14 @@ def hub_commit(name: str, file: str = "config.json") -> str:
     return Path(str(cached_file(name, file))).parent.name  # .../snapshots/COMMIT/FILE
 
 
+def reports_replacements(processor: Any) -> bool:
+    """Whether a transformers processor can report what it wrote in place of image tokens."""
+    from transformers import processing_utils
+
+    known = "return_text_replacement_offsets" in inspect.getsource(processing_utils.ProcessorMixin.__call__)
+    return known and isinstance(processor, processing_utils.ProcessorMixin)
+
+
 @contextmanager
 def looked_up_kernels(wrap: Callable[[str, Kernel], Kernel]) -> Iterator[None]:
     """Wrap every attention kernel that a transformers module looks up inside the block.
