@@ -18,6 +18,8 @@ FAMILIES: Registry[VLM] = Registry(
     "model type",
     "grounding.families",
     {
+        "gemma3": "grounding.models.gemma3:Gemma3",
+        "internvl": "grounding.models.internvl:InternVL",
         "llava": "grounding.models.llava:Llava",
         "llava_next": "grounding.models.llava_next:LlavaNext",
         "llava_onevision": "grounding.models.llava_next:LlavaOnevision",

@@ -12,6 +12,7 @@ from functools import partial
 from grounding.models.base import VLM
 from grounding.models.registry import family_class
 from grounding.models.tiny import TINY, TinyModel, tiny_llava
+from grounding.models.tiny.gemma import tiny_gemma3
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Family:
 
 # A variant's name is its model type, a slash, and what differs.
 FAMILIES: dict[str, Family] = {
+    "gemma3": Family(),
+    "gemma3/pan and scan": Family(partial(tiny_gemma3, pan_and_scan=True), grids=(3, 3)),
+    "internvl": Family(grids=(3, 3)),
     "llava": Family(full=False),
     "llava/exact size": Family(partial(tiny_llava, resize="exact")),
     "llava_next": Family(grids=(2, 2)),

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from grounding.models.tiny.gemma import tiny_gemma3
+from grounding.models.tiny.internvl import tiny_internvl
 from grounding.models.tiny.llava import tiny_llava, tiny_llava_gqa
 from grounding.models.tiny.llava_next import tiny_llava_next, tiny_llava_onevision
 from grounding.models.tiny.parts import TinyModel
 from grounding.models.tiny.qwen import tiny_qwen2_5_vl, tiny_qwen2_vl, tiny_qwen3_vl, tiny_qwen3_vl_moe
 
 TINY: dict[str, Callable[..., TinyModel]] = {
+    "gemma3": tiny_gemma3,
+    "internvl": tiny_internvl,
     "llava": tiny_llava,
     "llava_next": tiny_llava_next,
     "llava_onevision": tiny_llava_onevision,
