@@ -61,6 +61,8 @@ class VLM(ABC):
     """Whether one prompt may have several pictures."""
     nests_pictures: ClassVar[bool] = False
     """Whether the processor takes one list of pictures per prompt instead of one list for the batch."""
+    text_types: ClassVar[Mapping[str, int]] = {}
+    """Per input of shape [B, N] its value at the tokens of a text behind the prompt, where it is not 0."""
     template_options: ClassVar[Mapping[str, Any]] = {}
     """Variables of the chat template; `enable_thinking` where a thinking model is to answer at once."""
 

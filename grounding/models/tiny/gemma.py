@@ -96,3 +96,53 @@ def _text(tokenizer: Any) -> dict[str, Any]:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
+
+
+def tiny_paligemma(*, seed: int = 0, second: bool = False) -> TinyModel:
+    """A random `PaliGemmaForConditionalGeneration` with its processor: 4x4 cells.
+
+    Args:
+        seed: the weights' seed.
+        second: PaliGemma 2, whose decoder is Gemma 2: soft-capped logits, under which only the eager kernel runs here.
+    """
+    from transformers import (
+        PaliGemmaConfig,
+        PaliGemmaForConditionalGeneration,
+        PaliGemmaProcessor,
+        SiglipImageProcessor,
+        SiglipVisionConfig,
+    )
+
+    tokenizer = byte_tokenizer(
+        ("<pad>", "<eos>", "<bos>", "<image>"),
+        bos="<bos>",
+        eos="<eos>",
+        pad="<pad>",
+        named={"image_token": "<image>"},
+        whole=LINES,
+    )
+    image_processor = SiglipImageProcessor(size={"height": SIDE, "width": SIDE})
+    image_processor.image_seq_length = 16
+    processor = PaliGemmaProcessor(image_processor, tokenizer)
+    text = _text(tokenizer) | {"model_type": "gemma2" if second else "gemma"}
+    if second:
+        text |= {"sliding_window": 128, "query_pre_attn_scalar": 8}
+    else:
+        text.pop("layer_types")
+    config = PaliGemmaConfig(
+        vision_config=SiglipVisionConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=SIDE,
+            patch_size=14,
+            vision_use_head=False,
+        ),
+        text_config=text,
+        image_token_index=tokenizer.image_token_id,
+        projection_dim=32,
+        hidden_size=32,
+        vocab_size=len(tokenizer),
+    )
+    return seeded(PaliGemmaForConditionalGeneration, config, seed, kernel="eager" if second else "sdpa"), processor
