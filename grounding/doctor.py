@@ -220,6 +220,8 @@ def _generate(vlm: VLM, prepared: Prepared, **options: Any) -> Any:
     """Call the model's `generate` for its scores and attentions, which `steering.generate` does not return."""
     import torch
 
+    from grounding.compat import last_logits
+
     with torch.inference_mode():
         return vlm.model.generate(
             **prepared.inputs,
@@ -228,6 +230,7 @@ def _generate(vlm: VLM, prepared: Prepared, **options: Any) -> Any:
             do_sample=False,
             return_dict_in_generate=True,
             output_scores=True,
+            logits_to_keep=last_logits(),
             **options,
         )
 

@@ -11,6 +11,7 @@ import torch
 
 from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
+from grounding.compat import last_logits
 from grounding.errors import RecordingError
 from grounding.layout import TokenLayout
 from grounding.memory import explain_out_of_memory
@@ -137,7 +138,7 @@ def record_pass(
         explain_out_of_memory(f"running {vlm.name}", _REMEDY),
         record(vlm.model, request) as recording,
     ):
-        logits = vlm.model(**inputs, use_cache=False, logits_to_keep=1).logits
+        logits = vlm.model(**inputs, use_cache=False, logits_to_keep=last_logits()).logits
     refuse_overflow(logits, vlm.name)
     return RecordedPass(recording, request, layouts, vlm.layer_count)
 

@@ -34,6 +34,7 @@ from grounding.attention.events import Scope, Subscriber
 from grounding.attention.intercept import intercept
 from grounding.attention.rows import as_index, attention_rows
 from grounding.attention.sinks import SINKS, SinkRule
+from grounding.compat import last_logits
 from grounding.errors import GroundingError, ImageError, MethodError
 from grounding.geometry import cell_coverage
 from grounding.memory import explain_out_of_memory
@@ -134,7 +135,7 @@ def _image_rows(forced: TeacherForcedSample, sinks: SinkRule) -> Tensor:
     request = RowRequest((forced.rows,), keys=image, spec=RecordSpec(residual_sinks=True))
     model = forced.vlm.model
     with torch.inference_mode(), record(model, request) as recording:
-        model(**forced.inputs, use_cache=False, logits_to_keep=1)
+        model(**forced.inputs, use_cache=False, logits_to_keep=last_logits())
     assert recording.residual_sinks is not None
     marked = torch.stack([sinks.sinks(phi, layer) for layer, phi in enumerate(recording.residual_sinks[0])])  # [L, C]
     return recording.prefill[0] * ~marked[:, None, None]

@@ -20,6 +20,7 @@ from steering_reference import Reference, reference_attention
 from grounding.attention import RowRequest, record
 from grounding.attention.introspect import vision_tower
 from grounding.attention.rows import TOLERANCE
+from grounding.compat import last_logits
 from grounding.errors import ImageError
 from grounding.geometry import Box, uncovered_share
 from grounding.layout import ImageGrid
@@ -41,7 +42,7 @@ from pipelines.referring import ReferringSegmentation
 
 ALLOWED = TOLERANCE[torch.float32]
 EXPRESSIONS = ("dog", "the red elephant left of the dog")
-GREEDY = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+GREEDY = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "logits_to_keep": last_logits()}
 GREY, BRIGHT = (90, 90, 90), (255, 0, 200)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from grounding.models.tiny.gemma import tiny_gemma3, tiny_paligemma
+from grounding.models.tiny.gemma import tiny_gemma3, tiny_gemma4, tiny_paligemma
 from grounding.models.tiny.glm import tiny_glm4v, tiny_glm4v_moe, tiny_glm46v
 from grounding.models.tiny.idefics import tiny_idefics3, tiny_smolvlm
 from grounding.models.tiny.internvl import tiny_internvl
@@ -20,6 +20,7 @@ from grounding.models.tiny.qwen import tiny_qwen2_5_vl, tiny_qwen2_vl, tiny_qwen
 
 TINY: dict[str, Callable[..., TinyModel]] = {
     "gemma3": tiny_gemma3,
+    "gemma4": tiny_gemma4,
     "glm4v": tiny_glm4v,
     "glm4v_moe": tiny_glm4v_moe,
     "glm46v": tiny_glm46v,
