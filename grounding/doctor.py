@@ -117,8 +117,8 @@ def _rows_equal_eager(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     recording = _recorded(vlm, prepared)
     with _eager(vlm.model), torch.inference_mode():
         attentions = vlm.model(**prepared.inputs, output_attentions=True, use_cache=False).attentions
-    if len(attentions) != vlm.layer_count:
-        return False, f"eager attention gave {len(attentions)} layers, expected {vlm.layer_count}"
+    if len(attentions) != len(vlm.row_layers):
+        return False, f"eager attention gave {len(attentions)} layers, expected {len(vlm.row_layers)}"
     full = torch.stack(list(attentions), dim=1).float()  # [B, L, H, N, N]
     worst = 0.0
     for index, queries in enumerate(_queries(prepared)):
@@ -212,8 +212,10 @@ def _recorded(vlm: VLM, prepared: Prepared) -> Any:
 def _recording(vlm: VLM, prepared: Prepared) -> Any:
     from grounding.attention.recorder import record
     from grounding.attention.request import RowRequest
+    from grounding.types import RecordSpec
 
-    return record(vlm.model, RowRequest(queries=_queries(prepared), decode=True))
+    spec = RecordSpec(layers=vlm.row_layers)
+    return record(vlm.model, RowRequest(queries=_queries(prepared), decode=True, spec=spec))
 
 
 def _generate(vlm: VLM, prepared: Prepared, **options: Any) -> Any:

@@ -32,6 +32,8 @@ FAMILIES: Registry[VLM] = Registry(
         "paligemma": "grounding.models.paligemma:PaliGemma",
         "qwen2_5_vl": "grounding.models.qwen_vl:QwenVL",
         "qwen2_vl": "grounding.models.qwen_vl:QwenVL",
+        "qwen3_5": "grounding.models.qwen_vl:Qwen35",
+        "qwen3_5_moe": "grounding.models.qwen_vl:Qwen35",
         "qwen3_vl": "grounding.models.qwen_vl:QwenVL",
         "qwen3_vl_moe": "grounding.models.qwen_vl:QwenVL",
         "smolvlm": "grounding.models.idefics3:Idefics3",

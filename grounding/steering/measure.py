@@ -214,7 +214,7 @@ def _ablation(forced: TeacherForcedSample, at_once: int = 16) -> Tensor:
     with torch.no_grad(), apply(vlm.model, editor, forced.prepared.length, 1):
         forward = AnswerForward(forced)
         whole = forward.log_probability()
-        for layer in range(vlm.layer_count):
+        for layer in vlm.row_layers:
             for first in range(0, vlm.head_count, at_once):
                 editor.layer, editor.heads = layer, tuple(range(first, min(first + at_once, vlm.head_count)))
                 values[layer, list(editor.heads)] = (whole - forward.log_probability(len(editor.heads))).cpu()
@@ -229,10 +229,10 @@ def _gradient(forced: TeacherForcedSample) -> Tensor:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(apply(vlm.model, editor, forced.prepared.length, 1))
         forward = AnswerForward(forced, differentiable=True)
-        stack.enter_context(intercept(vlm.model, _HeadOutputs(outputs), Scope(gates=range(vlm.layer_count))))
+        stack.enter_context(intercept(vlm.model, _HeadOutputs(outputs), Scope(gates=vlm.row_layers)))
         gradients = torch.autograd.grad(forward.log_probability()[0], outputs)
-    values = []
-    for number, gradient in enumerate(gradients):
-        part = editor.parts[number].to(gradient.device)  # [R, H, Dv]
-        values.append((gradient[0].float().view_as(part) * part).sum((0, 2)).cpu())
-    return torch.stack(values)
+    values = torch.zeros(vlm.layer_count, vlm.head_count)
+    for layer, gradient in zip(vlm.row_layers, gradients, strict=True):
+        part = editor.parts[layer].to(gradient.device)  # [R, H, Dv]
+        values[layer] = (gradient[0].float().view_as(part) * part).sum((0, 2)).cpu()
+    return values

@@ -180,7 +180,7 @@ class AnswerEditor(ABC):
     gate_layers: Collection[int] = ()
 
     def __init__(self, forced: TeacherForcedSample) -> None:
-        self.layers: Collection[int] = range(forced.vlm.layer_count)
+        self.layers: Collection[int] = forced.vlm.row_layers
         self.image = forced.prepared.layouts[0].image.tolist()
 
     def edit(self, layer: int, call: AttentionCall, running: GenerationPass) -> RowEdit | None:

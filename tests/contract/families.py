@@ -61,6 +61,8 @@ FAMILIES: dict[str, Family] = {
     "paligemma/second": Family(partial(tiny_paligemma, second=True)),
     "qwen2_5_vl": Family(),
     "qwen2_vl": Family(),
+    "qwen3_5": Family(),
+    "qwen3_5_moe": Family(),
     "qwen3_vl": Family(),
     "qwen3_vl_moe": Family(),
     "smolvlm": Family(grids=(5, 5)),

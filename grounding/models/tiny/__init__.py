@@ -16,7 +16,14 @@ from grounding.models.tiny.llava import tiny_llava, tiny_llava_gqa
 from grounding.models.tiny.llava_next import tiny_llava_next, tiny_llava_onevision
 from grounding.models.tiny.mistral import tiny_mistral3
 from grounding.models.tiny.parts import TinyModel
-from grounding.models.tiny.qwen import tiny_qwen2_5_vl, tiny_qwen2_vl, tiny_qwen3_vl, tiny_qwen3_vl_moe
+from grounding.models.tiny.qwen import (
+    tiny_qwen2_5_vl,
+    tiny_qwen2_vl,
+    tiny_qwen3_5,
+    tiny_qwen3_5_moe,
+    tiny_qwen3_vl,
+    tiny_qwen3_vl_moe,
+)
 
 TINY: dict[str, Callable[..., TinyModel]] = {
     "gemma3": tiny_gemma3,
@@ -33,6 +40,8 @@ TINY: dict[str, Callable[..., TinyModel]] = {
     "paligemma": tiny_paligemma,
     "qwen2_5_vl": tiny_qwen2_5_vl,
     "qwen2_vl": tiny_qwen2_vl,
+    "qwen3_5": tiny_qwen3_5,
+    "qwen3_5_moe": tiny_qwen3_5_moe,
     "qwen3_vl": tiny_qwen3_vl,
     "qwen3_vl_moe": tiny_qwen3_vl_moe,
     "smolvlm": tiny_smolvlm,
