@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class LlavaNext(VLM):
     and a newline token ends each row.
     """
 
-    model_types: tuple[str, ...] = ("llava_next",)
+    model_types: ClassVar[tuple[str, ...]] = ("llava_next",)
 
     def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
         """The whole picture, then its tiles as one grid; see `VLM.grids`."""

@@ -24,11 +24,13 @@ class PaliGemma(VLM):
     into a square. PaliGemma 2 caps its attention logits, which torch's kernel cannot: it is loaded with the eager one.
 
     Notes:
-        The mix checkpoints are trained on tasks with a prefix. `segment` is the one whose words name a thing.
+        The checkpoints are trained on tasks with a prefix, of which `segment` is the one whose words name a thing; of
+        the captions, the mix checkpoints know `caption` (ai.google.dev/gemma/docs/paligemma, prompt and system
+        instructions).
     """
 
     model_types = ("paligemma",)
-    family_words = OwnWords(prompt="segment {expression}", describe="describe en", brief="")
+    family_words = OwnWords(prompt="segment {expression}", describe="caption en", brief="")
     text_types: ClassVar[Mapping[str, int]] = {"token_type_ids": 1}
 
     def render(self, template: str, expression: str, pictures: int) -> Rendered:

@@ -26,7 +26,7 @@ class QwenVL(VLM):
     tower to the image tokens in the first decoder layers (deepstack), which changes no position.
     """
 
-    model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 
     def check_picture(self, image: Image.Image) -> None:
         """Refuse a picture that `smart_resize` refuses.
