@@ -67,6 +67,15 @@ def reports_replacements(processor: Any) -> bool:
     return known and isinstance(processor, processing_utils.ProcessorMixin)
 
 
+def last_logits() -> Tensor:
+    """Return the `logits_to_keep` of a pass that gives the last position's logits and runs each layer over the prompt.
+
+    Given the number 1 instead, models whose last layers use the keys of earlier ones run those layers over the last
+    position alone (Gemma 3n and 4).
+    """
+    return torch.tensor([-1])
+
+
 @contextmanager
 def looked_up_kernels(wrap: Callable[[str, Kernel], Kernel]) -> Iterator[None]:
     """Wrap every attention kernel that a transformers module looks up inside the block.
