@@ -83,6 +83,7 @@ def expression_line(explanation: Explanation) -> Image.Image:
     looked = {
         "word-to-image": "how much the words attend to the cells of the image",
         "image-to-word": "how much the cells of the image attend to the words",
+        "model-to-image": "where each model looks, by a method of its own",
     }[explanation.trace.direction]
     about = f"{explanation.source}, method {explanation.method}: {looked}"
     pen.text((0, part.height - 30), fit(about, font(15), INNER), QUIET, font(15))
