@@ -38,8 +38,9 @@ class Ensemble:
     Every model sees the whole picture and the expression in its own way. The heat maps are resampled to the largest
     height and width among them, so that no map loses cells.
 
-    >>> starters = [Member(load_source(name), load_method(name)) for name in ("starter", "starter-dit")]  # doctest: +SKIP
-    >>> pipe = ReferringSegmentation(Ensemble(starters), segmenter, load_method("ensemble"))  # doctest: +SKIP
+    >>> names = ("starter", "starter-dit")
+    >>> both = Ensemble([Member(load_source(name), load_method(name)) for name in names])  # doctest: +SKIP
+    >>> pipe = ReferringSegmentation(both, segmenter, load_method("ensemble"))  # doctest: +SKIP
 
     Args:
         members: at least two; a source may occur with several methods.
