@@ -36,7 +36,7 @@ class JoinModels(Stage):
 
     name: ClassVar[str] = "ensemble"
     spends: ClassVar[frozenset[Part]] = frozenset({"words"})
-    requires: ClassVar[frozenset[Part]] = frozenset({"words"})
+    requires: ClassVar[frozenset[Part]] = frozenset({"words", "background"})
     directions: ClassVar[frozenset[Direction]] = frozenset({"model-to-image"})
     how: How = "product"
     weights: tuple[float, ...] = ()
@@ -90,5 +90,5 @@ class JoinModels(Stage):
         weights = tuple(round(float(share), 6) for share in shares)
         unread = {index: "weight 0" for index, share in enumerate(shares) if not share}
         data = {"weights": dict(zip(names, weights, strict=True))}
-        result = replace(maps, values=values, words=(word,))
+        result = replace(maps, values=values, words=(word,), text_to_text=None)
         return result, StageReport(self.name, removed, detail, data, unread, weights)
