@@ -193,7 +193,9 @@ def word_table(picture: Image.Image, explanation: Explanation) -> Image.Image:
     part = Image.new("RGB", (INNER, max(small.height + 2, table_height) + 36), PAPER)
     pen = ImageDraw.Draw(part)
     paste(part, small, (1, 1))
+    models = {"word": "model", "share of attention": "share of maps"}
     for title, (x, anchor) in _COLUMNS.items():
+        title = models.get(title, title) if explanation.trace.direction == "model-to-image" else title
         pen.text((left + x, 4), title, QUIET, font(13), anchor=f"{anchor}a")
     pen.line([left, 27, INNER, 27], fill=RULE)
     most = max((one.share for one in shown), default=0.0)

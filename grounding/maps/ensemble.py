@@ -31,7 +31,9 @@ class JoinModels(Stage):
             They are read where the models are loaded; see `grounding.sources.load_source`.
 
     Notes:
-        No paper is followed. Product and mean of ranks are the two common ways to join scores of unlike scales.
+        No paper is followed. Product and mean of ranks are two common ways to join scores of unlike scales. Ranks are
+        spread evenly over [0, 1], so a joined map of ranks has a peak but no outline to compare masks with: choose
+        them by `mask: {choice: iou}`.
     """
 
     name: ClassVar[str] = "ensemble"
