@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -109,7 +109,7 @@ class Ensemble:
                     member.source,
                     images,
                     expressions,
-                    member.method.record_spec(member.source.layer_count),
+                    replace(member.method.record_spec(member.source.layer_count), budget_bytes=spec.budget_bytes),
                     member.method.prompt,
                     backgrounds,
                 )

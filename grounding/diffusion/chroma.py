@@ -18,7 +18,8 @@ class Chroma(Flux):
 
     By its own rule, `mask`, a prompt is encoded with one token of padding and attention needs no mask: what is masked
     for all others changes nothing. `ignore` and `keep` run as diffusers' pipeline does, padded to the full length and
-    with its mask of zeros and ones, which torch adds to the logits, so that padding is attended to.
+    with its mask; up to diffusers 0.42 that holds zeros and ones in floating point, which torch adds to the logits, so
+    that padding is attended to.
     """
 
     pipelines = ("ChromaPipeline",)
