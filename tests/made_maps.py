@@ -62,9 +62,12 @@ def with_background(maps: AttentionMaps, seed: int = 7) -> AttentionMaps:
 
 
 def suited(maps: AttentionMaps, *stages) -> AttentionMaps:
-    """The maps, turned to a direction that all stages have a meaning for; then with attention between words too."""
+    """The maps, turned to a direction that all stages have a meaning for; if image-to-word with words on words too."""
     if all("word-to-image" in stage.directions for stage in stages):
         return maps
+    if all("model-to-image" in stage.directions for stage in stages):
+        models = maps.background and suited(maps.background, *stages)
+        return replace(maps, direction="model-to-image", text_to_text=None, background=models)
     between = np.full((*maps.values.shape[:4], len(maps.words)), 1 / len(maps.words), np.float32)
     behind = None if maps.background is None else suited(maps.background, *stages)
     return replace(maps, direction="image-to-word", text_to_text=between, background=behind)
