@@ -50,6 +50,22 @@ def refuse_layers(stack: LayerStack, chosen: Collection[int]) -> None:
         )
 
 
+def attending_layers(stack: LayerStack, chosen: Collection[int]) -> tuple[int, ...]:
+    """Return which of some layers attend to the sequence by a softmax, in order, before the model runs.
+
+    Args:
+        stack: the decoder.
+        chosen: layers.
+
+    Raises:
+        RecordingError: none of them does.
+    """
+    fit = tuple(i for i in sorted(chosen) if _kind(stack.layers[i]) == "sequence")
+    if not fit:
+        refuse_layers(stack, chosen)
+    return fit
+
+
 def refuse_other_keys(layer: int, call: AttentionCall, past: int, cache: Any) -> None:
     """Refuse a call whose keys are not the positions of the sequence.
 

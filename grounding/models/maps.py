@@ -80,6 +80,7 @@ class RecordedPass:
             layer_count=self.layer_count,
             head_statistics={name: table.numpy() for name, table in statistics.items()},
             residual_sinks=None if sinks is None else sinks[element].numpy(),
+            flow=request.spec.flow,
         )
 
 
