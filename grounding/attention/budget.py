@@ -124,7 +124,7 @@ def _estimate_flow(request: RowRequest, flow: AttentionFlow, shape: DecoderShape
     number = min(shape.number_bytes, HALF) if flow.cache_dtype == "bfloat16" else shape.number_bytes
     cached = layers * whole * (shape.heads + shape.kv_heads) * shape.head_width * number * request.batch_size
     rows = [len(queries) + steps for queries in request.queries]
-    columns = [whole if request.keys is None else len(keys) for keys in request.keys or request.queries]
+    columns = [whole if request.keys is None else len(own) for own in request.keys or request.queries]
     kept = sum(count * width * FLOAT for count, width in zip(rows, columns, strict=True))
     # Products of a layer's heads, three sets of rows per element, and one layer's keys in float32.
     vectors = shape.heads * max(rows) + 3 * sum(rows) + shape.kv_heads * shape.head_width
@@ -208,7 +208,9 @@ def _cheapest_flow_change(request: RowRequest, flow: AttentionFlow, shape: Decod
     changes: list[tuple[str, RowRequest]] = []
     if shape.number_bytes > HALF and flow.cache_dtype == "model":
         halved = replace(request.spec, flow=replace(flow, cache_dtype="bfloat16"))
-        changes.append(("keep queries and keys in half the bytes with cache_dtype='bfloat16'", replace(request, spec=halved)))
+        changes.append(
+            ("keep queries and keys in half the bytes with cache_dtype='bfloat16'", replace(request, spec=halved))
+        )
     for count in range(request.batch_size - 1, 0, -1):
         few = replace(
             request,
@@ -218,7 +220,9 @@ def _cheapest_flow_change(request: RowRequest, flow: AttentionFlow, shape: Decod
         )
         changes.append((f"record {count} of the {request.batch_size} sequences at a time", few))
     for count in range(len(layers) - 1, 0, -1):
-        changes.append((f"follow the flow through the last {count} of {len(layers)} layers", _last(request, layers, count)))
+        changes.append(
+            (f"follow the flow through the last {count} of {len(layers)} layers", _last(request, layers, count))
+        )
     return _first_that_fits(request, changes, shape, length, "use a shorter prompt")
 
 

@@ -278,9 +278,7 @@ class _Flow:
         logits, weights = logits.view(count, rows, keys), weights.view(count, rows, keys)
         grouped = logits.view(size_of(part), group * rows, keys)
         shared = key[:, block.keys].transpose(1, 2)
-        torch.baddbmm(
-            grouped, query.reshape(size_of(part), -1, width), shared, beta=0, alpha=call.scale, out=grouped
-        )
+        torch.baddbmm(grouped, query.reshape(size_of(part), -1, width), shared, beta=0, alpha=call.scale, out=grouped)
         if call.softcap is not None:
             logits.div_(call.softcap).tanh_().mul_(call.softcap)
         if call.bias is None and block.masked is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from explicit_flow import DECAF, VLSAM, explicit_flow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,12 +20,14 @@ from grounding.attention.flow import flow_rows
 from grounding.attention_flow import AttentionFlow
 from grounding.errors import RecordingError
 
-VLSAM = AttentionFlow()
-DECAF = AttentionFlow("max_image", relative=True, rollout="product", residual=0.5, regulariser="none")
 RULES = [
     AttentionFlow(weights, relative, rollout, residual, regulariser)
     for weights, relative, rollout, residual, regulariser in itertools.product(
-        ("mean", "max_all", "max_image"), (False, True), ("sum", "product"), (None, 0.5), ("none", "layer", "rollout", "end")
+        ("mean", "max_all", "max_image"),
+        (False, True),
+        ("sum", "product"),
+        (None, 0.5),
+        ("none", "layer", "rollout", "end"),
     )
 ]
 
@@ -57,38 +60,6 @@ def softmax_of(call: AttentionCall, element: int, length: int) -> Tensor:
     return whole
 
 
-def explicit(
-    layers: Sequence[Sequence[AttentionCall]],
-    element: int,
-    length: int,
-    rule: AttentionFlow,
-    real: Tensor,
-    image: Tensor | None = None,
-) -> Tensor:
-    """F [N, N] by products of N x N matrices; `real` [N] is true for tokens, layers from first to last."""
-    one = torch.eye(length, dtype=torch.float64)
-    rollout = torch.zeros_like(one) if rule.rollout == "sum" else one.clone()
-    factors = torch.ones(length, dtype=torch.float64)
-    for calls in layers:
-        weights = torch.cat([softmax_of(call, element, length) for call in calls], dim=1)  # [H, N, N]
-        weights = weights * real[:, None]
-        share = torch.ones(len(weights), dtype=torch.float64)
-        if rule.head_weights != "mean":
-            seen = weights if rule.head_weights == "max_all" else weights[..., image]
-            share = seen.amax(-1).sum(-1) / real.sum()
-        if rule.relative:
-            share = share / share.max()
-        joined = (share[:, None, None] * weights).mean(0)
-        factors = 1 - ((weights > 0).any(0).sum(0) - 1) / real.sum()
-        if rule.regulariser == "layer":
-            joined = joined * factors
-        step = one + joined if rule.residual is None else rule.residual * one + (1 - rule.residual) * joined
-        rollout = step @ (one + rollout) if rule.rollout == "sum" else step @ rollout
-        if rule.regulariser == "rollout":
-            rollout = rollout * factors
-    return rollout * factors if rule.regulariser == "end" else rollout
-
-
 def made_calls(
     layers: int, batch: int, heads: int, shared: int, length: int, width: int = 8, seed: int = 0, **options: Any
 ) -> list[list[AttentionCall]]:
@@ -97,7 +68,9 @@ def made_calls(
     for _ in range(layers):
         query = 2 * torch.randn(batch, heads, length, width, generator=random)
         key = torch.randn(batch, shared, length, width, generator=random)
-        made.append([AttentionCall(query, key, key[..., :0], **{"mask": None, "causal": True, **options}, scale=width**-0.5)])
+        made.append(
+            [AttentionCall(query, key, key[..., :0], **{"mask": None, "causal": True, **options}, scale=width**-0.5)]
+        )
     return made
 
 
@@ -114,7 +87,8 @@ def check(
     real = torch.ones(len(rows), length, dtype=torch.bool) if real is None else real
     found = flow_rows(reversed(layers), at, length, rule, image)
     for element, own in enumerate(found):
-        expected = explicit(layers, element, length, rule, real[element], None if image is None else image[element])
+        weights = [torch.cat([softmax_of(call, element, length) for call in calls], dim=1) for calls in layers]
+        expected = explicit_flow(weights, rule, real[element], None if image is None else image[element])
         torch.testing.assert_close(own.double(), expected[at[element]], atol=2e-6, rtol=2e-5)
 
 
@@ -158,7 +132,9 @@ MASKS = ("flash", "bool", "additive", "image sees all of itself", "per head")
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("rule", [VLSAM, DECAF, replace(VLSAM, regulariser="end"), replace(VLSAM, regulariser="rollout")])
+@pytest.mark.parametrize(
+    "rule", [VLSAM, DECAF, replace(VLSAM, regulariser="end"), replace(VLSAM, regulariser="rollout")]
+)
 @pytest.mark.parametrize("kind", MASKS)
 def test_masks_of_left_padded_batches(kind: str, rule: AttentionFlow) -> None:
     n, real = 19, padded(2, 19, (0, 7))
