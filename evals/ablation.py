@@ -54,7 +54,7 @@ def ladder(method: Method) -> dict[str, Method]:
 
 
 def shared_spec(methods: Iterable[Method], layer_count: int) -> RecordSpec:
-    """The one recording that every method of a list can run on; none of them may need other magnets than the others.
+    """The one recording that every method of a list can run on; all need the same magnets and the same flow, or none.
 
     Args:
         methods: at least one.
@@ -64,7 +64,7 @@ def shared_spec(methods: Iterable[Method], layer_count: int) -> RecordSpec:
 
 
 def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> dict[RecordSpec, dict[str, Method]]:
-    """The least recordings that serve all methods: one per list of magnets, since magnets change every weight.
+    """The least recordings that serve all methods: one per list of magnets and per flow, which change every weight.
 
     Args:
         methods: by name.
@@ -73,7 +73,10 @@ def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> dict[R
     Returns:
         Per recording the methods that run on it; that of the first method comes first.
     """
-    groups: dict[MagnetWords | None, dict[str, Method]] = {}
+    groups: dict[object, dict[str, Method]] = {}
     for name, method in methods.items():
-        groups.setdefault(method.record_spec(layer_count).magnets, {})[name] = method
+        spec = method.record_spec(layer_count)
+        # A flow's layers are a part of it, whereas single layers are left out again by the methods that need fewer.
+        through = None if spec.flow is None else (spec.flow, spec.layers)
+        groups.setdefault((spec.magnets, through), {})[name] = method
     return {shared_spec(group.values(), layer_count): group for group in groups.values()}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from grounding.attention.flow import MOST_ROWS, OTHER_BLOCK_BYTES
+from grounding.attention.flow import BLOCK_BYTES, MOST_ROWS
 from grounding.attention.request import RowRequest
 from grounding.attention.rows import UPCAST_KEYS, rows_per_chunk
 from grounding.attention_flow import AttentionFlow
@@ -128,7 +128,7 @@ def _estimate_flow(request: RowRequest, flow: AttentionFlow, shape: DecoderShape
     kept = sum(count * width * FLOAT for count, width in zip(rows, columns, strict=True))
     # Products of a layer's heads, three sets of rows per element, and one layer's keys in float32.
     vectors = shape.heads * max(rows) + 3 * sum(rows) + shape.kv_heads * shape.head_width
-    block = min(OTHER_BLOCK_BYTES, shape.heads * min(MOST_ROWS, whole) * whole * FLOAT)
+    block = min(BLOCK_BYTES, shape.heads * min(MOST_ROWS, whole) * whole * FLOAT)
     flops = sum(layers * shape.heads * (shape.head_width + count) * whole**2 for count in rows)  # causal: half
     return Estimate(kept + cached, vectors * whole * FLOAT + 2 * block, flops)
 

@@ -25,11 +25,11 @@ from grounding.attention.call import AttentionCall
 from grounding.attention.rows import mask_rows, pick_rows, real_queries
 from grounding.attention_flow import AttentionFlow
 
-BLOCK_BYTES = {"cpu": 2 << 20}
-"""Size of a block's weights by device type, so that on a CPU they stay in its cache (our choice)."""
+CORE_BYTES = 2 << 20
+"""Size of a block's weights per CPU thread, so that they stay in its core's cache (our choice)."""
 
-OTHER_BLOCK_BYTES = 64 << 20
-"""Size of a block's weights on other devices, where few large kernels are faster (our choice)."""
+BLOCK_BYTES = 64 << 20
+"""Largest size of a block's weights, and the size on an accelerator, where few large kernels are faster (our choice)."""
 
 MOST_ROWS = 256
 """Most queries of a block: in a causal block up to half of its last R x R weights are wasted (our choice)."""
@@ -143,20 +143,16 @@ def _span(chosen: Tensor) -> tuple[int, int]:
     return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 0)
 
 
-def block_bytes(device: str) -> int:
-    """Return the size of a block's weights on a type of device."""
-    return BLOCK_BYTES.get(device, OTHER_BLOCK_BYTES)
-
-
 def _heads_at_once(call: AttentionCall) -> int:
-    """Return how many key heads a block has: one on a CPU, else all."""
-    return 1 if call.query.device.type == "cpu" else call.key.shape[1]
+    """Return how many key heads a block has: one a thread on a CPU, else all."""
+    shared = call.key.shape[1]
+    return min(shared, torch.get_num_threads()) if call.query.device.type == "cpu" else shared
 
 
 def _rows_of_block(call: AttentionCall) -> int:
+    size = min(CORE_BYTES * torch.get_num_threads(), BLOCK_BYTES) if call.query.device.type == "cpu" else BLOCK_BYTES
     heads = _heads_at_once(call) * (call.head_count // call.key.shape[1])
-    fitting = block_bytes(call.query.device.type) // (heads * call.key_count * 4)
-    return max(1, min(fitting, MOST_ROWS, call.query_count))
+    return max(1, min(size // (heads * call.key_count * 4), MOST_ROWS, call.query_count))
 
 
 class _Flow:
