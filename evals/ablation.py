@@ -9,7 +9,7 @@ from operator import or_
 
 from grounding.methods import Method, without
 from grounding.points import ArgMax
-from grounding.types import MagnetWords, RecordSpec
+from grounding.types import RecordSpec
 
 LADDER = {
     "stop-words": "stop words dropped",

@@ -1,7 +1,8 @@
 """Measure attention flow by rows against attention flow by N x N matrices, on the same random queries and keys.
 
-Two ways compute one row of VL-SAM's regularised flow: flow, `grounding.attention.flow.flow_rows`; rollout, the published
-formula as batched products, with every head's N x N softmax and one N x N product a layer, in buffers that are made once.
+Two ways compute one row of VL-SAM's regularised flow: flow, `grounding.attention.flow.flow_rows`; rollout, the
+published formula as batched products, with every head's N x N softmax and one N x N product a layer, in buffers that
+are made once.
 
 Time is wall-clock time of alternating runs in one process per length; a ratio is the median over rounds. Memory is what
 a process's peak exceeds the peak before the run by, when all queries and keys exist already, at least the bytes of the
@@ -57,7 +58,9 @@ class FlowBenchSize:
         """
         refuse_below_one(layers=self.layers, heads=self.heads, kv_heads=self.kv_heads, head_width=self.head_width)
         if not self.lengths or min(self.lengths) < 1 or len(set(self.lengths)) != len(self.lengths):
-            raise UsageError(f"--lengths {' '.join(map(str, self.lengths))} was given, expected different numbers from 1")
+            raise UsageError(
+                f"--lengths {' '.join(map(str, self.lengths))} was given, expected different numbers from 1"
+            )
         if self.heads % self.kv_heads:
             raise UsageError(
                 f"--heads {self.heads} cannot share --kv-heads {self.kv_heads}: give a number of heads that it divides"
@@ -111,7 +114,7 @@ def measure_flow(
     """Measure time and peak memory of attention flow.
 
     Args:
-        size: queries and keys; the defaults take about twelve minutes and 4 GiB on two idle cores, nearly all of both
+        size: queries and keys; the defaults take about ten minutes and 4 GiB on two idle cores, nearly all of both
             for the N x N matrices.
         rounds: alternating rounds of both ways.
         progress: called with a short sentence before each part.
@@ -160,7 +163,10 @@ def _serve(order: dict[str, Any]) -> dict[str, Any]:
         row = runner.run(order["way"])
         return {"extra": max(runner.peak() - before, row.numel() * 4), "cache": runner.cache_bytes}
     seconds: dict[str, list[float]] = {way: [] for way in FLOW_WAYS}
-    rows = {way: runner.run(way) for way in FLOW_WAYS}  # also the warm-up: the first run loads kernels
+    rows: dict[str, Tensor] = {}
+    small = _FlowRunner(replace(runner.size, lengths=(min(256, runner.size.lengths[0]),), layers=1))
+    for way in FLOW_WAYS:
+        small.run(way)  # the first run loads kernels
     for number in range(order["rounds"]):
         for way in FLOW_WAYS if number % 2 == 0 else reversed(FLOW_WAYS):
             started = time.perf_counter()
@@ -178,7 +184,7 @@ class _FlowRunner:
 
         from grounding.attention.call import AttentionCall
 
-        self._length, self._size = size.lengths[0], size
+        self.size, self._length = size, size.lengths[0]
         random = torch.Generator(size.device).manual_seed(0)
 
         def made(heads: int) -> Tensor:
@@ -188,9 +194,7 @@ class _FlowRunner:
         self._layers = []
         for _ in range(size.layers):
             query, key = made(size.heads), made(size.kv_heads)
-            self._layers.append(
-                AttentionCall(query, key, key[..., :0], None, scale=size.head_width**-0.5, causal=True)
-            )
+            self._layers.append(AttentionCall(query, key, key[..., :0], None, scale=size.head_width**-0.5, causal=True))
         self.cache_bytes = sum(call.query.nbytes + call.key.nbytes for call in self._layers)
 
     def run(self, way: FlowWay) -> Tensor:
@@ -204,7 +208,7 @@ class _FlowRunner:
         """Peak bytes of this process so far, on the device."""
         import torch
 
-        return torch.cuda.max_memory_allocated() if self._size.device == "cuda" else peak_bytes()
+        return torch.cuda.max_memory_allocated() if self.size.device == "cuda" else peak_bytes()
 
     def _flow(self) -> Tensor:
         import torch
@@ -212,13 +216,13 @@ class _FlowRunner:
         from grounding.attention.flow import flow_rows
         from grounding.attention_flow import AttentionFlow
 
-        last = torch.tensor([self._length - 1], device=self._size.device)
+        last = torch.tensor([self._length - 1], device=self.size.device)
         return flow_rows(([call] for call in reversed(self._layers)), [last], self._length, AttentionFlow())[0][0]
 
     def _rollout(self) -> Tensor:
         import torch
 
-        size, n = self._size, self._length
+        size, n = self.size, self._length
         mask = torch.full((n, n), -torch.inf, device=size.device).triu_(1)
         factors = torch.arange(1, n + 1, device=size.device) / n
         logits, weights = (torch.empty(size.heads, n, n, device=size.device) for _ in range(2))

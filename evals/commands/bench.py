@@ -86,7 +86,7 @@ class BenchJointCommand(JointBenchSize):
 class BenchFlowCommand(FlowBenchSize):
     """Time, peak memory and difference of attention flow by rows, and by products of N x N matrices.
 
-    The defaults take about twelve minutes and 4 GiB on two idle cores, nearly all of both for the matrices.
+    The defaults take about ten minutes and 4 GiB on two idle cores, nearly all of both for the matrices.
 
     Attributes:
         rounds: alternating rounds of both ways.

@@ -5,9 +5,9 @@ only a row is ever multiplied from the left: with u = e_t behind the last layer 
 
     F[t] = the sum of u after every layer ("sum"), or u after the first one ("product").
 
-In u S'[l] = (1/H) sum_h W[l,h] (u S[l,h]) the head weight is a scalar, so a layer's weights and its product are read off
-the same softmax rows, which are computed once, in blocks of queries by visible keys. The cost is that of the softmax of
-every layer, O(L H N^2 (D + T)); the memory is that of some vectors of length N beside the queries and keys.
+In u S'[l] = (1/H) sum_h W[l,h] (u S[l,h]) the head weight is a scalar, so a layer's weights and its product are read
+off the same softmax rows, which are computed once, in blocks of queries by visible keys. The cost is that of the
+softmax of every layer, O(L H N^2 (D + T)); the memory is that of some vectors of length N beside the queries and keys.
 
 Shape letters: B batch, H query heads, G query heads per key head, Q queries of a call, K keys of a call, R queries of a
 block, T rows of F, N sequence length, D head width.
@@ -29,7 +29,7 @@ CORE_BYTES = 2 << 20
 """Size of a block's weights per CPU thread, so that they stay in its core's cache (our choice)."""
 
 BLOCK_BYTES = 64 << 20
-"""Largest size of a block's weights, and the size on an accelerator, where few large kernels are faster (our choice)."""
+"""Largest size of a block's weights, which an accelerator uses because few large kernels are faster (our choice)."""
 
 MOST_ROWS = 256
 """Most queries of a block: in a causal block up to half of its last R x R weights are wasted (our choice)."""

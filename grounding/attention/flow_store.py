@@ -27,9 +27,9 @@ class _Layer:
 class FlowStore:
     """Hold what the flow of one recording is computed from.
 
-    A layer's queries and keys are kept as the kernel received them where the request's flow keeps them as they are: they
-    are then not copied, but live until the recording ends. Values are not kept. A mask of N x N entries that the model
-    made for a padded batch is kept, once for all layers that share it.
+    A layer's queries and keys are kept as the kernel received them where the flow keeps them as they are: they are then
+    not copied, but live until the recording ends. Values are not kept. A mask of N x N entries that the model made for
+    a padded batch is kept, once for all layers that share it.
 
     Args:
         request: what to record; its spec has a flow.

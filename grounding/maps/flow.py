@@ -47,7 +47,7 @@ class Flow(Stage, AttentionFlow, LayerRange):
         if maps.flow != self.rule:
             seen = "another attention flow" if maps.flow is not None else "weights of layers and heads"
             raise MethodError(
-                f"stage 'flow' reads an attention flow, which is computed as the model runs, but these maps hold {seen}: "
+                f"stage 'flow' reads an attention flow, which is computed as the model runs, but the maps hold {seen}: "
                 "record them again (Method.record_spec() names what a method needs)"
             )
         heads = {"mean": "all heads alike", "max_all": "heads by their largest weight on any token"}
