@@ -226,9 +226,7 @@ class FaithfulDescription:
         count = len(generated.token_ids)
         return Caption(text.text, nouns, generated.finished, generated.repeated, count, seconds, self.threshold)
 
-    def _nouns(
-        self, image: Image.Image, text: TextMaps, phrase_maps: Sequence[AttentionMaps]
-    ) -> Iterator[NounSupport]:
+    def _nouns(self, image: Image.Image, text: TextMaps, phrase_maps: Sequence[AttentionMaps]) -> Iterator[NounSupport]:
         if text.reference_words is None:
             return
         background = self._background(image)

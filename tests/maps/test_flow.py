@@ -94,8 +94,8 @@ def test_other_maps_are_refused() -> None:
     ("stages", "said"),
     [
         ("- {stage: stop-words}\n- {stage: flow}", "'flow' must come before 'stop-words'"),
-        ("- {stage: flow}\n- {stage: layers-mean}\n- {stage: heads-mean}", "two ways to join heads, flow and heads-mean"),
-        ("- {stage: flow}\n- {stage: layers-select, start: 0.5}", "'flow', which comes first, and 'layers-select', which must come before it: single layers are"),
+        ("- {stage: flow}\n- {stage: heads-mean}", "two ways to join heads, flow and heads-mean"),
+        ("- {stage: flow}\n- {stage: layers-select, start: 0.5}", "'flow', which comes first, and 'layers-select'"),
         ("- {stage: flow, head_weights: max}", "head_weights"),
         ("- {stage: flow, residual: 2.0}", r"residual=2 was given, expected a weight in \[0, 1\]"),
         ("- {stage: flow, start: 0.5, stop: 0.2}", "layers need start < stop"),
