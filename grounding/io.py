@@ -190,6 +190,7 @@ def _pack(maps: AttentionMaps, prefix: str, tensors: dict[str, npt.NDArray[Any]]
         "residual_sinks": maps.residual_sinks is not None,
         "flow": None if maps.flow is None else dataclasses.asdict(maps.flow),
         "layer_count": maps.layer_count,
+        "skipped_layers": maps.skipped_layers,
         "background": None if maps.background is None else _pack(maps.background, prefix + "background.", tensors),
     }
 
@@ -225,6 +226,7 @@ def _unpack(described: dict[str, Any], prefix: str, tensors: dict[str, npt.NDArr
         background=None if behind is None else _unpack(behind, prefix + "background.", tensors),
         flow=AttentionFlow(**described["flow"]) if described.get("flow") else None,
         layer_count=described["layer_count"],
+        skipped_layers=tuple(described.get("skipped_layers", ())),
     )  # fmt: skip
 
 

@@ -214,6 +214,7 @@ class AttentionMaps(ByValue):
         flow: the flow of which values are rows, L = H = 1; None where they are weights of single layers and heads, or
             their means.
         layer_count: how many decoder layers the model has; None where it is not known.
+        skipped_layers: the model's layers that have no attention weights, as linear attention has none.
     """
 
     values: FloatArray  # [S, L, H, T, K]
@@ -230,6 +231,7 @@ class AttentionMaps(ByValue):
     background: AttentionMaps | None = None
     flow: AttentionFlow | None = None
     layer_count: int | None = None
+    skipped_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.values.ndim != 5:

@@ -50,20 +50,13 @@ def refuse_layers(stack: LayerStack, chosen: Collection[int]) -> None:
         )
 
 
-def attending_layers(stack: LayerStack, chosen: Collection[int]) -> tuple[int, ...]:
-    """Return which of some layers attend to the sequence by a softmax, in order, before the model runs.
+def row_layers(stack: LayerStack) -> tuple[int, ...]:
+    """The layers that can be recorded and edited: those that attend to the sequence; all of an unknown package's.
 
     Args:
         stack: the decoder.
-        chosen: layers.
-
-    Raises:
-        RecordingError: none of them does.
     """
-    fit = tuple(i for i in sorted(chosen) if _kind(stack.layers[i]) == "sequence")
-    if not fit:
-        refuse_layers(stack, chosen)
-    return fit
+    return tuple(i for i, layer in enumerate(stack.layers) if _kind(layer) == "sequence")
 
 
 def refuse_other_keys(layer: int, call: AttentionCall, past: int, cache: Any) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from grounding.attention.budget import DecoderShape
 from grounding.attention.collector import RowCollector
-from grounding.attention.coverage import attending_layers, refuse_layers
+from grounding.attention.coverage import refuse_layers, row_layers
 from grounding.attention.events import Scope, observes
 from grounding.attention.intercept import intercept
 from grounding.attention.introspect import decoder_stack
@@ -64,7 +64,10 @@ def record(
     shape = DecoderShape.of(stack.module.config, len(stack.layers), _bytes_of_number(stack.module))
     _refuse_unknown(request, shape)
     if request.spec.flow is not None:
-        request = replace(request, spec=replace(request.spec, layers=attending_layers(stack, existing)))
+        through = tuple(i for i in existing if i in row_layers(stack))
+        if not through:
+            refuse_layers(stack, existing)
+        request = replace(request, spec=replace(request.spec, layers=through))
     with ExitStack() as undo:
         collector = RowCollector(request, shape, undo, on_step)
         collector.before_model(_least_length(request))

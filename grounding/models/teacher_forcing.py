@@ -45,7 +45,7 @@ class TextMaps:
 
 
 def teacher_forced_maps(
-    vlm: VLM, prepared: Prepared, token_ids: Sequence[Sequence[int]], spec: RecordSpec
+    vlm: VLM, prepared: Prepared, token_ids: Sequence[Sequence[int]], spec: RecordSpec, picture: int = 0
 ) -> list[TextMaps]:
     """Record the nouns of texts with the unsteered model under teacher forcing.
 
@@ -60,6 +60,7 @@ def teacher_forced_maps(
         token_ids: per element the tokens of the text; tokens from the first end token on are ignored.
         spec: what to record. Head statistics are over the queries of question and text. The `background_prompt` is
             not recorded here.
+        picture: which picture of each prompt the maps are of.
 
     Returns:
         The maps of one text per element. A noun without a token of its own is left out.
@@ -85,8 +86,8 @@ def teacher_forced_maps(
         TextMaps(
             text.text,
             text.phrases,
-            tuple(found.maps(element, words) for words in text.words),
-            found.maps(element, text.reference_words),
+            tuple(found.maps(element, words, picture) for words in text.words),
+            found.maps(element, text.reference_words, picture),
         )
         for element, text in enumerate(texts)
     ]
@@ -154,7 +155,8 @@ def continued(
 ) -> dict[str, torch.Tensor]:
     """The prompt's inputs with texts behind them, padded on the right.
 
-    Inputs of shape [B, N] other than ids and attention mask, such as token types, are 0 for the texts.
+    Inputs of shape [B, N] other than ids and attention mask, such as token types, are 0 for the texts, or what the
+    family's `text_types` say.
 
     Args:
         vlm: the model.
@@ -172,6 +174,7 @@ def continued(
         ids[row, : len(tokens)] = torch.tensor(tokens, device=ids.device)
         real[row, : len(tokens)] = 1
     tails = {"input_ids": ids, "attention_mask": real}
+    tails |= {name: torch.full_like(ids, kind) for name, kind in vlm.text_types.items()}
     return {
         name: torch.cat([value, tails.get(name, torch.zeros_like(ids)).to(value.dtype)], dim=1)
         if value.shape == shape

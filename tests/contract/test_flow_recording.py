@@ -1,4 +1,4 @@
-"""The attention flow of every model family, against products of eager attention's matrices."""
+"""Attention flow while a model runs, generates and reads its prompt in pieces, against products of matrices."""
 
 from __future__ import annotations
 

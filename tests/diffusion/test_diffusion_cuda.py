@@ -28,7 +28,10 @@ def read(source: DiffusionSource) -> AttentionMaps:
 
 
 @pytest.mark.parametrize("name", sorted(TINY))
-def test_maps_equal_those_of_the_cpu_and_the_output_is_bit_identical(name: str) -> None:
+def test_maps_equal_those_of_the_cpu_and_the_output_is_bit_identical(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     here, there = tiny_source(name), tiny_source(name)
     there.pipe.to("cuda")
     seen: list[tuple[Any, Any, Any]] = []
