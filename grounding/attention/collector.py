@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from types import MethodType
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from grounding.attention.call import AttentionCall
 from grounding.attention.coverage import refuse_other_keys
 from grounding.attention.events import Pass, Subscriber
 from grounding.attention.flow_store import FlowStore
-from grounding.attention.generation import Prompt
+from grounding.attention.generation import Prompt, RefusedReorder
 from grounding.attention.introspect import real_positions
 from grounding.attention.output_check import checked, output_error, refuse_unexplained
 from grounding.attention.prompt_statistics import PromptStatistics
@@ -253,7 +252,7 @@ class RowCollector(Subscriber):
 
     def _forbid_reorder(self, cache: Any) -> None:
         if "reorder_cache" not in vars(cache):
-            cache.reorder_cache = _RefusedReorder(cache)
+            cache.reorder_cache = RefusedReorder(cache)
             self._undo.callback(lambda: vars(cache).pop("reorder_cache", None))
 
     # -- keeping
@@ -398,20 +397,3 @@ def _why_other_heads(heads: int) -> str:
         f"the model's config says {heads}: the layers of one recording have equal numbers of heads, so choose those of "
         f"{heads} with RecordSpec(layers=...)"
     )
-
-
-class _RefusedReorder:
-    """Refuse to reorder a cache; a deep copy of the cache reorders as its class does."""
-
-    def __init__(self, cache: Any) -> None:
-        self._cache = cache
-
-    def __call__(self, *_: Any, **__: Any) -> None:
-        raise RecordingError(
-            "beam search reorders the cache between steps, so a recorded decode row would not belong to the returned "
-            "text; generate with num_beams=1, or record with decode=False"
-        )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        copied = memo.get(id(self._cache))
-        return self if copied is None else MethodType(type(copied).reorder_cache, copied)
