@@ -10,7 +10,7 @@ from operator import or_
 from grounding.maps.ensemble import HOW, JoinModels
 from grounding.methods import Method, without
 from grounding.points import ArgMax
-from grounding.types import MagnetWords, RecordSpec
+from grounding.types import RecordSpec
 
 LADDER = {
     "stop-words": "stop words dropped",
@@ -75,7 +75,7 @@ def joins(method: Method, models: Sequence[str]) -> dict[str, Method]:
 
 
 def shared_spec(methods: Iterable[Method], layer_count: int) -> RecordSpec:
-    """The one recording that every method of a list can run on; none of them may need other magnets than the others.
+    """The one recording that every method of a list can run on; all need the same magnets and the same flow, or none.
 
     Args:
         methods: at least one.
@@ -85,7 +85,7 @@ def shared_spec(methods: Iterable[Method], layer_count: int) -> RecordSpec:
 
 
 def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> dict[RecordSpec, dict[str, Method]]:
-    """The least recordings that serve all methods: one per list of magnets, since magnets change every weight.
+    """The least recordings that serve all methods: one per list of magnets and per flow, which change every weight.
 
     Args:
         methods: by name.
@@ -94,7 +94,10 @@ def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> dict[R
     Returns:
         Per recording the methods that run on it; that of the first method comes first.
     """
-    groups: dict[MagnetWords | None, dict[str, Method]] = {}
+    groups: dict[object, dict[str, Method]] = {}
     for name, method in methods.items():
-        groups.setdefault(method.record_spec(layer_count).magnets, {})[name] = method
+        spec = method.record_spec(layer_count)
+        # A flow's layers are a part of it, whereas single layers are left out again by the methods that need fewer.
+        through = None if spec.flow is None else (spec.flow, spec.layers)
+        groups.setdefault((spec.magnets, through), {})[name] = method
     return {shared_spec(group.values(), layer_count): group for group in groups.values()}
