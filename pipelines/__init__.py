@@ -12,14 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipelines.describe import FaithfulDescription
+    from pipelines.open_ended import OpenEndedSegmentation
+    from pipelines.open_ended_result import Instance, OpenEndedResult
+    from pipelines.open_ended_settings import DiscoverySettings
     from pipelines.referring import ReferringSegmentation
     from pipelines.results import Caption, Description, NounSupport, ReferringResult
 
 __all__ = [
     "Caption",
     "Description",
+    "DiscoverySettings",
     "FaithfulDescription",
+    "Instance",
     "NounSupport",
+    "OpenEndedResult",
+    "OpenEndedSegmentation",
     "ReferringResult",
     "ReferringSegmentation",
 ]
@@ -27,8 +34,12 @@ __all__ = [
 _HOMES = {
     "Caption": "pipelines.results",
     "Description": "pipelines.results",
+    "DiscoverySettings": "pipelines.open_ended_settings",
     "FaithfulDescription": "pipelines.describe",
+    "Instance": "pipelines.open_ended_result",
     "NounSupport": "pipelines.results",
+    "OpenEndedResult": "pipelines.open_ended_result",
+    "OpenEndedSegmentation": "pipelines.open_ended",
     "ReferringResult": "pipelines.results",
     "ReferringSegmentation": "pipelines.referring",
 }

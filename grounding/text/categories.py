@@ -151,12 +151,16 @@ def read_vocabulary(file: Path) -> Vocabulary:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as wrong:
         reason = getattr(wrong, "strerror", None) or "it is not UTF-8 text"
-        raise UsageError(f"the category list {file} cannot be read ({reason}): give a file with one name a line") from wrong
+        raise UsageError(
+            f"the category list {file} cannot be read ({reason}): give a file with one name a line"
+        ) from wrong
     if text.lstrip()[:1] in ("[", "{"):
         try:
             categories = _from_json(parse_json(text), file)
         except ValueError as wrong:
-            raise UsageError(f"the category list {file} is not JSON ({wrong}): mend it, or give one name a line") from wrong
+            raise UsageError(
+                f"the category list {file} is not JSON ({wrong}): mend it, or give one name a line"
+            ) from wrong
     else:
         lines = [[part.strip() for part in line.split(",") if part.strip()] for line in text.splitlines()]
         named = [parts for parts in lines if parts]

@@ -9,6 +9,11 @@ DESCRIBE = Command(
     "pipelines.commands.describe:DescribeCommand",
     group="Use",
 )
+DISCOVER = Command(
+    "list what is in images and segment all of it, without words or categories",
+    "pipelines.commands.discover:DiscoverCommand",
+    group="Use",
+)
 SEGMENT = Command(
     "segment what a referring expression means, in one image, many, or a manifest",
     "pipelines.commands.segment:SegmentCommand",
