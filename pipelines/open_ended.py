@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from PIL import Image
 
-from grounding.errors import EmptyMapError, ExpressionError, GroundingError, MethodError, UsageError
+from grounding.errors import EmptyMapError, GroundingError, MethodError, UsageError
 from grounding.files import user_path
-from grounding.layout import ImageGrid
-from grounding.methods import Method, run_stages
+from grounding.methods import Method
 from grounding.pictures import Picture, is_picture, to_image
-from grounding.runs.attempts import attempt, cut
 from grounding.segmenters.instance_suppression import suppress_segments
 from grounding.segmenters.peeling import attention_inside, peel
-from grounding.source import Backgrounds
-from grounding.steering.decoding import Decoding, Generated
+from grounding.steering.decoding import Decoding
 from grounding.text.categories import CategoryFinder, read_vocabulary
-from grounding.text.names import ObjectName, listed_phrases, object_names
-from grounding.types import AttentionMaps, Heatmap, Segment
+from grounding.text.names import ObjectName
+from grounding.types import Heatmap, Segment
+from pipelines.listing import Listed, ObjectLister, Row
 from pipelines.open_ended_result import Instance, ListingAnswer, ModelRuns, NamedMap, OpenEndedResult
-from pipelines.open_ended_settings import WRITE_QUESTIONS, DiscoverySettings, written_questions
+from pipelines.open_ended_settings import DiscoverySettings
 from pipelines.referring import DEFAULT_BATCH, DEFAULT_MODEL, DEFAULT_SEGMENTER, method_for
 from pipelines.results import Timings, picture_notes
-from pipelines.views import View, views_of
+from pipelines.views import View
 
 if TYPE_CHECKING:
     import torch
@@ -41,33 +39,6 @@ T = TypeVar("T")
 
 DEFAULT_DECODING = Decoding(max_new_tokens=256, stop_at_repeats=True)
 """Greedy, and ended where the answer repeats itself. VL-SAM samples at temperature 0.8 with top_p 0.1."""
-
-
-@dataclass
-class _Row:
-    """One question about one view, its answer, and the names in it."""
-
-    picture: int
-    view: int
-    question: int
-    image: Image.Image
-    asked: str
-    answer: Generated | None = None
-    names: tuple[ObjectName, ...] = ()
-    dropped: int = 0
-
-
-@dataclass
-class _Found:
-    """What is known of one picture."""
-
-    image: Image.Image
-    views: tuple[View, ...]
-    written: bool = False
-    notes: list[str] = field(default_factory=list)
-    passes: int = 0
-    grids: tuple[ImageGrid, ...] = ()
-    maps: list[tuple[_Row, ObjectName, Heatmap | GroundingError]] = field(default_factory=list)
 
 
 class OpenEndedSegmentation:
@@ -117,21 +88,18 @@ class OpenEndedSegmentation:
         self.steering = steering
         self.categories = categories
         self.batch_size = batch_size
-        if self.settings.samples > 1 and not decoding.do_sample:
+        if self.settings.answers > 1 and not decoding.do_sample:
             raise MethodError(
-                f"{self.settings.samples} samples of an answer were asked for, and without sampling all would be equal: "
+                f"{self.settings.answers} answers to a question were asked for; without sampling all are equal: "
                 "decode with do_sample (--sample)"
             )
         if steering is not None:
             from grounding.steering.generate import check_steering
 
             check_steering(steering, vlm, decoding)
-        self.spec = method.record_spec(vlm.layer_count)
-        self._backgrounds = Backgrounds(vlm)
         self._points = self.settings.point_rule(method)
         self._mask = replace(method.mask, cascade=self.settings.cascade)
-        self._unshared: str | None = None if steering is None else "steering edits every pass"
-        self._tried = steering is not None
+        self._lister = ObjectLister(vlm, method, self.settings, decoding, steering, batch_size)
 
     @classmethod
     def from_pretrained(
@@ -216,158 +184,11 @@ class OpenEndedSegmentation:
 
     def _run(self, images: Sequence[Image.Image]) -> list[OpenEndedResult]:
         started = time.perf_counter()
-        found = [_Found(image, views_of(image, self.settings.multi_scale)) for image in images]
-        rows = self._rows(found)
-        self._answer(rows, found)
-        if self.settings.maps == "answer":
-            self._maps_of_answers(rows, found)
-        else:
-            self._maps_of_questions(rows, found)
-        model = (time.perf_counter() - started) / max(1, len(images))
-        return [
-            self._result(one, [row for row in rows if row.picture == number], model) for number, one in enumerate(found)
-        ]
+        listed = self._lister(images)
+        seconds = (time.perf_counter() - started) / max(1, len(images))
+        return [self._result(one, seconds) for one in listed]
 
-    def _rows(self, found: Sequence[_Found]) -> list[_Row]:
-        """Every question about every view of every picture."""
-        fixed = self.settings.questions(self.vlm.own_words)
-        asked = [fixed] * len(found)
-        if self.settings.ensemble == "written":
-            wrote = self._generate([one.image for one in found], [WRITE_QUESTIONS] * len(found))
-            asked = []
-            for one, answer in zip(found, wrote, strict=True):
-                one.written = True
-                own = written_questions(answer.text)
-                if not own:
-                    one.notes.append("the model wrote no question of its own, so it was asked the usual one")
-                asked.append(own or fixed)
-        return [
-            _Row(picture, number, index, view.image, question)
-            for picture, (one, questions) in enumerate(zip(found, asked, strict=True))
-            for number, view in enumerate(one.views)
-            for index, question in enumerate(questions)
-            for _ in range(self.settings.samples)
-        ]
-
-    def _answer(self, rows: Sequence[_Row], found: Sequence[_Found]) -> None:
-        """Generate the answers, and read their names."""
-        answers = self._generate([row.image for row in rows], [row.asked for row in rows])
-        for row, answer in zip(rows, answers, strict=True):
-            row.answer = answer
-            phrases = listed_phrases(answer.text, self.vlm.finder)
-            every = object_names(phrases, self.settings.merge, self.settings.stuff)
-            row.names = every[: self.settings.max_names]
-            row.dropped = len(every) - len(row.names)
-        for number, one in enumerate(found):
-            own = [row for row in rows if row.picture == number]
-            if not any(row.names for row in own):
-                one.notes.append("the model named no object")
-            dropped = sum(row.dropped for row in own)
-            if dropped:
-                one.notes.append(f"{dropped} names beyond {self.settings.max_names} of an answer were not looked for")
-            if self._unshared is not None and len(own) > len(one.views):
-                one.notes.append(f"the questions' common beginning was run for each of them: {self._unshared}")
-
-    def _generate(self, images: Sequence[Image.Image], questions: Sequence[str]) -> list[Generated]:
-        """Answer questions in batches; those of one picture stand side by side and share its cache."""
-        from grounding.steering.generate import generate
-
-        answers: list[Generated] = []
-        pairs = list(zip(images, questions, strict=True))
-        for number, batch in enumerate(cut(pairs, self.batch_size)):
-            pictures, asked = [image for image, _ in batch], [question for _, question in batch]
-            answers += generate(
-                self.vlm,
-                pictures,
-                asked,
-                self.steering,
-                replace(self.decoding, seed=self.decoding.seed + number),
-                share_prefix=self._shares(pictures, asked),
-            )
-        return answers
-
-    def _shares(self, images: Sequence[Image.Image], questions: Sequence[str]) -> bool:
-        """Whether a batch has several prompts of one picture, and the model can share their beginning."""
-        if len({id(image) for image in images}) == len(images):
-            return False
-        different = tuple(dict.fromkeys(questions))
-        if not self._tried and len(different) > 1:
-            from grounding.models.shared_prefix import why_not_shared
-
-            self._unshared, self._tried = why_not_shared(self.vlm, images[0], different), True
-        return self._tried and self._unshared is None
-
-    def _maps_of_answers(self, rows: Sequence[_Row], found: Sequence[_Found]) -> None:
-        """Read the maps of names where the model wrote them, by teacher forcing, one pass per answer."""
-        from grounding.models.teacher_forcing import teacher_forced_maps
-
-        named = [row for row in rows if row.names]
-        for batch in cut(named, self.batch_size):
-            prepared = self.vlm.prepare_questions([row.image for row in batch], [row.asked for row in batch])
-            tokens = [row.answer.token_ids for row in batch if row.answer is not None]
-            wanted = {row.answer.text: row.names for row in batch if row.answer is not None}
-
-            def chosen(text: str, wanted: dict[str, tuple[ObjectName, ...]] = wanted) -> list[Any]:
-                return [name.phrase for name in wanted[text]]
-
-            texts = teacher_forced_maps(self.vlm, prepared, tokens, self.spec, chosen)
-            behind = self._behind(batch, found)
-            for row, text, background in zip(batch, texts, behind, strict=True):
-                found[row.picture].passes += 1
-                of_span = {
-                    phrase.span: maps for phrase, maps in zip(text.phrases, text.maps, strict=True)
-                }  # a noun without a token of its own has none
-                for name in row.names:
-                    maps = of_span.get(name.phrase.span)
-                    map_or_error: Heatmap | GroundingError = ExpressionError(
-                        f"the tokenizer gives {name.words!r} no token of its own"
-                    )
-                    if maps is not None:
-                        map_or_error = self._heatmap(row, replace(maps, background=background), found)
-                    found[row.picture].maps.append((row, name, map_or_error))
-
-    def _maps_of_questions(self, rows: Sequence[_Row], found: Sequence[_Found]) -> None:
-        """Ask for each name of a view with the method's prompt; a name of several answers is asked for once."""
-        asked: dict[tuple[int, int, object], tuple[_Row, ObjectName]] = {}
-        for row in rows:
-            for name in row.names:
-                key = name.name if self.settings.merge == "names" else name.words
-                asked.setdefault((row.picture, row.view, key), (row, name))
-        plain = replace(self.spec, background_prompt=None)
-
-        def record(batch: Sequence[tuple[_Row, ObjectName]]) -> list[AttentionMaps]:
-            images, words = [row.image for row, _ in batch], [name.words for _, name in batch]
-            return self.vlm.maps(images, words, plain, self.method.prompt)
-
-        for batch in cut(list(asked.values()), self.batch_size):
-            recorded = attempt(batch, record)
-            behind = self._behind([row for row, _ in batch], found)
-            for (row, name), maps, background in zip(batch, recorded, behind, strict=True):
-                found[row.picture].passes += 1
-                map_or_error = (
-                    maps
-                    if isinstance(maps, GroundingError)
-                    else self._heatmap(row, replace(maps, background=background), found)
-                )
-                found[row.picture].maps.append((row, name, map_or_error))
-
-    def _behind(self, rows: Sequence[_Row], found: Sequence[_Found]) -> list[AttentionMaps | None]:
-        """The maps under the method's generic prompt, one per row; None where the method has none."""
-        if self.spec.background_prompt is None:
-            return [None] * len(rows)
-        for picture, _ in dict.fromkeys((row.picture, row.view) for row in rows):
-            found[picture].passes += 1
-        return list(self._backgrounds.of([row.image for row in rows], self.spec))
-
-    def _heatmap(self, row: _Row, maps: AttentionMaps, found: Sequence[_Found]) -> Heatmap | GroundingError:
-        if row.view == 0:
-            found[row.picture].grids = maps.grids
-        try:
-            return run_stages(self.method, maps)
-        except (ExpressionError, EmptyMapError) as wrong:
-            return wrong
-
-    def _result(self, found: _Found, rows: Sequence[_Row], model: float) -> OpenEndedResult:
+    def _result(self, found: Listed, model: float) -> OpenEndedResult:
         started, encode, encoded, asked = time.perf_counter(), 0.0, 0, 0
         maps: list[NamedMap] = []
         instances: list[Instance] = []
@@ -394,11 +215,12 @@ class OpenEndedSegmentation:
                 row.answer.repeated,
                 tuple(name.words for name in row.names),
                 row.dropped,
+                len(row.answer.token_ids),
             )
-            for row in rows
+            for row in found.rows
             if row.answer is not None
         )
-        runs = ModelRuns(len(rows) + found.written, found.passes, encoded, asked)
+        runs = ModelRuns(len(found.rows) + found.written, found.passes, encoded, asked)
         return OpenEndedResult(
             found.image,
             kept,
@@ -411,7 +233,7 @@ class OpenEndedSegmentation:
         )
 
     def _segmented(
-        self, view: View, row: _Row, name: ObjectName, heatmap: Heatmap | GroundingError
+        self, view: View, row: Row, name: ObjectName, heatmap: Heatmap | GroundingError
     ) -> tuple[NamedMap, list[Instance], int]:
         """The masks of one map, in the picture's frame, and how many prompts they took."""
         if isinstance(heatmap, GroundingError):
@@ -445,7 +267,7 @@ class OpenEndedSegmentation:
         return estimate * (max(0.0, segment.agreement or 0.0) if self.settings.rank == "agreement" else 1.0)
 
     def _in_categories(self, instances: Sequence[Instance], maps: Sequence[NamedMap]) -> list[Instance]:
-        """The instances under the names of their categories; one of several likely categories is there several times."""
+        """The instances under the names of their categories; one of several categories is there several times."""
         if self.categories is None:
             return list(instances)
         names = {one.name.words: one.name for one in maps}

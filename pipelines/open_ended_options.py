@@ -34,7 +34,7 @@ class DiscoveryOptions:
         question: the question for the objects; left out, the model's own.
         ensemble: `off` asks one question, `fixed` several, `written` up to ten that the model writes about the image.
         multi_scale: look at the four quarters of the image too.
-        samples: answers to each question; several need sampled decoding.
+        answers: to each question; several need sampled decoding.
         maps: read a name's map in the `answer`, or ask for each name with the method's prompt (`question`; one more
             run per name).
         merge: which mentions in an answer are one object: of one `names`, of one `phrases` (with adjectives), `none`.
@@ -58,7 +58,7 @@ class DiscoveryOptions:
     question: str | None = None
     ensemble: Ensemble = DiscoverySettings.ensemble
     multi_scale: bool = DiscoverySettings.multi_scale
-    samples: int = DiscoverySettings.samples
+    answers: int = DiscoverySettings.answers
     maps: MapsFrom = DiscoverySettings.maps
     merge: Merge = DiscoverySettings.merge
     stuff: Stuff = DiscoverySettings.stuff
@@ -89,7 +89,7 @@ class DiscoveryOptions:
             question=self.question,
             ensemble=self.ensemble,
             multi_scale=self.multi_scale,
-            samples=self.samples,
+            answers=self.answers,
             maps=self.maps,
             merge=self.merge,
             stuff=self.stuff,

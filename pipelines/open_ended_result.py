@@ -78,6 +78,7 @@ class ListingAnswer:
         repeated: whether it was ended where it began to repeat itself.
         names: the names that were looked for, in order.
         dropped: how many further names were left out, being more than `max_names`.
+        tokens: how many were generated.
     """
 
     view: int
@@ -88,6 +89,7 @@ class ListingAnswer:
     repeated: bool
     names: tuple[str, ...]
     dropped: int = 0
+    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -195,10 +197,8 @@ class OpenEndedResult(ByValue):
         if form == "coco":
             return [write_coco(first, self.coco(image_id))]
         if form == "npz":
-            found = [one for one in self.maps if one.heatmap is not None]
-            return [
-                save_heatmaps(first, {f"{number} {one.name.words}": one.heatmap for number, one in enumerate(found)})
-            ]
+            named = {f"{number} {one.name.words}": one.heatmap for number, one in enumerate(self.maps)}
+            return [save_heatmaps(first, {name: heatmap for name, heatmap in named.items() if heatmap is not None})]
         if form == "explain":
             text = to_json(self.explained(), str(more[0]), indent=2)
             return [write_bytes(first, png(self._sheet())), write_text(more[0], text + "\n")]

@@ -52,7 +52,7 @@ class DiscoverySettings:
         ensemble: `off` asks one question; `fixed` asks all of the model's own questions, or of `LIST_QUESTIONS`;
             `written` has the model write up to ten questions about the picture and asks these.
         multi_scale: look at the four quarters of the picture too, each as a picture of its own.
-        samples: answers to each question; more than one need a decoding that samples.
+        answers: to each question; more than one need a decoding that samples.
         maps: `answer` reads the map of a name where the model wrote it; `question` asks for each name with the
             method's prompt, which takes one more run per name.
         merge: which mentions in an answer are one object; see `grounding.text.names`.
@@ -73,15 +73,15 @@ class DiscoverySettings:
 
     Notes:
         VL-SAM lists objects, takes one point pair per map, refines with PerSAM's cascade, repeats on the masked map,
-        runs five views and ten questions, and suppresses. Its question, thresholds, score, stopping rule, and the
-        overlap and its kind are not in the paper; ours are here. Merging the views and questions by suppression alone is
-        the paper's aggregation.
+        runs five views and ten questions, and suppresses what overlaps. Its question, thresholds, score, stopping
+        rule, and the overlap and its kind are not in the paper; ours are here. That views and questions are merged by
+        suppression alone is our reading.
     """
 
     question: str | None = None
     ensemble: Ensemble = "off"
     multi_scale: bool = False
-    samples: int = 1
+    answers: int = 1
     maps: MapsFrom = "answer"
     merge: Merge = "phrases"
     stuff: Stuff = "one"
@@ -95,9 +95,9 @@ class DiscoverySettings:
     overlap_by: OverlapBy = "all"
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.max_names < 1 or not 0 <= self.overlap <= 1:
+        if self.answers < 1 or self.max_names < 1 or not 0 <= self.overlap <= 1:
             raise MethodError(
-                f"samples {self.samples}, max_names {self.max_names} and overlap {self.overlap} were given, expected "
+                f"answers {self.answers}, max_names {self.max_names} and overlap {self.overlap} were given, expected "
                 "at least 1 of the first two, and an IoU in [0, 1]"
             )
         if self.question is not None and not self.question.strip():

@@ -65,9 +65,9 @@ def score_detections(truth: Mapping[str, Any], results: Sequence[Mapping[str, An
         kind: `bbox` or `segm`.
 
     Returns:
-        In [0, 1]: AP (IoU 0.5 to 0.95), AP50, AP75, AP by size, fixed AP (Dave et al., arXiv 2102.01066: the 10,000 best
-        results of each category, without a limit per image), AR by results per image and by size; in LVIS also APr,
-        APc, APf and their fixed forms.
+        In [0, 1]: AP (IoU 0.5 to 0.95), AP50, AP75, AP by size; fixed AP (Dave et al., arXiv 2102.01066: the 10,000
+        best results of each category, without a limit per image); AR by results per image and by size; in LVIS also
+        AP and fixed AP of rare, common and frequent categories.
 
     Raises:
         MissingExtraError: faster-coco-eval is not installed.

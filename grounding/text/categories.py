@@ -184,8 +184,8 @@ def vocabulary_of(categories: Sequence[Category], where: str) -> Vocabulary:
         if twice:
             more = f" and {len(twice) - _SHOWN} more" if len(twice) > _SHOWN else ""
             raise UsageError(
-                f"the category list {where} has the {what} {', '.join(map(repr, twice[:_SHOWN]))}{more} twice: keep one "
-                "of each, with the other's words as its synonyms"
+                f"the category list {where} has the {what} {', '.join(map(repr, twice[:_SHOWN]))}{more} twice: keep "
+                "one of each, with the other's words as its synonyms"
             )
     return Vocabulary(tuple(categories))
 

@@ -20,8 +20,8 @@ Stuff = Literal["one", "many", "drop"]
 """What becomes of a stuff noun: all its regions are one instance, each is one as of a thing, or it is left out."""
 
 STUFF = frozenset(
-    "sky cloud grass water sea ocean lake river snow ice sand dirt mud soil gravel ground floor ceiling pavement asphalt"
-    " road street sidewalk wall fog mist smoke fire foliage vegetation greenery sunlight shade shadow rock hay"
+    "sky cloud grass water sea ocean lake river snow ice sand dirt mud soil gravel ground floor ceiling pavement"
+    " asphalt road street sidewalk wall fog mist smoke fire foliage vegetation greenery sunlight shade shadow rock hay"
     " straw rice hair".split()
 )
 """Nouns of what has an extent but no instances."""
