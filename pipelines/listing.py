@@ -211,7 +211,7 @@ class ObjectLister:
             def chosen(text: str, wanted: dict[str, tuple[ObjectName, ...]] = wanted) -> list[Any]:
                 return [name.phrase for name in wanted[text]]
 
-            texts = teacher_forced_maps(self.vlm, prepared, tokens, self.spec, chosen)
+            texts = teacher_forced_maps(self.vlm, prepared, tokens, self.spec, phrases=chosen)
             behind = self._behind(batch, found)
             for row, text, background in zip(batch, texts, behind, strict=True):
                 found[row.picture].passes += 1

@@ -51,6 +51,7 @@ def teacher_forced_maps(
     prepared: Prepared,
     token_ids: Sequence[Sequence[int]],
     spec: RecordSpec,
+    picture: int = 0,
     phrases: FindPhrases | None = None,
 ) -> list[TextMaps]:
     """Record the nouns of texts with the unsteered model under teacher forcing.
@@ -66,6 +67,7 @@ def teacher_forced_maps(
         token_ids: per element the tokens of the text; tokens from the first end token on are ignored.
         spec: what to record. Head statistics are over the queries of question and text. The `background_prompt` is
             not recorded here.
+        picture: which picture of each prompt the maps are of.
         phrases: finds the noun phrases of a text whose maps are wanted; all that the model's noun finder finds where
             None.
 
@@ -94,8 +96,8 @@ def teacher_forced_maps(
         TextMaps(
             text.text,
             text.phrases,
-            tuple(found.maps(element, words) for words in text.words),
-            found.maps(element, text.reference_words),
+            tuple(found.maps(element, words, picture) for words in text.words),
+            found.maps(element, text.reference_words, picture),
         )
         for element, text in enumerate(texts)
     ]

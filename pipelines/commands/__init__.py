@@ -14,6 +14,11 @@ DISCOVER = Command(
     "pipelines.commands.discover:DiscoverCommand",
     group="Use",
 )
+LOOK = Command(
+    "answer a question about an image, with a map for every word of the answer",
+    "pipelines.commands.look:LookCommand",
+    group="Use",
+)
 SEGMENT = Command(
     "segment what a referring expression means, in one image, many, or a manifest",
     "pipelines.commands.segment:SegmentCommand",
