@@ -124,7 +124,7 @@ def evaluate(
         limits: most results per image and category that are counted, each.
         categories: whether a result must have the category of the truth.
     """
-    coco, evaluator_class = _faster_coco_eval()
+    coco, evaluator_class = faster_coco_eval()
     lvis = is_lvis(truth) and categories
     annotations = [{"iscrowd": 0, **one, **({} if categories else {"category_id": 1})} for one in truth["annotations"]]
     known = truth["categories"] if categories else [{"id": 1, "name": "object"}]
@@ -134,6 +134,8 @@ def evaluate(
         for one in results
         if one["image_id"] in ids and (not categories or one["category_id"] in names)
     ]
+    if lvis:
+        mine = _searched_for(truth, annotations, mine)
     shape = (len(truth["images"]), len(known))
     groups = tuple(
         tuple(at for at, one in enumerate(sorted(known, key=lambda one: one["id"])) if one.get("frequency") == letter)
@@ -141,6 +143,8 @@ def evaluate(
     )
     if not mine or not annotations or 0 in shape:
         return _nothing(annotations, known, limits, groups)
+    if lvis:  # the evaluator asks for a frequency of each
+        known = [{"frequency": "f", **one} for one in known]
     reference = coco({**truth, "annotations": annotations, "categories": list(known)}, use_deepcopy=True)
     found = evaluator_class(
         reference, reference.loadRes([dict(one) for one in mine]), kind, print_function=_silent, lvis_style=lvis
@@ -169,6 +173,16 @@ def is_lvis(truth: Mapping[str, Any]) -> bool:
     return any("neg_category_ids" in one for one in truth["images"])
 
 
+def _searched_for(
+    truth: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The results in whose image somebody looked for their category; the evaluator fails on images without any."""
+    known = {one["id"]: set(one.get("neg_category_ids", ())) for one in truth["images"]}
+    for one in annotations:
+        known[one["image_id"]].add(one["category_id"])
+    return [one for one in results if one["category_id"] in known[one["image_id"]]]
+
+
 def _nothing(
     annotations: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]], limits: Sequence[int], groups: Any
 ) -> Precision:
@@ -193,7 +207,12 @@ def _silent(*said: object) -> None:
     """Take what the evaluator prints."""
 
 
-def _faster_coco_eval() -> tuple[Any, Any]:
+def faster_coco_eval() -> tuple[Any, Any]:
+    """The package's classes of annotations and of the evaluator.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as missing:

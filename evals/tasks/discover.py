@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
-from evals.detection.scoring import KINDS, score_detections, score_recall
+from evals.detection.scoring import KINDS, faster_coco_eval, score_detections, score_recall
 from evals.detection.truth import DetectionTruth, read_truth, scene_truth
 from evals.report import PERCENT_DIGITS, aligned, percent
 from evals.statistics import Interval, bootstrap, mean_of
@@ -73,6 +73,7 @@ class DiscoverTask(DiscoveryOptions):
 
     def samples(self) -> Sequence[Sample]:
         """Return one sample per image; see `Task.samples`."""
+        faster_coco_eval()  # a missing package is said before anything is computed
         truth = self._truth()
         rows = truth.data["images"]
         return [
@@ -81,6 +82,13 @@ class DiscoverTask(DiscoveryOptions):
             )
             for one in rows
         ]
+
+    def check_model(self, vlm: VLM) -> None:
+        """Refuse a model that does not know the scenes' words, where scenes are asked about."""
+        if not self.data:
+            from grounding.scenes.known_words import check_scene_words
+
+            check_scene_words(vlm)
 
     def configuration(self, plan: RunPlan) -> dict[str, Any]:
         """What decides the answers beside model and decoding; see `evals.task.SelfAnswering`."""

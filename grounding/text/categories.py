@@ -25,7 +25,7 @@ TEMPLATE = "a {name}"
 """Text that is embedded for a name; VL-SAM (arXiv 2410.05963) and GenerateU use it."""
 SHARPNESS = 100.0
 """Factor on cosines before the softmax over categories, in GenerateU's published code."""
-_BRACKET = re.compile(r"\s*\([^)]*\)")
+_BRACKET = re.compile(r"[\s_]*\([^)]*\)")
 _SHOWN = 5
 
 
