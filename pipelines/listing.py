@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -35,6 +35,7 @@ class Row:
         image: the view's RGB pixels.
         asked: the question.
         answer: None before the model has answered.
+        text: the answer as its tokens spell it, which the names' spans are in.
         names: that are looked for.
         dropped: how many more the answer has.
     """
@@ -45,6 +46,7 @@ class Row:
     image: Image.Image = field(repr=False)
     asked: str
     answer: Generated | None = None
+    text: str = ""
     names: tuple[ObjectName, ...] = ()
     dropped: int = 0
 
@@ -59,7 +61,8 @@ class Listed:
         rows: every question about every view, answered.
         maps: of each name the row that named it, and its map in the view's frame or why there is none.
         written: whether the model wrote the questions, which is one more answer.
-        passes: that recorded maps.
+        passes: that recorded maps of names.
+        behind: numbers of the views whose maps under the method's generic prompt were recorded.
         grids: of the whole picture, where a map of it was recorded.
         notes: one sentence each.
     """
@@ -70,6 +73,7 @@ class Listed:
     maps: list[tuple[Row, ObjectName, Heatmap | GroundingError]] = field(default_factory=list)
     written: bool = False
     passes: int = 0
+    behind: set[int] = field(default_factory=set)
     grids: tuple[ImageGrid, ...] = ()
     notes: list[str] = field(default_factory=list)
 
@@ -153,10 +157,13 @@ class ObjectLister:
 
     def _answer(self, rows: Sequence[Row], found: Sequence[Listed]) -> None:
         """Generate the answers, and read their names."""
+        from grounding.models.spelling import spell, until_end
+
         answers = self._generate([row.image for row in rows], [row.asked for row in rows])
         for row, answer in zip(rows, answers, strict=True):
             row.answer = answer
-            phrases = listed_phrases(answer.text, self.vlm.finder)
+            row.text = spell(self.vlm.tokenizer, until_end(self.vlm.model, answer.token_ids))[0].strip()
+            phrases = listed_phrases(row.text, self.vlm.finder)
             every = object_names(phrases, self.settings.merge, self.settings.stuff)
             row.names = every[: self.settings.max_names]
             row.dropped = len(every) - len(row.names)
@@ -206,26 +213,16 @@ class ObjectLister:
         for batch in cut(named, self.batch_size):
             prepared = self.vlm.prepare_questions([row.image for row in batch], [row.asked for row in batch])
             tokens = [row.answer.token_ids for row in batch if row.answer is not None]
-            wanted = {row.answer.text: row.names for row in batch if row.answer is not None}
-
-            def chosen(text: str, wanted: dict[str, tuple[ObjectName, ...]] = wanted) -> list[Any]:
-                return [name.phrase for name in wanted[text]]
-
-            texts = teacher_forced_maps(self.vlm, prepared, tokens, self.spec, phrases=chosen)
+            wanted = {row.text: [name.phrase for name in row.names] for row in batch}
+            texts = teacher_forced_maps(self.vlm, prepared, tokens, self.spec, phrases=wanted.__getitem__)
             behind = self._behind(batch, found)
             for row, text, background in zip(batch, texts, behind, strict=True):
                 found[row.picture].passes += 1
-                of_span = {
-                    phrase.span: maps for phrase, maps in zip(text.phrases, text.maps, strict=True)
-                }  # a noun without a token of its own has none
+                of_span = {phrase.span: maps for phrase, maps in zip(text.phrases, text.maps, strict=True)}
                 for name in row.names:
                     maps = of_span.get(name.phrase.span)
-                    map_or_error: Heatmap | GroundingError = ExpressionError(
-                        f"the tokenizer gives {name.words!r} no token of its own"
-                    )
-                    if maps is not None:
-                        map_or_error = self._heatmap(row, replace(maps, background=background), found)
-                    found[row.picture].maps.append((row, name, map_or_error))
+                    lacks = ExpressionError(f"the tokenizer gives {name.words!r} no token of its own")
+                    self._add(found[row.picture], row, name, lacks if maps is None else maps, background)
 
     def _maps_of_questions(self, rows: Sequence[Row], found: Sequence[Listed]) -> None:
         """Ask for each name of a view with the method's prompt; a name of several answers is asked for once."""
@@ -245,25 +242,33 @@ class ObjectLister:
             behind = self._behind([row for row, _ in batch], found)
             for (row, name), maps, background in zip(batch, recorded, behind, strict=True):
                 found[row.picture].passes += 1
-                map_or_error = (
-                    maps
-                    if isinstance(maps, GroundingError)
-                    else self._heatmap(row, replace(maps, background=background), found)
-                )
-                found[row.picture].maps.append((row, name, map_or_error))
+                self._add(found[row.picture], row, name, maps, background)
 
     def _behind(self, rows: Sequence[Row], found: Sequence[Listed]) -> list[AttentionMaps | None]:
         """The maps under the method's generic prompt, one per row; None where the method has none."""
         if self.spec.background_prompt is None:
             return [None] * len(rows)
-        for picture, _ in dict.fromkeys((row.picture, row.view) for row in rows):
-            found[picture].passes += 1
+        for row in rows:
+            found[row.picture].behind.add(row.view)  # `Backgrounds` keeps those of the last batch
         return list(self._backgrounds.of([row.image for row in rows], self.spec))
 
-    def _heatmap(self, row: Row, maps: AttentionMaps, found: Sequence[Listed]) -> Heatmap | GroundingError:
-        if row.view == 0:
-            found[row.picture].grids = maps.grids
-        try:
-            return run_stages(self.method, maps)
-        except (ExpressionError, EmptyMapError) as wrong:
-            return wrong
+    def _add(
+        self,
+        found: Listed,
+        row: Row,
+        name: ObjectName,
+        maps: AttentionMaps | GroundingError,
+        background: AttentionMaps | None,
+    ) -> None:
+        """Take a name's maps through the method's stages."""
+        heatmap: Heatmap | GroundingError
+        if isinstance(maps, GroundingError):
+            heatmap = maps
+        else:
+            if row.view == 0:
+                found.grids = maps.grids
+            try:
+                heatmap = run_stages(self.method, replace(maps, background=background))
+            except (ExpressionError, EmptyMapError) as wrong:
+                heatmap = wrong
+        found.maps.append((row, name, heatmap))

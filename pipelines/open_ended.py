@@ -220,7 +220,7 @@ class OpenEndedSegmentation:
             for row in found.rows
             if row.answer is not None
         )
-        runs = ModelRuns(len(found.rows) + found.written, found.passes, encoded, asked)
+        runs = ModelRuns(len(found.rows) + found.written, found.passes + len(found.behind), encoded, asked)
         return OpenEndedResult(
             found.image,
             kept,

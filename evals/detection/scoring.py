@@ -129,7 +129,7 @@ def evaluate(
     annotations = [{"iscrowd": 0, **one, **({} if categories else {"category_id": 1})} for one in truth["annotations"]]
     known = truth["categories"] if categories else [{"id": 1, "name": "object"}]
     ids, names = {one["id"] for one in truth["images"]}, {one["id"] for one in known}
-    mine = [
+    mine: list[Mapping[str, Any]] = [
         {**one, **({} if categories else {"category_id": 1})}
         for one in results
         if one["image_id"] in ids and (not categories or one["category_id"] in names)

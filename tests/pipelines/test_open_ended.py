@@ -190,7 +190,7 @@ def test_a_model_that_repeats_itself_for_ever_is_stopped(saying):
 
 
 def test_names_of_another_language_have_maps_and_masks(saying):
-    result = saying("一只狗，两只猫")
+    result = saying("一只狗，两只猫")  # noqa: RUF001 - that is how a list is written
     assert [one.name.name for one in result.maps] == ["一只狗", "两只猫"]
     assert all(one.heatmap is not None for one in result.maps)
     assert {one.name for one in result.instances} <= {"一只狗", "两只猫"}
