@@ -198,6 +198,7 @@ class AttentionMaps(ByValue):
         text_to_text: [S, L, H, T, T] weights of words (fourth axis) on words (fifth); None if not recorded.
         background: the maps of the same image under a generic prompt; None if not recorded.
         layer_count: how many decoder layers the model has; None where it is not known.
+        skipped_layers: the model's layers that have no attention weights, as linear attention has none.
     """
 
     values: FloatArray  # [S, L, H, T, K]
@@ -213,6 +214,7 @@ class AttentionMaps(ByValue):
     text_to_text: FloatArray | None = None  # [S, L, H, T, T]
     background: AttentionMaps | None = None
     layer_count: int | None = None
+    skipped_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.values.ndim != 5:

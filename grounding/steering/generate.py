@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from grounding.compat import last_logits
 from grounding.errors import MethodError
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
@@ -86,6 +87,8 @@ def generate(
             options["logits_processor"] = _listed(processors)
         if streamer is not None:
             options["streamer"] = streamer
+        if overrides:
+            options["logits_to_keep"] = last_logits()
         for override in overrides:
             options |= override.options
         _refuse_unfit(options, len(images), len(overrides))
@@ -115,7 +118,8 @@ def check_steering(steering: Steering, vlm: VLM, decoding: Decoding) -> None:
     for step in steering.steps:
         if isinstance(step, Modulation):
             step.check(vlm)
-            step.heads.strengths(step.layers.chosen(vlm.layer_count), vlm.layer_count, vlm.head_count)
+            layers = vlm.with_rows(step.layers.chosen(vlm.layer_count))
+            step.heads.strengths(layers, vlm.layer_count, vlm.head_count)
         elif hasattr(step, "check"):
             step.check(vlm, decoding)
 
