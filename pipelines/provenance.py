@@ -10,6 +10,7 @@ from grounding.runs.provenance import model_identity, nouns_identity, segmenter_
 from grounding.sources import member_methods
 from grounding.steering.decoding import Decoding
 from grounding.steering.method import Steering
+from pipelines.open_ended_settings import DiscoverySettings
 
 DEFAULT_NOUNS = "rules"
 
@@ -71,6 +72,43 @@ class DescribeConfig(RunConfig):
     steering_text: str | None
     decoding: Decoding
     threshold: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenEndedConfig(RunConfig):
+    """Everything that decides what open-ended segmentation finds.
+
+    Attributes:
+        settings: how objects are listed, found and ranked.
+        steering: the steering method's name; None without steering.
+        steering_text: its YAML without prose.
+        decoding: how answers are generated.
+        vocabulary: hash of the categories; None without.
+        embedder: the text embedding model and its weights; None without.
+        top_categories: most categories of one name that are found by embedding.
+    """
+
+    settings: DiscoverySettings
+    steering: str | None
+    steering_text: str | None
+    decoding: Decoding
+    vocabulary: str | None
+    embedder: str | None
+    top_categories: int
+
+
+def embedder_identity(name: str) -> str:
+    """Identify a text embedding model without loading it: its name, and the hash or commit of its weights.
+
+    Raises:
+        ModelError: the hub does not know it or cannot be reached.
+    """
+    from grounding.files import user_path
+    from grounding.model_files import hub_commit
+    from grounding.runs.content import folder_hash
+
+    folder = user_path(name)
+    return f"{folder.name} {folder_hash(folder)}" if folder.is_dir() else f"{name} {hub_commit(name)}"
 
 
 def run_config(
