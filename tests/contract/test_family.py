@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from explicit_flow import DECAF, VLSAM, explicit_flow
 from families import FAMILIES
 from PIL import Image, ImageOps
 from steering_reference import Reference, reference_attention
@@ -102,6 +103,20 @@ def queries_of(prepared: Prepared) -> tuple[tuple[int, ...], ...]:
 def request_of(subject: Subject, *, decode: bool = False) -> RowRequest:
     """These rows of all layers that have attention weights."""
     return RowRequest(queries_of(subject.batch), decode=decode, spec=RecordSpec(layers=subject.vlm.row_layers))
+
+
+def test_the_flow_of_every_family_is_that_of_its_matrices(subject: Subject) -> None:
+    prepared = subject.batch
+    attention = full_attention(subject, prepared)
+    image = tuple(tuple(layout.image.tolist()) for layout in prepared.layouts)
+    for rule in (VLSAM, DECAF):
+        request = RowRequest(queries_of(prepared), image_keys=image, spec=RecordSpec(flow=rule))
+        with record(subject.vlm.model, request) as recording:
+            subject.vlm.model(**prepared.inputs, use_cache=False, logits_to_keep=last_logits())
+        for element, rows in enumerate(request.queries):
+            real = prepared.inputs["attention_mask"][element].bool()
+            expected = explicit_flow(attention[element], rule, real, torch.tensor(image[element]))[list(rows)]
+            torch.testing.assert_close(recording.prefill[element][0, 0].double(), expected, atol=2e-6, rtol=1e-4)
 
 
 def test_the_table_holds_every_family() -> None:
