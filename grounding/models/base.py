@@ -314,7 +314,7 @@ class VLM(ABC):
 
     def _processed(self, pictures: Sequence[Sequence[Image.Image]], rendered: Sequence[Rendered]) -> Mapping[str, Any]:
         """The processor's output for a batch."""
-        # Processors since transformers 5.14 say on request what they wrote in place of the image tokens.
+        # Newer processors say on request what they wrote in place of the image tokens.
         reports = {"return_text_replacement_offsets": True} if reports_replacements(self.processor) else {}
         return self.processor(
             images=[list(own) for own in pictures] if self.nests_pictures else [one for own in pictures for one in own],

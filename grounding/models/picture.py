@@ -60,7 +60,7 @@ def nested(images: Pictures) -> list[list[Image.Image]]:
 def written_texts(batch: Mapping[str, Any], element: int, image_token: str, pictures: int, tokens: int) -> list[str]:
     """What a processor wrote in place of each image token of one prompt.
 
-    transformers from 5.14 on reports it. An older processor is taken to repeat the image token.
+    Newer processors report it. An older one is taken to repeat the image token.
 
     Args:
         batch: the processor's output.
