@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from grounding.attention.budget import DecoderShape, check_budget, readable
 from grounding.attention.call import AttentionCall
 from grounding.attention.coverage import refuse_other_keys
+from grounding.attention.deferred_rows import DeferredRows
 from grounding.attention.events import Pass, Subscriber
 from grounding.attention.generation import Prompt
 from grounding.attention.introspect import real_positions
@@ -64,7 +66,8 @@ class RowCollector(Subscriber):
         spec = request.spec
         self.layers = spec.layers if spec.layers is not None else tuple(range(shape.layers))
         self._store = RowStore(request, self.layers, len(spec.heads) if spec.heads else shape.heads)
-        self._token = TokenRows(request, len(self.layers), self._store.add_token)
+        self._token = TokenRows(request, len(self.layers), partial(self._store.add_token, -1))
+        self._deferred = DeferredRows(request, len(self.layers), self._store.add_token)
         self._statistics = PromptStatistics(request, self.layers)
         self._running = False
         self._checked_length = 0
@@ -110,6 +113,11 @@ class RowCollector(Subscriber):
             refuse_unreached(self.request, prompt.length)
             self._end = prompt.length
 
+    def end_generation(self) -> None:
+        """Compute the rows that wait for further steps; the cache may be changed from now on."""
+        if not self._running:  # else a step has failed
+            self._deferred.finish()
+
     def begin_pass(self, running: Pass) -> None:
         """Decide whether the pass reads the prompt or a generated token.
 
@@ -138,8 +146,10 @@ class RowCollector(Subscriber):
         if self._decoding:
             self._steps += 1
             if self.request.decode:
-                self._store.start_step()
+                self._store.start_step(self._total)
                 self._token.start(self._total)
+                if self._on_step is None:
+                    self._deferred.start(self._steps - 1, self._total, running.cache)
         else:
             self._pieces += 1
             self._reached = self._total
@@ -175,6 +185,8 @@ class RowCollector(Subscriber):
         # The first step keeps whole rows of every layer, which are compared with the kernel's output.
         if self._decoding and self._steps > 1:
             with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
+                if self._on_step is None and self._deferred.add(layer, call):
+                    return
                 if self._token.add(layer, call):
                     return
         offset = max(self._total - call.key_count, 0)
@@ -213,6 +225,7 @@ class RowCollector(Subscriber):
         self._errors.clear()
         with torch.no_grad():
             self._token.finish()
+            self._deferred.end_step()
         self._store.flush()
         if self._decoding and self._on_step is not None:
             self._on_step(self._store.take_step())
@@ -234,6 +247,7 @@ class RowCollector(Subscriber):
                 "nothing was recorded: the model was not run inside the `with record(...)` block, or was run in "
                 "another thread; call the model in the block and in the same thread"
             )
+        self._deferred.finish()
         prompt = self._prompt if self._prompt is not None else self._reached
         refuse_unreached(self.request, prompt)
         if self.request.decode and self._steps == 0 and self._pieces > 1 and self._end is None:

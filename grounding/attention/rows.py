@@ -276,11 +276,11 @@ def _logits(query: Tensor, key: Tensor) -> Tensor:
 
 
 def write_logits(out: Tensor, query: Tensor, key: Tensor, scale: float) -> None:
-    """Write the scaled logits of one query per sequence, without repeating shared keys.
+    """Write the scaled logits of R queries per sequence, without repeating shared keys.
 
     Args:
-        out: [B, H, K] float32, overwritten.
-        query: [B, H, 1, D].
+        out: [B, H, K] or [B, H, R, K] float32, contiguous but for the last axis, overwritten.
+        query: [B, H, R, D].
         key: [B, H/G, K, D].
         scale: factor on q k^T.
     """
