@@ -25,7 +25,7 @@ from torch import Tensor
 
 from grounding.attention.call import AttentionCall
 from grounding.attention.request import RowRequest
-from grounding.attention.rows import WORKING_BYTES, mask_rows, write_logits
+from grounding.attention.rows import WORKING_BYTES, mask_rows, softmax_, write_logits
 from grounding.attention.token_rows import KeptAxes
 from grounding.compat import grows_by_copy
 from grounding.errors import RecordingError
@@ -185,7 +185,7 @@ class DeferredRows:
             differences += _write(logits, part)
             logits[..., first.counts[0] :] += later
             target = weights[start : start + len(part)] if self._axes.keeps_all else weights[: len(part)]
-            torch.softmax(logits, dim=-1, out=target)
+            softmax_(logits, target)
             if not self._axes.keeps_all:
                 parts.append(self._axes(target))
         if differences:

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from grounding.attention.call import AttentionCall
 from grounding.attention.request import RowRequest
-from grounding.attention.rows import WORKING_BYTES, as_index, combined_edit, mask_rows, pick_rows, write_logits
+from grounding.attention.rows import (
+    WORKING_BYTES,
+    as_index,
+    combined_edit,
+    mask_rows,
+    pick_rows,
+    softmax_,
+    write_logits,
+)
 
 Keep = Callable[[tuple[int, ...], int, Tensor], None]
 """Receives the layers, the batch element and their rows [l, H, 1, C] on the model's device; reduced axes are 1."""
@@ -209,4 +217,4 @@ class _Logits:
                 chosen = [values] if len(slots) == len(values) else [values[slot] for slot in slots]
                 for part in chosen:
                     part[..., call.key_offset : call.key_offset + call.key_count] += mask[:, :, 0]
-        return torch.softmax(values, dim=-1)
+        return softmax_(values)
