@@ -167,7 +167,9 @@ def _low_bytes(image: Image.Image) -> Image.Image | None:
     try:
         stream.seek(0)
         low = Image.open(io.BytesIO(stream.read()))
-        low.tile = [tile._replace(args=tile.args.replace("16B", "16L")) for tile in low.tile]  # the other byte of two
+        low.tile = [
+            tile._replace(args=str(tile.args).replace("16B", "16L")) for tile in low.tile
+        ]  # the other byte of two
         low.load()
     except _BROKEN:
         return None

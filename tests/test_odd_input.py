@@ -341,5 +341,6 @@ def test_samples_of_a_calibration_come_from_stdin(monkeypatch, pictures):
 
 
 def test_values_on_one_line_of_a_manifest_are_read_one_after_another(segment, manifest):
-    code, out, _, _ = segment("--manifest", manifest(line() + line(expression="cat") + "  " + line(expression="can")))
+    both = "".join(json.dumps(line(expression=one)) for one in ("dog", "cat"))
+    code, out, _, _ = segment("--manifest", manifest(both + "  " + json.dumps(line(expression="can"))))
     assert code == 0, out

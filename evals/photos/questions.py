@@ -84,7 +84,7 @@ def check_questions(plan: PhotoPlan) -> None:
         for split in SPLITS:
             PopeTask(questions=(plan.data / f"pope_{split}.json",), data=str(plan.data)).samples()
     if "captions" in plan.parts:
-        _ = _chair(plan, None).resources
+        _chair(plan, None).resources()
 
 
 def _chair(plan: PhotoPlan, words: str | None) -> ChairTask:

@@ -311,7 +311,7 @@ def softmax_(logits: Tensor, out: Tensor | None = None) -> Tensor:
     """
     if logits.device.type == "cpu":
         logits.sub_(logits.amax(dim=-1, keepdim=True))
-        torch.nn.functional.threshold_(logits, -80.0, -torch.inf)
+        torch.threshold_(logits, -80.0, -torch.inf)
     return torch.softmax(logits, dim=-1, out=out)
 
 
