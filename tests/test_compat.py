@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from grounding import compat
@@ -238,3 +239,11 @@ def test_which_cache_layers_leave_their_former_tensors() -> None:
     assert not compat.grows_by_copy(plain)
     for other in (cache_utils.DynamicSlidingWindowLayer(4), cache_utils.StaticLayer(4)):
         assert not compat.grows_by_copy(other)
+
+
+def test_processors_that_report_what_they_wrote_for_a_picture_are_known() -> None:
+    _, processor = tiny_llava()
+    picture = Image.new("RGB", (30, 30))
+    found = processor(images=[picture], text=["<image> dog"], return_text_replacement_offsets=True)
+    assert compat.reports_replacements(processor) == ("text_replacement_offsets" in found)
+    assert not compat.reports_replacements(object())

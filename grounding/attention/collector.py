@@ -16,6 +16,7 @@ from grounding.attention.call import AttentionCall
 from grounding.attention.coverage import refuse_other_keys
 from grounding.attention.deferred_rows import DeferredRows
 from grounding.attention.events import Pass, Subscriber
+from grounding.attention.flow_store import FlowStore
 from grounding.attention.generation import Prompt
 from grounding.attention.introspect import real_positions
 from grounding.attention.output_check import checked, output_error, refuse_unexplained
@@ -69,6 +70,7 @@ class RowCollector(Subscriber):
         self._token = TokenRows(request, len(self.layers), partial(self._store.add_token, -1))
         self._deferred = DeferredRows(request, len(self.layers), self._store.add_token)
         self._statistics = PromptStatistics(request, self.layers)
+        self._flow = None if spec.flow is None else FlowStore(request)
         self._running = False
         self._checked_length = 0
         self._past = 0  # positions in the cache before the running pass
@@ -145,7 +147,7 @@ class RowCollector(Subscriber):
         self._seen.clear()
         if self._decoding:
             self._steps += 1
-            if self.request.decode:
+            if self.request.decode and self._flow is None:
                 self._store.start_step(self._total)
                 self._token.start(self._total)
                 if self._on_step is None:
@@ -183,7 +185,7 @@ class RowCollector(Subscriber):
         first = not self._seen
         self._seen.add(layer)
         # The first step keeps whole rows of every layer, which are compared with the kernel's output.
-        if self._decoding and self._steps > 1:
+        if self._decoding and self._steps > 1 and self._flow is None:
             with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
                 if self._on_step is None and self._deferred.add(layer, call):
                     return
@@ -192,6 +194,8 @@ class RowCollector(Subscriber):
         offset = max(self._total - call.key_count, 0)
         call = replace(call, query_offset=self._past, key_offset=offset, real=self._tokens)
         with torch.no_grad():
+            if self._flow is not None:
+                self._flow.add(layer, call)
             for element in range(self.request.batch_size):
                 rows, slots = self._wanted(call, element, check=first)
                 self._keep_rows(layer, call, element, rows, slots, output)
@@ -229,7 +233,8 @@ class RowCollector(Subscriber):
         self._store.flush()
         if self._decoding and self._on_step is not None:
             self._on_step(self._store.take_step())
-        if self._decoding and self._store.bytes_of_decode() > self.request.spec.budget_bytes:
+        kept = self._store.bytes_of_decode() if self._flow is None else self._flow.nbytes
+        if self._decoding and kept > self.request.spec.budget_bytes:
             raise BudgetError(
                 f"{self._steps} decode steps take more than the budget of {readable(self.request.spec.budget_bytes)}; "
                 "generate fewer tokens, name the columns you need in keys, or raise budget_bytes"
@@ -245,25 +250,26 @@ class RowCollector(Subscriber):
         if self._total is None:
             raise RecordingError(
                 "nothing was recorded: the model was not run inside the `with record(...)` block, or was run in "
-                "another thread; call the model in the block and in the same thread"
+                "another thread; call the model in the block and in the same thread (a model that is run through the "
+                "wrapper which torch.compile returned: give record() the wrapper)"
             )
         self._deferred.finish()
         prompt = self._prompt if self._prompt is not None else self._reached
         refuse_unreached(self.request, prompt)
         if self.request.decode and self._steps == 0 and self._pieces > 1 and self._end is None:
             refuse_unclear_end(self.request, prompt)
-        columns = [len(k) for k in self.request.keys] if self.request.keys is not None else None
-        elements = range(self.request.batch_size)
-        prefill = [self._store.finished_prefill(b, columns[b] if columns else prompt) for b in elements]
-        decode = []
-        if self.request.decode:
-            decode = [self._store.finished_decode(b, columns[b] if columns else prompt) for b in elements]
+        if self._flow is None:
+            prefill, decode = self._store.finished(prompt)
+        else:
+            with torch.no_grad():
+                prefill, decode = self._flow.rows(prompt, self._total if self.request.decode else prompt)
         if not all(bool(rows.sum().isfinite()) for rows in (*prefill, *decode)):
             raise overflow("a recorded row", self._dtype)
+        elements = range(self.request.batch_size)
         statistics = [self._statistics.statistics(b) for b in elements]
         sinks = None
         if self.request.spec.residual_sinks:
-            sinks = [self._statistics.sinks(b, columns[b] if columns else prompt) for b in elements]
+            sinks = [self._statistics.sinks(b, prefill[b].shape[-1]) for b in elements]
         recording._complete(prefill, decode, statistics, sinks)
 
     # -- keeping
@@ -292,6 +298,8 @@ class RowCollector(Subscriber):
         columns = as_index(keys[element], rows.device) if keys is not None else None
         heads = as_index(self.request.spec.heads, rows.device) if self.request.spec.heads is not None else None
         suspects = checked(len(rows)) if not self._decoding or self._steps == 1 else []
+        if self._flow is not None:  # rows are computed from all layers at the end
+            rows, suspects = rows[suspects], list(range(len(suspects)))
         for part, weights in iter_rows(call, element, rows):
             own = [row - part.start for row in suspects if part.start <= row < part.stop]
             if own:
@@ -299,6 +307,8 @@ class RowCollector(Subscriber):
                 error = output_error(call, element, rows[part][few], weights.index_select(1, few), output)
                 self._dtype = call.query.dtype
                 self._errors.append((layer, self._dtype, error))
+            if self._flow is not None:
+                continue
             kept = keep_columns(weights, columns, call.key_offset, self._total)
             kept = kept if heads is None else kept.index_select(0, heads)
             self._store.add(layer, element, slots[part], kept, decode=self._decoding)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from types import MethodType
 from typing import Any
 
 import torch
 
 from grounding.attention.budget import DecoderShape
 from grounding.attention.call import AttentionCall
+from grounding.attention.generation import RefusedReorder
 from grounding.attention.request import RowRequest
 from grounding.errors import RecordingError
 
@@ -120,22 +120,5 @@ def forbid_reorder(cache: Any, undo: ExitStack) -> None:
         undo: receives a callback that allows it again.
     """
     if "reorder_cache" not in vars(cache):
-        cache.reorder_cache = _RefusedReorder(cache)
+        cache.reorder_cache = RefusedReorder(cache)
         undo.callback(lambda: vars(cache).pop("reorder_cache", None))
-
-
-class _RefusedReorder:
-    """Refuse to reorder a cache; a deep copy of the cache reorders as its class does."""
-
-    def __init__(self, cache: Any) -> None:
-        self._cache = cache
-
-    def __call__(self, *_: Any, **__: Any) -> None:
-        raise RecordingError(
-            "beam search reorders the cache between steps, so a recorded decode row would not belong to the returned "
-            "text; generate with num_beams=1, or record with decode=False"
-        )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        copied = memo.get(id(self._cache))
-        return self if copied is None else MethodType(type(copied).reorder_cache, copied)

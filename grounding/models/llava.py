@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from grounding.errors import ModelError
 from grounding.layout import ImageGrid
 from grounding.models.base import VLM
 from grounding.models.geometry import viewed_box
+from grounding.models.mistral3 import pixtral_grid
+from grounding.models.picture import Picture
 from grounding.types import IntArray
 
 
@@ -17,16 +16,18 @@ class Llava(VLM):
 
     The processor either resizes the shortest edge and crops the centre, so that the model does not see the borders of a
     long picture, or resizes to an exact size; its settings say which. The vision tower's class token, where the model
-    keeps it (`vision_feature_select_strategy="full"`), is the first image token and a separator.
+    keeps it (`vision_feature_select_strategy="full"`), is the first image token and a separator. Pixtral is of this
+    class too, with a tower of its own; see `grounding.models.mistral3`.
     """
 
     model_types = ("llava",)
 
-    def grids(
-        self, index: int, image_size: tuple[int, int], positions: IntArray, inputs: Mapping[str, Any]
-    ) -> tuple[ImageGrid, ...]:
+    def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
         """One grid of patches; see `VLM.grids`."""
-        height, width = (int(side) for side in inputs["pixel_values"][index].shape[-2:])
+        if self.model.config.vision_config.model_type == "pixtral":
+            patch = int(self.model.config.vision_config.patch_size)
+            return (pixtral_grid(picture, positions, patch, self.name),)
+        height, width = (int(side) for side in picture.inputs["pixel_values"][picture.index].shape[-2:])
         patch = int(self.model.config.vision_config.patch_size)
         rows, columns = height // patch, width // patch
         extra = len(positions) - rows * columns
@@ -37,5 +38,5 @@ class Llava(VLM):
                 f"{rows * columns}; make patch_size, num_additional_image_tokens and vision_feature_select_strategy "
                 "of its processor agree with its config"
             )
-        box = viewed_box(image_size, self.processor.image_processor, (height, width), (rows * patch, columns * patch))
+        box = viewed_box(picture.size, self.processor.image_processor, (height, width), (rows * patch, columns * patch))
         return (ImageGrid(positions[extra:], (rows, columns), box),)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 
 from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
+from grounding.compat import last_logits
 from grounding.errors import RecordingError
 from grounding.layout import TokenLayout
 from grounding.memory import explain_out_of_memory
@@ -34,6 +36,15 @@ class Recordable(Protocol):
         """L, decoder layers."""
         ...
 
+    @property
+    def skipped_layers(self) -> tuple[int, ...]:
+        """Layers without attention weights."""
+        ...
+
+    def with_rows(self, layers: Iterable[int]) -> tuple[int, ...]:
+        """Those of some layers that have attention weights."""
+        ...
+
 
 @dataclass(frozen=True)
 class RecordedPass:
@@ -44,21 +55,24 @@ class RecordedPass:
         request: what was recorded.
         layouts: per element the layout of its sequence.
         layer_count: L of the model, also where fewer layers were recorded.
+        skipped_layers: layers of the model without attention weights.
     """
 
     recording: Recording
     request: RowRequest
     layouts: tuple[TokenLayout, ...]
     layer_count: int
+    skipped_layers: tuple[int, ...] = ()
 
-    def maps(self, element: int, words: tuple[Word, ...]) -> AttentionMaps:
-        """The maps of some of one element's words.
+    def maps(self, element: int, words: tuple[Word, ...], picture: int = 0) -> AttentionMaps:
+        """The maps of some of one element's words over one of its pictures.
 
         A word of several tokens is the mean of its tokens' rows.
 
         Args:
             element: index in the batch.
             words: words whose tokens are among the recorded queries.
+            picture: which picture of the element's prompt.
 
         Notes:
             Averaging a word's tokens is our choice; the papers' words are single tokens.
@@ -67,19 +81,23 @@ class RecordedPass:
         row_of = {position: row for row, position in enumerate(request.queries[element])}
         rows = recording.prefill[element]  # [L, H, R, K]
         groups = [[row_of[position] for position in word.positions] for word in words]
-        values = torch.stack([rows[:, :, group].mean(dim=2) for group in groups], dim=2)  # [L, H, T, K]
+        keys = layout.of_picture(picture)
+        columns = np.searchsorted(layout.image, keys)
+        values = torch.stack([rows[:, :, group].mean(dim=2) for group in groups], dim=2)[..., columns]  # [L, H, T, K]
         statistics = recording.head_statistics[element] if request.spec.head_statistics else {}
         sinks = recording.residual_sinks
         return AttentionMaps(
             values=values[None].numpy(),  # one step
             layers=() if request.reduces_layers else recording.layers,
             words=words,
-            keys=layout.image,
-            grids=layout.grids,
-            image_size=layout.image_sizes[0],
+            keys=keys,
+            grids=tuple(grid for grid in layout.grids if grid.picture == picture),
+            image_size=layout.image_sizes[picture],
             layer_count=self.layer_count,
+            skipped_layers=self.skipped_layers,
             head_statistics={name: table.numpy() for name, table in statistics.items()},
-            residual_sinks=None if sinks is None else sinks[element].numpy(),
+            residual_sinks=None if sinks is None else sinks[element].numpy()[:, columns],
+            flow=request.spec.flow,
         )
 
 
@@ -92,7 +110,8 @@ def record_maps(vlm: Recordable, prepared: Prepared, spec: RecordSpec) -> list[A
         spec: what to record. Its `background_prompt` is not recorded here; see `grounding.source.Backgrounds`.
 
     Returns:
-        One maps object per element, its words in the order of `prepared.words`.
+        One maps object per picture, by element and then in the order of its prompt, the words in the order of
+        `prepared.words`.
 
     Raises:
         BudgetError: the rows need more bytes than the spec allows.
@@ -100,7 +119,11 @@ def record_maps(vlm: Recordable, prepared: Prepared, spec: RecordSpec) -> list[A
         ModelError: out of memory, or an output that is not finite.
     """
     found = record_pass(vlm, prepared.inputs, prepared.layouts, prepared.words, spec)
-    return [found.maps(element, words) for element, words in enumerate(prepared.words)]
+    return [
+        found.maps(element, words, picture)
+        for element, words in enumerate(prepared.words)
+        for picture in range(len(prepared.layouts[element].image_sizes))
+    ]
 
 
 def record_pass(
@@ -117,20 +140,24 @@ def record_pass(
         inputs: tensors by the model's argument names.
         layouts: per element the layout of its sequence.
         words: per element the words whose tokens are the queries.
-        spec: what to record.
+        spec: what to record. Layers without attention weights are left out.
 
     Raises:
         BudgetError, RecordingError, ModelError: see `record_maps`.
+        MethodError: no layer of the spec has attention weights.
     """
+    if vlm.skipped_layers:
+        wanted = range(vlm.layer_count) if spec.layers is None else spec.layers
+        spec = replace(spec, layers=vlm.with_rows(wanted))
     request = row_request(layouts, words, spec)
     with (
         torch.inference_mode(),
         explain_out_of_memory(f"running {vlm.name}", _REMEDY),
         record(vlm.model, request) as recording,
     ):
-        logits = vlm.model(**inputs, use_cache=False, logits_to_keep=1).logits
+        logits = vlm.model(**inputs, use_cache=False, logits_to_keep=last_logits()).logits
     refuse_overflow(logits, vlm.name)
-    return RecordedPass(recording, request, layouts, vlm.layer_count)
+    return RecordedPass(recording, request, layouts, vlm.layer_count, vlm.skipped_layers)
 
 
 def row_request(layouts: Sequence[TokenLayout], words: Sequence[Sequence[Word]], spec: RecordSpec) -> RowRequest:

@@ -9,7 +9,7 @@ from PIL import Image
 from grounding.errors import ExpressionError, ImageError, ModelError
 from grounding.models.base import VLM
 from grounding.models.llava import Llava
-from grounding.models.qwen2_5_vl import Qwen25VL
+from grounding.models.qwen_vl import QwenVL
 from grounding.models.registry import FAMILIES, family_class
 from grounding.models.tiny import TINY, tiny_llava, tiny_qwen2_5_vl
 from grounding.types import WordKind
@@ -74,13 +74,12 @@ def test_left_padding_moves_every_position(vlm: VLM) -> None:
         assert (together.inputs["attention_mask"][index][:shift] == 0).all()
 
 
-def test_image_positions_hold_image_tokens_and_nothing_else(vlm: VLM) -> None:
+def test_cells_are_image_tokens_and_no_image_token_lies_outside_the_picture(vlm: VLM) -> None:
     prepared = vlm.prepare([picture(), picture(50, 90)], ["dog", "a cat"])
     for index in range(2):
         ids = prepared.inputs["input_ids"][index]
         found = np.flatnonzero(ids.numpy() == vlm.image_token_id)
-        np.testing.assert_array_equal(found, prepared.layouts[index].image)
-        assert set(prepared.layouts[index].cells) <= set(found)
+        assert set(prepared.layouts[index].cells) <= set(found) <= set(prepared.layouts[index].image)
 
 
 def test_the_layout_covers_the_prompt(vlm: VLM) -> None:
@@ -115,10 +114,10 @@ def test_the_prompt_may_end_with_the_expression(vlm: VLM) -> None:
 
 
 def test_the_decoder_is_the_language_model(vlm: VLM) -> None:
-    assert len(vlm.decoder.layers) == vlm.layer_count == 2
-    assert vlm.decoder.layers[0].self_attn.q_proj.out_features // vlm.decoder.layers[0].self_attn.head_dim == (
-        vlm.head_count
-    )
+    assert len(vlm.decoder.layers) == vlm.layer_count >= 2
+    attention = vlm.decoder.layers[vlm.row_layers[-1]].self_attn
+    width = attention.o_proj.in_features if hasattr(attention, "o_proj") else attention.out_proj.in_features
+    assert width // attention.head_dim == vlm.head_count
 
 
 @pytest.mark.parametrize(("expression", "message"), [("", "no words"), ("of the", "stop words alone")])
@@ -229,27 +228,27 @@ def test_llava_refuses_tokens_that_are_no_grid() -> None:
 
 @pytest.mark.parametrize(("size", "shape"), [((112, 56), (2, 4)), ((56, 140), (5, 2)), ((10, 10), (2, 2))])
 def test_qwens_grid_follows_the_picture(size: tuple[int, int], shape: tuple[int, int]) -> None:
-    grid = Qwen25VL(*tiny_qwen2_5_vl()).prepare([picture(*size)], ["dog"]).layouts[0].grids[0]
+    grid = QwenVL(*tiny_qwen2_5_vl()).prepare([picture(*size)], ["dog"]).layouts[0].grids[0]
     assert grid.shape == shape
     assert grid.box_xyxy == (0, 0, *size)
 
 
 def test_qwen_refuses_what_smart_resize_refuses() -> None:
     with pytest.raises(ImageError, match="1x300 px is too long"):
-        Qwen25VL(*tiny_qwen2_5_vl()).prepare([picture(1, 300)], ["dog"])
+        QwenVL(*tiny_qwen2_5_vl()).prepare([picture(1, 300)], ["dog"])
     with pytest.raises(ImageError, match="300x1 px is too long"):
-        Qwen25VL(*tiny_qwen2_5_vl()).prepare_questions([picture(300, 1)], ["What is it?"])
+        QwenVL(*tiny_qwen2_5_vl()).prepare_questions([picture(300, 1)], ["What is it?"])
 
 
 def test_qwen_refuses_tokens_that_are_no_grid() -> None:
     model, processor = tiny_qwen2_5_vl()
     model.config.vision_config.spatial_merge_size = 4
     with pytest.raises(ModelError, match="expected 1 frame and"):
-        Qwen25VL(model, processor).prepare([picture()], ["dog"])
+        QwenVL(model, processor).prepare([picture()], ["dog"])
 
 
 def test_unknown_model_types_name_the_known_ones() -> None:
-    with pytest.raises(ModelError, match=r"some/model is of model type 'bert'.*llava, qwen2_5_vl"):
+    with pytest.raises(ModelError, match=r"some/model is of model type 'bert'.*llava, .*qwen2_5_vl"):
         family_class("bert", "some/model")
 
 
