@@ -22,11 +22,11 @@ from torch import Tensor
 
 from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
 from grounding.errors import GroundingError, MethodError
+from grounding.faults import attempt_one
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
 from grounding.models.spelling import spell
 from grounding.numerics import overflow
-from grounding.runs.attempts import attempt_one
 from grounding.steering.apply import apply
 from grounding.steering.fit_settings import FitSettings
 from grounding.steering.head_gains import HeadGains, Table

@@ -37,11 +37,11 @@ from grounding.attention.rows import as_index, attention_rows
 from grounding.attention.sinks import SINKS, SinkRule
 from grounding.compat import last_logits
 from grounding.errors import GroundingError, ImageError, MethodError
+from grounding.faults import attempt_one
 from grounding.geometry import cell_coverage
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
 from grounding.numerics import overflow
-from grounding.runs.attempts import attempt_one
 from grounding.steering.apply import apply
 from grounding.steering.samples import CalibrationSample, Source
 from grounding.steering.sensitivity import Kind, Sensitivity
