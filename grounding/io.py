@@ -7,7 +7,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -115,6 +115,21 @@ def save_heatmap(path: str | Path, heatmap: Heatmap) -> Path:
     np.savez_compressed(
         stream, values=heatmap.values, image_size=np.array(heatmap.image_size, np.int64), stages=np.array(stages)
     )
+    return write_bytes(path, stream.getvalue())
+
+
+def save_heatmaps(path: str | Path, heatmaps: Mapping[str, Heatmap]) -> Path:
+    """Write several heat maps as npz: under each name its values [h, w] over the whole picture.
+
+    Args:
+        path: the file.
+        heatmaps: by names, which become the arrays' names.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **{name.replace("/", "-"): one.values for name, one in heatmaps.items()})  # type: ignore[arg-type]
     return write_bytes(path, stream.getvalue())
 
 

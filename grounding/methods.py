@@ -35,6 +35,7 @@ STAGES: Registry[Stage] = Registry(
         "head-noun": "grounding.maps.head_noun:HeadNoun",
         "spatial-bias": "grounding.maps.spatial_bias:SpatialBias",
         "combine": "grounding.maps.combine:Combine",
+        "ensemble": "grounding.maps.ensemble:JoinModels",
         "layers-select": "grounding.maps.layers:LayerChoice",
         "layers-mean": "grounding.maps.layers:LayerMean",
         "flow": "grounding.maps.flow:Flow",

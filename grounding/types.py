@@ -27,13 +27,14 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class WordKind(StrEnum):
-    """What a word is to a map: only content words point at things."""
+    """What a word is to a map: only content words point at things; a model of an ensemble stands in a word's place."""
 
     CONTENT = "content"
     STOP = "stop"
     SPATIAL = "spatial"
     MAGNET = "magnet"
     SPECIAL = "special"
+    MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Word:
 
 
 Reduce = Literal["none", "heads", "layers", "both"]
-Direction = Literal["word-to-image", "image-to-word"]
+Direction = Literal["word-to-image", "image-to-word", "model-to-image"]
 
 _REDUCED: dict[Reduce, frozenset[str]] = {
     "none": frozenset(),
@@ -204,7 +205,8 @@ class AttentionMaps(ByValue):
         image_size: (width, height) of the original image in pixels.
         direction: `"word-to-image"`: words are queries and columns are keys, as in a vision-language model;
             `"image-to-word"`: image cells are queries and words are keys, so that a column holds a cell's weights on
-            the words, as in a diffusion transformer.
+            the words, as in a diffusion transformer; `"model-to-image"`: each row is a whole heat map in [0, 1] of one
+            model of an ensemble, which stands in `words`.
         signed: weights may be negative, as those of a linear attention layer; otherwise all are >= 0.
         head_statistics: per name (`"max_all"`, `"max_image"`) the [L, H] mean over every query of the prompt of its
             largest weight over all keys, or over image keys.

@@ -15,11 +15,12 @@ from grounding.maps.support import supports
 from grounding.methods import Method, run_stages
 from grounding.pictures import Picture, is_picture, to_image
 from grounding.source import Backgrounds
+from grounding.sources import method_for
 from grounding.steering.decoding import Decoding, Generated
 from grounding.steering.method import Steering, load_steering
 from grounding.text.nouns import NounPhrase
 from grounding.types import AttentionMaps, Heatmap, PointPrompts, Segment
-from pipelines.referring import DEFAULT_MODEL, method_for
+from pipelines.referring import DEFAULT_MODEL
 from pipelines.results import STEERED, UNSTEERED, Caption, Description, NounSupport, picture_notes
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class FaithfulDescription:
         Args:
             model: `starter`, a folder written by `save_pretrained`, or a hub id.
             segmenter: see `grounding.segmenters.load.load_segmenter`; None for no masks.
-            method: a shipped method's name, a YAML file, or `auto`; see `pipelines.referring.method_for`.
+            method: a shipped method's name, a YAML file, or `auto`; see `grounding.sources.method_for`.
             device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
             dtype: `auto`, `float32`, `bfloat16` or `float16`.
             device_map: spreads the model over devices through accelerate; `device` then applies to the segmenter only.

@@ -71,6 +71,9 @@ def suited(maps: AttentionMaps, *stages) -> AttentionMaps:
         return replace(maps, **joined, head_statistics={}, residual_sinks=None, background=behind)
     if all("word-to-image" in stage.directions for stage in stages):
         return maps
+    if all("model-to-image" in stage.directions for stage in stages):
+        models = maps.background and suited(maps.background, *stages)
+        return replace(maps, direction="model-to-image", text_to_text=None, background=models)
     between = np.full((*maps.values.shape[:4], len(maps.words)), 1 / len(maps.words), np.float32)
     behind = None if maps.background is None else suited(maps.background, *stages)
     return replace(maps, direction="image-to-word", text_to_text=between, background=behind)
