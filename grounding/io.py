@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_tensors
 
+from grounding.attention_flow import AttentionFlow
 from grounding.errors import OutputError
 from grounding.files import to_json, write_bytes, write_json
 from grounding.layout import ImageGrid
@@ -202,6 +203,7 @@ def _pack(maps: AttentionMaps, prefix: str, tensors: dict[str, npt.NDArray[Any]]
         "signed": maps.signed,
         "head_statistics": sorted(maps.head_statistics),
         "residual_sinks": maps.residual_sinks is not None,
+        "flow": None if maps.flow is None else dataclasses.asdict(maps.flow),
         "layer_count": maps.layer_count,
         "skipped_layers": maps.skipped_layers,
         "background": None if maps.background is None else _pack(maps.background, prefix + "background.", tensors),
@@ -237,6 +239,7 @@ def _unpack(described: dict[str, Any], prefix: str, tensors: dict[str, npt.NDArr
         residual_sinks=tensors[prefix + "residual_sinks"] if described["residual_sinks"] else None,
         text_to_text=tensors.get(prefix + "text_to_text"),
         background=None if behind is None else _unpack(behind, prefix + "background.", tensors),
+        flow=AttentionFlow(**described["flow"]) if described.get("flow") else None,
         layer_count=described["layer_count"],
         skipped_layers=tuple(described.get("skipped_layers", ())),
     )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 
 from grounding.methods import Method
 from grounding.runs.provenance import model_identity, nouns_identity, segmenter_identity, settings_text, short_hash
+from grounding.sources import member_methods
 from grounding.steering.decoding import Decoding
 from grounding.steering.method import Steering
 from pipelines.open_ended_settings import DiscoverySettings
@@ -27,7 +28,8 @@ class RunConfig:
         segmenter: its name, of a file or folder the last part; empty without one.
         segmenter_weights: hash of its files, or the commit of a hub model; None without a segmenter.
         method: its name.
-        method_text: its YAML without prose, so that a changed number is another configuration.
+        method_text: its YAML without prose, so that a changed number is another configuration; of an ensemble with that
+            of every member behind it.
         dtype: the resolved number format, `float32` for instance.
         seed: of random generators.
         nouns: which noun finder reads the words; see `grounding.runs.provenance.nouns_identity`.
@@ -126,12 +128,13 @@ def run_config(
         MissingExtraError: MobileSAM without the extra `starter`.
     """
     name, weights = segmenter_identity(segmenter) if segmenter else ("", None)
+    members = [f"# member, method {own.name}\n{settings_text(own)}" for own in member_methods(model, method)]
     return RunConfig(
         **asdict(model_identity(model, device, dtype)),
         segmenter=name,
         segmenter_weights=weights,
         method=method.name,
-        method_text=settings_text(method),
+        method_text="".join([settings_text(method), *members]),
         seed=seed,
         nouns=nouns_identity(nouns),
     )
