@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
 from operator import or_
 
+from grounding.errors import MethodError
 from grounding.methods import Method, without
 from grounding.points import ArgMax
-from grounding.types import MagnetWords, RecordSpec
+from grounding.types import RecordSpec
 
 LADDER = {
     "stop-words": "stop words dropped",
@@ -28,7 +30,10 @@ def ablations(method: Method) -> dict[str, Method]:
     point rule is replaced by the one point at the maximum, the mask choice by the segmenter's own estimate, and the
     cascade by one call. See `ladder` for what else a method with magnets or sinks has.
     """
-    found = {f"without {stage.name}": without(method, stage.name) for stage in method.stages}
+    found = {}
+    for stage in method.stages:
+        with suppress(MethodError):  # sinks cannot be redirected without magnets
+            found[f"without {stage.name}"] = without(method, stage.name)
     if not isinstance(method.points, ArgMax):
         found["one point at the maximum"] = replace(method, points=ArgMax())
     if method.mask.choice != "iou":
@@ -48,13 +53,14 @@ def ladder(method: Method) -> dict[str, Method]:
         return {}
     found = {}
     for count in range(len(names)):
-        rung = reduce(without, names[count:], method)
-        found[f"+ {LADDER[names[count - 1]]}" if count else "raw map of all words"] = rung
+        with suppress(MethodError):
+            rung = reduce(without, names[count:], method)
+            found[f"+ {LADDER[names[count - 1]]}" if count else "raw map of all words"] = rung
     return found
 
 
 def shared_spec(methods: Iterable[Method], layer_count: int) -> RecordSpec:
-    """The one recording that every method of a list can run on; none of them may need other magnets than the others.
+    """The one recording that every method of a list can run on; none may run the model otherwise than the others.
 
     Args:
         methods: at least one.
@@ -64,7 +70,9 @@ def shared_spec(methods: Iterable[Method], layer_count: int) -> RecordSpec:
 
 
 def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> dict[RecordSpec, dict[str, Method]]:
-    """The least recordings that serve all methods: one per list of magnets, since magnets change every weight.
+    """The least recordings that serve all methods.
+
+    One per list of magnets, edit of sinks and readout, since each changes every weight.
 
     Args:
         methods: by name.
@@ -73,7 +81,8 @@ def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> dict[R
     Returns:
         Per recording the methods that run on it; that of the first method comes first.
     """
-    groups: dict[MagnetWords | None, dict[str, Method]] = {}
+    groups: dict[tuple[object, ...], dict[str, Method]] = {}
     for name, method in methods.items():
-        groups.setdefault(method.record_spec(layer_count).magnets, {})[name] = method
+        spec = method.record_spec(layer_count)
+        groups.setdefault((spec.magnets, spec.sinks, spec.readout), {})[name] = method
     return {shared_spec(group.values(), layer_count): group for group in groups.values()}

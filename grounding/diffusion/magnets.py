@@ -14,7 +14,8 @@ from grounding.diffusion.reading import Pads
 from grounding.diffusion.tokens import TextToken
 from grounding.errors import MethodError, ModelError
 from grounding.text.kinds import kind_of, normal
-from grounding.types import MagnetWords, Word, WordKind
+from grounding.joint_spec import MagnetWords
+from grounding.types import Word, WordKind
 
 
 class TextEncoding(Protocol):

@@ -15,7 +15,8 @@ from grounding.diffusion.base import DiffusionSource
 from grounding.diffusion.generation import record_generation
 from grounding.diffusion.registry import PIPELINES
 from grounding.errors import ModelError, RecordingError
-from grounding.types import AttentionMaps, MagnetWords, RecordSpec, WordKind
+from grounding.joint_spec import MagnetWords
+from grounding.types import AttentionMaps, RecordSpec, WordKind
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
 EXPRESSION = "the red elephant"

@@ -11,7 +11,8 @@ from grounding.errors import ExpressionError, MethodError
 from grounding.maps.combine import Combine
 from grounding.maps.magnets import PRESETS, Magnets
 from grounding.maps.words import StopWords
-from grounding.types import MagnetWords, RecordSpec, WordKind
+from grounding.joint_spec import MagnetWords
+from grounding.types import RecordSpec, WordKind
 
 EXPRESSION = (("the", "stop"), ("red", "content"), ("star", "content"), ("</s>", "special"))
 MAGNETS = (("a", "magnet"), ("</s>", "magnet"), ("pink", "magnet"), ("</s>", "magnet"))

@@ -24,7 +24,8 @@ from grounding.maps.spatial_bias import SpatialBias
 from grounding.maps.text_sinks import TextSinks
 from grounding.maps.words import Rows, StopWords
 from grounding.methods import STAGES
-from grounding.types import AttentionMaps, MagnetWords, RecordSpec
+from grounding.joint_spec import MagnetWords
+from grounding.types import AttentionMaps, RecordSpec
 
 EVERY = [
     StopWords(), Rows(last=1), Magnets(), TextSinks(), HeadNoun(), SpatialBias(), Combine(),
