@@ -69,6 +69,7 @@ _REDUCED: dict[Reduce, frozenset[str]] = {
 STATISTICS = ("max_all", "max_image")
 """Head statistics that can be recorded."""
 
+
 @dataclass(frozen=True)
 class RecordSpec:
     """What must be recorded, whatever the pictures and words are.

@@ -11,7 +11,16 @@ from grounding.errors import MethodError
 from grounding.joint_spec import EditedQueries, SinkEdit, SinkRule
 from grounding.layers import share_of
 from grounding.maps.base import Part, Stage, image_columns, keep_words, lost_share
-from grounding.types import AttentionMaps, BoolArray, Direction, EditedSinks, FloatArray, RecordSpec, StageReport, WordKind
+from grounding.types import (
+    AttentionMaps,
+    BoolArray,
+    Direction,
+    EditedSinks,
+    FloatArray,
+    RecordSpec,
+    StageReport,
+    WordKind,
+)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ _SDPA = torch.nn.functional.scaled_dot_product_attention
 class SdpaTap(TorchFunctionMode):
     """Pass every `F.scaled_dot_product_attention` call of this thread to a listener while the mode is active.
 
-    The call's result is returned unchanged unless a tap edits the call. Fused kernels that bypass the function, and compiled code, are not seen.
+    The call's result is returned unchanged unless a tap edits the call. Fused kernels that bypass the function, and
+    compiled code, are not seen.
 
     Args:
         listener: receives the call and its output [B, Q, H, Dv].
