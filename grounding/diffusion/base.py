@@ -65,6 +65,7 @@ class DiffusionSource(ABC):
             can run beside a prompt.
         default_prompt: prompt template used where a caller gives none.
         reading: how a picture is read.
+        magnets: encodes magnets and concepts.
         notice: one sentence that every run with this model must show, or None.
     """
 
@@ -91,7 +92,7 @@ class DiffusionSource(ABC):
         self.notice: str | None = settings.notice
         self.reading = settings.reading
         self._latents: tuple[bytes, Tensor] | None = None
-        self._magnets = PromptMagnets(self)
+        self.magnets = PromptMagnets(self)
 
     # -- what a family says
 
@@ -331,7 +332,7 @@ class DiffusionSource(ABC):
         if len(clips) != len(expressions) or not clips:
             raise ValueError(f"{len(clips)} pictures for {len(expressions)} expressions: one per expression is needed")
         # Words first, so that a bad expression is refused before a picture is encoded.
-        prompts = [self._magnets.prompt(self.prompt(one, template), spec.magnets) for one in expressions]
+        prompts = [self.magnets.prompt(self.prompt(one, template), spec.magnets) for one in expressions]
         for prompt in prompts:
             self.tokens(prompt.text)
         return [self._read_one(clip, prompt, spec) for clip, prompt in zip(clips, prompts, strict=True)]
@@ -339,14 +340,14 @@ class DiffusionSource(ABC):
     def _read_one(self, frames: Sequence[Image.Image], prompt: TextPrompt, spec: RecordSpec) -> AttentionMaps:
         with torch.inference_mode(), explain_out_of_memory(f"running {self.name}", _REMEDY):
             readout, edit = spec.readout or Readout(), spec.sinks
-            encoded = self._magnets.encode(prompt, spec.magnets)
+            encoded = self.magnets.encode(prompt, spec.magnets)
             clean = self._encoded_picture(frames)
             shape = self.latent_shape(clean)
             placement = self.placement(encoded.tokens, shape)
             stream = None
             if readout.concepts == "stream":
                 self._check_streams()
-                found = with_concepts(prompt, encoded, self._magnets, readout.background, placement)
+                found = with_concepts(prompt, encoded, self.magnets, readout.background, placement)
                 encoded, placement, words = found
                 stream = ConceptStream(placement, len(encoded.tokens))
             else:

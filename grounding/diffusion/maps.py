@@ -54,7 +54,8 @@ def request_for(
     if not placement.joint and tables != ("image-to-text",):
         raise ModelError(
             "in cross attention text tokens are keys alone, so only maps in the direction image-to-word exist: read "
-            "with direction='image-to-word', and leave out stages that need text-to-text attention"
+            "with direction='image-to-word', leave out stages that need text-to-text attention, and write 'between: 0' "
+            "in the stage 'text-sinks'"
         )
     return JointRequest(
         cells=placement.cells,

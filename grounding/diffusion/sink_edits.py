@@ -97,6 +97,8 @@ class SinkEditor(Subscriber):
         """Add the edit."""
         device = call.query.device
         sinks = self._strongest(call) if self._sinks is None else self._sinks[None].to(device)  # [H or 1, T]
+        if not sinks.any():
+            return call
         self._taken += sinks.float().mean(dim=0).cpu()
         self._calls += 1
         cells = self._placement.cells

@@ -78,7 +78,7 @@ def flux() -> DiffusionSource:
 def test_separate_magnets_are_the_states_of_the_word_alone(flux: DiffusionSource) -> None:
     magnets = MagnetWords(("with", "pink"))
     prompt = flux.prompt(EXPRESSION)
-    joined = flux._magnets.encode(prompt, magnets)
+    joined = flux.magnets.encode(prompt, magnets)
     alone = [flux.encode(text) for text in (prompt.text, "with", "pink")]
     assert torch.equal(
         joined.inputs["encoder_hidden_states"], torch.cat([one.inputs["encoder_hidden_states"] for one in alone], 1)
