@@ -340,6 +340,11 @@ class DiffusionSource(ABC):
     def _read_one(self, frames: Sequence[Image.Image], prompt: TextPrompt, spec: RecordSpec) -> AttentionMaps:
         with torch.inference_mode(), explain_out_of_memory(f"running {self.name}", _REMEDY):
             readout, edit = spec.readout or Readout(), spec.sinks
+            if edit is not None and readout.what == "outputs":
+                raise ModelError(
+                    "text sinks are those of attention, and the method reads attention outputs: leave the stage "
+                    "'text-sinks' out, or write 'what: attention' in the method's readout"
+                )
             encoded = self.magnets.encode(prompt, spec.magnets)
             clean = self._encoded_picture(frames)
             shape = self.latent_shape(clean)

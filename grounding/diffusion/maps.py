@@ -32,7 +32,7 @@ def request_for(
         mean: average all passes.
 
     Raises:
-        ModelError: text has no queries and no outputs in cross attention, or sinks are to be found in outputs.
+        ModelError: text has no queries and no outputs in cross attention, or text-to-text is asked for with outputs.
         RecordingError: the spec asks for what a diffusion transformer does not have.
     """
     if spec.readout is not None and spec.readout.what == "outputs":
@@ -42,9 +42,9 @@ def request_for(
                 "in cross attention text tokens are keys alone and have no attention outputs: choose a method that "
                 "reads attention, such as daam"
             )
-        if spec.text_to_text or spec.sinks is not None:
+        if spec.text_to_text:
             raise ModelError(
-                "text sinks are those of attention, and the method reads attention outputs: leave the stage "
+                "attention between words was asked for by a method that reads attention outputs: leave the stage "
                 "'text-sinks' out, or write 'what: attention' in the method's readout"
             )
     else:
