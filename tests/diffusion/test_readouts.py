@@ -77,9 +77,10 @@ def third_stream(concepts: list[int], text: list[int], logits: Tensor, weights: 
     return logits.masked_fill(hidden, -torch.inf).softmax(-1)
 
 
+@pytest.mark.parametrize("pads", ["drop", "keep"])
 @pytest.mark.parametrize("name", BOTH)
-def test_concepts_run_beside_the_prompt_and_leave_the_image_as_it_is(name: str) -> None:
-    source = tiny_source(name)
+def test_concepts_run_beside_the_prompt_and_leave_the_image_as_it_is(name: str, pads: str) -> None:
+    source = tiny_source(name).with_reading(pads=pads, text_length=20)
     with watched(source) as runs:
         maps = read(source, STREAM)
     assert [(word.text, word.kind) for word in maps.words] == [
@@ -91,18 +92,22 @@ def test_concepts_run_beside_the_prompt_and_leave_the_image_as_it_is(name: str) 
     concepts = [p for word in maps.words for p in word.positions]
     assert len(set(concepts)) == 4
     own = source.encode(EXPRESSION)
-    count = len(own.tokens)
+    # Padding stays last.
+    length = len(own.tokens)
+    count = max(i for i, token in enumerate(own.tokens) if token.role != "pad") + 1
+    assert (count < length) == (pads == "keep")
     start = 0 if source.attention == "text-first" else len(maps.keys)
     assert concepts == list(range(start + count, start + count + 4))
     # Each concept is the first token of its word alone; the prompt's states are what they are without concepts.
     states = given["encoder_hidden_states"][0]
-    torch.testing.assert_close(states[:count], own.inputs["encoder_hidden_states"][0].detach())
+    kept = [*range(count), *range(count + 4, length + 4)]
+    torch.testing.assert_close(states[kept], own.inputs["encoder_hidden_states"][0].detach())
     for offset, word in enumerate(maps.words):
-        alone = source.encode(word.text)
+        alone = source.with_reading(pads="drop").encode(word.text)
         first = next(i for i, token in enumerate(alone.tokens) if token.role == "text")
         torch.testing.assert_close(states[count + offset], alone.inputs["encoder_hidden_states"][0, first].detach())
     assert not given["pooled_projections"].any()
-    text = list(range(start, start + count + 4))
+    text = list(range(start, start + length + 4))
     with (
         explicit(source, partial(third_stream, concepts, text)) as processors,
         torch.inference_mode(),
@@ -113,9 +118,9 @@ def test_concepts_run_beside_the_prompt_and_leave_the_image_as_it_is(name: str) 
         found = products(processor.outputs[0], maps.keys.tolist(), concepts).T
         np.testing.assert_allclose(maps.values[0, layer, 0], found.numpy(), atol=1e-5)
     # The image is that of the prompt alone.
-    alone_given = {**given, "encoder_hidden_states": states[None, :count]}
+    alone_given = {**given, "encoder_hidden_states": states[None, kept]}
     if "txt_ids" in given:
-        alone_given["txt_ids"] = given["txt_ids"][:count]
+        alone_given["txt_ids"] = given["txt_ids"][kept]
     with torch.inference_mode():
         plain = source.transformer(**alone_given)[0]
     torch.testing.assert_close(image, plain, atol=1e-5, rtol=1e-4)
