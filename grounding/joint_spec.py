@@ -38,7 +38,7 @@ class MagnetWords:
 
 
 @dataclass(frozen=True)
-class SinkRule:
+class TextSinkRule:
     """When a text token counts as a global attention sink; see `grounding.maps.text_sinks.TextSinks`.
 
     Attributes:
@@ -77,7 +77,7 @@ class SinkEdit:
     """
 
     how: SinkEditing
-    rule: SinkRule = SinkRule()
+    rule: TextSinkRule = TextSinkRule()
     strongest: int = 0
     queries: EditedQueries = "image"
     start: float = 0.0

@@ -24,7 +24,7 @@ from grounding.layout import ImageGrid
 from grounding.types import AttentionMaps, RecordSpec, Word
 
 
-class Runnable(Protocol):
+class NoisySource(Protocol):
     """What runs: the part of a `DiffusionSource` that is needed here."""
 
     @property
@@ -57,7 +57,7 @@ class NoisyRuns:
         grids: the picture's grids.
     """
 
-    source: Runnable
+    source: NoisySource
     reading: MapReading
     clean: Tensor
     encoded: Encoded

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from grounding.errors import MethodError
-from grounding.joint_spec import EditedQueries, SinkEdit, SinkRule
+from grounding.joint_spec import EditedQueries, SinkEdit, TextSinkRule
 from grounding.layers import share_of
 from grounding.maps.base import Part, Stage, image_columns, keep_words, lost_share
 from grounding.types import (
@@ -93,9 +93,9 @@ class TextSinks(Stage):
         return self.handling in ("mask", "redirect")
 
     @property
-    def rule(self) -> SinkRule:
+    def rule(self) -> TextSinkRule:
         """The three tests."""
-        return SinkRule(self.share, self.variation, self.between, self.start)
+        return TextSinkRule(self.share, self.variation, self.between, self.start)
 
     def needs(self, layer_count: int | None) -> RecordSpec:
         """Attention between words, where it is a test; the edit, where there is one."""
@@ -160,7 +160,7 @@ class TextSinks(Stage):
         return result, StageReport(self.name, lost, detail, {"words": table}, why)
 
 
-def find_sinks(maps: AttentionMaps, rule: SinkRule, evidence: FloatArray) -> tuple[BoolArray, BoolArray]:
+def find_sinks(maps: AttentionMaps, rule: TextSinkRule, evidence: FloatArray) -> tuple[BoolArray, BoolArray]:
     """Find the words that are sinks.
 
     Args:
@@ -179,7 +179,7 @@ def find_sinks(maps: AttentionMaps, rule: SinkRule, evidence: FloatArray) -> tup
     return flagged, flagged & ~spared
 
 
-def measure(maps: AttentionMaps, rule: SinkRule) -> FloatArray:
+def measure(maps: AttentionMaps, rule: TextSinkRule) -> FloatArray:
     """Measure words as a rule for sinks looks at them.
 
     Args:

@@ -19,14 +19,14 @@ from explicit_attention import explicit, watched
 from grounding.diffusion.base import DiffusionSource
 from grounding.diffusion.generation import record_generation
 from grounding.errors import ExpressionError, ModelError, RecordingError
-from grounding.joint_spec import MagnetWords, SinkEdit, SinkRule
+from grounding.joint_spec import MagnetWords, SinkEdit, TextSinkRule
 from grounding.maps.text_sinks import TextSinks
 from grounding.types import AttentionMaps, RecordSpec, WordKind
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
 EXPRESSION = "the red elephant"
 # On random weights all tokens get about the same; this takes those above the mean.
-LOOSE = SinkRule(share=1.0, variation=9.0, between=0.0, start=0.0)
+LOOSE = TextSinkRule(share=1.0, variation=9.0, between=0.0, start=0.0)
 NEVER = replace(LOOSE, share=99.0)
 MAGNETS = MagnetWords(("with", "pink"))
 SPEC = RecordSpec(magnets=MAGNETS)
@@ -177,4 +177,4 @@ def test_cross_attention_is_edited_without_the_test_between_words() -> None:
     kept = plain.values[0, 0][:, ~taken]
     np.testing.assert_allclose(masked.values[0, 0][:, ~taken], kept / kept.sum(axis=1, keepdims=True), atol=1e-5)
     with pytest.raises(ModelError, match="between"):
-        clip(SinkEdit("mask", SinkRule()))
+        clip(SinkEdit("mask", TextSinkRule()))
