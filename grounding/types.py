@@ -164,8 +164,8 @@ class EditedSinks(ByValue):
 
     Attributes:
         edited: (T,) share of the edited layers and heads in which a word's attention was taken away, in [0, 1].
-        evidence: [T, 3] what a `TextSinkRule` looked at in the unedited run: share, variation and weight from other words;
-            None where each head's strongest keys were taken.
+        evidence: [T, 3] what a `TextSinkRule` looked at in the unedited run: share, variation, weight from other
+            words; None where each head's strongest keys were taken.
     """
 
     edited: FloatArray  # [T]
