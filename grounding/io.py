@@ -188,6 +188,7 @@ def _pack(maps: AttentionMaps, prefix: str, tensors: dict[str, npt.NDArray[Any]]
         "head_statistics": sorted(maps.head_statistics),
         "residual_sinks": maps.residual_sinks is not None,
         "layer_count": maps.layer_count,
+        "skipped_layers": maps.skipped_layers,
         "background": None if maps.background is None else _pack(maps.background, prefix + "background.", tensors),
     }
 
@@ -222,6 +223,7 @@ def _unpack(described: dict[str, Any], prefix: str, tensors: dict[str, npt.NDArr
         text_to_text=tensors.get(prefix + "text_to_text"),
         background=None if behind is None else _unpack(behind, prefix + "background.", tensors),
         layer_count=described["layer_count"],
+        skipped_layers=tuple(described.get("skipped_layers", ())),
     )  # fmt: skip
 
 

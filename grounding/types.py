@@ -197,6 +197,7 @@ class AttentionMaps(ByValue):
         sinks: the text sinks whose attention was changed while the model ran; None where it was not.
         background: the maps of the same image under a generic prompt; None if not recorded.
         layer_count: how many decoder layers the model has; None where it is not known.
+        skipped_layers: the model's layers that have no attention weights, as linear attention has none.
     """
 
     values: FloatArray  # [S, L, H, T, K]
@@ -213,6 +214,7 @@ class AttentionMaps(ByValue):
     sinks: EditedSinks | None = None
     background: AttentionMaps | None = None
     layer_count: int | None = None
+    skipped_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.values.ndim != 5:
