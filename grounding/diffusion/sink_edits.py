@@ -59,7 +59,7 @@ def read_edited(record: Recorder, spec: RecordSpec, placement: Placement, words:
         maps = record(plain, own)
         return replace(maps, sinks=EditedSinks(_of_words(own.edited(), words, placement)))
     first = record(replace(plain, text_to_text=spec.text_to_text or edit.rule.between > 0), None)
-    evidence = measure(first, edit.rule)
+    evidence = measure(first, edit.rule).astype(np.float32)  # as it is kept, so that it is judged alike later
     sinks = find_sinks(first, edit.rule, evidence)[1]
     if edit.how == "redirect":
         sinks = sinks & ~magnet
@@ -68,7 +68,7 @@ def read_edited(record: Recorder, spec: RecordSpec, placement: Placement, words:
         maps = record(plain, editor(_of_tokens(sinks, words, placement)))
     else:
         maps = first if spec.text_to_text else replace(first, text_to_text=None)
-    return replace(maps, sinks=EditedSinks(sinks.astype(np.float32), evidence.astype(np.float32)))
+    return replace(maps, sinks=EditedSinks(sinks.astype(np.float32), evidence))
 
 
 class SinkEditor(Subscriber):
