@@ -349,14 +349,12 @@ class DiffusionSource(ABC):
             clean = self._encoded_picture(frames)
             shape = self.latent_shape(clean)
             placement = self.placement(encoded.tokens, shape)
-            stream = None
+            words, stream = self.words(prompt, encoded.tokens, placement), None
             if readout.concepts == "stream":
                 self._check_streams()
                 found = with_concepts(prompt, encoded, self.magnets, readout.background, placement)
                 encoded, placement, words = found
                 stream = ConceptStream(placement, len(encoded.tokens))
-            else:
-                words = self.words(prompt, encoded.tokens, placement)
             encoded = encoded.without_pooled() if readout.pooled == "zero" else encoded
             size = (frames[0].width, frames[0].height)
             grids = grids_of(placement, shape, size, self.video, self.frames_per_latent)

@@ -22,7 +22,7 @@ from explicit_attention import explicit, watched
 from grounding.diffusion.base import DiffusionSource
 from grounding.diffusion.generation import record_generation
 from grounding.diffusion.registry import PIPELINES
-from grounding.errors import MethodError, ModelError, RecordingError
+from grounding.errors import ExpressionError, MethodError, ModelError, RecordingError
 from grounding.joint_spec import Readout, SinkEdit
 from grounding.methods import load_method
 from grounding.types import AttentionMaps, RecordSpec, WordKind
@@ -217,6 +217,8 @@ def test_levels_and_draws_of_a_method_replace_the_models_own() -> None:
 
 def test_what_has_no_meaning_is_refused() -> None:
     source = tiny_source("FluxPipeline")
+    with pytest.raises(ExpressionError, match="vocabulary"):
+        source.maps([PICTURE], ["the red ☃"], RecordSpec(readout=STREAM))
     with pytest.raises(ModelError, match="attention between words"):
         read(source, OUTPUTS, text_to_text=True)
     with pytest.raises(ModelError, match="text sinks are those of attention"):
