@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
 from operator import or_
 
 from grounding.errors import MethodError
+from grounding.maps.ensemble import HOW, JoinModels
 from grounding.methods import Method, without
 from grounding.points import ArgMax
 from grounding.types import RecordSpec
@@ -23,17 +24,22 @@ LADDER = {
 """Stages that RefAM (arXiv 2509.22650) adds to a raw map of words, in the order of our ablation, and names."""
 
 
-def ablations(method: Method) -> dict[str, Method]:
+def ablations(method: Method, models: Sequence[str] = ()) -> dict[str, Method]:
     """The method without each of its parts, by what is different in it.
 
     Each stage is left out in turn (an axis that it would have averaged is averaged when the map is composed). The
     point rule is replaced by the one point at the maximum, the mask choice by the segmenter's own estimate, and the
-    cascade by one call. See `ladder` for what else a method with magnets or sinks has.
+    cascade by one call. See `ladder` for what else a method with magnets or sinks has, and `joins` an ensemble's.
+
+    Args:
+        method: the full method.
+        models: an ensemble's models.
     """
     found = {}
     for stage in method.stages:
         with suppress(MethodError):  # sinks cannot be redirected without magnets
             found[f"without {stage.name}"] = without(method, stage.name)
+    found |= joins(method, models)
     if not isinstance(method.points, ArgMax):
         found["one point at the maximum"] = replace(method, points=ArgMax())
     if method.mask.choice != "iou":
@@ -59,6 +65,22 @@ def ladder(method: Method) -> dict[str, Method]:
     return found
 
 
+def joins(method: Method, models: Sequence[str]) -> dict[str, Method]:
+    """The method with each model of an ensemble alone, and with the other ways to join their maps."""
+    join = next((stage for stage in method.stages if isinstance(stage, JoinModels)), None)
+    if join is None:
+        return {}
+    alone = {
+        f"{name} alone": replace(join, weights=tuple(float(index == other) for other in range(len(models))))
+        for index, name in enumerate(models)
+    }
+    others = {f"joined by {how}": replace(join, how=how) for how in HOW if how != join.how}
+    return {
+        name: replace(method, stages=tuple(changed if stage is join else stage for stage in method.stages))
+        for name, changed in (alone | others).items()
+    }
+
+
 def shared_spec(methods: Iterable[Method], layer_count: int) -> RecordSpec:
     """The one recording that every method of a list can run on; none may run the model otherwise than the others.
 
@@ -72,7 +94,7 @@ def shared_spec(methods: Iterable[Method], layer_count: int) -> RecordSpec:
 def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> dict[RecordSpec, dict[str, Method]]:
     """The least recordings that serve all methods.
 
-    One per list of magnets, edit of sinks and readout, since each changes every weight.
+    One per list of magnets, edit of sinks, readout and flow, since each changes every weight.
 
     Args:
         methods: by name.
@@ -81,8 +103,10 @@ def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> dict[R
     Returns:
         Per recording the methods that run on it; that of the first method comes first.
     """
-    groups: dict[tuple[object, ...], dict[str, Method]] = {}
+    groups: dict[object, dict[str, Method]] = {}
     for name, method in methods.items():
         spec = method.record_spec(layer_count)
-        groups.setdefault((spec.magnets, spec.sinks, spec.readout), {})[name] = method
+        # A flow's layers are a part of it, whereas single layers are left out again by the methods that need fewer.
+        through = None if spec.flow is None else (spec.flow, spec.layers)
+        groups.setdefault((spec.magnets, spec.sinks, spec.readout, through), {})[name] = method
     return {shared_spec(group.values(), layer_count): group for group in groups.values()}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from grounding.attention.events import Pass
 from grounding.diffusion.concepts import ConceptStream, with_concepts
-from grounding.diffusion.latents import pixels_of
+from grounding.diffusion.latents import mixed, pixels_of
 from grounding.diffusion.magnets import PromptMagnets
 from grounding.diffusion.prompts import SLOT, Encoded, Observed, TextPrompt
 from grounding.diffusion.reading import ModelSettings, Pads
@@ -181,6 +181,15 @@ class DiffusionSource(ABC):
     def frames_per_latent(self) -> int:
         """Frames of a clip that one latent frame stands for, the first excepted."""
         return 1
+
+    @property
+    def guided(self) -> bool:
+        """Whether the pipeline's own call runs with classifier-free guidance."""
+        return bool(getattr(self.pipe, "do_classifier_free_guidance", False))
+
+    def noisy(self, clean: Tensor, noise: Tensor, level: float) -> Tensor:
+        """Mix noise into latents; as flow matching does, where the family does not say otherwise."""
+        return mixed(clean, noise, level)
 
     def starts(self, cells: int, text: int) -> tuple[int, int]:
         """Where the image and the text begin in the joint sequence, given their lengths."""

@@ -14,7 +14,7 @@ from grounding.attention.events import Scope, Subscriber
 from grounding.attention.intercept import intercept
 from grounding.attention.introspect import LayerStack
 from grounding.attention.joint import record_joint
-from grounding.diffusion.latents import draw_noise, mixed
+from grounding.diffusion.latents import draw_noise
 from grounding.diffusion.maps import joint_maps, request_for
 from grounding.diffusion.prompts import Encoded
 from grounding.diffusion.reading import MapReading
@@ -38,6 +38,9 @@ class NoisySource(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """The transformer's number format."""
+
+    def noisy(self, clean: Tensor, noise: Tensor, level: float) -> Tensor:
+        """Mix noise into latents."""
 
     def inputs(self, noisy: Tensor, level: float, encoded: Encoded) -> dict[str, Any]:
         """The transformer's arguments."""
@@ -79,7 +82,8 @@ class NoisyRuns:
             for level in reading.levels:
                 with record_joint(source.transformer, layers, request) as recording:
                     for draw in range(reading.draws):
-                        noisy = mixed(self.clean, draw_noise(self.clean, reading.seed + draw), level).to(source.dtype)
+                        noise = draw_noise(self.clean, reading.seed + draw)
+                        noisy = source.noisy(self.clean, noise, level).to(source.dtype)
                         source.transformer(**source.inputs(noisy, level, self.encoded), return_dict=False)
                 recordings.append(recording)
         return joint_maps(recordings, request, self.words, self.placement, self.grids, len(layers))

@@ -97,6 +97,7 @@ class RecordedPass:
             skipped_layers=self.skipped_layers,
             head_statistics={name: table.numpy() for name, table in statistics.items()},
             residual_sinks=None if sinks is None else sinks[element].numpy()[:, columns],
+            flow=request.spec.flow,
         )
 
 
