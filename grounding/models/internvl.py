@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
 from grounding.errors import ModelError
 from grounding.geometry import Box
 from grounding.layout import ImageGrid
@@ -19,18 +22,31 @@ class InternVL(VLM):
     are separators. Pixel shuffle merges 2x2 patches to a cell.
     """
 
-    model_types = ("internvl",)
+    model_types: ClassVar[tuple[str, ...]] = ("internvl",)
+
+    @property
+    def cells_per_view(self) -> int:
+        """Cells of each tile and of the thumbnail."""
+        return int(self.processor.image_seq_length)
+
+    def tiling(self) -> Callable[..., tuple[int, int]]:
+        """The function of transformers that chooses (columns, rows) of tiles."""
+        from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
+
+        return get_optimal_tiled_canvas  # type: ignore[no-any-return]
 
     def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
         """One grid for each tile, then the thumbnail's; see `VLM.grids`."""
-        views = len(positions) // int(self.processor.image_seq_length)
+        views = len(positions) // self.cells_per_view
         return square_grids(positions, self._boxes(picture.size, views), self.name)
 
     def _boxes(self, size: tuple[int, int], views: int) -> list[Box]:
         if views == 1:
             return [whole(size)]
         settings = self.processor.image_processor
-        columns, rows = optimal_canvas(size, settings)
+        tile = settings.size
+        limits = (int(settings.min_patches), int(settings.max_patches))
+        columns, rows = self.tiling()((size[1], size[0]), (int(tile["height"]), int(tile["width"])), *limits)
         if views != rows * columns + 1:
             raise ModelError(
                 f"{self.name} reads a picture of {size[0]}x{size[1]} px in {views} views, but its image processor's "
@@ -38,22 +54,3 @@ class InternVL(VLM):
                 "be placed in the picture; use the model's own processor"
             )
         return [*tile_boxes(size, rows, columns), whole(size)]
-
-
-def optimal_canvas(size: tuple[int, int], settings: object) -> tuple[int, int]:
-    """(columns, rows) of the tiles that an image processor of GOT-OCR2's kind cuts.
-
-    Args:
-        size: (width, height) of the picture.
-        settings: the image processor.
-    """
-    from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
-
-    tile = settings.size  # type: ignore[attr-defined]
-    columns, rows = get_optimal_tiled_canvas(
-        (size[1], size[0]),
-        (int(tile["height"]), int(tile["width"])),
-        int(settings.min_patches),  # type: ignore[attr-defined]
-        int(settings.max_patches),  # type: ignore[attr-defined]
-    )
-    return int(columns), int(rows)

@@ -15,7 +15,9 @@ from grounding.models.tiny import TINY, TinyModel, tiny_llava
 from grounding.models.tiny.gemma import tiny_gemma3, tiny_paligemma
 from grounding.models.tiny.gemma4 import tiny_gemma4
 from grounding.models.tiny.idefics import tiny_idefics3
+from grounding.models.tiny.lfm import tiny_lfm2_vl
 from grounding.models.tiny.mistral import tiny_pixtral
+from grounding.models.tiny.ovis import tiny_ovis2
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Family:
 
 # A variant's name is its model type, a slash, and what differs.
 FAMILIES: dict[str, Family] = {
+    "aya_vision": Family(grids=(3, 3)),
+    "cohere2_vision": Family(grids=(5, 5)),
+    "deepseek_vl": Family(),
+    "deepseek_vl_hybrid": Family(),
     "gemma3": Family(),
     "gemma3/pan and scan": Family(partial(tiny_gemma3, pan_and_scan=True), grids=(3, 3)),
     "gemma4": Family(),
@@ -53,12 +59,17 @@ FAMILIES: dict[str, Family] = {
     "idefics3": Family(grids=(5, 5)),
     "idefics3/whole": Family(partial(tiny_idefics3, split=False)),
     "internvl": Family(grids=(3, 3)),
+    "kimi_k25": Family(),
+    "lfm2_vl": Family(grids=(3, 3)),
+    "lfm2_vl/whole": Family(partial(tiny_lfm2_vl, split=False)),
     "llava": Family(full=False),
     "llava/exact size": Family(partial(tiny_llava, resize="exact")),
     "llava_next": Family(grids=(2, 2)),
     "llava_onevision": Family(grids=(2, 2)),
     "llava/pixtral": Family(tiny_pixtral),
     "mistral3": Family(),
+    "ovis2": Family(grids=(3, 3)),
+    "ovis2/whole": Family(partial(tiny_ovis2, split=False)),
     "paligemma": Family(),
     "paligemma/second": Family(partial(tiny_paligemma, second=True)),
     "qwen2_5_vl": Family(),

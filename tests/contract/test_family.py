@@ -232,6 +232,10 @@ def embeddings(vlm: VLM, prepared: Prepared) -> torch.Tensor:
         for parameter in attention_outputs(vlm):
             changed.append((parameter, parameter.clone()))
             parameter.zero_()
+        for kernel in overlapping_kernels(vlm):
+            changed.append((kernel, kernel.clone()))
+            centre = kernel[..., kernel.shape[-2] // 2, kernel.shape[-1] // 2].clone()
+            kernel.zero_()[..., kernel.shape[-2] // 2, kernel.shape[-1] // 2] = centre
         vlm.model(**prepared.inputs, use_cache=False)
     except EndOfPassError:
         pass
@@ -249,6 +253,14 @@ def attention_outputs(vlm: VLM) -> Iterator[torch.Tensor]:
     for module in vlm.model.modules():
         if module not in own and "attention" in type(module).__name__.lower():
             yield from (p for name in names if hasattr(module, name) for p in getattr(module, name).parameters())
+
+
+def overlapping_kernels(vlm: VLM) -> Iterator[torch.Tensor]:
+    """The weights of the convolutions before the decoder whose windows overlap."""
+    own = set(vlm.decoder.modules())
+    for module in vlm.model.modules():
+        if module not in own and isinstance(module, torch.nn.Conv2d) and module.kernel_size > module.stride:
+            yield module.weight
 
 
 def overlap(one: Box, other: Box) -> float:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from grounding.models.tiny.cohere import tiny_aya_vision, tiny_cohere2_vision
+from grounding.models.tiny.deepseek import tiny_deepseek_vl, tiny_deepseek_vl_hybrid, tiny_kimi_k25
 from grounding.models.tiny.gemma import tiny_gemma3, tiny_paligemma
 from grounding.models.tiny.gemma4 import tiny_gemma4, tiny_gemma4_unified
 from grounding.models.tiny.glm import tiny_glm4v, tiny_glm4v_moe, tiny_glm46v
 from grounding.models.tiny.idefics import tiny_idefics3, tiny_smolvlm
 from grounding.models.tiny.internvl import tiny_internvl
+from grounding.models.tiny.lfm import tiny_lfm2_vl
 from grounding.models.tiny.llava import tiny_llava, tiny_llava_gqa
 from grounding.models.tiny.llava_next import tiny_llava_next, tiny_llava_onevision
 from grounding.models.tiny.mistral import tiny_mistral3
+from grounding.models.tiny.ovis import tiny_ovis2
 from grounding.models.tiny.parts import TinyModel
 from grounding.models.tiny.qwen import (
     tiny_qwen2_5_vl,
@@ -27,6 +31,10 @@ from grounding.models.tiny.qwen import (
 )
 
 TINY: dict[str, Callable[..., TinyModel]] = {
+    "aya_vision": tiny_aya_vision,
+    "cohere2_vision": tiny_cohere2_vision,
+    "deepseek_vl": tiny_deepseek_vl,
+    "deepseek_vl_hybrid": tiny_deepseek_vl_hybrid,
     "gemma3": tiny_gemma3,
     "gemma4": tiny_gemma4,
     "gemma4_unified": tiny_gemma4_unified,
@@ -35,10 +43,13 @@ TINY: dict[str, Callable[..., TinyModel]] = {
     "glm46v": tiny_glm46v,
     "idefics3": tiny_idefics3,
     "internvl": tiny_internvl,
+    "kimi_k25": tiny_kimi_k25,
+    "lfm2_vl": tiny_lfm2_vl,
     "llava": tiny_llava,
     "llava_next": tiny_llava_next,
     "llava_onevision": tiny_llava_onevision,
     "mistral3": tiny_mistral3,
+    "ovis2": tiny_ovis2,
     "paligemma": tiny_paligemma,
     "qwen2_5_vl": tiny_qwen2_5_vl,
     "qwen2_vl": tiny_qwen2_vl,
