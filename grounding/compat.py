@@ -76,6 +76,28 @@ def last_logits() -> Tensor:
     return torch.tensor([-1])
 
 
+def last_logits_option(model: Any) -> dict[str, Tensor]:
+    """Return `last_logits` as an option of `model.generate`; none where the model always gives all logits."""
+    return {"logits_to_keep": last_logits()} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+
+
+def complete_llama4_output(model: Any) -> None:
+    """Give what Llama 4's language model returns the attribute `image_outputs`, once for each model.
+
+    `Llama4ForConditionalGeneration.forward` of transformers 5.24 reads it from an output that lacks it, so that every
+    pass fails.
+    """
+    language_model = model.language_model
+    if complete_llama4_output_hook not in language_model._forward_hooks.values():
+        language_model.register_forward_hook(complete_llama4_output_hook)
+
+
+def complete_llama4_output_hook(module: Any, args: Any, output: Any) -> None:
+    """Set `image_outputs` of a model output that has none to None."""
+    if not isinstance(output, tuple) and not hasattr(output, "image_outputs"):
+        output.image_outputs = None
+
+
 @contextmanager
 def looked_up_kernels(wrap: Callable[[str, Kernel], Kernel]) -> Iterator[None]:
     """Wrap every attention kernel that a transformers module looks up inside the block.

@@ -224,7 +224,7 @@ def _generate(vlm: VLM, prepared: Prepared, **options: Any) -> Any:
     """Call the model's `generate` for its scores and attentions, which `steering.generate` does not return."""
     import torch
 
-    from grounding.compat import last_logits
+    from grounding.compat import last_logits_option
 
     with torch.inference_mode():
         return vlm.model.generate(
@@ -234,7 +234,7 @@ def _generate(vlm: VLM, prepared: Prepared, **options: Any) -> Any:
             do_sample=False,
             return_dict_in_generate=True,
             output_scores=True,
-            logits_to_keep=last_logits(),
+            **last_logits_option(vlm.model),
             **options,
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from grounding.compat import last_logits
+from grounding.compat import last_logits_option
 from grounding.errors import MethodError
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
@@ -88,7 +88,7 @@ def generate(
         if streamer is not None:
             options["streamer"] = streamer
         if overrides:
-            options["logits_to_keep"] = last_logits()
+            options |= last_logits_option(vlm.model)
         for override in overrides:
             options |= override.options
         _refuse_unfit(options, len(images), len(overrides))

@@ -16,6 +16,7 @@ from grounding.models.tiny.gemma import tiny_gemma3, tiny_paligemma
 from grounding.models.tiny.gemma4 import tiny_gemma4
 from grounding.models.tiny.idefics import tiny_idefics3
 from grounding.models.tiny.lfm import tiny_lfm2_vl
+from grounding.models.tiny.minicpm import tiny_minicpmv4_6
 from grounding.models.tiny.mistral import tiny_pixtral
 from grounding.models.tiny.ovis import tiny_ovis2
 
@@ -62,16 +63,22 @@ FAMILIES: dict[str, Family] = {
     "kimi_k25": Family(),
     "lfm2_vl": Family(grids=(3, 3)),
     "lfm2_vl/whole": Family(partial(tiny_lfm2_vl, split=False)),
+    "llama4": Family(grids=(5, 5)),
     "llava": Family(full=False),
     "llava/exact size": Family(partial(tiny_llava, resize="exact")),
     "llava_next": Family(grids=(2, 2)),
     "llava_onevision": Family(grids=(2, 2)),
     "llava/pixtral": Family(tiny_pixtral),
+    "minicpmv4_6": Family(grids=(3, 3)),
+    "minicpmv4_6/4x": Family(partial(tiny_minicpmv4_6, mode="4x"), grids=(3, 3)),
+    "minicpmv4_7": Family(grids=(3, 3)),
     "mistral3": Family(),
+    "molmo2": Family(grids=(2, 2)),
     "ovis2": Family(grids=(3, 3)),
     "ovis2/whole": Family(partial(tiny_ovis2, split=False)),
     "paligemma": Family(),
     "paligemma/second": Family(partial(tiny_paligemma, second=True)),
+    "phi4_multimodal": Family(sizes=((150, 70), (75, 121)), grids=(2, 2)),
     "qwen2_5_vl": Family(),
     "qwen2_vl": Family(),
     "qwen3_5": Family(),

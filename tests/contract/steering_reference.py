@@ -99,7 +99,8 @@ class Reference:
 
 def configs_of(decoder: torch.nn.Module) -> list[Any]:
     """Return every config that decides the decoder's kernel and masks; modules may hold different objects."""
-    return list({id(m.config): m.config for m in decoder.modules() if hasattr(m, "config")}.values())
+    modules = [decoder, *decoder.layers.modules()]  # a tower within the decoder keeps its own
+    return list({id(m.config): m.config for m in modules if hasattr(m, "config")}.values())
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from steering_reference import Reference, reference_attention
 
 from grounding.attention import RowRequest, record
 from grounding.attention.rows import TOLERANCE
-from grounding.compat import last_logits
+from grounding.compat import last_logits, last_logits_option
 from grounding.errors import ImageError
 from grounding.geometry import Box, uncovered_share
 from grounding.layout import ImageGrid
@@ -43,12 +43,17 @@ from pipelines.referring import ReferringSegmentation
 
 ALLOWED = TOLERANCE[torch.float32]
 EXPRESSIONS = ("dog", "the red elephant left of the dog")
-GREEDY = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "logits_to_keep": last_logits()}
+GREEDY = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
 GREY, BRIGHT = (90, 90, 90), (255, 0, 200)
 
 
 def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def greedy(model: Any) -> dict[str, Any]:
+    """Options of three greedy steps."""
+    return GREEDY | last_logits_option(model)
 
 
 class Subject:
@@ -161,10 +166,10 @@ def test_a_left_padded_batch_of_two_sizes_equals_its_elements(subject: Subject) 
 def test_prefill_and_decode_equal_eager_generation(subject: Subject) -> None:
     model, inputs, queries = subject.vlm.model, subject.batch.inputs, queries_of(subject.batch)
     with record(model, request_of(subject, decode=True)) as recording:
-        generated = model.generate(**inputs, **GREEDY)
-    assert torch.equal(generated, model.generate(**inputs, **GREEDY))
+        generated = model.generate(**inputs, **greedy(model))
+    assert torch.equal(generated, model.generate(**inputs, **greedy(model)))
     with eager(subject):
-        slow = model.generate(**inputs, **GREEDY, output_attentions=True, return_dict_in_generate=True)
+        slow = model.generate(**inputs, **greedy(model), output_attentions=True, return_dict_in_generate=True)
     assert torch.equal(slow.sequences, generated)
     for element, rows in enumerate(queries):
         expected = torch.stack([layer[element] for layer in slow.attentions[0]])[:, :, list(rows)]
@@ -178,7 +183,7 @@ def test_prefill_and_decode_equal_eager_generation(subject: Subject) -> None:
 def test_rows_of_generated_tokens_equal_those_of_teacher_forcing(subject: Subject) -> None:
     vlm, prepared = subject.vlm, subject.batch
     with record(vlm.model, request_of(subject, decode=True)) as recording:
-        generated = vlm.model.generate(**prepared.inputs, **GREEDY)
+        generated = vlm.model.generate(**prepared.inputs, **greedy(vlm.model))
     tokens = generated[:, prepared.length :].tolist()
     with control_tokens_hidden(vlm, tokens, prepared.length) as shown:
         inputs = continued(vlm, prepared.inputs, shown)
@@ -220,14 +225,14 @@ class EndOfPassError(Exception):
 
 
 def embeddings(vlm: VLM, prepared: Prepared) -> torch.Tensor:
-    """[B, N, hidden] what the decoder is given, where no patch sees another before."""
+    """[B, N, hidden] what the decoder's first layer is given, where no patch sees another before."""
     seen, changed = [], []
 
     def stop(module: Any, args: Any, kwargs: Any) -> None:
-        seen.append(kwargs["inputs_embeds"])
+        seen.append(args[0] if args else kwargs["hidden_states"])
         raise EndOfPassError
 
-    handle = vlm.decoder.register_forward_pre_hook(stop, with_kwargs=True)
+    handle = vlm.decoder.layers[0].register_forward_pre_hook(stop, with_kwargs=True)
     try:
         for parameter in attention_outputs(vlm):
             changed.append((parameter, parameter.clone()))
@@ -247,17 +252,17 @@ def embeddings(vlm: VLM, prepared: Prepared) -> torch.Tensor:
 
 
 def attention_outputs(vlm: VLM) -> Iterator[torch.Tensor]:
-    """The weights and biases that write the outputs of all attention before the decoder's."""
+    """The weights and biases that write the outputs of all attention before the decoder's, but pooling in a cell's."""
     names = ("out_proj", "o_proj", "proj", "projection_layer", "wo")
-    own = set(vlm.decoder.modules())
-    for module in vlm.model.modules():
-        if module not in own and "attention" in type(module).__name__.lower():
+    own = set(vlm.decoder.layers.modules())
+    for at, module in vlm.model.named_modules():
+        if module not in own and "attention" in type(module).__name__.lower() and "pooling" not in at:
             yield from (p for name in names if hasattr(module, name) for p in getattr(module, name).parameters())
 
 
 def overlapping_kernels(vlm: VLM) -> Iterator[torch.Tensor]:
     """The weights of the convolutions before the decoder whose windows overlap."""
-    own = set(vlm.decoder.modules())
+    own = set(vlm.decoder.layers.modules())
     for module in vlm.model.modules():
         if module not in own and isinstance(module, torch.nn.Conv2d) and module.kernel_size > module.stride:
             yield module.weight

@@ -16,11 +16,15 @@ from grounding.models.tiny.glm import tiny_glm4v, tiny_glm4v_moe, tiny_glm46v
 from grounding.models.tiny.idefics import tiny_idefics3, tiny_smolvlm
 from grounding.models.tiny.internvl import tiny_internvl
 from grounding.models.tiny.lfm import tiny_lfm2_vl
+from grounding.models.tiny.llama4 import tiny_llama4
 from grounding.models.tiny.llava import tiny_llava, tiny_llava_gqa
 from grounding.models.tiny.llava_next import tiny_llava_next, tiny_llava_onevision
+from grounding.models.tiny.minicpm import tiny_minicpmv4_6, tiny_minicpmv4_7
 from grounding.models.tiny.mistral import tiny_mistral3
+from grounding.models.tiny.molmo2 import tiny_molmo2
 from grounding.models.tiny.ovis import tiny_ovis2
 from grounding.models.tiny.parts import TinyModel
+from grounding.models.tiny.phi4 import tiny_phi4_multimodal
 from grounding.models.tiny.qwen import (
     tiny_qwen2_5_vl,
     tiny_qwen2_vl,
@@ -45,12 +49,17 @@ TINY: dict[str, Callable[..., TinyModel]] = {
     "internvl": tiny_internvl,
     "kimi_k25": tiny_kimi_k25,
     "lfm2_vl": tiny_lfm2_vl,
+    "llama4": tiny_llama4,
     "llava": tiny_llava,
     "llava_next": tiny_llava_next,
     "llava_onevision": tiny_llava_onevision,
+    "minicpmv4_6": tiny_minicpmv4_6,
+    "minicpmv4_7": tiny_minicpmv4_7,
     "mistral3": tiny_mistral3,
+    "molmo2": tiny_molmo2,
     "ovis2": tiny_ovis2,
     "paligemma": tiny_paligemma,
+    "phi4_multimodal": tiny_phi4_multimodal,
     "qwen2_5_vl": tiny_qwen2_5_vl,
     "qwen2_vl": tiny_qwen2_vl,
     "qwen3_5": tiny_qwen3_5,

@@ -78,7 +78,7 @@ def tiny_qwen3_vl(*, seed: int = 0) -> TinyModel:
 
     processor = _processor(Qwen3VLProcessor, 16)
     vision = _vision3(deepstack_visual_indexes=[0, 1])
-    config = Qwen3VLConfig(text_config=_text3(processor), vision_config=vision, **_ids(processor))
+    config = Qwen3VLConfig(text_config=qwen3_text(processor), vision_config=vision, **_ids(processor))
     return seeded(Qwen3VLForConditionalGeneration, config, seed), processor
 
 
@@ -88,7 +88,7 @@ def tiny_qwen3_vl_moe(*, seed: int = 0) -> TinyModel:
 
     processor = _processor(Qwen3VLProcessor, 16)
     vision = _vision3(deepstack_visual_indexes=[0, 1])
-    config = Qwen3VLMoeConfig(text_config=_text3(processor) | EXPERTS, vision_config=vision, **_ids(processor))
+    config = Qwen3VLMoeConfig(text_config=qwen3_text(processor) | EXPERTS, vision_config=vision, **_ids(processor))
     return seeded(Qwen3VLMoeForConditionalGeneration, config, seed), processor
 
 
@@ -97,7 +97,7 @@ def tiny_qwen3_5(*, seed: int = 0) -> TinyModel:
     from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration, Qwen3VLProcessor
 
     processor = _processor(Qwen3VLProcessor, 16, template=THINKING_TEMPLATE)
-    text = _text3(processor) | LINEAR
+    text = qwen3_text(processor) | LINEAR
     config = Qwen3_5Config(text_config=text, vision_config=_vision3(), **_ids(processor))
     return seeded(Qwen3_5ForConditionalGeneration, config, seed), processor
 
@@ -107,7 +107,7 @@ def tiny_qwen3_5_moe(*, seed: int = 0) -> TinyModel:
     from transformers import Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration, Qwen3VLProcessor
 
     processor = _processor(Qwen3VLProcessor, 16, template=THINKING_TEMPLATE)
-    text = _text3(processor) | LINEAR | EXPERTS | {"shared_expert_intermediate_size": 32}
+    text = qwen3_text(processor) | LINEAR | EXPERTS | {"shared_expert_intermediate_size": 32}
     config = Qwen3_5MoeConfig(text_config=text, vision_config=_vision3(), **_ids(processor))
     return seeded(Qwen3_5MoeForConditionalGeneration, config, seed), processor
 
@@ -163,7 +163,7 @@ def _text(
     }
 
 
-def _text3(processor: Any) -> dict[str, Any]:
+def qwen3_text(processor: Any) -> dict[str, Any]:
     """The decoder of Qwen3-VL: heads of a width of their own, and the axes of its positions interleaved."""
     text = _text(processor) | {"head_dim": 16}
     rope = {**text["rope_parameters"], "mrope_section": [4, 2, 2], "mrope_interleaved": True}
