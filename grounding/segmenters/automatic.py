@@ -155,7 +155,7 @@ def automatic_masks(
 
 
 def grid(side: int, size: tuple[int, int]) -> FloatArray:
-    """The centres (x, y) of side x side equal cells of an image (width, height), row by row: [side * side, 2] float32."""
+    """The centres (x, y) of side x side equal cells of an image (width, height), row by row: [side * side, 2]."""
     steps = (np.arange(side, dtype=np.float32) + 0.5) / side
     x, y = np.meshgrid(steps * size[0], steps * size[1])
     return np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
