@@ -20,9 +20,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from grounding.equality import ByValue
 from grounding.errors import SegmenterError
-from grounding.geometry import Box, tight_box
+from grounding.run_lengths import PackedMask, pack
 from grounding.segmenters.base import BatchSegmenter, Segmenter
 from grounding.segmenters.suppression import suppress_boxes
 from grounding.types import BoolArray, FloatArray, PointPrompts
@@ -82,7 +81,9 @@ class AutomaticMasks:
             SegmenterError: no image was set, or the device ran out of memory.
         """
         found = [one for points in self._batches(segmenter, grid(self.side, size)) for one in points]
-        keep = suppress_boxes([one.box_xyxy for one in found], np.array([one.score for one in found]), self.box_iou)
+        keep = suppress_boxes(
+            [one.packed.box_xyxy for one in found], np.array([one.score for one in found]), self.box_iou
+        )
         return tuple(found[index] for index in keep)
 
     def _batches(self, segmenter: Segmenter, xy: FloatArray) -> Iterator[list[ProposedMask]]:
@@ -113,32 +114,32 @@ class AutomaticMasks:
 
     def _proposed(self, masks: BoolArray, scores: FloatArray, steady: FloatArray, xy: FloatArray) -> list[ProposedMask]:
         return [
-            ProposedMask(mask, float(score), float(firm), (float(point[0]), float(point[1])))
+            ProposedMask(pack(mask), float(score), float(firm), (float(point[0]), float(point[1])))
             for mask, score, firm, point in zip(masks, scores, steady, xy, strict=True)
             if 0 < mask.mean() <= self.whole_share
         ]
 
 
-@dataclass(frozen=True, eq=False)
-class ProposedMask(ByValue):
+@dataclass(frozen=True)
+class ProposedMask:
     """One of a picture's masks.
 
     Attributes:
-        mask: bool [H, W] in the image's size, not empty.
+        packed: the mask, not empty; packed, because a large picture has hundreds before the doubles are dropped.
         score: the segmenter's own estimate of its IoU, about [0, 1].
         stability: in [0, 1]; see `stability`.
         xy: the point that led to it, in pixels.
     """
 
-    mask: BoolArray = field(repr=False)
+    packed: PackedMask = field(repr=False)
     score: float
     stability: float
     xy: tuple[float, float]
 
     @property
-    def box_xyxy(self) -> Box:
-        """The tightest box around the mask in pixels."""
-        return tight_box(self.mask)
+    def mask(self) -> BoolArray:
+        """The pixels, bool [H, W] in the image's size; unpacked at every call."""
+        return self.packed.mask
 
     @property
     def prompt(self) -> PointPrompts:

@@ -8,9 +8,10 @@ import torch
 from extras import needs_extra
 
 from grounding.errors import SegmenterError
+from grounding.run_lengths import pack
 from grounding.segmenters.automatic import AutomaticMasks, at_point, automatic_masks, grid, stability
 from grounding.segmenters.base import BatchSegmenter
-from grounding.segmenters.suppression import mask_overlaps, suppress_boxes, suppress_masks
+from grounding.segmenters.suppression import suppress_boxes, suppress_masks
 
 EVERYTHING = {"least_estimate": 0.0, "least_stability": 0.0, "box_iou": 1.0, "whole_share": 1.0}
 
@@ -80,13 +81,16 @@ def test_numbers_out_of_range_are_refused(wrong):
         AutomaticMasks(**wrong)
 
 
+def column_mask(left: int, right: int) -> np.ndarray:
+    mask = np.zeros((10, 30), bool)
+    mask[:, left:right] = True
+    return mask
+
+
 def test_the_best_of_overlapping_boxes_and_masks_stays():
     boxes = [(0.0, 0.0, 10.0, 10.0), (1.0, 0.0, 10.0, 10.0), (20.0, 0.0, 30.0, 10.0)]
     assert suppress_boxes(boxes, np.array([0.5, 0.9, 0.1]), 0.7).tolist() == [1, 2]
-    masks = np.zeros((3, 10, 30), bool)
-    for mask, (left, _, right, _) in zip(masks, boxes, strict=True):
-        mask[:, int(left) : int(right)] = True
-    np.testing.assert_allclose(mask_overlaps(masks)[0], [1, 0.9, 0], atol=1e-6)
+    masks = [pack(column_mask(int(left), int(right))) for left, _, right, _ in boxes]
     assert suppress_masks(masks, np.array([0.5, 0.9, 0.1]), 0.7).tolist() == [1, 2]
     assert suppress_masks(masks, np.array([0.5, 0.9, 0.1]), 0.95).tolist() == [1, 0, 2]
     assert suppress_boxes([], np.zeros(0), 0.5).tolist() == []
