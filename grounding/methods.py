@@ -1,4 +1,4 @@
-"""Define methods: the stages a map goes through, the point rule and the mask rule. One YAML file each.
+"""Define methods: the stages a map goes through, the point rule, and the choice of a mask. One YAML file each.
 
 A method from a new paper is one file under `configs/methods/` and, where it computes something new, one stage. A stage
 or point rule may come from another distribution; see `grounding.registry`.
@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 
 from grounding import schema
+from grounding.candidates.confidence import Confidence
+from grounding.candidates.rule import CandidateRule
 from grounding.errors import MethodError
 from grounding.maps.base import Part, Stage
 from grounding.maps.compose import Compose
@@ -75,7 +77,9 @@ class Method:
         stages: the steps on the attention maps, in order.
         compose: from cells to the image.
         points: the point rule.
-        mask: how one mask is chosen among the segmenter's candidates.
+        mask: how one mask is chosen among those of one prompt, and cleaned.
+        candidates: where masks come from, and how one of them is chosen where they come from several prompts.
+        confidence: how sure an answer is, fitted on annotated pictures; None where nobody did.
     """
 
     name: str
@@ -86,6 +90,8 @@ class Method:
     compose: Compose = field(default_factory=Compose)
     points: PointRule = field(default_factory=SpreadPoints)
     mask: MaskRule = field(default_factory=MaskRule)
+    candidates: CandidateRule = field(default_factory=CandidateRule)
+    confidence: Confidence | None = None
 
     def __post_init__(self) -> None:
         if self.prompt is not None and "{expression}" not in self.prompt:
@@ -158,6 +164,8 @@ class Method:
             "compose": schema.plain(self.compose),
             "points": {"rule": self.points.name, **schema.plain(self.points)},
             "mask": schema.plain(self.mask),
+            "candidates": schema.plain(self.candidates),
+            "confidence": schema.plain(self.confidence),
         }
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
 
@@ -204,7 +212,7 @@ def parse_method(text: str, name: str, where: str) -> Method:
             raise MethodError(f"{where}: {key} must be text, got {data.get(key)!r}")
     if not isinstance(data["stages"], list):
         raise MethodError(f"{where}: stages must be a list, each entry starting with 'stage: name'")
-    points = data.get("points")
+    points, confidence = data.get("points"), data.get("confidence")
     return Method(
         name=name,
         description=data["description"].strip(),
@@ -214,6 +222,8 @@ def parse_method(text: str, name: str, where: str) -> Method:
         compose=schema.build(Compose, data.get("compose"), f"{where}: compose"),
         points=SpreadPoints() if points is None else RULES.build(points, "rule", where),
         mask=schema.build(MaskRule, data.get("mask"), f"{where}: mask"),
+        candidates=schema.build(CandidateRule, data.get("candidates"), f"{where}: candidates"),
+        confidence=None if confidence is None else schema.build(Confidence, confidence, f"{where}: confidence"),
     )
 
 

@@ -9,22 +9,28 @@ Notes:
     mask is never enlarged. The paper's second grids on enlarged crops are left out. The paper's numbers (32 points a
     side, 0.88, 0.95) were chosen for SAM's largest encoder; a coarser grid and lower bars keep small models and CPUs
     useful. Masks of nearly the whole picture are dropped.
+
+This module does not import torch before it runs a segmenter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from PIL import Image
 
 from grounding.errors import SegmenterError
 from grounding.run_lengths import PackedMask, pack
-from grounding.segmenters.base import BatchSegmenter, Segmenter
 from grounding.segmenters.suppression import suppress_boxes
 from grounding.types import BoolArray, FloatArray, PointPrompts
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from grounding.segmenters.base import BatchSegmenter, Segmenter
 
 BATCH, CPU_BATCH = 64, 4
 
@@ -87,6 +93,8 @@ class AutomaticMasks:
         return tuple(found[index] for index in keep)
 
     def _batches(self, segmenter: Segmenter, xy: FloatArray) -> Iterator[list[ProposedMask]]:
+        from grounding.segmenters.base import BatchSegmenter
+
         if not isinstance(segmenter, BatchSegmenter):
             yield from (self._one_by_one(segmenter, point) for point in xy)
             return
@@ -107,6 +115,8 @@ class AutomaticMasks:
 
     def _one_by_one(self, segmenter: Segmenter, point: FloatArray) -> list[ProposedMask]:
         """The same by `Segmenter.predict`, for a segmenter of another package."""
+        import torch
+
         found = segmenter.predict(at_point(point))
         steady = stability(torch.as_tensor(found.low_res_logits), self.offset).numpy()
         good = (found.scores >= self.least_estimate) & (steady >= self.least_stability)

@@ -1,12 +1,13 @@
-"""Non-maximum suppression: of several boxes or masks that overlap, the one with the best score stays."""
+"""Non-maximum suppression: of several boxes or masks that overlap, the one with the best score stays.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torchvision.ops import nms
 
 from grounding.geometry import Box
 from grounding.run_lengths import PackedMask, overlaps
@@ -24,6 +25,9 @@ def suppress_boxes(boxes: Sequence[Box], scores: FloatArray, iou: float) -> IntA
     Returns:
         [K] indices of the kept ones, best first.
     """
+    import torch
+    from torchvision.ops import nms
+
     if len(boxes) == 0:
         return np.zeros(0, np.int64)
     corners = torch.as_tensor(np.array(boxes, np.float32))
