@@ -183,7 +183,8 @@ def _answer(
         points = method.points(heatmap)
     except (EmptyMapError, ExpressionError):
         return gave_up(sample.truth)
-    return judge(points, pipe.ask(heatmap, points, sample.expression, method), sample.truth)
+    answer = pipe.ask(sample.image, sample.expression, maps, heatmap, points, method)
+    return judge(points, answer.segment, sample.truth)
 
 
 def _point(pipe: ReferringSegmentation, sample: ExpressionSample, point: PointPrompts) -> Outcome:

@@ -17,6 +17,7 @@ import yaml
 from grounding import schema
 from grounding.candidates.confidence import Confidence
 from grounding.candidates.rule import CandidateRule
+from grounding.candidates.verification import Verification
 from grounding.errors import MethodError
 from grounding.maps.base import Part, Stage
 from grounding.maps.compose import Compose
@@ -80,6 +81,7 @@ class Method:
         mask: how one mask is chosen among those of one prompt, and cleaned.
         candidates: where masks come from, and how one of them is chosen where they come from several prompts.
         confidence: how sure an answer is, fitted on annotated pictures; None where nobody did.
+        verification: how a region is shown again and what is asked, where `candidates` says that it is.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Method:
     mask: MaskRule = field(default_factory=MaskRule)
     candidates: CandidateRule = field(default_factory=CandidateRule)
     confidence: Confidence | None = None
+    verification: Verification = field(default_factory=Verification)
 
     def __post_init__(self) -> None:
         if self.prompt is not None and "{expression}" not in self.prompt:
@@ -166,6 +169,7 @@ class Method:
             "mask": schema.plain(self.mask),
             "candidates": schema.plain(self.candidates),
             "confidence": schema.plain(self.confidence),
+            "verification": schema.plain(self.verification),
         }
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
 
@@ -224,6 +228,7 @@ def parse_method(text: str, name: str, where: str) -> Method:
         mask=schema.build(MaskRule, data.get("mask"), f"{where}: mask"),
         candidates=schema.build(CandidateRule, data.get("candidates"), f"{where}: candidates"),
         confidence=None if confidence is None else schema.build(Confidence, confidence, f"{where}: confidence"),
+        verification=schema.build(Verification, data.get("verification"), f"{where}: verification"),
     )
 
 

@@ -23,8 +23,10 @@ Notes:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from grounding.geometry import cell_coverage
 from grounding.run_lengths import PackedMask, overlaps
@@ -70,8 +72,8 @@ def measure(masks: Sequence[PackedMask], estimates: Sequence[float], heatmap: He
     return np.array(rows, np.float32).reshape(len(masks), len(FEATURES))
 
 
-def _with_map(mask: PackedMask, v: FloatArray) -> tuple[float, ...]:
-    c = cell_coverage(mask.mask, v.shape).astype(np.float64)
+def _with_map(mask: PackedMask, v: npt.NDArray[Any]) -> tuple[float, ...]:
+    c: npt.NDArray[Any] = cell_coverage(mask.mask, v.shape).astype(np.float64)
     covered, total, inside = float(c.sum()), float(v.sum()), float((c * v).sum())
     mass = inside / total if total > 0 else 0.0
     rest = c.size - covered

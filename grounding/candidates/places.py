@@ -13,11 +13,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from grounding.run_lengths import PackedMask, insides
 from grounding.text.order import LAST, Order
 from grounding.text.sides import Side
 from grounding.types import FloatArray, IntArray
+
+Doubles = npt.NDArray[np.float64]
 
 SAME_THING = 0.7  # share of one mask inside another from which on both are of one thing
 _ACROSS, _DOWN = 0, 1
@@ -84,7 +87,7 @@ def _centre(mask: PackedMask) -> tuple[float, float]:
     return ((x0 + x1) / 2 / mask.size[1], (y0 + y1) / 2 / mask.size[0])
 
 
-def _along(side: Side, named: Sequence[Side], centres: FloatArray) -> FloatArray:
+def _along(side: Side, named: Sequence[Side], centres: Doubles) -> Doubles:
     if side == "middle":
         # Beside a horizontal side "middle" is vertical ("middle left"), as in the stage `spatial-bias`.
         axis = _DOWN if {"left", "right"} & {*named} else _ACROSS
@@ -94,13 +97,13 @@ def _along(side: Side, named: Sequence[Side], centres: FloatArray) -> FloatArray
     return _relative(-values if side in ("left", "top") else values)
 
 
-def _relative(values: FloatArray) -> FloatArray:
+def _relative(values: Doubles) -> Doubles:
     """Scale the largest value to 1 and the smallest to 0; all 1 where they do not differ."""
     spread = values.max() - values.min()
     return np.ones(len(values)) if spread <= 1e-9 else (values - values.min()) / spread
 
 
-def _counted(order: Order, centres: FloatArray, areas: FloatArray) -> FloatArray:
+def _counted(order: Order, centres: Doubles, areas: Doubles) -> Doubles:
     if order.counted_from is None:
         keys = -areas if order.size == "large" else areas
     else:

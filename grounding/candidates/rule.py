@@ -26,13 +26,13 @@ class Weights:
         a scale where a difference of 1 is a factor of e.
     """
 
-    agreement: float = 0.0
+    agreement: float = 2.5
     contrast: float = 0.0
     mass: float = 0.0
     concentration: float = 0.0
     soft_iou: float = 0.0
     peak: float = 0.0
-    estimate: float = 0.0
+    estimate: float = 1.0
     consensus: float = 0.0
     size: float = 0.0
     fill: float = 0.0
@@ -66,6 +66,7 @@ class CandidateRule:
         concepts: hub id or folder of the SAM 3 of `sam3`.
         least_concept: instances of a lower score are left out.
         least_confidence: an answer of a lower confidence is none; 0 always answers.
+        verify: show the chosen region to the model again and ask; see `grounding.candidates.verification`.
         shown: most candidates in a result's ranking.
 
     Raises:
@@ -86,6 +87,7 @@ class CandidateRule:
     concepts: str = "facebook/sam3"
     least_concept: float = 0.3
     least_confidence: float = 0.0
+    verify: bool = False
     shown: int = 5
 
     def __post_init__(self) -> None:
