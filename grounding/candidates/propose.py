@@ -37,7 +37,11 @@ def prompts(heatmap: Heatmap, points: PointPrompts, rule: CandidateRule) -> tupl
         points: the method's own.
         rule: how many peaks, and the thresholds of the boxes.
     """
-    return (("the method's points", points), *_peaks(heatmap, rule), *_boxes(heatmap, rule))
+    found = [("the method's points", points)]
+    for origin, prompt in (*_peaks(heatmap, rule), *_boxes(heatmap, rule)):
+        if not any(_alike(prompt, other) for _, other in found):  # the method's point may be the peak
+            found.append((origin, prompt))
+    return tuple(found)
 
 
 def from_prompts(
@@ -93,17 +97,18 @@ def _peaks(heatmap: Heatmap, rule: CandidateRule) -> Iterator[tuple[str, PointPr
 
 def _boxes(heatmap: Heatmap, rule: CandidateRule) -> Iterator[tuple[str, PointPrompts]]:
     values = heatmap.values
-    seen: set[Box] = set()
     regions: list[tuple[str, BoolArray]] = []
     for threshold in rule.boxes:
         regions.append((f"box of the map's peak at {threshold}", connected_region(values, threshold, "peak")))
     for threshold in rule.whole_boxes:
         regions.append((f"box of the map at {threshold}", _above(heatmap, threshold)))
     for origin, region in regions:
-        box = _in_pixels(tight_box(region), heatmap)
-        if box not in seen:
-            seen.add(box)
-            yield origin, box_prompt(box)
+        yield origin, box_prompt(_in_pixels(tight_box(region), heatmap))
+
+
+def _alike(one: PointPrompts, other: PointPrompts) -> bool:
+    same = np.array_equal(one.xy, other.xy) and np.array_equal(one.label, other.label)
+    return same and one.box_xyxy == other.box_xyxy
 
 
 def _above(heatmap: Heatmap, threshold: Threshold) -> BoolArray:

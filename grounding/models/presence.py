@@ -33,10 +33,11 @@ def yes_shares(vlm: VLM, images: Sequence[Image.Image], questions: Sequence[str]
 
     Raises:
         ExpressionError: a question has words outside a closed vocabulary.
-        ModelError: the tokenizer begins yes and no with the same token, or the model is out of memory.
+        ModelError: the tokenizer begins yes and no with the same tokens, or the model is out of memory.
     """
     yes, no = (_first_tokens(vlm, forms) for forms in (_YES, _NO))
-    if yes & no or not yes or not no:
+    yes, no = yes - no, no - yes  # some tokenizers begin both with a blank of its own
+    if not yes or not no:
         raise ModelError(
             f"the tokenizer of {vlm.name} does not tell yes from no by the first token: leave --verify out"
         )
