@@ -24,7 +24,7 @@ from grounding.scenes.files import scene_seed
 from grounding.types import BoolArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Question:
     """Words about a picture, and their mask.
 
