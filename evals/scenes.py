@@ -18,7 +18,7 @@ from grounding.runs.attempts import attempt, attempt_one
 from grounding.scenes.drawing import Scene, draw_scene
 from grounding.scenes.files import scene_seed
 from grounding.scenes.language import Expression, SceneTexts
-from grounding.segmenters.mask_selection import predict_mask
+from grounding.segmenters.mask_selection import MaskRule, predict_mask
 from grounding.types import AttentionMaps, BoolArray, PointPrompts
 from pipelines.referring import ReferringSegmentation
 
@@ -189,7 +189,7 @@ def _answer(
 
 def _point(pipe: ReferringSegmentation, sample: ExpressionSample, point: PointPrompts) -> Outcome:
     """A control's answer: a point that does not come from the model, and the segmenter's own choice of the mask."""
-    return judge(point, predict_mask(pipe.segmenter, point, rule="iou"), sample.truth)
+    return judge(point, predict_mask(pipe.segmenter, point, rule=MaskRule("iou", specks=0.0)), sample.truth)
 
 
 def _centre(image: Image.Image) -> PointPrompts:

@@ -179,9 +179,11 @@ def _candidate(
     shown = blend_mask(small, one.mask, colour)
     if not one.chosen:
         shown = Image.blend(shown, Image.new("RGB", shown.size, PAPER), 0.3)
-    scored = f"score {one.score:.2f}" if one.why.startswith(("estimate", "agreement")) else f"score: {one.why}"
+    own = one.origin == OWN_POINTS
+    plain = own and one.why.startswith(("estimate", "agreement"))
+    scored = f"score {one.score:.2f}" if plain else f"score: {one.why}" if own else f"score {one.score:.2f}: {one.why}"
     measured = f"estimate {one.estimated_iou:.2f}, agreement {one.agreement:.2f}, area {one.mask.mean():.1%}"
-    origin = () if one.origin == OWN_POINTS else (one.origin,)
+    origin = () if own else (one.origin,)
     lines = [*origin, *(text.replace("-", "−") for text in (measured, scored))]
     title = f"candidate {number}" + (", chosen" if one.chosen else "")
     title += f", confidence {confidence:.2f}" if one.chosen and confidence is not None else ""

@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from evals.choice.judged import Judged
 from grounding.candidates.confidence import RIGHT, SIGNALS, Confidence, Signals
-from grounding.candidates.features import FEATURES
 from grounding.candidates.rule import Weights
 from grounding.errors import EvalDataError
 
@@ -68,13 +67,14 @@ def fit_confidence(
     )
 
 
-def fit_weights(answers: Sequence[Judged], strength: float = 0.002) -> Weights:
+def fit_weights(answers: Sequence[Judged], start: Weights, strength: float = 0.02) -> Weights:
     """Fit the weights of the choice: the largest expected IoU of a candidate drawn by the softmax of the scores.
 
     Args:
         answers: with candidates; only those for something that is there are used.
-        strength: of the ridge on the weights of features scaled to a standard deviation of 1: half its square is taken
-            from the mean expected IoU.
+        start: the weights that are kept where the answers say nothing else.
+        strength: of the ridge: half the squared distance from `start`, for features scaled to a standard deviation of
+            1, times this is taken from the mean expected IoU.
 
     Raises:
         EvalDataError: there is no answer with candidates.
@@ -93,8 +93,11 @@ def fit_weights(answers: Sequence[Judged], strength: float = 0.002) -> Weights:
     spread[spread < 1e-9] = 1.0
     tables = [(one.features.astype(np.float64) / spread, one.ious.astype(np.float64)) for one in used]
 
+    kept = start.array().astype(np.float64) * spread
+
     def loss(weights: Doubles) -> tuple[float, Doubles]:
-        value, slope = strength / 2 * float(weights @ weights), strength * weights
+        moved = weights - kept
+        value, slope = strength / 2 * float(moved @ moved), strength * moved
         for table, ious in tables:
             scores = table @ weights
             drawn = np.exp(scores - scores.max())
@@ -104,5 +107,5 @@ def fit_weights(answers: Sequence[Judged], strength: float = 0.002) -> Weights:
             slope = slope - (drawn * (ious - expected)) @ table / len(tables)
         return value, slope
 
-    found = minimize(loss, np.zeros(len(FEATURES)), jac=True, method="L-BFGS-B").x / spread
+    found = minimize(loss, kept, jac=True, method="L-BFGS-B").x / spread
     return Weights(*(round(float(one), DIGITS) for one in found))

@@ -159,7 +159,7 @@ class CalibrateConfidenceCommand(QuestionOptions):
     Exit codes: 0 success; 1 some questions failed, each with its reason on stderr; 2 refused.
 
     Attributes:
-        weights: also fit the weights by which one of the candidates is chosen.
+        weights: also fit the weights by which one of the candidates is chosen, from the method's own on.
         out: the method file to write.
         json: print one JSON object on stdout instead of the text.
     """
@@ -186,7 +186,8 @@ class CalibrateConfidenceCommand(QuestionOptions):
         found, failures = self.judged(pipe, asked, [kind], len(asked))
         answers = found[kind]
         if self.weights:
-            method = replace(method, candidates=replace(method.candidates, weights=fit_weights(answers)))
+            weights = fit_weights(answers, method.candidates.weights)
+            method = replace(method, candidates=replace(method.candidates, weights=weights))
             answers = ranked_again(answers, method)
         what = self.what("fit", asked)
         confidence = fit_confidence(answers, pipe.source.name, pipe.segmenter.name, kind, what)

@@ -79,7 +79,7 @@ def test_answers_of_one_kind_are_too_few_for_a_fit():
     with pytest.raises(EvalDataError, match="right and wrong"):
         fit_confidence([judged(1.0, signals=Signals())], "m", "s", "boxes", "made")
     with pytest.raises(EvalDataError, match="candidates"):
-        fit_weights([judged(1.0)])
+        fit_weights([judged(1.0)], Weights())
 
 
 def ranked(values: dict[str, float], mask: PackedMask) -> RankedCandidate:
@@ -93,9 +93,11 @@ def test_fitted_weights_prefer_what_goes_with_a_good_mask():
         good = RNG.random(4)
         ranking = [ranked({"soft_iou": float(g), "fill": float(RNG.random())}, square(0)) for g in good]
         answers.append(judged(ranking=ranking, ious=good**2))
-    weights = fit_weights(answers)
+    weights = fit_weights(answers, Weights(agreement=1.5))
     assert weights.soft_iou > 5 * abs(weights.fill)
-    assert weights.agreement == 0
+    assert weights.agreement == 1.5  # never differs, so nothing is learnt about it
+    strict = fit_weights(answers, Weights(agreement=1.5, soft_iou=-1.0), strength=1e6)
+    assert strict.soft_iou == pytest.approx(-1.0, abs=1e-3)
 
 
 def test_ranking_again_judges_the_first_of_the_new_order():
