@@ -19,7 +19,7 @@ from grounding.segmenters.specks import without_specks
 from grounding.source import fingerprint
 from grounding.text.order import Order, order_of
 from grounding.types import Heatmap, PointPrompts, Segment, Word
-from pipelines.verify import Verified, verify
+from pipelines.verify import Verified, presence, verify
 
 if TYPE_CHECKING:
     from grounding.segmenters.automatic import ProposedMask
@@ -122,20 +122,20 @@ class Chooser:
         """
         self.prepare(asked.image, method)
         if method.candidates.kind == "points":
-            answer = self._by_points(asked, method, source.name)
+            answer = self._by_points(asked, method, source)
         else:
-            answer = self._by_candidates(asked, method, source.name)
+            answer = self._by_candidates(asked, method, source)
         verifies = method.candidates.verify and answer.segment is not None and answer.ranking
         return self._verified(answer, asked, method, source) if verifies else answer
 
-    def _by_candidates(self, asked: Asked, method: Method, source: str) -> Answer:
+    def _by_candidates(self, asked: Asked, method: Method, source: MapSource) -> Answer:
         candidates = self._proposed(asked, method)
         if not candidates:
             return Answer(None, (), None, None, note=f"no candidate was found by --candidates {method.candidates.kind}")
         ranked = rank(candidates, asked.heatmap, method.candidates, asked.order)
         return self._sure(_segment(ranked[0], asked, method), ranked, asked, method, source)
 
-    def _by_points(self, asked: Asked, method: Method, source: str) -> Answer:
+    def _by_points(self, asked: Asked, method: Method, source: MapSource) -> Answer:
         rule = method.mask
         predicted = predict_candidates(self._segmenter, asked.points, asked.heatmap, rule)
         segment = selected_segment(predicted, asked.points, asked.heatmap, rule, asked.expression)
@@ -146,13 +146,15 @@ class Chooser:
         return replace(self._sure(segment, ranked, asked, method, source), predicted=predicted)
 
     def _sure(
-        self, segment: Segment, ranked: tuple[RankedCandidate, ...], asked: Asked, method: Method, source: str
+        self, segment: Segment, ranked: tuple[RankedCandidate, ...], asked: Asked, method: Method, source: MapSource
     ) -> Answer:
         """Say how sure an answer is, and take it back where it is not sure enough."""
         rule, signals = method.candidates, signals_of(ranked, asked.heatmap)
         fitted = method.confidence
-        if fitted is None or not fitted.holds_for(source, self._segmenter.name, rule.kind):
+        if fitted is None or not fitted.holds_for(source.name, self._segmenter.name, rule.kind):
             return Answer(segment, ranked, None, signals)
+        if fitted.asks:
+            signals = with_presence(signals, ranked, asked, method, source)
         confidence = fitted(signals)
         if confidence < rule.least_confidence:
             note = f"nothing fits: the best candidate's confidence is {confidence:.2f}, below {rule.least_confidence:g}"
@@ -197,6 +199,14 @@ class Chooser:
                 "from_pretrained, or give it `concepts`"
             )
         return self._concepts
+
+
+def with_presence(
+    signals: Signals, ranked: Sequence[RankedCandidate], asked: Asked, method: Method, source: MapSource
+) -> Signals:
+    """The signals with the model's own answers about the picture and the best candidate."""
+    whole, crop = presence(source, asked.image, ranked[0], asked.expression, asked.noun, method.verification)
+    return replace(signals, presence=whole, crop=crop)
 
 
 def _segment(one: RankedCandidate, asked: Asked, method: Method) -> Segment:

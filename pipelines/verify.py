@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -27,6 +27,24 @@ class Verified:
 
     accepted: int | None
     shares: tuple[float, ...]
+
+
+def presence(
+    source: MapSource, image: Image.Image, one: RankedCandidate, expression: str, noun: str, how: Verification
+) -> tuple[float, float]:
+    """Ask whether there is such a thing, of the whole picture and of the chosen region's crop, in one batch.
+
+    Returns:
+        The model's two shares of yes; zeros for a source that answers no questions.
+    """
+    from grounding.models.base import VLM
+    from grounding.models.presence import yes_shares
+
+    if not isinstance(source, VLM):
+        return 0.0, 0.0
+    crop = view_of(image, one.candidate.mask, replace(how, view="crop"))
+    whole, cropped = yes_shares(source, [image, crop], [how.asked(expression, noun)] * 2)
+    return whole, cropped
 
 
 def verify(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from evals.choice.questions import Question
 from grounding.candidates.base import RankedCandidate
@@ -23,6 +24,7 @@ from grounding.text.parse import parse
 from grounding.types import Heatmap
 from pipelines.choosing import Answer
 from pipelines.referring import ReferringSegmentation, with_candidates
+from pipelines.verify import presence
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,7 @@ class Judged:
         iou: of the answer's mask, specks removed; 0 without an answer and where there is no such thing.
         confidence: of the best candidate; None where none was fitted.
         signals: what a confidence is made of; None without candidates.
+        image: opens the picture; None where it is not asked about again.
     """
 
     picture: int
@@ -50,6 +53,7 @@ class Judged:
     iou: float
     confidence: float | None
     signals: Signals | None
+    image: Callable[[], Image.Image] | None = None
 
     @property
     def present(self) -> bool:
@@ -131,6 +135,7 @@ def _judged(question: Question, answer: Answer, heatmap: Heatmap | None) -> Judg
         iou=0.0 if answer.segment is None else float(_ious(truth, [pack(answer.segment.mask)])[0]),
         confidence=answer.confidence,
         signals=answer.signals,
+        image=question.image,
     )
 
 
@@ -158,6 +163,28 @@ def _ranked_again(one: Judged, method: Method) -> Judged:
         iou=float(_ious(one.truth, [pack(best)])[0]),
         signals=signals_of(ranking, one.heatmap),
     )
+
+
+def with_presence(
+    answers: Sequence[Judged], pipe: ReferringSegmentation, advance: Callable[[int], None] = lambda count: None
+) -> list[Judged]:
+    """The answers with the model's own answers about picture and region among their signals.
+
+    Args:
+        answers: with their pictures.
+        pipe: its model is asked, as its method's verification says.
+        advance: called with 1 after every answer.
+    """
+    found = []
+    for one in answers:
+        if one.signals is not None and one.image is not None:
+            heads = " ".join(word.text for word in parse(one.words) if word.is_head) or one.words
+            how = pipe.method.verification
+            whole, crop = presence(pipe.source, one.image(), one.ranking[0], one.words, heads, how)
+            one = replace(one, signals=replace(one.signals, presence=whole, crop=crop))
+        found.append(one)
+        advance(1)
+    return found
 
 
 def with_confidence(answers: Sequence[Judged], method: Method) -> list[Judged]:

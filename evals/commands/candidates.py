@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evals.choice.part import Part
 from grounding.candidates.rule import KINDS, Kind
 from grounding.console import emit, progress_bar, stderr, stdout
-from grounding.errors import GroundingError, UsageError
+from grounding.errors import EvalDataError, GroundingError, UsageError
 from grounding.files import user_path
 from pipelines.options import ModelOptions
 
@@ -58,6 +58,17 @@ class QuestionOptions(ModelOptions):
             found = photo_questions(folders, part, self.seed, absent=self.absent, left_out=_left_out)
         return found[: self.limit or None]
 
+    def pipeline(self, kinds: Sequence[Kind]) -> ReferringSegmentation:
+        """Load what the kinds of candidates need.
+
+        Raises:
+            ModelError: the questions are about scenes, whose words the model does not know.
+        """
+        from grounding.scenes.known_words import check_scene_words
+
+        options = replace(self, candidates="sam3") if "sam3" in kinds else self
+        return options.load(check=check_scene_words if self.scenes else None)
+
     def what(self, part: Part, asked: Sequence[Question]) -> str:
         """The questions in words."""
         pictures = len({one.picture for one in asked})
@@ -68,20 +79,25 @@ class QuestionOptions(ModelOptions):
     def judged(
         self, pipe: ReferringSegmentation, asked: Iterable[Question], kinds: Sequence[Kind], count: int
     ) -> tuple[dict[Kind, list[Judged]], int]:
-        """Answer the questions under a progress bar; also the number of those that failed."""
+        """Answer the questions under a progress bar; also the number of those that failed.
+
+        Raises:
+            EvalDataError: none was answered.
+        """
         from evals.choice.judged import judge_kinds
 
-        failures = 0
+        failures: list[GroundingError] = []
 
         def failed(question: Question, error: GroundingError) -> None:
-            nonlocal failures
-            failures += 1
+            failures.append(error)
             stderr().print(f"failed: picture {question.picture}, {question.words!r}: {error}")
 
         with progress_bar(stderr()) as progress:
             task = progress.add_task("ask", total=count)
             found = judge_kinds(pipe, asked, kinds, lambda done: progress.advance(task, done), failed)
-        return found, failures
+        if len(failures) == count:
+            raise EvalDataError(f"none of the {count} questions was answered; the first: {failures[0]}")
+        return found, len(failures)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +140,7 @@ class EvalCandidatesCommand(QuestionOptions):
         from evals.choice.scores import kind_scores
         from grounding.files import write_json, write_text
 
-        pipe = replace(self, candidates="sam3").load() if "sam3" in self.kinds else self.load()
+        pipe = self.pipeline(self.kinds)
         found, failures = self.judged(pipe, asked, self.kinds, len(asked))
         first = self.kinds[0]
         data: dict[str, Any] = {
@@ -153,7 +169,8 @@ class CalibrateConfidenceCommand(QuestionOptions):
     """Fit how sure an answer is on annotated pictures, and write the method with it as a file for --method.
 
     The confidence is a logistic function of the agreement of mask and map, the lead over the next thing, the sharpness
-    of the map, the mask's size and the segmenter's estimate. It holds for the model, the segmenter and the candidates
+    of the map, the mask's size, the segmenter's estimate, and the model's own answer when it is asked whether there is
+    such a thing. It holds for the model, the segmenter and the candidates
     that it was fitted with. Photos that are held out are not used; `grounding eval candidates` measures on them.
 
     Exit codes: 0 success; 1 some questions failed, each with its reason on stderr; 2 refused.
@@ -171,7 +188,7 @@ class CalibrateConfidenceCommand(QuestionOptions):
     def run(self) -> int:
         """Ask, fit, write the file and print what was fitted."""
         from evals.choice.fitting import fit_confidence, fit_weights
-        from evals.choice.judged import ranked_again, with_confidence
+        from evals.choice.judged import ranked_again, with_confidence, with_presence
         from evals.choice.scores import kind_scores
         from grounding.commands.calibration import check_out
         from grounding.files import write_text
@@ -179,7 +196,7 @@ class CalibrateConfidenceCommand(QuestionOptions):
 
         check_out(self.out)
         asked = self.questions("fit")
-        pipe = self.load()
+        pipe = self.pipeline(())
         method, kind = pipe.method, pipe.method.candidates.kind
         if self.weights and kind == "points":
             raise UsageError("--weights choose among several prompts' candidates: add --candidates boxes, auto or sam3")
@@ -189,6 +206,9 @@ class CalibrateConfidenceCommand(QuestionOptions):
             weights = fit_weights(answers, method.candidates.weights)
             method = replace(method, candidates=replace(method.candidates, weights=weights))
             answers = ranked_again(answers, method)
+        with progress_bar(stderr()) as progress:
+            task = progress.add_task("ask again", total=len(answers))
+            answers = with_presence(answers, pipe, lambda done: progress.advance(task, done))
         what = self.what("fit", asked)
         confidence = fit_confidence(answers, pipe.source.name, pipe.segmenter.name, kind, what)
         fitted: Method = replace(method, confidence=confidence)

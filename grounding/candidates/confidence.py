@@ -2,8 +2,9 @@
 
 A segmenter's own score judges the outline and is about as high for the mask of a wrong thing. This confidence is a
 logistic function of how the chosen mask agrees with the map, how far it is ahead of the next thing, how sharp the map
-is, the mask's size and the segmenter's estimate. It is fitted on annotated pictures by `grounding calibrate confidence`
-and holds for the model, the segmenter and the kind of candidates that it was fitted with.
+is, the mask's size, the segmenter's estimate, and the model's own answer when it is asked whether there is such a
+thing. It is fitted on annotated pictures by `grounding calibrate confidence` and holds for the model, the segmenter and
+the kind of candidates that it was fitted with.
 
 Notes:
     The list of signals is our own. A mask counts as right from an IoU of `RIGHT` with the truth on.
@@ -39,6 +40,8 @@ class Signals:
             itself where there is no other thing.
         sharpness: share of the map's cells that hold less than half of its largest value.
         background: the median of the map, which is scaled to a largest value of 1.
+        presence: the model's share of yes, asked about the whole picture; 0 for a source that answers no questions.
+        crop: its share of yes, asked about the chosen region alone; see `grounding.candidates.verification`.
     """
 
     agreement: float = 0.0
@@ -50,6 +53,8 @@ class Signals:
     lead: float = 0.0
     sharpness: float = 0.0
     background: float = 0.0
+    presence: float = 0.0
+    crop: float = 0.0
 
     def array(self) -> FloatArray:
         """The values in the order of the fields, float64."""
@@ -84,13 +89,18 @@ class Confidence:
         odds = self.intercept + float(signals.array() @ self.weights.array())
         return float(1 / (1 + np.exp(-np.clip(odds, -50, 50))))
 
+    @property
+    def asks(self) -> bool:
+        """Whether the model's own answers are among the signals."""
+        return bool(self.weights.presence or self.weights.crop)
+
     def holds_for(self, model: str, segmenter: str, candidates: str) -> bool:
         """Whether it was fitted with this model, segmenter and kind of candidates."""
         return (self.model, self.segmenter, self.candidates) == (model, segmenter, candidates)
 
 
 def signals_of(ranked: Sequence[RankedCandidate], heatmap: Heatmap) -> Signals:
-    """Read the signals of an answer.
+    """Read the signals of an answer, without those for which the model must be asked.
 
     Args:
         ranked: all candidates, best first; at least one.

@@ -141,6 +141,26 @@ def test_below_the_bar_the_answer_is_none_and_keeps_its_ranking(loaded, method, 
     assert sure.segments[0].confidence == sure.confidence == pytest.approx(np.e / (1 + np.e))
 
 
+def test_the_models_own_answers_are_part_of_a_confidence_that_weighs_them(loaded, method, pictures, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "grounding.models.presence.yes_shares",
+        lambda vlm, images, questions: asked.append((images, questions)) or [0.9, 0.2],
+    )
+    how = Verification("marked", question="is the {noun} there")
+    weights = Signals(presence=2.0, crop=-1.0)
+    method = replace(with_candidates(method, "boxes"), verification=how)
+    pipe = ReferringSegmentation(*loaded, replace(method, confidence=replace(fitted(loaded, 0.0), weights=weights)))
+    result = pipe(pictures / "a.png", "the red dog")
+    assert result.confidence == pytest.approx(1 / (1 + np.exp(-1.6)))
+    ((images, questions),) = asked  # one batch: the whole picture and the region's crop, whatever the view
+    assert questions == ["is the dog there"] * 2
+    assert images[0].size == (130, 90)
+    assert images[1].size <= images[0].size
+    ReferringSegmentation(*loaded, replace(method, confidence=fitted(loaded, 0.0)))(pictures / "a.png", "dog")
+    assert len(asked) == 1  # not asked where nothing weighs it
+
+
 def test_a_confidence_of_other_candidates_is_not_used(loaded, method, pictures):
     method = replace(with_candidates(method, "boxes", 0.9), confidence=fitted(loaded, -9.0, "points"))
     result = ReferringSegmentation(*loaded, method)(pictures / "a.png", "dog")
