@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import or_
 
+from grounding.maps.ensemble import HOW, JoinModels
 from grounding.methods import Method, without
 from grounding.points import ArgMax
-from grounding.types import MagnetWords, RecordSpec
+from grounding.types import RecordSpec
 
 LADDER = {
     "stop-words": "stop words dropped",
@@ -21,14 +22,18 @@ LADDER = {
 """Stages that RefAM (arXiv 2509.22650) adds to a raw map of words, in the order of our ablation, and names."""
 
 
-def ablations(method: Method) -> dict[str, Method]:
+def ablations(method: Method, models: Sequence[str] = ()) -> dict[str, Method]:
     """The method without each of its parts, by what is different in it.
 
     Each stage is left out in turn (an axis that it would have averaged is averaged when the map is composed). The
     point rule is replaced by the one point at the maximum, the mask choice by the segmenter's own estimate, and the
-    cascade by one call. See `ladder` for what else a method with magnets or sinks has.
+    cascade by one call. See `ladder` for what else a method with magnets or sinks has, and `joins` an ensemble's.
+
+    Args:
+        method: the full method.
+        models: an ensemble's models.
     """
-    found = {f"without {stage.name}": without(method, stage.name) for stage in method.stages}
+    found = {f"without {stage.name}": without(method, stage.name) for stage in method.stages} | joins(method, models)
     if not isinstance(method.points, ArgMax):
         found["one point at the maximum"] = replace(method, points=ArgMax())
     if method.mask.choice != "iou":
@@ -53,8 +58,24 @@ def ladder(method: Method) -> dict[str, Method]:
     return found
 
 
+def joins(method: Method, models: Sequence[str]) -> dict[str, Method]:
+    """The method with each model of an ensemble alone, and with the other ways to join their maps."""
+    join = next((stage for stage in method.stages if isinstance(stage, JoinModels)), None)
+    if join is None:
+        return {}
+    alone = {
+        f"{name} alone": replace(join, weights=tuple(float(index == other) for other in range(len(models))))
+        for index, name in enumerate(models)
+    }
+    others = {f"joined by {how}": replace(join, how=how) for how in HOW if how != join.how}
+    return {
+        name: replace(method, stages=tuple(changed if stage is join else stage for stage in method.stages))
+        for name, changed in (alone | others).items()
+    }
+
+
 def shared_spec(methods: Iterable[Method], layer_count: int) -> RecordSpec:
-    """The one recording that every method of a list can run on; none of them may need other magnets than the others.
+    """The one recording that every method of a list can run on; all need the same magnets and the same flow, or none.
 
     Args:
         methods: at least one.
@@ -64,7 +85,7 @@ def shared_spec(methods: Iterable[Method], layer_count: int) -> RecordSpec:
 
 
 def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> dict[RecordSpec, dict[str, Method]]:
-    """The least recordings that serve all methods: one per list of magnets, since magnets change every weight.
+    """The least recordings that serve all methods: one per list of magnets and per flow, which change every weight.
 
     Args:
         methods: by name.
@@ -73,7 +94,10 @@ def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> dict[R
     Returns:
         Per recording the methods that run on it; that of the first method comes first.
     """
-    groups: dict[MagnetWords | None, dict[str, Method]] = {}
+    groups: dict[object, dict[str, Method]] = {}
     for name, method in methods.items():
-        groups.setdefault(method.record_spec(layer_count).magnets, {})[name] = method
+        spec = method.record_spec(layer_count)
+        # A flow's layers are a part of it, whereas single layers are left out again by the methods that need fewer.
+        through = None if spec.flow is None else (spec.flow, spec.layers)
+        groups.setdefault((spec.magnets, through), {})[name] = method
     return {shared_spec(group.values(), layer_count): group for group in groups.values()}

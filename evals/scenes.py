@@ -12,6 +12,7 @@ from PIL import Image
 from evals.ablation import ablations, shared_recordings
 from evals.bench.segmenter import deepest_point
 from evals.metrics import Outcome, gave_up, judge
+from grounding.ensemble import Ensemble
 from grounding.errors import EmptyMapError, ExpressionError, GroundingError
 from grounding.methods import Method, run_stages
 from grounding.runs.attempts import attempt, attempt_one
@@ -110,7 +111,8 @@ def answer_samples(
     Returns:
         The outcomes of the full method, of the controls and, where asked for, of the ablations.
     """
-    methods = {FULL: pipe.method} | (ablations(pipe.method) if ablate else {})
+    models = pipe.source.member_names if isinstance(pipe.source, Ensemble) else ()
+    methods = {FULL: pipe.method} | (ablations(pipe.method, models) if ablate else {})
     recordings = shared_recordings(methods, pipe.source.layer_count)
     first = next(iter(recordings))
     scenes: list[int] = []

@@ -94,6 +94,34 @@ class Backgrounds:
         return [self._known[key] for key in keys]
 
 
+def maps_and_backgrounds(
+    source: MapSource,
+    images: Sequence[Image.Image],
+    expressions: Sequence[str],
+    spec: RecordSpec,
+    prompt: str | None,
+    backgrounds: Backgrounds,
+) -> list[AttentionMaps]:
+    """Record one batch, with the maps under the spec's generic prompt, if any, as `background`.
+
+    Args:
+        source: records the maps.
+        images: RGB pictures, one per expression.
+        expressions: referring expressions.
+        spec: what to record.
+        prompt: see `MapSource.maps`.
+        backgrounds: of the same source.
+
+    Raises:
+        GroundingError: see `MapSource.maps`.
+    """
+    maps = source.maps(images, expressions, replace(spec, background_prompt=None), prompt)
+    if spec.background_prompt is None:
+        return maps
+    behind = backgrounds.of(images, spec)
+    return [replace(one, background=other) for one, other in zip(maps, behind, strict=True)]
+
+
 def fingerprint(image: Image.Image) -> bytes:
     """16 bytes that are equal for equal pixels; Pillow images can change in place, so identity does not suffice."""
     described = f"{image.mode} {image.width}x{image.height}"

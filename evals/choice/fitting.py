@@ -14,12 +14,13 @@ from grounding.errors import EvalDataError
 
 Doubles = npt.NDArray[np.float64]
 DIGITS = 4
+_BOUNDS: dict[str, tuple[float | None, float | None]] = {"size": (None, None), "background": (None, 0.0)}
 
 
 def fit_confidence(
-    answers: Sequence[Judged], model: str, segmenter: str, candidates: str, what: str, strength: float = 1.0
+    answers: Sequence[Judged], model: str, segmenter: str, candidates: str, what: str, strength: float = 10.0
 ) -> Confidence:
-    """Fit the probability that an answer is right, by logistic regression with a ridge.
+    """Fit the probability that an answer is right, by logistic regression with a ridge and known signs.
 
     Signals are scaled to a standard deviation of 1 for the fit, so that the ridge treats them alike.
 
@@ -33,6 +34,11 @@ def fit_confidence(
 
     Raises:
         EvalDataError: all answers are right, or all are wrong.
+
+    Notes:
+        The ridge and the signs are our choice, for the few pictures with masks that most people have: agreement,
+        estimate, lead and the like may only raise the confidence, the map's background may only lower it, and the size
+        may do either. On 50 answers about photos free signs and a weak ridge gave signs that made no sense.
     """
     from scipy.optimize import minimize
 
@@ -55,7 +61,8 @@ def fit_confidence(
         slope = np.concatenate([[wrong.sum()], wrong @ scaled + strength * parameters[1:]])
         return float(value), slope
 
-    found = minimize(loss, np.zeros(1 + len(SIGNALS)), jac=True, method="L-BFGS-B").x
+    bounds = [(None, None), *(_BOUNDS.get(name, (0.0, None)) for name in SIGNALS)]
+    found = minimize(loss, np.zeros(1 + len(SIGNALS)), jac=True, bounds=bounds, method="L-BFGS-B").x
     weights = found[1:] / spread
     return Confidence(
         model=model,
@@ -67,7 +74,7 @@ def fit_confidence(
     )
 
 
-def fit_weights(answers: Sequence[Judged], start: Weights, strength: float = 0.02) -> Weights:
+def fit_weights(answers: Sequence[Judged], start: Weights, strength: float = 0.3) -> Weights:
     """Fit the weights of the choice: the largest expected IoU of a candidate drawn by the softmax of the scores.
 
     Args:

@@ -61,18 +61,29 @@ def test_a_fitted_confidence_finds_the_odds_that_made_the_answers():
         signals = Signals(agreement=float(RNG.normal()), size=float(RNG.normal(3, 2)))
         odds = 0.5 + 1.5 * signals.agreement - 0.4 * signals.size
         answers.append(judged(float(RNG.random() < 1 / (1 + np.exp(-odds))), signals=signals))
-    fitted = fit_confidence(answers, "m", "s", "boxes", "made")
+    fitted = fit_confidence(answers, "m", "s", "boxes", "made", strength=1.0)
     assert fitted.weights.agreement == pytest.approx(1.5, abs=0.15)
     assert fitted.weights.size == pytest.approx(-0.4, abs=0.06)
     assert fitted.weights.lead == 0
+    strict = fit_confidence(answers, "m", "s", "boxes", "made", strength=1e5)
+    assert 0 < strict.weights.agreement < 0.1
     assert fitted.holds_for("m", "s", "boxes")
+
+
+def test_a_signal_that_should_raise_a_confidence_never_lowers_it():
+    answers = [
+        judged(float(index % 2), signals=Signals(lead=-float(index % 2), size=-float(index % 2))) for index in range(40)
+    ]
+    fitted = fit_confidence(answers, "m", "s", "boxes", "made")
+    assert fitted.weights.lead == 0
+    assert fitted.weights.size < 0
 
 
 def test_what_is_not_there_counts_as_wrong():
     there = [judged(1.0, signals=Signals(agreement=1.0)) for _ in range(20)]
     absent = [judged(1.0, signals=Signals(agreement=0.0), present=False) for _ in range(20)]
     fitted = fit_confidence(there + absent, "m", "s", "boxes", "made")
-    assert fitted(Signals(agreement=1.0)) > 0.8 > 0.2 > fitted(Signals(agreement=0.0))
+    assert fitted(Signals(agreement=1.0)) > 0.7 > 0.3 > fitted(Signals(agreement=0.0))
 
 
 def test_answers_of_one_kind_are_too_few_for_a_fit():
@@ -93,7 +104,7 @@ def test_fitted_weights_prefer_what_goes_with_a_good_mask():
         good = RNG.random(4)
         ranking = [ranked({"soft_iou": float(g), "fill": float(RNG.random())}, square(0)) for g in good]
         answers.append(judged(ranking=ranking, ious=good**2))
-    weights = fit_weights(answers, Weights(agreement=1.5))
+    weights = fit_weights(answers, Weights(agreement=1.5), strength=0.01)
     assert weights.soft_iou > 5 * abs(weights.fill)
     assert weights.agreement == 1.5  # never differs, so nothing is learnt about it
     strict = fit_weights(answers, Weights(agreement=1.5, soft_iou=-1.0), strength=1e6)
