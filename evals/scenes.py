@@ -14,8 +14,9 @@ from evals.bench.segmenter import deepest_point
 from evals.metrics import Outcome, gave_up, judge
 from grounding.ensemble import Ensemble
 from grounding.errors import EmptyMapError, ExpressionError, GroundingError
+from grounding.faults import attempt_one
 from grounding.methods import Method, run_stages
-from grounding.runs.attempts import attempt, attempt_one
+from grounding.runs.attempts import attempt
 from grounding.scenes.drawing import Scene, draw_scene
 from grounding.scenes.files import scene_seed
 from grounding.scenes.language import Expression, SceneTexts

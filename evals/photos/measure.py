@@ -14,9 +14,9 @@ from evals.report import change, change_json, score, score_json
 from evals.scenes import CENTRE, FULL, TRUTH, answer_samples
 from evals.statistics import Interval, bootstrap, bootstrap_difference, mean_of
 from grounding.errors import EvalDataError, GroundingError
+from grounding.faults import attempt_one
 from grounding.models.base import VLM
 from grounding.photos import PhotoSet
-from grounding.runs.attempts import attempt_one
 from pipelines.referring import ReferringSegmentation
 
 Failed = Callable[[str, GroundingError], None]

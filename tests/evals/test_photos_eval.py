@@ -193,3 +193,11 @@ def test_questions_with_unknown_words_are_counted_as_failed(folder: Path, tiny_s
         "popular": (3, 1),
         "adversarial": (4, 0),
     }
+
+
+def test_a_wrong_synonym_list_is_found_before_any_work(folder: Path, tiny_starter: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "empty.txt").write_text("")
+    monkeypatch.setattr(EvalPhotosCommand, "load", lambda self: pytest.fail("the model was loaded"))
+    for wrong in (tmp_path / "none.txt", tmp_path / "empty.txt"):
+        with pytest.raises(EvalDataError, match=wrong.name):
+            EvalPhotosCommand(data=folder, model=str(tiny_starter), synonyms=wrong, out=tmp_path / "out").run()
