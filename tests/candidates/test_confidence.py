@@ -59,3 +59,12 @@ def test_a_method_file_carries_it():
     read = parse_method(filled, "plain-mean", "here")
     assert read.confidence == confidence(agreement=2.0)
     assert parse_method(read.to_yaml(), "plain-mean", "here") == read
+
+
+def test_the_photo_starter_ships_one_for_boxes():
+    fitted = load_method("starter-photo").confidence
+    assert fitted.holds_for("starter-photo", "mobile-sam", "boxes")
+    assert fitted.asks
+    good = Signals(agreement=0.7, soft_iou=0.5, estimate=1.0, lead=0.6, size=-2.0, presence=1.0, crop=1.0)
+    poor = Signals(agreement=0.1, soft_iou=0.1, estimate=0.8, size=-2.0, background=0.2)
+    assert fitted(good) > 0.5 > 0.1 > fitted(poor)
