@@ -83,12 +83,13 @@ def test_kinds_are_measured_on_the_same_questions(command, tmp_path, capsys):
     assert "| boxes | 3 |" in (tmp_path / "out" / "scores.md").read_text()
 
 
+@pytest.mark.slow
 def test_calibrating_writes_a_method_that_the_eval_uses(command, tmp_path, capsys, monkeypatch):
     # Random models are never right: a low bar makes some answers so.
     for place in ("evals.choice.fitting.RIGHT", "evals.choice.scores.RIGHT"):
         monkeypatch.setattr(place, 0.02)
     file = tmp_path / "fitted.yaml"
-    options = {"scenes": 8, "candidates": "boxes"}
+    options = {"scenes": 6, "candidates": "boxes"}
     assert command(CalibrateConfidenceCommand, **options, weights=True, out=file).run() == 0
     assert json.loads(capsys.readouterr().out)["failed"] == 0
     fitted = load_method(file)
