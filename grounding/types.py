@@ -334,6 +334,8 @@ class Segment(ByValue):
         points: the prompt that led to it.
         label: the words it stands for.
         agreement: how well the mask covers the map (see `segmenters/mask_selection.py`), where it was measured.
+        confidence: the probability that it is the right thing, in [0, 1], where one was fitted (see
+            `grounding/candidates/confidence.py`).
     """
 
     mask: BoolArray
@@ -341,6 +343,7 @@ class Segment(ByValue):
     points: PointPrompts
     label: str = ""
     agreement: float | None = None
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.mask.dtype != np.bool_:
