@@ -80,6 +80,11 @@ class FaithfulDescription:
         self.threshold = vlm.support_threshold if threshold is None else threshold
         # Visual support is a mean over all layers; the method selects its own from them.
         self.spec = replace(method.record_spec(vlm.layer_count), layers=None)
+        if self.spec.background_kind is not None:
+            raise MethodError(
+                f"method {method.name!r} contrasts with the background {self.spec.background_kind!r}, which needs a "
+                "referring expression: describe texts with a method that contrasts with a generic prompt, or with none"
+            )
         self._backgrounds = Backgrounds(vlm)
         self._warm = False
 

@@ -22,13 +22,13 @@ from grounding.attention.joint import record_joint
 from grounding.diffusion.latents import draw_noise, mixed, pixels_of
 from grounding.diffusion.magnets import PromptMagnets
 from grounding.diffusion.maps import joint_maps, request_for
-from grounding.diffusion.prompts import SLOT, Encoded, Observed, TextPrompt
+from grounding.diffusion.prompts import Encoded, Observed, TextPrompt
 from grounding.diffusion.reading import ModelSettings, Pads
 from grounding.diffusion.sequence import LatentShape, Placement, grids_of
 from grounding.diffusion.tokens import TextToken, padded, place, refuse_controls, refuse_long, tokenize
 from grounding.errors import ModelError
 from grounding.memory import explain_out_of_memory
-from grounding.source import fingerprint
+from grounding.source import SLOT, fingerprint
 from grounding.text.parse import NounFinder, parse
 from grounding.text.words import split_words
 from grounding.types import AttentionMaps, RecordSpec, Word, WordKind

@@ -17,11 +17,12 @@ from PIL import Image
 
 from grounding.errors import ModelError
 from grounding.layout import ImageGrid, TokenLayout
-from grounding.models.chat import SLOT, Rendered, render
+from grounding.models.chat import Rendered, render
 from grounding.models.maps import record_maps
 from grounding.models.own_words import OwnWords
 from grounding.models.placement import Tokens
 from grounding.models.prepared import Prepared, last_word
+from grounding.source import SLOT
 from grounding.text.parse import NounFinder, parse
 from grounding.text.vocabulary import refuse_broken_text, refuse_control_tokens, refuse_unknown
 from grounding.text.words import split_words

@@ -12,7 +12,7 @@ from made_maps import made_maps, suited, with_background
 
 from grounding.errors import MethodError
 from grounding.maps.combine import Combine
-from grounding.maps.contrast import Difference, Ratio
+from grounding.maps.contrast import Difference, LayerByContrast, LeastSquares, OtherWords, Ratio
 from grounding.maps.head_noun import HeadNoun
 from grounding.maps.heads import HeadMaxImage, HeadMean, HeadMeanMax
 from grounding.maps.layers import LayerChoice, LayerMean
@@ -30,8 +30,9 @@ EVERY = [
     StopWords(), Rows(last=1), Magnets(), TextSinks(), HeadNoun(), SpatialBias(), Combine(),
     LayerChoice(start=0.5), LayerMean(), HeadMean(), HeadMeanMax(), HeadMaxImage(),
     HeadsFixed(pairs=((1, 2), (3, 0))), HeadsByEntropy(count=2), ColumnOutliers(), ResidualSinks(tau=4.0),
-    Ratio("x"), Difference("x"), Smooth(),
+    Ratio("x"), Difference("x"), LeastSquares("x"), OtherWords(), LayerByContrast(background="blank"), Smooth(),
 ]  # fmt: skip
+MEAN_OF_STEPS = ("heads-entropy", "sinks-columns", "text-sinks", "rows", "contrast-ratio", "contrast-layer")
 AXES = {"steps": 0, "layers": 1, "heads": 2, "words": 3}
 
 
@@ -99,7 +100,7 @@ def test_what_a_stage_does_not_need_may_be_missing(stage) -> None:
         )
 
     given = recorded(maps)
-    if spec.background_prompt is not None:
+    if spec.has_background:
         given = replace(given, background=recorded(maps.background))
     else:
         maps = replace(maps, background=None)
@@ -126,7 +127,7 @@ def test_what_is_averaged_may_be_signed_and_what_is_a_share_may_not() -> None:
         "stop-words", "head-noun", "layers-select", "layers-mean", "heads-mean", "smooth",
     }  # fmt: skip
     assert {stage.name for stage in EVERY if "image-to-word" not in stage.directions} == {
-        "heads-mean-max", "heads-max-image", "heads-entropy", "sinks-columns", "sinks-residual",
+        "heads-mean-max", "heads-max-image", "heads-entropy", "sinks-columns", "sinks-residual", "contrast-words",
     }  # fmt: skip
     assert {stage.name for stage in EVERY if "word-to-image" not in stage.directions} == {"magnets", "text-sinks"}
 
@@ -134,7 +135,7 @@ def test_what_is_averaged_may_be_signed_and_what_is_a_share_may_not() -> None:
 @settings(max_examples=10)
 @pytest.mark.parametrize(
     "stage",
-    [s for s in EVERY if s.name not in ("heads-entropy", "sinks-columns", "text-sinks", "rows", "contrast-ratio")],
+    [s for s in EVERY if s.name not in MEAN_OF_STEPS],
     ids=named,
 )
 @given(st.integers(0, 2**32 - 1))
