@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import reduce
-from operator import or_
 
 from grounding.methods import Method, without
 from grounding.points import ArgMax
-from grounding.types import MagnetWords, RecordSpec
 
 LADDER = {
     "stop-words": "stop words dropped",
@@ -51,29 +48,3 @@ def ladder(method: Method) -> dict[str, Method]:
         rung = reduce(without, names[count:], method)
         found[f"+ {LADDER[names[count - 1]]}" if count else "raw map of all words"] = rung
     return found
-
-
-def shared_spec(methods: Iterable[Method], layer_count: int) -> RecordSpec:
-    """The one recording that every method of a list can run on; none of them may need other magnets than the others.
-
-    Args:
-        methods: at least one.
-        layer_count: the model's decoder layers.
-    """
-    return reduce(or_, (method.record_spec(layer_count) for method in methods))
-
-
-def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> dict[RecordSpec, dict[str, Method]]:
-    """The least recordings that serve all methods: one per list of magnets, since magnets change every weight.
-
-    Args:
-        methods: by name.
-        layer_count: the model's decoder layers.
-
-    Returns:
-        Per recording the methods that run on it; that of the first method comes first.
-    """
-    groups: dict[MagnetWords | None, dict[str, Method]] = {}
-    for name, method in methods.items():
-        groups.setdefault(method.record_spec(layer_count).magnets, {})[name] = method
-    return {shared_spec(group.values(), layer_count): group for group in groups.values()}

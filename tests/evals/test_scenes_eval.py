@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evals.ablation import ablations, ladder, shared_recordings, shared_spec
+from evals.ablation import ablations, ladder
 from evals.commands.bench import print_measurement
 from evals.metrics import Outcome, best_point_hits, gave_up, judge
+from evals.recordings import shared_recordings
 from evals.report import change, score, score_table
 from evals.scenes import CENTRE, FULL, OTHER, TRUTH, answer_samples, draw_samples
 from grounding.cli import main
@@ -106,14 +107,17 @@ def test_every_part_of_a_method_can_be_switched_off(name):
         changed = [f for f in ("stages", "points", "mask") if getattr(variant, f) != getattr(method, f)]
         assert len(changed) == 1, key
         assert replace(variant, **{changed[0]: getattr(method, changed[0])}, name=method.name) == method
-    spec = shared_spec([method, *found.values()], layer_count=6)
+    (recording,) = shared_recordings({"full": method} | found, layer_count=6)
+    spec = recording.spec
     for variant in (method, *found.values()):
         needed = variant.record_spec(6)
         assert spec.layers is None or (needed.layers is not None and set(needed.layers) <= set(spec.layers))
         assert set(needed.head_statistics) <= set(spec.head_statistics)
         assert spec.residual_sinks >= needed.residual_sinks
         assert spec.reduce in ("none", needed.reduce)
-        assert needed.background_prompt in (None, spec.background_prompt)
+    behind = {spec.background_prompt for spec in recording.backgrounds.values()}
+    assert behind == ({method.background_prompt} if method.background_prompt else set())
+    assert not spec.has_background
 
 
 def test_the_ladder_adds_a_stage_at_a_time():
@@ -131,8 +135,8 @@ def test_methods_with_other_magnets_get_a_recording_of_their_own():
     method = load_method("refam")
     methods = {"full": method} | ablations(method)
     recordings = shared_recordings(methods, layer_count=8)
-    assert [spec.magnets for spec in recordings] == [method.record_spec(8).magnets, None]
-    with_magnets, without_magnets = recordings.values()
+    assert [one.spec.magnets for one in recordings] == [method.record_spec(8).magnets, None]
+    with_magnets, without_magnets = (one.methods for one in recordings)
     assert set(with_magnets) | set(without_magnets) == set(methods)
     assert {"without magnets", "raw map of all words", "+ stop words dropped", "+ sinks out"} == set(without_magnets)
 
