@@ -112,7 +112,7 @@ class Backgrounds:
         self._known = {key: maps for key, maps in self._known.items() if key in keys or key[3] != spec}
         fresh = {key: image for key, image in zip(keys, images, strict=True) if key not in self._known}
         if fresh:
-            plain = replace(spec.without_background(), features=False, logits=False)
+            plain = replace(spec.without_background(), features=False)
             asked = [own for _, own, _, _ in fresh]
             views = [[_blank(one) for one in fresh.values()]] if kind == "blank" else [list(fresh.values())]
             if kind == "shifted":

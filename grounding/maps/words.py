@@ -79,7 +79,7 @@ class Rows(Stage):
     Notes:
         The weighted mix is our choice. VL-SAM reads the generated object token; localisation heads, DecAF and ViCrop
         read the prompt's last token (`last: 1` alone). A background of other words is read at its last token, as DecAF
-        and ViCrop do, because the words of a generic prompt name no object; so is a prompt that has no words of its own.
+        and ViCrop do, because the words of a generic prompt name no object; so is a prompt without words of its own.
     """
 
     name: ClassVar[str] = "rows"

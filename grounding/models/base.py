@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from grounding.errors import ModelError
 from grounding.layout import ImageGrid, TokenLayout
@@ -100,6 +101,16 @@ class VLM(ABC):
     def head_count(self) -> int:
         """H, query heads per decoder layer."""
         return int(self.model.config.get_text_config().num_attention_heads)
+
+    @property
+    def projector(self) -> nn.Module | None:
+        """The module whose input rows are the vision tower's features, for `RecordSpec.features`.
+
+        The rows of all pictures follow each other in the order of their image tokens; an equal number of neighbouring
+        rows may make one token. None, the default, where a family's rows do not: its features are then the image tokens
+        as they enter the language model, which is the tower's output behind the projector.
+        """
+        return None
 
     @property
     def image_token(self) -> str:

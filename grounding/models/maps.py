@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch import nn
 
 from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
 from grounding.errors import RecordingError
 from grounding.layout import TokenLayout
 from grounding.memory import explain_out_of_memory
+from grounding.models.cell_rows import CellRows, cell_rows
 from grounding.numerics import refuse_overflow
 from grounding.types import AttentionMaps, RecordSpec, Word
 
@@ -30,6 +32,16 @@ class Recordable(Protocol):
     name: str
 
     @property
+    def decoder(self) -> Any:
+        """The language model's module whose `.layers` are the decoder blocks."""
+        ...
+
+    @property
+    def projector(self) -> nn.Module | None:
+        """See `VLM.projector`."""
+        ...
+
+    @property
     def layer_count(self) -> int:
         """L, decoder layers."""
         ...
@@ -44,12 +56,14 @@ class RecordedPass:
         request: what was recorded.
         layouts: per element the layout of its sequence.
         layer_count: L of the model, also where fewer layers were recorded.
+        cells: what the picture's cells carried.
     """
 
     recording: Recording
     request: RowRequest
     layouts: tuple[TokenLayout, ...]
     layer_count: int
+    cells: CellRows
 
     def maps(self, element: int, words: tuple[Word, ...]) -> AttentionMaps:
         """The maps of some of one element's words.
@@ -70,6 +84,7 @@ class RecordedPass:
         values = torch.stack([rows[:, :, group].mean(dim=2) for group in groups], dim=2)  # [L, H, T, K]
         statistics = recording.head_statistics[element] if request.spec.head_statistics else {}
         sinks = recording.residual_sinks
+        logits = self.cells.logits(element, words)
         return AttentionMaps(
             values=values[None].numpy(),  # one step
             layers=() if request.reduces_layers else recording.layers,
@@ -80,6 +95,8 @@ class RecordedPass:
             layer_count=self.layer_count,
             head_statistics={name: table.numpy() for name, table in statistics.items()},
             residual_sinks=None if sinks is None else sinks[element].numpy(),
+            features=self.cells.features[element].numpy() if self.cells.features else None,
+            logits=None if logits is None else logits.numpy(),
         )
 
 
@@ -89,7 +106,7 @@ def record_maps(vlm: Recordable, prepared: Prepared, spec: RecordSpec) -> list[A
     Args:
         vlm: the model.
         prepared: the batch, from the same model.
-        spec: what to record. Its `background_prompt` is not recorded here; see `grounding.source.Backgrounds`.
+        spec: what to record. Its background is not recorded here; see `grounding.source.Backgrounds`.
 
     Returns:
         One maps object per element, its words in the order of `prepared.words`.
@@ -126,11 +143,12 @@ def record_pass(
     with (
         torch.inference_mode(),
         explain_out_of_memory(f"running {vlm.name}", _REMEDY),
+        cell_rows(vlm, inputs, layouts, spec) as cells,
         record(vlm.model, request) as recording,
     ):
         logits = vlm.model(**inputs, use_cache=False, logits_to_keep=1).logits
     refuse_overflow(logits, vlm.name)
-    return RecordedPass(recording, request, layouts, vlm.layer_count)
+    return RecordedPass(recording, request, layouts, vlm.layer_count, cells)
 
 
 def row_request(layouts: Sequence[TokenLayout], words: Sequence[Sequence[Word]], spec: RecordSpec) -> RowRequest:

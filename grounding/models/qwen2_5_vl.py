@@ -24,6 +24,9 @@ class Qwen25VL(VLM):
 
     model_types = ("qwen2_5_vl",)
 
+    # Patches run through the tower in the order of its windows, and the merger's rows are in that order too, so
+    # `projector` stays None: features are the image tokens as they enter the language model.
+
     def check_picture(self, image: Image.Image) -> None:
         """Refuse a picture that `smart_resize` refuses.
 
