@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 from PIL import Image
 
 from evals.ablation import ablations
+from evals.asked_once import AskedOnce
 from evals.bench.segmenter import deepest_point
 from evals.metrics import Outcome, gave_up, judge
 from evals.recordings import shared_recordings
-from grounding.errors import EmptyMapError, ExpressionError, GroundingError
+from grounding.errors import EmptyMapError, ExpressionError, GroundingError, MethodError, RecordingError
 from grounding.methods import Method, run_stages
 from grounding.runs.attempts import attempt_one
 from grounding.scenes.drawing import Scene, draw_scene
 from grounding.scenes.files import scene_seed
 from grounding.scenes.language import Expression, SceneTexts
+from grounding.segmenters.base import Segmenter
 from grounding.segmenters.mask_selection import predict_mask
-from grounding.types import AttentionMaps, BoolArray, PointPrompts
+from grounding.types import AttentionMaps, BoolArray, PointPrompts, RecordSpec
 from pipelines.referring import ReferringSegmentation
 
 FULL = "full method"
@@ -141,6 +143,47 @@ def answer_samples(
     return Answers(tuple(scenes), tuple(kinds), {name: tuple(found) for name, found in outcomes.items()})
 
 
+def fitting(
+    pipe: ReferringSegmentation,
+    methods: Mapping[str, Method],
+    sample: ExpressionSample,
+    left_out: Callable[[str, GroundingError], None],
+) -> dict[str, Method]:
+    """The methods that can be run on the pipeline's source, found out on one sample.
+
+    Args:
+        pipe: the pipeline.
+        methods: by name.
+        sample: any sample that the source can be asked about.
+        left_out: called with the name of a method that does not fit the source, and why.
+    """
+    kept = {}
+    pair = [(sample.image, sample.expression)]
+    for name, method in methods.items():
+        try:
+            spec = method.record_spec(pipe.source.layer_count)
+            (maps,) = pipe.record_maps(pair, spec.without_background(), method)
+            if spec.has_background:
+                maps = replace(maps, background=_background(pipe, pair, spec, method))
+            run_stages(method, maps)
+        except (RecordingError, MethodError) as why:
+            left_out(name, why)
+            continue
+        except (EmptyMapError, ExpressionError):
+            pass  # the sample's words, not the method
+        kept[name] = method
+    return kept
+
+
+def _background(
+    pipe: ReferringSegmentation, pair: list[tuple[Image.Image, str]], spec: RecordSpec, method: Method
+) -> AttentionMaps:
+    try:
+        return pipe.record_backgrounds(pair, spec, method)[0]
+    except ExpressionError as wrong:
+        raise MethodError(f"its background cannot be recorded: {wrong}") from wrong
+
+
 def _sample(
     scene: Scene, expressions: Sequence[Expression], index: int, pick: int, generator: np.random.Generator
 ) -> ExpressionSample:
@@ -165,16 +208,17 @@ def _outcomes(
 ) -> dict[str, Outcome | None]:
     """One sample's outcomes by variant."""
     pipe.encode(sample.image)
+    segmenter = AskedOnce(pipe.segmenter)
     return {
-        **{name: _answer(pipe, sample, recorded[name], method) for name, method in variants.items()},
-        CENTRE: _point(pipe, sample, _centre(sample.image)),
-        OTHER: None if other is None else _answer(pipe, sample, other, pipe.method),
-        TRUTH: _point(pipe, sample, deepest_point(sample.truth)),
+        **{name: _answer(segmenter, sample, recorded[name], method) for name, method in variants.items()},
+        CENTRE: _point(segmenter, sample, _centre(sample.image)),
+        OTHER: None if other is None else _answer(segmenter, sample, other, pipe.method),
+        TRUTH: _point(segmenter, sample, deepest_point(sample.truth)),
     }
 
 
 def _answer(
-    pipe: ReferringSegmentation, sample: ExpressionSample, maps: AttentionMaps | GroundingError, method: Method
+    segmenter: Segmenter, sample: ExpressionSample, maps: AttentionMaps | GroundingError, method: Method
 ) -> Outcome:
     """One variant's answer; a miss where there are no maps, an empty one, or no word that the method reads."""
     if isinstance(maps, GroundingError):
@@ -184,12 +228,13 @@ def _answer(
         points = method.points(heatmap)
     except (EmptyMapError, ExpressionError):
         return gave_up(sample.truth)
-    return judge(points, pipe.ask(heatmap, points, sample.expression, method), sample.truth)
+    segment = predict_mask(segmenter, points, heatmap, method.mask, sample.expression)
+    return judge(points, segment, sample.truth)
 
 
-def _point(pipe: ReferringSegmentation, sample: ExpressionSample, point: PointPrompts) -> Outcome:
+def _point(segmenter: Segmenter, sample: ExpressionSample, point: PointPrompts) -> Outcome:
     """A control's answer: a point that does not come from the model, and the segmenter's own choice of the mask."""
-    return judge(point, predict_mask(pipe.segmenter, point, rule="iou"), sample.truth)
+    return judge(point, predict_mask(segmenter, point, rule="iou"), sample.truth)
 
 
 def _centre(image: Image.Image) -> PointPrompts:

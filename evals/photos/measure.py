@@ -11,8 +11,9 @@ from evals.photos.plan import PhotoPlan
 from evals.photos.pointing import Pointed, noun_samples, point_at, shuffled_hits
 from evals.photos.questions import caption_scores, pope_scores
 from evals.report import change, change_json, score, score_json
-from evals.scenes import CENTRE, FULL, TRUTH, answer_samples
+from evals.scenes import CENTRE, FULL, TRUTH, answer_samples, fitting
 from evals.statistics import Interval, bootstrap, bootstrap_difference, mean_of
+from evals.variants import GENERIC, compared
 from grounding.errors import EvalDataError, GroundingError
 from grounding.models.base import VLM
 from grounding.photos import PhotoSet
@@ -61,10 +62,19 @@ def noun_scores(
     found = nouns(plan.data, photos, plan.seed, lambda photo, error: failed(photo.name, error))[: plan.limit]
     if not found:
         raise EvalDataError(f"{plan.data} has no annotated class on a test photo that can be opened: leave out nouns")
+    vlm = pipe.source
+    asked = vlm.default_question if isinstance(vlm, VLM) else GENERIC
+    others = fitting(
+        pipe,
+        compared(pipe.method, plan.methods, plan.vary, asked),
+        next(noun_samples(found)),
+        lambda name, why: failed(f"method {name}, which is left out", why),
+    )
     answers = answer_samples(
         pipe,
         noun_samples(found),
         ablate=plan.ablate,
+        methods=others,
         advance=advance,
         failed=lambda sample, error: failed(f"photo {sample.scene}, {sample.expression!r}", error),
     )

@@ -93,7 +93,7 @@ _FLAT = 1e-9
 
 
 def _eigenvectors(weights: Float64, count: int) -> tuple[Float64, Float64, Float64]:
-    """Degrees [n], and eigenvalues [m] and vectors [n, m] of (D - W) y = lambda D y behind the constant one, m <= count.
+    """Degrees [n], and eigenvalues [m] and vectors [n, m] of (D - W) y = lambda D y behind the first, m <= count.
 
     Large graphs go through Lanczos' method on D^-1/2 W D^-1/2, whose largest eigenvalues these are.
     """
