@@ -1,4 +1,4 @@
-"""A segmenter that answers an equal prompt on one picture from memory: variants of a method often share their points."""
+"""A segmenter that answers an equal prompt on one picture from memory, since variants of a method share points."""
 
 from __future__ import annotations
 
