@@ -51,7 +51,7 @@ class RankedHeads:
     Attributes:
         ranking: to be stored.
         spearman: rank correlation of the ranked heads' order with their agreement with the masks; None without masks,
-            or of fewer than three heads. The paper reports above 0.7 with the IoU.
+            of fewer than three heads, and where all scores are equal. The paper reports above 0.7 with the IoU.
     """
 
     ranking: HeadRanking
@@ -148,6 +148,8 @@ def _spearman(order: Ranked, scores: Sequence[HeadScores]) -> float | None:
     masked = [one.agreement for one in scores if one.agreement is not None]
     if not masked or len(order) < 3:
         return None
-    on = np.mean(masked, axis=0)
-    found = stats.spearmanr([score for _, _, score in order], [on[layer, head] for layer, head, _ in order]).statistic
-    return float(found) if np.isfinite(found) else None
+    mean = np.mean(masked, axis=0)
+    mine, theirs = [score for _, _, score in order], [mean[layer, head] for layer, head, _ in order]
+    if len(set(mine)) == 1 or len(set(theirs)) == 1:
+        return None  # no order to correlate
+    return float(stats.spearmanr(mine, theirs).statistic)
