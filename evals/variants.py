@@ -58,7 +58,7 @@ def contrasts(method: Method, prompt: str = GENERIC) -> dict[str, Method]:
     rows = next((i for i, stage in enumerate(plain) if stage.name in _ROWS), None)
     if rows is not None:
         for which in ("earlier", "other"):
-            words = OtherWords(which)  # type: ignore[arg-type]  # a literal of the loop
+            words = OtherWords(which)
             found[f"least squares on {which} words"] = _with_stages(method, (*plain[:rows], words, *plain[rows:]))
     return {name: variant for name, variant in found.items() if variant.stages != method.stages}
 

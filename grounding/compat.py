@@ -58,6 +58,14 @@ def hub_commit(name: str, file: str = "config.json") -> str:
     return Path(str(cached_file(name, file))).parent.name  # .../snapshots/COMMIT/FILE
 
 
+def reports_replacements(processor: Any) -> bool:
+    """Whether a transformers processor can report what it wrote in place of image tokens."""
+    from transformers import processing_utils
+
+    known = "return_text_replacement_offsets" in inspect.getsource(processing_utils.ProcessorMixin.__call__)
+    return known and isinstance(processor, processing_utils.ProcessorMixin)
+
+
 @contextmanager
 def looked_up_kernels(wrap: Callable[[str, Kernel], Kernel]) -> Iterator[None]:
     """Wrap every attention kernel that a transformers module looks up inside the block.
@@ -216,14 +224,14 @@ def attention_with_lse(
 
     Returns:
         (output [B, H, Q, Dv], bit for bit that of the function; log-sum-exp [B, H, Q] float32), or None where the
-        chosen kernel gives no sum: attention written out, cuDNN, dropout, gradients, shared key heads, and on a GPU
+        chosen kernel gives no sum: attention written out, dropout, gradients, shared key heads, and on a GPU
         masks and head widths that the kernel would have to pad.
     """
     gradients = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     if dropout_p > 0 or enable_gqa or gradients or query.ndim != 4:
         return None
     kernel = torch._fused_sdp_choice(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
-    flash, efficient = 1, 2  # torch.nn.attention.SDPBackend
+    flash, efficient, cudnn = 1, 2, 3  # torch.nn.attention.SDPBackend
     aten = torch.ops.aten
     if query.device.type == "cpu" and kernel == flash:
         if attn_mask is not None and attn_mask.dtype == torch.bool:
@@ -242,6 +250,11 @@ def attention_with_lse(
         output, lse, *_ = aten._scaled_dot_product_efficient_attention(
             query, key, value, None, True, dropout_p, is_causal, scale=scale
         )
+    elif kernel == cudnn:
+        output, lse, *_ = aten._scaled_dot_product_cudnn_attention(
+            query, key, value, None, True, dropout_p, is_causal, False, scale=scale
+        )
+        lse = lse.squeeze(-1) if lse.ndim == query.ndim else lse
     else:
         return None
     return output, lse[..., : query.shape[2]].float()  # some kernels round the number of queries up

@@ -151,6 +151,11 @@ class TokenLayout(ByValue):
         """(n,) text behind the prompt."""
         return self._text("answer")
 
+    def of_picture(self, picture: int) -> _IntArray:
+        """(n,) positions that belong to one picture: its cells and separators, ascending."""
+        parts = [span.positions for span in self.spans if not isinstance(span, TextSpan) and span.picture == picture]
+        return _joined(parts)
+
     def extended(self, answer_length: int) -> TokenLayout:
         """The layout with an answer of `answer_length` tokens behind the sequence."""
         stop = self.length + answer_length

@@ -11,23 +11,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipelines.answer_maps import AnswerMaps, MappedAnswer
     from pipelines.describe import FaithfulDescription
     from pipelines.referring import ReferringSegmentation
-    from pipelines.results import Caption, Description, NounSupport, ReferringResult
+    from pipelines.results import Caption, Description, MappedWord, NounSupport, ReferringResult
 
 __all__ = [
+    "AnswerMaps",
     "Caption",
     "Description",
     "FaithfulDescription",
+    "MappedAnswer",
+    "MappedWord",
     "NounSupport",
     "ReferringResult",
     "ReferringSegmentation",
 ]
 
 _HOMES = {
+    "AnswerMaps": "pipelines.answer_maps",
     "Caption": "pipelines.results",
     "Description": "pipelines.results",
     "FaithfulDescription": "pipelines.describe",
+    "MappedAnswer": "pipelines.answer_maps",
+    "MappedWord": "pipelines.results",
     "NounSupport": "pipelines.results",
     "ReferringResult": "pipelines.results",
     "ReferringSegmentation": "pipelines.referring",

@@ -16,7 +16,7 @@ from grounding.geometry import uncovered_share
 from grounding.images import notes_of
 from grounding.layout import ImageGrid
 from grounding.maps.support import VisualSupport
-from grounding.types import Heatmap, PointPrompts, Segment, StageReport
+from grounding.types import Heatmap, PointPrompts, Segment, StageReport, WordKind
 from pipelines.writers import FORMATS, Format, write_noun_sheet, write_result
 
 if TYPE_CHECKING:
@@ -139,6 +139,26 @@ def picture_notes(image: Image.Image, grids: Sequence[ImageGrid]) -> tuple[str, 
     share = "more than 99%" if unseen >= 0.995 else f"{unseen:.0%}"  # nearly all is not called all
     note = (f"{share} of the picture lies outside what the model sees, so nothing there can be found",)
     return (*notes_of(image), *(note if unseen >= LEAST_UNSEEN else ()))
+
+
+@dataclass(frozen=True)
+class MappedWord:
+    """A word of an answer, and where it attends.
+
+    Attributes:
+        text: the word as written.
+        span: (start, end) characters in the answer, end exclusive.
+        kind: what the word is; stop words have maps too.
+        share: how much of the word's attention falls on the picture, in [0, 1]: the mean over the method's layers and
+            all heads.
+        map: where, [h, w] in [0, 1] over the whole image; its largest value is 1 however small the share is.
+    """
+
+    text: str
+    span: tuple[int, int]
+    kind: WordKind
+    share: float
+    map: Heatmap = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from grounding import compat
@@ -221,3 +222,11 @@ def test_settings_that_differ_by_layer_are_read_layer_by_layer() -> None:
     mixed = transformers.Gemma4TextConfig(num_hidden_layers=2, layer_types=layers, head_dim=8, global_head_dim=16)
     assert compat.layer_settings(mixed, "head_dim") == [8, 16]
     assert compat.layer_settings(mixed, "num_attention_heads") == [8, 8]
+
+
+def test_processors_that_report_what_they_wrote_for_a_picture_are_known() -> None:
+    _, processor = tiny_llava()
+    picture = Image.new("RGB", (30, 30))
+    found = processor(images=[picture], text=["<image> dog"], return_text_replacement_offsets=True)
+    assert compat.reports_replacements(processor) == ("text_replacement_offsets" in found)
+    assert not compat.reports_replacements(object())

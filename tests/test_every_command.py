@@ -160,6 +160,7 @@ OPTIONS: dict[str, Callable[[Data], tuple[str, ...]]] = {
     "eval run scenes-hallucination": lambda data: ("--scenes", "2"),
     "eval scenes": lambda data: ("--limit", "2"),
     "lab": lambda data: ("--plan", plan(data)),
+    "look": lambda data: (picture(data),),
     "segment": lambda data: (picture(data), f"the {data.thing}"),
 }
 SMALL = {

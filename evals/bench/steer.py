@@ -203,7 +203,7 @@ class _SteerRunner:
         import numpy as np
         from PIL import Image
 
-        from grounding.models.qwen2_5_vl import Qwen25VL
+        from grounding.models.qwen_vl import QwenVL
         from grounding.models.tiny import tiny_qwen2_5_vl
         from grounding.steering.baselines.pai import TextGuidance
         from grounding.steering.decoding import Decoding
@@ -218,7 +218,7 @@ class _SteerRunner:
         )
         model.generation_config.eos_token_id = None
         self.size = size
-        self.vlm = Qwen25VL(model, processor, "random")
+        self.vlm = QwenVL(model, processor, "random")
         self.decoding = Decoding(max_new_tokens=size.new_tokens)
         self.steering = {
             "plain": None,

@@ -90,7 +90,7 @@ def contrast_scores(vlm: VLM, sample: HeadSample, row: Row) -> tuple[FloatArray,
 
 def _parts(vlm: VLM, layer: nn.Module, outputs: Tensor, index: int) -> Tensor:
     """What each head adds to the difference, [H, E] on the CPU."""
-    weight = output_projection(layer).weight.detach().float()  # type: ignore[union-attr, operator]  # a linear layer's
+    weight = output_projection(layer).weight.detach().float()  # type: ignore[operator]  # a linear layer's
     change = (outputs[0] - outputs[1]).view(vlm.head_count, -1)  # [H, Dv]
     matrix = weight.view(weight.shape[0], vlm.head_count, -1).to(change.device)  # [E, H, Dv]
     return torch.einsum("ehd,hd->he", matrix, change).cpu()

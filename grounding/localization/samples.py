@@ -88,7 +88,7 @@ def manifest_samples(file: Path) -> list[Source]:
         schema.build(_Line, data, where, ManifestError) for where, data in read_manifest(file, "image and expression")
     ]
     said = [line.expression for line in lines]
-    found = []
+    found: list[Source] = []
     for index, line in enumerate(lines):
         others = [one for one in (*said[index + 1 :], *said[:index]) if one != line.expression]
         other = line.other or (others[0] if others else None)

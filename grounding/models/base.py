@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-from grounding.errors import ModelError
+from grounding.compat import reports_replacements
+from grounding.errors import ImageError, ModelError
 from grounding.layout import ImageGrid, TokenLayout
 from grounding.models.chat import Rendered, render
 from grounding.models.maps import record_maps
 from grounding.models.own_words import OwnWords
+from grounding.models.picture import Picture, Pictures, nested, written_texts
 from grounding.models.placement import Tokens
 from grounding.models.prepared import Prepared, last_word
 from grounding.source import SLOT
@@ -57,6 +59,12 @@ class VLM(ABC):
     model_types: ClassVar[tuple[str, ...]]
     family_words: ClassVar[OwnWords] = OwnWords()
     """Words of every checkpoint of the family that declares none of its own."""
+    takes_several: ClassVar[bool] = True
+    """Whether one prompt may have several pictures."""
+    nests_pictures: ClassVar[bool] = False
+    """Whether the processor takes one list of pictures per prompt instead of one list for the batch."""
+    template_options: ClassVar[Mapping[str, Any]] = {}
+    """Variables of the chat template; `enable_thinking` where a thinking model is to answer at once."""
 
     def __init__(self, model: Any, processor: Any, name: str = "", finder: NounFinder | None = None) -> None:
         self.model = model
@@ -114,48 +122,39 @@ class VLM(ABC):
 
     @property
     def image_token(self) -> str:
-        """The text of an image token in a rendered prompt."""
+        """What the chat template writes for a picture."""
         return str(self.processor.image_token)
 
     @property
     def image_token_id(self) -> int:
-        """The id of `image_token`."""
+        """The id of the tokens that the vision tower's outputs replace."""
         return int(self.tokenizer.convert_tokens_to_ids(self.image_token))
 
     @abstractmethod
-    def grids(
-        self, index: int, image_size: tuple[int, int], positions: IntArray, inputs: Mapping[str, Any]
-    ) -> tuple[ImageGrid, ...]:
+    def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
         """The grids of one picture.
 
         Args:
-            index: element of the batch.
-            image_size: (width, height) of the original picture in pixels.
-            positions: (n,) positions of tokens with the id `image_token_id` in the padded sequence.
-            inputs: the processor's output for the batch.
+            picture: the picture and the processor's output.
+            positions: (n,) positions of its tokens with the id `image_token_id` in the padded sequence.
 
         Returns:
-            The grids; their positions are among `positions`.
+            The grids; their positions are among `positions`. Tokens of the picture that are in no grid become
+            separators. `ImageGrid.picture` need not be set.
 
         Raises:
-            ModelError: the image tokens do not make up the grid that the picture's size asks for.
+            ModelError: the image tokens do not make up the grids that the picture's size asks for.
         """
 
-    def picture_tokens(
-        self, index: int, image_size: tuple[int, int], count: int, inputs: Mapping[str, Any]
-    ) -> Sequence[int]:
-        """The token ids that the processor puts in place of a prompt's image token.
+    def picture_text(self, picture: Picture) -> str:
+        """The text that the processor puts in place of a picture's image token.
 
-        A family whose processor writes row, column or tile separators between image tokens overrides this method; the
-        default is the image token `count` times. `prepare` compares the ids with those that the processor made.
+        `prepare` compares its tokens with those that the processor made.
 
         Args:
-            index: element of the batch.
-            image_size: (width, height) of the original picture in pixels.
-            count: how many tokens of the processor's output have the id `image_token_id`.
-            inputs: the processor's output for the batch.
+            picture: `picture.text` is what the processor reports, or the image token repeated.
         """
-        return [self.image_token_id] * count
+        return picture.text
 
     def check_picture(self, image: Image.Image) -> None:  # noqa: B027 - most families accept every picture
         """Refuse a picture that the image processor cannot take.
@@ -164,14 +163,20 @@ class VLM(ABC):
             ImageError: the picture's size is outside the processor's limits.
         """
 
+    def render(self, template: str, expression: str, pictures: int) -> Rendered:
+        """Put an expression into a prompt and the prompt into the chat template; see `grounding.models.chat.render`."""
+        return render(self.processor, template, expression, self.image_token, pictures, self.template_options)
+
     def maps(
         self,
-        images: Sequence[Image.Image],
+        images: Pictures,
         expressions: Sequence[str],
         spec: RecordSpec,
         prompt: str | None = None,
     ) -> list[AttentionMaps]:
         """Record the attention maps of one batch; see `grounding.source.MapSource`.
+
+        An expression may have several pictures; it has one maps object for each of them, in order.
 
         Raises:
             ExpressionError: see `prepare`.
@@ -181,12 +186,12 @@ class VLM(ABC):
         """
         return record_maps(self, self.prepare(images, expressions, prompt), spec)
 
-    def prepare(self, images: Sequence[Image.Image], expressions: Sequence[str], prompt: str | None = None) -> Prepared:
+    def prepare(self, images: Pictures, expressions: Sequence[str], prompt: str | None = None) -> Prepared:
         """Build one batch of pictures with a referring expression each.
 
         Args:
-            images: RGB pictures, one per expression.
-            expressions: one per picture.
+            images: RGB pictures, one per expression, or a list of several for one prompt.
+            expressions: one per picture or list of pictures.
             prompt: template with one `{expression}`, or a generic prompt without it; `default_prompt` where None.
 
         Returns:
@@ -195,25 +200,25 @@ class VLM(ABC):
         Raises:
             ExpressionError: an expression is empty, has stop words only or words outside a closed vocabulary, or
                 contains one of the model's control tokens.
-            ImageError: see `check_picture`.
+            ImageError: see `check_picture`, or several pictures for a model that takes one.
             ModelError: tokens, text and image cells do not agree for this model.
         """
-        self._check_batch(images, expressions, "expression")
+        pictures = self._checked(images, expressions, "expression")
         template = self.default_prompt if prompt is None else prompt
         has_expression = SLOT in template
         # Words first, so that a bad expression is refused before the pictures are resized.
         words = [parse(e, self.finder) if has_expression else split_words(template) for e in expressions]
-        rendered = [render(self.processor, template, expression, self.image_token) for expression in expressions]
-        return self._encode(images, rendered, words, has_expression)
+        rendered = [self.render(template, e, len(own)) for e, own in zip(expressions, pictures, strict=True)]
+        return self._encode(pictures, rendered, words, has_expression)
 
-    def prepare_questions(self, images: Sequence[Image.Image], questions: Sequence[str]) -> Prepared:
+    def prepare_questions(self, images: Pictures, questions: Sequence[str]) -> Prepared:
         """Build one batch of pictures with a question or an instruction each, to be answered.
 
         Unlike an expression a question may have stop words only; its words are all words of the text.
 
         Args:
-            images: RGB pictures, one per question.
-            questions: one per picture.
+            images: RGB pictures, one per question, or a list of several for one question.
+            questions: one per picture or list of pictures.
 
         Returns:
             The batch, on the model's device.
@@ -221,78 +226,101 @@ class VLM(ABC):
         Raises:
             ExpressionError: a question has words outside a closed vocabulary, or contains one of the model's control
                 tokens.
-            ImageError: see `check_picture`.
+            ImageError: see `prepare`.
             ModelError: tokens, text and image cells do not agree for this model.
         """
-        self._check_batch(images, questions, "question")
-        rendered = [render(self.processor, SLOT, question, self.image_token) for question in questions]
-        return self._encode(images, rendered, [split_words(question) for question in questions], False)
+        pictures = self._checked(images, questions, "question")
+        rendered = [self.render(SLOT, q, len(own)) for q, own in zip(questions, pictures, strict=True)]
+        return self._encode(pictures, rendered, [split_words(question) for question in questions], False)
 
-    def _check_batch(self, images: Sequence[Image.Image], texts: Sequence[str], what: str) -> None:
+    def _checked(self, images: Pictures, texts: Sequence[str], what: str) -> list[list[Image.Image]]:
+        """The pictures of each text."""
         if len(images) != len(texts) or not images:
             raise ValueError(f"{len(images)} pictures for {len(texts)} {what}s: one picture per {what} is needed")
+        pictures = nested(images)
         for text in texts:
             refuse_broken_text(text)
             refuse_control_tokens(text, self.image_token, self.tokenizer, self.name)
-        for image in images:
-            self.check_picture(image)
+        for own in pictures:
+            if len(own) != 1 and (not own or not self.takes_several):
+                raise ImageError(
+                    f"{self.name} takes {'one picture or more' if self.takes_several else 'one picture'} for each "
+                    f"{what}, got {len(own)}: give one picture for each {what}"
+                )
+            for image in own:
+                self.check_picture(image)
+        return pictures
 
     def _encode(
         self,
-        images: Sequence[Image.Image],
+        pictures: Sequence[Sequence[Image.Image]],
         rendered: Sequence[Rendered],
         words: Sequence[Sequence[Word]],
         has_expression: bool,
     ) -> Prepared:
-        batch = self.processor(
-            images=list(images),
-            text=[one.text for one in rendered],
+        batch = self._processed(pictures, rendered)
+        placed, layouts, index = [], [], 0
+        for element, own in enumerate(pictures):
+            described = [
+                Picture((int(image.width), int(image.height)), index + number, element, number, len(own) == 1, batch)
+                for number, image in enumerate(own)
+            ]
+            index += len(own)
+            found, layout = self._place(rendered[element], words[element], described, has_expression)
+            placed.append(found)
+            layouts.append(layout)
+        return Prepared(self._to_device(batch), tuple(placed), tuple(layouts))
+
+    def _processed(self, pictures: Sequence[Sequence[Image.Image]], rendered: Sequence[Rendered]) -> Mapping[str, Any]:
+        """The processor's output for a batch."""
+        # Processors since transformers 5.14 say on request what they wrote in place of the image tokens.
+        reports = {"return_text_replacement_offsets": True} if reports_replacements(self.processor) else {}
+        return self.processor(
+            images=[list(own) for own in pictures] if self.nests_pictures else [one for own in pictures for one in own],
+            text=[self.given_text(one) for one in rendered],
             return_tensors="pt",
             padding=True,
             padding_side="left",
             add_special_tokens=self._adds_special_tokens(rendered[0].text),
+            **reports,
         )
-        placed, layouts = [], []
-        for index, image in enumerate(images):
-            own, layout = self._place(
-                index, rendered[index], words[index], (int(image.width), int(image.height)), batch, has_expression
-            )
-            placed.append(own)
-            layouts.append(layout)
-        return Prepared(self._to_device(batch), tuple(placed), tuple(layouts))
+
+    def given_text(self, rendered: Rendered) -> str:
+        """The text that the processor is given, where it adds to it by itself; else the rendered prompt."""
+        return rendered.text
 
     def _place(
-        self,
-        index: int,
-        rendered: Rendered,
-        words: Sequence[Word],
-        image_size: tuple[int, int],
-        batch: Mapping[str, Any],
-        has_expression: bool,
+        self, rendered: Rendered, words: Sequence[Word], pictures: Sequence[Picture], has_expression: bool
     ) -> tuple[tuple[Word, ...], TokenLayout]:
         """The words and the layout of one element."""
-        ids: IntArray = batch["input_ids"][index].numpy()
-        real = batch["attention_mask"][index].numpy().astype(bool)
+        batch, element = pictures[0].inputs, pictures[0].element
+        ids: IntArray = batch["input_ids"][element].numpy()
+        real = batch["attention_mask"][element].numpy().astype(bool)
         if not real[-1]:
             raise ModelError(
                 f"the processor of {self.name} padded on the right, expected the left: update transformers"
             )
         padding = int(real.argmax())
-        image = np.flatnonzero(ids == self.image_token_id).astype(np.int64)
-        grids = self.grids(index, image_size, image, batch)
-        tokens = Tokens.of(self.tokenizer, rendered, self.image_token_id, self._adds_special_tokens(rendered.text))
-        picture = self.picture_tokens(index, image_size, len(image), batch)
-        expected = tokens.expanded(picture)
-        if expected != ids[padding:].tolist():
+        image = ids == self.image_token_id
+        texts = written_texts(batch, element, self.image_token, len(pictures), int(image.sum()))
+        pictures = [replace(picture, text=text) for picture, text in zip(pictures, texts, strict=True)]
+        texts = [self.picture_text(picture) for picture in pictures]
+        tokens = Tokens.of(self.tokenizer, rendered, self.image_token, texts, self._adds_special_tokens(rendered.text))
+        if list(tokens.ids) != ids[padding:].tolist():
+            counts = ", ".join(str(len(own)) for own in tokens.pictures)
             raise ModelError(
-                f"the processor of {self.name} made {len(ids) - padding} tokens that differ from the {len(expected)} "
-                f"tokens of its own rendered prompt, so words cannot be placed: expected {len(picture)} tokens in "
-                "place of the prompt's image token"
+                f"the processor of {self.name} made {len(ids) - padding} tokens that differ from the "
+                f"{len(tokens.ids)} tokens of its own rendered prompt, so words cannot be placed: expected {counts} "
+                "tokens in place of the prompt's image token"
             )
-        own = tokens.place(words, tokens.positions(padding, len(picture)))
+        own = tokens.place(words, padding)
         for word in own:
             refuse_unknown(word.text, [int(ids[p]) for p in word.positions], self.tokenizer, self.name)
-        layout = tokens.layout(padding, len(picture), grids, image_size, has_expression)
+        grids = [
+            [replace(grid, picture=picture.number) for grid in self.grids(picture, at[image[at]])]
+            for picture, at in zip(pictures, (padding + at for at in tokens.pictures), strict=True)
+        ]
+        layout = tokens.layout(padding, grids, [picture.size for picture in pictures], has_expression)
         return (*own, last_word(len(ids) - 1)), layout
 
     def _adds_special_tokens(self, text: str) -> bool:

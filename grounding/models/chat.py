@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ class Rendered:
     """A prompt after the chat template.
 
     Attributes:
-        text: the whole prompt, with one image token for the picture.
+        text: the whole prompt, with one image token per picture.
         span: (start, end) characters in `text` of the user's expression, or of the whole prompt where it has no slot.
             `start` is the position of the expression's first character, also where the template trims its blanks.
     """
@@ -26,7 +27,14 @@ class Rendered:
     span: tuple[int, int]
 
 
-def render(processor: Any, template: str, expression: str, image_token: str) -> Rendered:
+def render(
+    processor: Any,
+    template: str,
+    expression: str,
+    image_token: str,
+    pictures: int = 1,
+    options: Mapping[str, Any] | None = None,
+) -> Rendered:
     """Put an expression into a prompt and the prompt into the processor's chat template.
 
     The expression is found by marking its ends with private-use characters in a second rendering, so its words may
@@ -37,13 +45,15 @@ def render(processor: Any, template: str, expression: str, image_token: str) -> 
         processor: a processor with a chat template.
         template: the prompt with at most one `{expression}`.
         expression: the words for the slot; without a slot they are not used.
-        image_token: the text of one image token.
+        image_token: what the chat template writes for a picture.
+        pictures: how many pictures stand before the text.
+        options: variables of the chat template, such as `enable_thinking`.
 
     Returns:
         The rendered prompt.
 
     Raises:
-        ModelError: there is no chat template, it does not place exactly one image, or it rewrites the text it is given;
+        ModelError: there is no chat template, it does not place each picture once, or it rewrites the text it is given;
             or the prompt has more than one slot.
     """
     if template.count(SLOT) > 1:
@@ -54,24 +64,28 @@ def render(processor: Any, template: str, expression: str, image_token: str) -> 
         before, words = "", template
     # Templates may trim their text; trimming it first keeps both renderings equal.
     core = words.strip()
-    plain = _chat(processor, (before + core + after).strip())
-    marked = _chat(processor, (before + _OPEN + core + _CLOSE + after).strip())
+    plain, marked = (
+        _chat(processor, text.strip(), pictures, options or {})
+        for text in (before + core + after, before + _OPEN + core + _CLOSE + after)
+    )
     start = marked.rfind(_OPEN)
-    if start < 0 or marked.replace(_OPEN, "").replace(_CLOSE, "") != plain or plain.count(image_token) != 1:
+    if start < 0 or marked.replace(_OPEN, "").replace(_CLOSE, "") != plain or plain.count(image_token) != pictures:
+        places = "one image" if pictures == 1 else f"{pictures} images"
         raise ModelError(
-            "the chat template does not place one image and the prompt's text unchanged, so words cannot be found in "
-            "it: use a model whose processor has a chat template for an image followed by text"
+            f"the chat template does not place {places} and the prompt's text unchanged, so words cannot be found in "
+            "it: use a model whose processor has a chat template for images followed by text"
         )
     start -= marked[:start].count(_OPEN) + marked[:start].count(_CLOSE)
     lead = len(words) - len(words.lstrip())
     return Rendered(plain, (start - lead, start + len(core)))
 
 
-def _chat(processor: Any, text: str) -> str:
+def _chat(processor: Any, text: str, pictures: int, options: Mapping[str, Any]) -> str:
     if not getattr(processor, "chat_template", None):
         raise ModelError(
             f"the processor {type(processor).__name__} has no chat template: use an instruction-tuned model, or put a "
             "chat_template.jinja beside the weights"
         )
-    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
-    return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    content = [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": text}]
+    messages = [{"role": "user", "content": content}]
+    return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **options))

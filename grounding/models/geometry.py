@@ -57,6 +57,11 @@ def viewed_box(
     return (left, top, left + used_hw[1] * scale_x, top + used_hw[0] * scale_y)
 
 
+def whole(image_size: tuple[int, int]) -> Box:
+    """The box of a picture of (width, height) pixels."""
+    return (0.0, 0.0, float(image_size[0]), float(image_size[1]))
+
+
 def _resized(frame: tuple[int, int], image_processor: Any) -> tuple[int, int]:
     """(width, height) after the processor's resize, as `TorchvisionBackend.resize` and `PilBackend.resize` do it."""
     size = image_processor.size

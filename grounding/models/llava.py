@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import nn
 
 from grounding.errors import ModelError
 from grounding.layout import ImageGrid
 from grounding.models.base import VLM
 from grounding.models.geometry import viewed_box
+from grounding.models.picture import Picture
 from grounding.types import IntArray
 
 
@@ -30,11 +28,9 @@ class Llava(VLM):
         found: nn.Module = self.model.model.multi_modal_projector
         return found
 
-    def grids(
-        self, index: int, image_size: tuple[int, int], positions: IntArray, inputs: Mapping[str, Any]
-    ) -> tuple[ImageGrid, ...]:
+    def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
         """One grid of patches; see `VLM.grids`."""
-        height, width = (int(side) for side in inputs["pixel_values"][index].shape[-2:])
+        height, width = (int(side) for side in picture.inputs["pixel_values"][picture.index].shape[-2:])
         patch = int(self.model.config.vision_config.patch_size)
         rows, columns = height // patch, width // patch
         extra = len(positions) - rows * columns
@@ -45,5 +41,5 @@ class Llava(VLM):
                 f"{rows * columns}; make patch_size, num_additional_image_tokens and vision_feature_select_strategy "
                 "of its processor agree with its config"
             )
-        box = viewed_box(image_size, self.processor.image_processor, (height, width), (rows * patch, columns * patch))
+        box = viewed_box(picture.size, self.processor.image_processor, (height, width), (rows * patch, columns * patch))
         return (ImageGrid(positions[extra:], (rows, columns), box),)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -65,14 +66,15 @@ class RecordedPass:
     layer_count: int
     cells: CellRows
 
-    def maps(self, element: int, words: tuple[Word, ...]) -> AttentionMaps:
-        """The maps of some of one element's words.
+    def maps(self, element: int, words: tuple[Word, ...], picture: int = 0) -> AttentionMaps:
+        """The maps of some of one element's words over one of its pictures.
 
         A word of several tokens is the mean of its tokens' rows.
 
         Args:
             element: index in the batch.
             words: words whose tokens are among the recorded queries.
+            picture: which picture of the element's prompt.
 
         Notes:
             Averaging a word's tokens is our choice; the papers' words are single tokens.
@@ -81,7 +83,9 @@ class RecordedPass:
         row_of = {position: row for row, position in enumerate(request.queries[element])}
         rows = recording.prefill[element]  # [L, H, R, K]
         groups = [[row_of[position] for position in word.positions] for word in words]
-        values = torch.stack([rows[:, :, group].mean(dim=2) for group in groups], dim=2)  # [L, H, T, K]
+        keys = layout.of_picture(picture)
+        columns = np.searchsorted(layout.image, keys)
+        values = torch.stack([rows[:, :, group].mean(dim=2) for group in groups], dim=2)[..., columns]  # [L, H, T, K]
         statistics = recording.head_statistics[element] if request.spec.head_statistics else {}
         sinks = recording.residual_sinks
         logits = self.cells.logits(element, words)
@@ -89,14 +93,14 @@ class RecordedPass:
             values=values[None].numpy(),  # one step
             layers=() if request.reduces_layers else recording.layers,
             words=words,
-            keys=layout.image,
-            grids=layout.grids,
-            image_size=layout.image_sizes[0],
+            keys=keys,
+            grids=tuple(grid for grid in layout.grids if grid.picture == picture),
+            image_size=layout.image_sizes[picture],
             layer_count=self.layer_count,
             head_statistics={name: table.numpy() for name, table in statistics.items()},
-            residual_sinks=None if sinks is None else sinks[element].numpy(),
-            features=self.cells.features[element].numpy() if self.cells.features else None,
-            logits=None if logits is None else logits.numpy(),
+            residual_sinks=None if sinks is None else sinks[element].numpy()[:, columns],
+            features=self.cells.features[element].numpy()[columns] if self.cells.features else None,
+            logits=None if logits is None else logits.numpy()[:, columns],
         )
 
 
@@ -109,7 +113,8 @@ def record_maps(vlm: Recordable, prepared: Prepared, spec: RecordSpec) -> list[A
         spec: what to record. Its background is not recorded here; see `grounding.source.Backgrounds`.
 
     Returns:
-        One maps object per element, its words in the order of `prepared.words`.
+        One maps object per picture, by element and then in the order of its prompt, the words in the order of
+        `prepared.words`.
 
     Raises:
         BudgetError: the rows need more bytes than the spec allows.
@@ -117,7 +122,11 @@ def record_maps(vlm: Recordable, prepared: Prepared, spec: RecordSpec) -> list[A
         ModelError: out of memory, or an output that is not finite.
     """
     found = record_pass(vlm, prepared.inputs, prepared.layouts, prepared.words, spec)
-    return [found.maps(element, words) for element, words in enumerate(prepared.words)]
+    return [
+        found.maps(element, words, picture)
+        for element, words in enumerate(prepared.words)
+        for picture in range(len(prepared.layouts[element].image_sizes))
+    ]
 
 
 def record_pass(

@@ -19,7 +19,12 @@ FAMILIES: Registry[VLM] = Registry(
     "grounding.families",
     {
         "llava": "grounding.models.llava:Llava",
-        "qwen2_5_vl": "grounding.models.qwen2_5_vl:Qwen25VL",
+        "llava_next": "grounding.models.llava_next:LlavaNext",
+        "llava_onevision": "grounding.models.llava_next:LlavaOnevision",
+        "qwen2_5_vl": "grounding.models.qwen_vl:QwenVL",
+        "qwen2_vl": "grounding.models.qwen_vl:QwenVL",
+        "qwen3_vl": "grounding.models.qwen_vl:QwenVL",
+        "qwen3_vl_moe": "grounding.models.qwen_vl:QwenVL",
     },
     base="grounding.models.base:VLM",
     error=ModelError,

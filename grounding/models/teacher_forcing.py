@@ -45,7 +45,7 @@ class TextMaps:
 
 
 def teacher_forced_maps(
-    vlm: VLM, prepared: Prepared, token_ids: Sequence[Sequence[int]], spec: RecordSpec
+    vlm: VLM, prepared: Prepared, token_ids: Sequence[Sequence[int]], spec: RecordSpec, picture: int = 0
 ) -> list[TextMaps]:
     """Record the nouns of texts with the unsteered model under teacher forcing.
 
@@ -60,6 +60,7 @@ def teacher_forced_maps(
         token_ids: per element the tokens of the text; tokens from the first end token on are ignored.
         spec: what to record. Head statistics are over the queries of question and text. The `background_prompt` is
             not recorded here.
+        picture: which picture of each prompt the maps are of.
 
     Returns:
         The maps of one text per element. A noun without a token of its own is left out.
@@ -85,8 +86,8 @@ def teacher_forced_maps(
         TextMaps(
             text.text,
             text.phrases,
-            tuple(found.maps(element, words) for words in text.words),
-            found.maps(element, text.reference_words),
+            tuple(found.maps(element, words, picture) for words in text.words),
+            found.maps(element, text.reference_words, picture),
         )
         for element, text in enumerate(texts)
     ]

@@ -9,6 +9,11 @@ DESCRIBE = Command(
     "pipelines.commands.describe:DescribeCommand",
     group="Use",
 )
+LOOK = Command(
+    "answer a question about an image, with a map for every word of the answer",
+    "pipelines.commands.look:LookCommand",
+    group="Use",
+)
 SEGMENT = Command(
     "segment what a referring expression means, in one image, many, or a manifest",
     "pipelines.commands.segment:SegmentCommand",

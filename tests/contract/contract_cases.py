@@ -1,4 +1,4 @@
-"""The one table of models under contract: every family of `TINY`, and variants of a family."""
+"""The models on which recording and steering are tested in depth; every family is tested in `test_family.py`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Any
 
 from grounding.models.base import VLM
 from grounding.models.registry import family_class
-from grounding.models.tiny import TINY, TinyModel, tiny_llava_gqa
+from grounding.models.tiny import TinyModel, tiny_llava, tiny_llava_gqa, tiny_qwen2_5_vl
 
 # A variant's name is its model type, a slash, and what differs.
-BUILDERS: dict[str, Callable[..., TinyModel]] = {**TINY, "llava/grouped-query": tiny_llava_gqa}
+BUILDERS: dict[str, Callable[..., TinyModel]] = {
+    "llava": tiny_llava,
+    "qwen2_5_vl": tiny_qwen2_5_vl,
+    "llava/grouped-query": tiny_llava_gqa,
+}
 
 
 def build_vlm(name: str, build: Callable[..., TinyModel] | None = None) -> VLM:

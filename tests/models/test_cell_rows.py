@@ -11,7 +11,7 @@ from grounding.diffusion.sequence import Placement
 from grounding.errors import BudgetError, RecordingError
 from grounding.models.cell_rows import cell_rows
 from grounding.models.llava import Llava
-from grounding.models.qwen2_5_vl import Qwen25VL
+from grounding.models.qwen_vl import QwenVL
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
 from grounding.types import RecordSpec
 
@@ -59,7 +59,7 @@ def test_recording_them_changes_no_attention_and_leaves_no_hook(llava) -> None:
 
 
 def test_a_family_without_a_projector_gives_its_image_tokens() -> None:
-    vlm = Qwen25VL(*tiny_qwen2_5_vl())
+    vlm = QwenVL(*tiny_qwen2_5_vl())
     images, words = [picture(0), picture(1)], ["the red star", "a dog"]
     prepared = vlm.prepare(images, words)
     found = vlm.maps(images, words, SPEC)

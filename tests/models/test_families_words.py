@@ -9,7 +9,7 @@ from PIL import Image
 from grounding.errors import ExpressionError, ImageError, ModelError
 from grounding.models.base import VLM
 from grounding.models.llava import Llava
-from grounding.models.qwen2_5_vl import Qwen25VL
+from grounding.models.qwen_vl import QwenVL
 from grounding.models.registry import FAMILIES, family_class
 from grounding.models.tiny import TINY, tiny_llava, tiny_qwen2_5_vl
 from grounding.types import WordKind
@@ -229,23 +229,23 @@ def test_llava_refuses_tokens_that_are_no_grid() -> None:
 
 @pytest.mark.parametrize(("size", "shape"), [((112, 56), (2, 4)), ((56, 140), (5, 2)), ((10, 10), (2, 2))])
 def test_qwens_grid_follows_the_picture(size: tuple[int, int], shape: tuple[int, int]) -> None:
-    grid = Qwen25VL(*tiny_qwen2_5_vl()).prepare([picture(*size)], ["dog"]).layouts[0].grids[0]
+    grid = QwenVL(*tiny_qwen2_5_vl()).prepare([picture(*size)], ["dog"]).layouts[0].grids[0]
     assert grid.shape == shape
     assert grid.box_xyxy == (0, 0, *size)
 
 
 def test_qwen_refuses_what_smart_resize_refuses() -> None:
     with pytest.raises(ImageError, match="1x300 px is too long"):
-        Qwen25VL(*tiny_qwen2_5_vl()).prepare([picture(1, 300)], ["dog"])
+        QwenVL(*tiny_qwen2_5_vl()).prepare([picture(1, 300)], ["dog"])
     with pytest.raises(ImageError, match="300x1 px is too long"):
-        Qwen25VL(*tiny_qwen2_5_vl()).prepare_questions([picture(300, 1)], ["What is it?"])
+        QwenVL(*tiny_qwen2_5_vl()).prepare_questions([picture(300, 1)], ["What is it?"])
 
 
 def test_qwen_refuses_tokens_that_are_no_grid() -> None:
     model, processor = tiny_qwen2_5_vl()
     model.config.vision_config.spatial_merge_size = 4
     with pytest.raises(ModelError, match="expected 1 frame and"):
-        Qwen25VL(model, processor).prepare([picture()], ["dog"])
+        QwenVL(model, processor).prepare([picture()], ["dog"])
 
 
 def test_unknown_model_types_name_the_known_ones() -> None:

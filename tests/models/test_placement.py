@@ -13,11 +13,13 @@ from grounding.errors import ModelError
 from grounding.layout import ImageGrid, Separator
 from grounding.models.llava import Llava
 from grounding.models.maps import record_maps
-from grounding.models.tiny import LLAVA_TEMPLATE, tiny_llava
+from grounding.models.tiny import tiny_llava
+from grounding.models.tiny.llava import LLAVA_TEMPLATE
 from grounding.text.tiny import byte_tokenizer
 from grounding.types import RecordSpec
 
 SIDE = 4  # cells along each side of a picture
+HALF = ("<image>" * SIDE + "<row>") * (SIDE // 2) + "<tile>"
 PICTURES = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (60, 80, 3), dtype=np.uint8)) for i in range(2)]
 WORDS = ["dog", "the red elephant left of the dog"]
 
@@ -28,13 +30,11 @@ class RowsOfLlava(Llava):
     The halves stand for tiles: each has its own grid.
     """
 
-    def picture_tokens(self, index, image_size, count, inputs):
-        row, tile = self.tokenizer.convert_tokens_to_ids(["<row>", "<tile>"])
-        half = [token for _ in range(SIDE // 2) for token in [*[self.image_token_id] * SIDE, row]] + [tile]
-        return half * 2
+    def picture_text(self, picture):
+        return HALF * 2
 
-    def grids(self, index, image_size, positions, inputs):
-        (whole,) = super().grids(index, image_size, positions, inputs)
+    def grids(self, picture, positions):
+        (whole,) = super().grids(picture, positions)
         x0, y0, x1, y1 = whole.box_xyxy
         middle, half = (y0 + y1) / 2, len(positions) // 2
         return (
@@ -53,10 +53,10 @@ def with_rows(template: str = LLAVA_TEMPLATE) -> tuple[Any, Any]:
 
     class Rows(type(processor)):
         def __call__(self, images, text, **options):
-            half = "".join("<image>" * SIDE + "<row>" for _ in range(SIDE // 2)) + "<tile>"
             pixels = self.image_processor(images, return_tensors="pt")
-            options.pop("return_tensors")
-            written = [one.replace("<image>", half * 2) for one in text]
+            for name in ("return_tensors", "return_text_replacement_offsets"):
+                options.pop(name)
+            written = [one.replace("<image>", HALF * 2) for one in text]
             return {**tokenizer(written, return_tensors="pt", **options), **pixels}
 
     rows = Rows(processor.image_processor, tokenizer, patch_size=14, chat_template=template)
@@ -143,3 +143,30 @@ def test_an_image_token_that_the_tokenizer_splits_is_refused() -> None:
     processor.image_token = "<|dog|>"
     with pytest.raises(ModelError):
         vlm.prepare(PICTURES[:1], WORDS[:1])
+
+
+def test_two_pictures_of_a_processor_that_does_not_say_what_it_wrote_are_refused(vlm: RowsOfLlava) -> None:
+    with pytest.raises(ModelError, match="which of its 32 image tokens belong to which of the 2 pictures"):
+        vlm.prepare([PICTURES], WORDS[:1])
+
+
+def test_text_between_two_pictures_is_of_the_system() -> None:
+    between = (
+        "{% for message in messages %}USER: {% for content in message['content'] %}"
+        "{% if content['type'] == 'text' %} {{ content['text'] }}{% else %} picture <image>{% endif %}{% endfor %}"
+        "{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+    )
+    model, processor = tiny_llava()
+    processor.chat_template = between
+    vlm = Llava(model, processor)
+    prepared = vlm.prepare([PICTURES, PICTURES[:1]], ["the red dog", "dog"])
+    two, one = prepared.layouts
+    ids = prepared.inputs["input_ids"]
+    assert vlm.tokenizer.decode(ids[0][two.system]).split() == ["<s>USER:", "picture", "picture"]
+    assert vlm.tokenizer.decode(ids[0][two.expression]).strip() == "the red dog"
+    assert [grid.picture for grid in two.grids] == [0, 1]
+    np.testing.assert_array_equal(np.concatenate([two.of_picture(0), two.of_picture(1)]), two.image)
+    assert one.padding > 0
+    maps = record_maps(vlm, prepared, RecordSpec())
+    assert [m.grids[0].picture for m in maps] == [0, 1, 0]
+    assert [m.words[-2].text for m in maps] == ["dog"] * 3

@@ -13,7 +13,7 @@ from grounding.errors import ExpressionError
 from grounding.maps.base import LAST
 from grounding.models import teacher_forcing as module
 from grounding.models.llava import Llava
-from grounding.models.qwen2_5_vl import Qwen25VL
+from grounding.models.qwen_vl import QwenVL
 from grounding.models.teacher_forcing import continued, teacher_forced_maps, tokens_of
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
 from grounding.text.nouns import NounPhrase
@@ -22,7 +22,7 @@ from grounding.types import RecordSpec, WordKind
 
 FAMILIES = {
     "llava": lambda: Llava(*tiny_llava(), name="tiny"),
-    "qwen": lambda: Qwen25VL(*tiny_qwen2_5_vl(), name="tiny"),
+    "qwen": lambda: QwenVL(*tiny_qwen2_5_vl(), name="tiny"),
 }
 
 

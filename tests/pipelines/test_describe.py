@@ -15,7 +15,7 @@ from grounding.errors import ImageError, MethodError
 from grounding.methods import load_method
 from grounding.models.llava import Llava
 from grounding.models.load import load
-from grounding.models.qwen2_5_vl import Qwen25VL
+from grounding.models.qwen_vl import QwenVL
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
 from grounding.scenes.drawing import SHAPES, draw_scene
 from grounding.scenes.language import DESCRIBE, caption
@@ -183,7 +183,7 @@ def test_tokens_are_streamed_as_the_text_they_make(starter) -> None:
 
 
 @pytest.mark.parametrize("method", ["plain-mean", "default"])
-@pytest.mark.parametrize("vlm", [lambda: Llava(*tiny_llava()), lambda: Qwen25VL(*tiny_qwen2_5_vl())])
+@pytest.mark.parametrize("vlm", [lambda: Llava(*tiny_llava()), lambda: QwenVL(*tiny_qwen2_5_vl())])
 def test_other_families_and_methods_with_a_generic_prompt(vlm, method) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8))
     pipe = FaithfulDescription(vlm(), load_method(method), decoding=Decoding(max_new_tokens=8))

@@ -16,7 +16,7 @@ from grounding.errors import ExpressionError, ImageError, MethodError
 from grounding.models.base import VLM
 from grounding.models.llava import Llava
 from grounding.models.load import load
-from grounding.models.qwen2_5_vl import Qwen25VL
+from grounding.models.qwen_vl import QwenVL
 from grounding.models.tiny import tiny_llava_gqa, tiny_qwen2_5_vl
 from grounding.scenes.samples import scene_samples
 from grounding.steering.decoding import Decoding
@@ -66,7 +66,7 @@ def test_targets_are_the_tokens_of_the_word(vlm: Llava, sample: CalibrationSampl
 
 @pytest.mark.parametrize("build", ["llava", "qwen"])
 def test_the_answer_on_cached_keys_equals_the_full_pass(build: str, vlm: Llava, sample: CalibrationSample) -> None:
-    one = vlm if build == "llava" else Qwen25VL(*tiny_qwen2_5_vl(), name="tiny")
+    one = vlm if build == "llava" else QwenVL(*tiny_qwen2_5_vl(), name="tiny")
     forced = TeacherForcedSample.of(one, sample)
     with torch.no_grad():
         found = AnswerForward(forced).log_probability(copies=3)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from grounding.errors import MethodError
 from grounding.models.llava import Llava
-from grounding.models.qwen2_5_vl import Qwen25VL
+from grounding.models.qwen_vl import QwenVL
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
 from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding
@@ -47,7 +47,7 @@ def test_class_row_and_received_columns_equal_eager_attention(llava: Llava, laye
 
 
 def test_windows_of_a_tower_without_class_token_come_back_in_the_order_of_the_cells() -> None:
-    vlm = Qwen25VL(*tiny_qwen2_5_vl(), name="tiny")
+    vlm = QwenVL(*tiny_qwen2_5_vl(), name="tiny")
     together = context_of(vlm)
     for layer in (0, 1):
         both = cell_attention(together, layer)

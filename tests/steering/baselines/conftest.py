@@ -6,7 +6,7 @@ from PIL import Image
 
 from grounding.models.base import VLM
 from grounding.models.llava import Llava
-from grounding.models.qwen2_5_vl import Qwen25VL
+from grounding.models.qwen_vl import QwenVL
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
 
 QUESTIONS = ["where is it", "describe the image of the red dog"]
@@ -16,7 +16,7 @@ QUESTIONS = ["where is it", "describe the image of the red dog"]
 def vlm(request) -> VLM:
     if request.param == "llava":
         return Llava(*tiny_llava(), name="tiny")
-    return Qwen25VL(*tiny_qwen2_5_vl(), name="tiny")
+    return QwenVL(*tiny_qwen2_5_vl(), name="tiny")
 
 
 @pytest.fixture(scope="module")

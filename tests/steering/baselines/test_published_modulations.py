@@ -14,7 +14,7 @@ from reference import next_log_probabilities, without_image
 from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
 from grounding.models.llava import Llava
-from grounding.models.qwen2_5_vl import Qwen25VL
+from grounding.models.qwen_vl import QwenVL
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
 from grounding.steering.base import GenerateOverrides
 from grounding.steering.decoding import Decoding
@@ -30,7 +30,7 @@ def vlm(request):
     """Return a model that is deep enough for methods that start at layer 2."""
     if request.param == "llava":
         return Llava(*tiny_llava(layers=4), name="tiny")
-    return Qwen25VL(*tiny_qwen2_5_vl(layers=4), name="tiny")
+    return QwenVL(*tiny_qwen2_5_vl(layers=4), name="tiny")
 
 
 class ScoreRecorder:

@@ -1,28 +1,29 @@
-"""Qwen2.5-VL: the whole picture near its own size, one token per 2x2 patches."""
+"""Qwen2-VL to Qwen3-VL: the whole picture near its own size, one token per 2x2 patches."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 from PIL import Image
 
 from grounding.errors import ImageError, ModelError
 from grounding.layout import ImageGrid
 from grounding.models.base import VLM
+from grounding.models.geometry import whole
+from grounding.models.picture import Picture
 from grounding.types import IntArray
 
 LONGEST_ASPECT = 200  # the limit of transformers' `smart_resize`
 
 
-class Qwen25VL(VLM):
-    """Qwen2.5-VL.
+class QwenVL(VLM):
+    """Qwen2-VL, Qwen2.5-VL, Qwen3-VL and its mixture of experts.
 
     `smart_resize` rounds both sides to whole merged patches within a budget of pixels and does not crop, so the grid
-    covers the whole picture. Cells are square up to that rounding.
+    covers the whole picture. Cells are square up to that rounding. `<|vision_start|>` and `<|vision_end|>` around the
+    image tokens are written by the chat template and count as its text. Qwen3-VL adds features of inner layers of its
+    tower to the image tokens in the first decoder layers (deepstack), which changes no position.
     """
 
-    model_types = ("qwen2_5_vl",)
+    model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 
     # Patches run through the tower in the order of its windows, and the merger's rows are in that order too, so
     # `projector` stays None: features are the image tokens as they enter the language model.
@@ -39,11 +40,9 @@ class Qwen25VL(VLM):
                 f"of at most {LONGEST_ASPECT}: crop it first"
             )
 
-    def grids(
-        self, index: int, image_size: tuple[int, int], positions: IntArray, inputs: Mapping[str, Any]
-    ) -> tuple[ImageGrid, ...]:
+    def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
         """One grid of merged patches; see `VLM.grids`."""
-        frames, height, width = (int(side) for side in inputs["image_grid_thw"][index])
+        frames, height, width = (int(side) for side in picture.inputs["image_grid_thw"][picture.index])
         merge = int(self.model.config.vision_config.spatial_merge_size)
         rows, columns = height // merge, width // merge
         if frames != 1 or rows * columns != len(positions):
@@ -52,4 +51,4 @@ class Qwen25VL(VLM):
                 f"{merge}x{merge}: expected 1 frame and {rows * columns} tokens; make merge_size of its processor "
                 "agree with its config"
             )
-        return (ImageGrid(positions, (rows, columns), (0.0, 0.0, float(image_size[0]), float(image_size[1]))),)
+        return (ImageGrid(positions, (rows, columns), whole(picture.size)),)

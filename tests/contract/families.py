@@ -1,0 +1,49 @@
+"""The table of families under contract: one line each, and one for each variant of another layout or attention.
+
+How a family is added stands in CONTRIBUTING.md. `test_family.py` runs over all lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from grounding.models.base import VLM
+from grounding.models.registry import family_class
+from grounding.models.tiny import TINY, TinyModel, tiny_llava
+
+
+@dataclass(frozen=True)
+class Family:
+    """One line of the table.
+
+    Attributes:
+        build: builds the tiny model; the one of `TINY` where None.
+        sizes: (width, height) of two pictures, odd and of different shape. The first must be large enough that the
+            processor does not enlarge it, so that resizing does not carry a patch beyond its cell.
+        grids: how many grids each of them has.
+        full: whether their grids cover the whole pictures.
+    """
+
+    build: Callable[..., TinyModel] | None = None
+    sizes: tuple[tuple[int, int], tuple[int, int]] = ((141, 83), (75, 121))
+    grids: tuple[int, int] = (1, 1)
+    full: bool = True
+
+    def vlm(self, model_type: str, seed: int = 0) -> VLM:
+        """The adapter around a fresh model."""
+        return family_class(model_type)(*(self.build or TINY[model_type])(seed=seed))
+
+
+# A variant's name is its model type, a slash, and what differs.
+FAMILIES: dict[str, Family] = {
+    "llava": Family(full=False),
+    "llava/exact size": Family(partial(tiny_llava, resize="exact")),
+    "llava_next": Family(grids=(2, 2)),
+    "llava_onevision": Family(grids=(2, 2)),
+    "qwen2_5_vl": Family(),
+    "qwen2_vl": Family(),
+    "qwen3_vl": Family(),
+    "qwen3_vl_moe": Family(),
+}
