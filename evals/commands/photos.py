@@ -55,18 +55,18 @@ class EvalPhotosCommand(ModelOptions):
         """Measure, print, and write scores.json and scores.md."""
         if unknown := sorted(set(self.parts) - set(PARTS)):
             raise UsageError(f"--parts {unknown[0]} was given, expected some of {', '.join(PARTS)}")
-        if "captions" in self.parts and self.synonyms is None:
-            others = " ".join(part for part in PARTS if part != "captions")
-            raise UsageError(
-                "captions are scored with CHAIR's list: give --synonyms FILE, or leave captions out with "
-                f"--parts {others}"
-            )
         from evals.photos.coco import is_coco
 
         if is_coco(self.data) and tuple(self.parts) != ("nouns",):
             raise UsageError(
                 f"{self.data} holds photos with COCO's instances.json alone, which only nouns are measured on: choose "
                 "--parts nouns"
+            )
+        if "captions" in self.parts and self.synonyms is None:
+            others = " ".join(part for part in PARTS if part != "captions")
+            raise UsageError(
+                "captions are scored with CHAIR's list: give --synonyms FILE, or leave captions out with "
+                f"--parts {others}"
             )
         if self.limit < 0 or self.seed < 0:
             raise UsageError(f"--limit {self.limit} --seed {self.seed} were given, expected 0 or more of both")

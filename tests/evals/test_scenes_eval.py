@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from evals.ablation import ablations, ladder
+from evals.asked_once import AskedOnce
 from evals.commands.bench import print_measurement
 from evals.metrics import Outcome, best_point_hits, gave_up, judge
 from evals.recordings import shared_recordings
 from evals.report import change, score, score_table
 from evals.scenes import CENTRE, FULL, OTHER, TRUTH, answer_samples, draw_samples
+from evals.variants import contrasts, refinements
 from grounding.cli import main
 from grounding.methods import load_method
 from grounding.scenes.drawing import draw_scene
@@ -212,3 +214,68 @@ def test_bench_segmenter_measures_drawn_scenes(tiny_segmenter, tmp_path, capsys)
     found = json.loads(capsys.readouterr().out)
     assert 0 <= found["miou"] <= 1
     assert found["images"] == 1
+
+
+def test_methods_and_variants_are_compared_on_one_recording(tiny_model, tiny_segmenter, capsys):
+    arguments = ["eval", "scenes", "--limit", "2", "--seed", "9", "--method", "plain-mean"]
+    arguments += ["--model", str(tiny_model), "--segmenter", str(tiny_segmenter)]
+    assert main([*arguments, "--methods", "last-layer", "refam", "relative", "--vary", "contrasts", "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)["ablations"]
+    assert {"last-layer", "difference from a blank picture", "least squares on earlier words"} <= set(found)
+    assert "refam" not in found
+    assert "left out: method refam" in err
+    for one in found.values():
+        low, high = one["change"]["intervals"]["pointing_accuracy"]
+        assert low <= one["change"]["pointing_accuracy"] <= high
+    assert main([*arguments, "--methods", "no-such"]) == 2
+    assert "method 'no-such' is unknown" in capsys.readouterr().err
+
+
+def test_contrasts_stand_in_the_place_of_the_methods_own():
+    method = load_method("default")
+    found = contrasts(method, "not used")
+    names = [stage.name for stage in method.stages]
+    assert "difference from a generic prompt" not in found  # that is the method itself
+    for name, variant in found.items():
+        own = [stage.name for stage in variant.stages]
+        added = [stage for stage in own if stage.startswith("contrast")]
+        assert len(added) == (name != "no contrast")
+        assert [stage for stage in own if stage not in added] == names[:-1]
+        if name.startswith("ratio"):
+            assert own[-1] == "contrast-ratio"
+    assert found["ratio to a generic prompt"].stages[-1].prompt == "Describe the image."
+    plain = contrasts(load_method("starter"), "say .")
+    assert "no contrast" not in plain
+    assert plain["difference from a generic prompt"].background_prompt == "say ."
+
+
+def test_refinements_come_last_and_each_once():
+    for name, variant in refinements(load_method("starter-photo")).items():
+        own = [stage.name for stage in variant.stages]
+        assert len(set(own)) == len(own)
+        assert own[-1].startswith(("refine", "smooth-ranks")), name
+
+
+def test_equal_prompts_are_asked_once():
+    class Counting:
+        name, asked = "counting", 0
+
+        def set_image(self, image):
+            pass
+
+        def predict(self, prompts, *, mask_input=None, multimask_output=True):
+            self.asked += 1
+            return object()
+
+    counting = Counting()
+    once = AskedOnce(counting)
+    for _ in range(2):
+        once.predict(points((1, 2, 1, 0.5)))
+        once.predict(points((1, 2, 1, 0.9)))  # weights do not reach a segmenter
+    once.predict(points((1, 2, 0, 0.5)))
+    once.predict(points((1, 2, 1, 0.5)), multimask_output=False)
+    assert counting.asked == 3
+    once.set_image(None)
+    once.predict(points((1, 2, 1, 0.5)))
+    assert counting.asked == 4
