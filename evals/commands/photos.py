@@ -70,9 +70,11 @@ class EvalPhotosCommand(ModelOptions):
             )
         if self.limit < 0 or self.seed < 0:
             raise UsageError(f"--limit {self.limit} --seed {self.seed} were given, expected 0 or more of both")
+        from evals.variants import compared
         from grounding.models.load import load_config
         from grounding.runs.lock import hold
 
+        compared(self.chosen_method(), self.methods, self.vary)  # refuses a misspelt name
         load_config(self.model)  # refuses a diffusion pipeline, which answers no questions
         with hold(self.out):
             return self._measure()
