@@ -35,7 +35,7 @@ class CalibrateHeadsCommand:
             paper says; `chord`, at the largest distance below the chord between its ends; `none`.
         min_share: for `entropy`, the least attention on the image in [0, 1], instead of a cut.
         skip_layers: for `entropy`, how many of the first layers are left out.
-        marked: for `entropy`, heads marked per sample.
+        marked: for `entropy`, heads marked per sample, at most half of those left.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         json: print one JSON object about the ranking on stdout.

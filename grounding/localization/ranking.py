@@ -8,7 +8,8 @@ Notes:
     Our choices. The paper calls the cut the point of maximum curvature; its released code returns a head's number there
     instead of a value, so that it cuts by depth. `curvature` is the value at the largest curvature of the sorted
     shares, both axes scaled to [0, 1], and `chord` the value at the largest distance below the chord between their
-    ends; `none` cuts nothing. Ties go to the larger share.
+    ends; `none` cuts nothing. At most half of the remaining heads are marked, since small models have few of them and
+    marking all would rank none. Ties go to the larger share.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class EntropyRule:
         cut: how the least share is found.
         min_share: least share of attention on the image in [0, 1]; found by `cut` where None.
         skip_layers: how many of the first layers are left out; the paper leaves out two.
-        marked: heads marked per sample; the paper's 10.
+        marked: most heads marked per sample; the paper's 10.
     """
 
     cut: Cut = "curvature"
@@ -73,10 +74,11 @@ def by_entropy(scores: Sequence[HeadScores], rule: EntropyRule) -> Ranked:
             f"the first {rule.skip_layers} layers are skipped, but the model has {len(share)}: lower skip_layers"
         )
     kept = np.argwhere(allowed & (share >= rule.least(share[allowed])))
+    marked = min(rule.marked, max(1, len(kept) // 2))
     times = np.zeros(share.shape)
     for one in scores:
         entropies = [(one.entropy[i, j], -share[i, j], i, j) for i, j in kept]
-        for _, _, i, j in sorted(entropies)[: rule.marked]:
+        for _, _, i, j in sorted(entropies)[:marked]:
             times[i, j] += 1
     return ranked(times / len(scores), share, least=np.finfo(np.float64).tiny)
 

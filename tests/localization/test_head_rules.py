@@ -57,6 +57,7 @@ def test_heads_are_ranked_by_how_often_they_are_among_the_sharpest_that_look() -
     rule = EntropyRule(min_share=0.5, skip_layers=1, marked=1)
     assert by_entropy([one, two], rule) == ((1, 0, 0.5), (2, 0, 0.5))  # 1.1 hardly looks; of equals the larger share
     assert by_entropy([one, two], replace(rule, skip_layers=0, marked=2))[:2] == ((0, 0, 1.0), (0, 1, 1.0))
+    assert by_entropy([one, two], replace(rule, marked=9)) == ((1, 0, 0.5), (2, 0, 0.5))  # at most half of three
     with pytest.raises(MethodError, match="lower skip_layers"):
         by_entropy([one], replace(rule, skip_layers=3))
 
