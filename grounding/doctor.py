@@ -75,6 +75,8 @@ def check_family(model_type: str) -> list[Check]:
     try:
         vlm = family_class(model_type)(*TINY[model_type](), f"tiny {model_type}")
         prepared = vlm.prepare(_pictures(), EXPRESSIONS)
+    except ImportError as missing:  # a package that transformers needs for this family's processor
+        return [Check(f"{model_type}: all checks", None, f"skipped: {_one_line(missing)}")]
     except Exception as error:
         return [Check(f"{model_type}: words and cells are found", False, _one_line(error))]
     cells = sum(len(layout.cells) for layout in prepared.layouts)
@@ -117,8 +119,8 @@ def _rows_equal_eager(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     recording = _recorded(vlm, prepared)
     with _eager(vlm.model), torch.inference_mode():
         attentions = vlm.model(**prepared.inputs, output_attentions=True, use_cache=False).attentions
-    if len(attentions) != vlm.layer_count:
-        return False, f"eager attention gave {len(attentions)} layers, expected {vlm.layer_count}"
+    if len(attentions) != len(vlm.row_layers):
+        return False, f"eager attention gave {len(attentions)} layers, expected {len(vlm.row_layers)}"
     full = torch.stack(list(attentions), dim=1).float()  # [B, L, H, N, N]
     worst = 0.0
     for index, queries in enumerate(_queries(prepared)):
@@ -212,13 +214,17 @@ def _recorded(vlm: VLM, prepared: Prepared) -> Any:
 def _recording(vlm: VLM, prepared: Prepared) -> Any:
     from grounding.attention.recorder import record
     from grounding.attention.request import RowRequest
+    from grounding.types import RecordSpec
 
-    return record(vlm.model, RowRequest(queries=_queries(prepared), decode=True))
+    spec = RecordSpec(layers=vlm.row_layers)
+    return record(vlm.model, RowRequest(queries=_queries(prepared), decode=True, spec=spec))
 
 
 def _generate(vlm: VLM, prepared: Prepared, **options: Any) -> Any:
     """Call the model's `generate` for its scores and attentions, which `steering.generate` does not return."""
     import torch
+
+    from grounding.compat import last_logits
 
     with torch.inference_mode():
         return vlm.model.generate(
@@ -228,6 +234,7 @@ def _generate(vlm: VLM, prepared: Prepared, **options: Any) -> Any:
             do_sample=False,
             return_dict_in_generate=True,
             output_scores=True,
+            logits_to_keep=last_logits(),
             **options,
         )
 

@@ -192,6 +192,7 @@ def _pack(maps: AttentionMaps, prefix: str, tensors: dict[str, npt.NDArray[Any]]
         "head_statistics": sorted(maps.head_statistics),
         "residual_sinks": maps.residual_sinks is not None,
         "layer_count": maps.layer_count,
+        "skipped_layers": maps.skipped_layers,
         "background": None if maps.background is None else _pack(maps.background, prefix + "background.", tensors),
     }
 
@@ -228,6 +229,7 @@ def _unpack(described: dict[str, Any], prefix: str, tensors: dict[str, npt.NDArr
         logits=tensors.get(prefix + "logits"),
         background=None if behind is None else _unpack(behind, prefix + "background.", tensors),
         layer_count=described["layer_count"],
+        skipped_layers=tuple(described.get("skipped_layers", ())),
     )  # fmt: skip
 
 

@@ -235,6 +235,7 @@ class AttentionMaps(ByValue):
         background: the maps that they are compared with, those of the same image under a generic prompt for one; None
             if not recorded. Its steps may be others.
         layer_count: how many decoder layers the model has; None where it is not known.
+        skipped_layers: the model's layers that have no attention weights, as linear attention has none.
     """
 
     values: FloatArray  # [S, L, H, T, K]
@@ -252,6 +253,7 @@ class AttentionMaps(ByValue):
     logits: FloatArray | None = None  # [T, K]
     background: AttentionMaps | None = None
     layer_count: int | None = None
+    skipped_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.values.ndim != 5:

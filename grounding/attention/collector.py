@@ -225,7 +225,8 @@ class RowCollector(Subscriber):
         if self._total is None:
             raise RecordingError(
                 "nothing was recorded: the model was not run inside the `with record(...)` block, or was run in "
-                "another thread; call the model in the block and in the same thread"
+                "another thread; call the model in the block and in the same thread (a model that is run through the "
+                "wrapper which torch.compile returned: give record() the wrapper)"
             )
         prompt = self._prompt if self._prompt is not None else self._reached
         self._refuse_unreached(prompt)

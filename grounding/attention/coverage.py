@@ -50,6 +50,15 @@ def refuse_layers(stack: LayerStack, chosen: Collection[int]) -> None:
         )
 
 
+def row_layers(stack: LayerStack) -> tuple[int, ...]:
+    """The layers that can be recorded and edited: those that attend to the sequence; all of an unknown package's.
+
+    Args:
+        stack: the decoder.
+    """
+    return tuple(i for i, layer in enumerate(stack.layers) if _kind(layer) == "sequence")
+
+
 def refuse_other_keys(layer: int, call: AttentionCall, past: int, cache: Any) -> None:
     """Refuse a call whose keys are not the positions of the sequence.
 

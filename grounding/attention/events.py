@@ -106,12 +106,17 @@ class Route:
     def __init__(self, subscriber: Subscriber, layers: nn.ModuleList, scope: Scope) -> None:
         self.subscriber = subscriber
         self.edits = scope.edits
+        self._residual_of = {id(layers[i]): i for i in scope.residuals}
         self._layer_of = {id(module): i for i in scope.calls for module in layers[i].modules()}
 
     def layer(self, module: nn.Module) -> int | None:
         """Return the layer of a module; None if it is outside the scope or the subscriber does not want its calls."""
         layer = self._layer_of.get(id(module))
         return layer if layer is not None and self.subscriber.wants(layer) else None
+
+    def residual_layer(self, layer: nn.Module) -> int | None:
+        """Return the index of a layer whose inputs are emitted; None if they are not."""
+        return self._residual_of.get(id(layer))
 
     @property
     def is_active(self) -> bool:

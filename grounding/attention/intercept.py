@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
+from grounding.attention.backends.compiled import (
+    ResidualHook,
+    has_compiled_parts,
+    module_number,
+    own_code,
+    refuse_compiled,
+)
 from grounding.attention.backends.diffusers import DispatchTap, dispatching, uses_dispatcher
 from grounding.attention.backends.sdpa import SdpaTap, head_count
 from grounding.attention.backends.transformers import emitting, refuse_kernel, uses_interface
 from grounding.attention.call import AttentionCall
-from grounding.attention.events import Pass, Route, Scope, Subscriber, opened
-from grounding.attention.generation import Prompt, following
+from grounding.attention.events import Route, Scope, Subscriber, opened
+from grounding.attention.generation import following
 from grounding.attention.introspect import (
     LayerStack,
-    argument,
-    arguments,
-    cache_of,
-    cached_length,
     decoder_stack,
-    length_of,
     output_projection,
-    refuse_compiled,
 )
+from grounding.attention.passes import PassHooks, PassingHook
 from grounding.errors import RecordingError
 
 Backend = Literal["auto", "transformers", "diffusers", "sdpa"]
@@ -60,10 +62,12 @@ def intercept(
     """
     if backend not in get_args(Backend):
         raise RecordingError(f"backend {backend!r} is unknown: use one of {', '.join(get_args(Backend))}")
-    refuse_compiled(model)
     stack = stack if stack is not None else decoder_stack(model)
     refuse_missing(scope, stack)
     outside = [i for i in scope.calls if not uses_interface(stack.layers[i])]
+    compiled = has_compiled_parts(model)
+    if compiled:
+        refuse_compiled(stack, scope, outside)
     fixed = [i for i in outside if not uses_dispatcher(stack.layers[i])]
     if scope.edits and (fixed or backend == "sdpa") and scope.calls:
         layer = stack.layers[fixed[0] if fixed else next(iter(scope.calls))]
@@ -74,7 +78,9 @@ def intercept(
     route = Route(subscriber, stack.layers, scope)
     with ExitStack() as undo:
         undo.enter_context(opened(route))
-        passes = _PassHooks(undo, route, model, stack.module)
+        passes = PassHooks(undo, route, model, stack.module, partial(own_code, stack, scope, outside))
+        if compiled:
+            undo.enter_context(own_code(stack, scope, outside))
         undo.enter_context(following(passes))
         if scope.calls and not outside and backend in ("auto", "transformers"):
             if hasattr(stack.module, "config"):
@@ -105,110 +111,8 @@ def refuse_missing(scope: Scope, stack: LayerStack) -> None:
             raise RecordingError(f"layer {i} does not exist: the model has {count} (0 to {count - 1})")
 
 
-class _Hook:
-    """A forward hook that does nothing in a deep or pickled copy of its module, whose runs are not followed."""
-
-    def __init__(self, run: Callable[..., Any]) -> None:
-        self._run = run
-
-    def __call__(self, *args: Any) -> Any:
-        return self._run(*args)
-
-    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
-        return _no_hook, ()
-
-
-def _no_hook() -> Callable[..., None]:
-    return _nothing
-
-
-def _nothing(*_: Any) -> None:
-    return None
-
-
-class _PassHooks:
-    """Follow the runs of a stack by forward hooks, and compare their positions with the prompt that was given.
-
-    Args:
-        undo: receives callbacks that remove the hooks.
-        route: receives the events.
-        model: the whole model.
-        module: the stack's module.
-    """
-
-    def __init__(self, undo: ExitStack, route: Route, model: nn.Module, module: nn.Module) -> None:
-        self._route = route
-        self._model, self._module = model, module
-        self._generates: nn.Module | None = None
-        self._given: tuple[int, int] | None = None  # positions and cached positions that the next pass must read
-        self.queries: int | None = None
-        """Q of the current pass; None before the first."""
-        if model is not module:
-            undo.callback(model.register_forward_pre_hook(_Hook(self._before_model), with_kwargs=True).remove)
-        undo.callback(module.register_forward_pre_hook(_Hook(self._before), with_kwargs=True).remove)
-        undo.callback(module.register_forward_hook(_Hook(self._after), with_kwargs=True, always_call=True).remove)
-
-    def begin_generation(self, model: nn.Module, prompt: Prompt | None) -> None:
-        """Tell the subscriber of a generation by the followed model or a part of it that holds the stack."""
-        own = self._generates is None and self._route.is_active
-        if not own or not (_holds(self._model, model) and _holds(model, self._module)):
-            return
-        self._generates = model
-        if prompt is not None:
-            self._given = None if prompt.assisted else (prompt.length - prompt.cached, prompt.cached)
-            self._route.subscriber.begin_generation(prompt)
-
-    def end_generation(self, model: nn.Module) -> None:
-        """Forget the generation."""
-        if model is self._generates:
-            self._generates = self._given = None
-
-    def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._route.is_active:
-            return
-        length = length_of(module, args, kwargs)
-        if length is not None:
-            if self._generates is None and not getattr(getattr(module, "config", None), "is_encoder_decoder", False):
-                self._given = (length, cached_length(cache_of(module, args, kwargs)))
-            self._route.subscriber.before_model(length)
-
-    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._route.is_active:
-            return
-        if torch.compiler.is_compiling():
-            raise RecordingError("the model is being compiled while it is recorded; run it uncompiled")
-        self.queries = length_of(module, args, kwargs)
-        cache = cache_of(module, args, kwargs)
-        past = cached_length(cache)
-        self._refuse_added(past, self.queries)
-        mask = argument(module, args, kwargs, "attention_mask")
-        self._route.subscriber.begin_pass(Pass(past, self.queries, cache, mask, arguments(module, args, kwargs)))
-
-    def _refuse_added(self, past: int, queries: int | None) -> None:
-        """Refuse a first pass over more positions than the caller gave, because all positions would be shifted."""
-        given, self._given = self._given, None
-        if given is None or queries is None:
-            return
-        count, cached = given
-        added = max(past - cached, queries - count)  # a prompt in chunks has fewer queries
-        if added > 0:
-            raise RecordingError(
-                f"the model was given a prompt of {count + cached} positions, but its decoder reads {added} more, as "
-                "with virtual tokens (PEFT's prompt and prefix tuning), so every position is shifted: pass the decoder "
-                "itself in place of the model (model.get_decoder()), and count the added positions"
-            )
-
-    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self._route.is_active:
-            self._route.subscriber.end_pass(failed=output is None)
-
-
-def _holds(whole: nn.Module, part: nn.Module) -> bool:
-    return any(module is part for module in whole.modules())
-
-
 def _tap(
-    undo: ExitStack, route: Route, passes: _PassHooks, index: int, layer: nn.Module, lse: bool, backend: Backend
+    undo: ExitStack, route: Route, passes: PassHooks, index: int, layer: nn.Module, lse: bool, backend: Backend
 ) -> None:
     """Emit calls of diffusers' dispatcher or of torch's attention function made while a layer runs."""
     entered: list[SdpaTap | DispatchTap] = []
@@ -238,8 +142,8 @@ def _tap(
         while entered:
             entered.pop().__exit__(None, None, None)
 
-    undo.callback(layer.register_forward_pre_hook(_Hook(enter)).remove)
-    undo.callback(layer.register_forward_hook(_Hook(leave), always_call=True).remove)
+    undo.callback(layer.register_forward_pre_hook(PassingHook(enter)).remove)
+    undo.callback(layer.register_forward_hook(PassingHook(leave), always_call=True).remove)
     undo.callback(release)  # a keyboard interrupt skips forward hooks
 
 
@@ -251,7 +155,8 @@ def _emit_residual(undo: ExitStack, route: Route, index: int, layer: nn.Module) 
         if route.is_active and isinstance(hidden, Tensor):
             route.subscriber.residual(index, hidden)
 
-    undo.callback(layer.register_forward_pre_hook(_Hook(before), with_kwargs=True).remove)
+    hook = ResidualHook(PassingHook(before), module_number(layer))
+    undo.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
 
 def _emit_outputs(undo: ExitStack, route: Route, index: int, layer: nn.Module) -> None:
@@ -261,4 +166,4 @@ def _emit_outputs(undo: ExitStack, route: Route, index: int, layer: nn.Module) -
         changed = route.subscriber.gate(index, args[0]) if route.is_active else None
         return None if changed is None else (changed, *args[1:])
 
-    undo.callback(output_projection(layer).register_forward_pre_hook(_Hook(before)).remove)
+    undo.callback(output_projection(layer).register_forward_pre_hook(PassingHook(before)).remove)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grounding.compat import is_compiled
 from grounding.errors import RecordingError
 
 LAYER_NAMES = ("layers", "h", "blocks")
@@ -125,19 +124,6 @@ def output_projection(layer: nn.Module) -> nn.Module:
         f"{type(layer).__name__} has no attention output matrix under a known name ({', '.join(OUTPUT_NAMES)}), so its "
         "heads cannot be gated"
     )
-
-
-def refuse_compiled(model: nn.Module) -> None:
-    """Refuse a model under `torch.compile`.
-
-    Raises:
-        RecordingError: a module of the model is compiled.
-    """
-    if any(is_compiled(module) for module in model.modules()):
-        raise RecordingError(
-            "the model is compiled, so its attention calls cannot be followed; record the model as it was before "
-            "torch.compile (for a wrapper, its `_orig_mod`)"
-        )
 
 
 def argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str) -> Any:

@@ -129,27 +129,29 @@ def _measured(vlm: VLM, sample: HeadSample, settings: HeadSettings) -> tuple[Hea
         if sample.answer is None:
             raise ExpressionError("the rule causal needs an answer that names the thing: give every sample one")
         asked = CalibrationSample(sample.image, sample.question, sample.answer, sample.word, sample.mask)
-        own = mask_effects(vlm, asked)
+        own = mask_effects(vlm, asked)[list(maps.layers)]
     return head_scores(maps, settings.row, sample.mask), own
 
 
 def _order(scores: Sequence[HeadScores], own: Sequence[FloatArray], settings: HeadSettings) -> Ranked:
-    share = np.mean([one.share for one in scores], axis=0)
+    layers, share = scores[0].layers, np.mean([one.share for one in scores], axis=0)
     if settings.rule == "entropy":
         return by_entropy(scores, settings.entropy)
     if settings.rule == "share":
-        return ranked(share, share)
+        return ranked(layers, share, share)
     if settings.rule == "agreement":
-        return ranked(np.mean([one.agreement for one in scores if one.agreement is not None], axis=0), share)
-    return ranked(np.mean(own, axis=0), share)
+        on = np.mean([one.agreement for one in scores if one.agreement is not None], axis=0)
+        return ranked(layers, on, share)
+    return ranked(layers, np.mean(own, axis=0), share)
 
 
 def _spearman(order: Ranked, scores: Sequence[HeadScores]) -> float | None:
     masked = [one.agreement for one in scores if one.agreement is not None]
     if not masked or len(order) < 3:
         return None
-    mean = np.mean(masked, axis=0)
-    mine, theirs = [score for _, _, score in order], [mean[layer, head] for layer, head, _ in order]
+    mean, row_of_layer = np.mean(masked, axis=0), {layer: row for row, layer in enumerate(scores[0].layers)}
+    mine = [score for _, _, score in order]
+    theirs = [mean[row_of_layer[layer], head] for layer, head, _ in order]
     if len(set(mine)) == 1 or len(set(theirs)) == 1:
         return None  # no order to correlate
     return float(stats.spearmanr(mine, theirs).statistic)

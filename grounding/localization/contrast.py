@@ -55,7 +55,8 @@ def contrast_scores(vlm: VLM, sample: HeadSample, row: Row) -> tuple[FloatArray,
         row: the row of the maps whose movement is measured.
 
     Returns:
-        [L, H] float32 in [0, 1], the mean rank over the four scores, and the maps of the target's words.
+        [L, H] float32 in [0, 1], the mean rank over the four scores, of the maps' layers; and the maps of the target's
+        words.
 
     Raises:
         ExpressionError: there is no other expression.
@@ -71,15 +72,15 @@ def contrast_scores(vlm: VLM, sample: HeadSample, row: Row) -> tuple[FloatArray,
         states = output[0] if isinstance(output, tuple) else output
         last["out"] = states[:, -1].detach().float()
 
-    layers = list(vlm.decoder.layers)
+    layers = vlm.decoder.layers
     hook = layers[-1].register_forward_hook(leaving)
     try:
-        with torch.inference_mode(), intercept(vlm.model, kept, Scope(gates=range(len(layers)))):
+        with torch.inference_mode(), intercept(vlm.model, kept, Scope(gates=vlm.row_layers)):
             target, other = vlm.maps([sample.image] * 2, [sample.expression, sample.other], RecordSpec())
     finally:
         hook.remove()
     delta = last["out"][0] - last["out"][1]
-    parts = torch.stack([_parts(vlm, layer, kept.outputs[i], i) for i, layer in enumerate(layers)])  # [L, H, E]
+    parts = torch.stack([_parts(vlm, layers[i], kept.outputs[i]) for i in target.layers])  # [L, H, E]
     dots = (parts * delta.to(parts.device)).sum(-1)
     sizes = parts.norm(dim=-1)
     part = dots / delta.square().sum().clamp(min=_LEAST)
@@ -88,7 +89,7 @@ def contrast_scores(vlm: VLM, sample: HeadSample, row: Row) -> tuple[FloatArray,
     return mean_rank([*tables, _movement(target, other, row)]).astype(np.float32), target
 
 
-def _parts(vlm: VLM, layer: nn.Module, outputs: Tensor, index: int) -> Tensor:
+def _parts(vlm: VLM, layer: nn.Module, outputs: Tensor) -> Tensor:
     """What each head adds to the difference, [H, E] on the CPU."""
     weight = output_projection(layer).weight.detach().float()  # type: ignore[operator]  # a linear layer's
     change = (outputs[0] - outputs[1]).view(vlm.head_count, -1)  # [H, Dv]

@@ -67,11 +67,13 @@ def by_entropy(scores: Sequence[HeadScores], rule: EntropyRule) -> Ranked:
     Raises:
         MethodError: every layer is skipped.
     """
+    layers = scores[0].layers
     share = np.mean([one.share for one in scores], axis=0)
-    allowed = np.broadcast_to(np.arange(len(share))[:, None] >= rule.skip_layers, share.shape)
+    allowed = np.broadcast_to(np.array(layers)[:, None] >= rule.skip_layers, share.shape)
     if not allowed.any():
         raise MethodError(
-            f"the first {rule.skip_layers} layers are skipped, but the model has {len(share)}: lower skip_layers"
+            f"the first {rule.skip_layers} layers are skipped, but the last with attention weights is number "
+            f"{layers[-1]}: lower skip_layers"
         )
     kept = np.argwhere(allowed & (share >= rule.least(share[allowed])))
     marked = min(rule.marked, max(1, len(kept) // 2))
@@ -80,13 +82,20 @@ def by_entropy(scores: Sequence[HeadScores], rule: EntropyRule) -> Ranked:
         entropies = [(one.entropy[i, j], -share[i, j], i, j) for i, j in kept]
         for _, _, i, j in sorted(entropies)[:marked]:
             times[i, j] += 1
-    return ranked(times / len(scores), share, least=np.finfo(np.float64).tiny)
+    return ranked(layers, times / len(scores), share, least=np.finfo(np.float64).tiny)
 
 
-def ranked(scores: Table, tie: Table, least: float = -np.inf) -> Ranked:
-    """(layer, head, score) by falling score [L, H], and among equals by falling `tie`; scores below `least` are out."""
+def ranked(layers: Sequence[int], scores: Table, tie: Table, least: float = -np.inf) -> Ranked:
+    """(layer, head, score) by falling score [L, H], and among equals by falling `tie`; scores below `least` are out.
+
+    Args:
+        layers: the L layers' numbers in the model.
+        scores: [L, H].
+        tie: [L, H].
+        least: the least score that is kept.
+    """
     order = sorted(np.ndindex(scores.shape), key=lambda at: (-scores[at], -tie[at], at))
-    return tuple((at[0], at[1], float(scores[at])) for at in order if scores[at] >= least)
+    return tuple((layers[at[0]], at[1], float(scores[at])) for at in order if scores[at] >= least)
 
 
 def sharpest_bend(values: Table) -> float:

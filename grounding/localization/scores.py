@@ -30,14 +30,16 @@ Row = Literal["last", "words"]
 
 @dataclass(frozen=True)
 class HeadScores:
-    """Scores of every head on one sample.
+    """Scores of every head on one sample, of the L layers that have attention weights.
 
     Attributes:
+        layers: the L layers, counted from 0.
         share: [L, H] in [0, 1].
         entropy: [L, H], >= 0.
         agreement: [L, H] in [0, 1]; None without a mask.
     """
 
+    layers: tuple[int, ...]
     share: FloatArray
     entropy: FloatArray
     agreement: FloatArray | None = None
@@ -65,7 +67,7 @@ def head_scores(maps: AttentionMaps, row: Row, mask: BoolArray | None = None) ->
     values = row_of(maps, row)
     entropy = np.array([[spatial_entropy(maps, head) for head in layer] for layer in values], np.float32)
     share = values[..., image_columns(maps)].sum(axis=-1)
-    return HeadScores(share, entropy, None if mask is None else agreement(maps, values, mask))
+    return HeadScores(maps.layers, share, entropy, None if mask is None else agreement(maps, values, mask))
 
 
 def agreement(maps: AttentionMaps, values: FloatArray, mask: BoolArray) -> FloatArray:

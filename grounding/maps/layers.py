@@ -27,10 +27,15 @@ class LayerChoice(Stage, LayerRange):
         """Keep the chosen layers, with their head statistics and sinks.
 
         Raises:
-            MethodError: layers are averaged already, a chosen layer was not recorded, or the model's depth is unknown.
+            MethodError: layers are averaged already, a chosen layer was not recorded, no chosen layer has attention
+                weights, or the model's depth is unknown.
         """
         need_layers(maps, self.name)
-        chosen = self.chosen(self._depth(maps))
+        everything = self.chosen(self._depth(maps))
+        chosen = [layer for layer in everything if layer not in maps.skipped_layers]
+        without = [layer for layer in everything if layer in maps.skipped_layers]
+        if not chosen:
+            raise MethodError(f"stage 'layers-select' wants layers {without}, which have no attention weights")
         missing = [layer for layer in chosen if layer not in maps.layers]
         if missing:
             raise MethodError(
@@ -38,8 +43,10 @@ class LayerChoice(Stage, LayerRange):
             )
         result = keep_layers(maps, [maps.layers.index(layer) for layer in chosen])
         detail = f"kept layers {', '.join(map(str, chosen))}"
+        if without:
+            detail += f"; {', '.join(map(str, without))} have no attention weights"
         removed = lost_share(float(maps.values.sum(dtype=float)), float(result.values.sum(dtype=float)))
-        return result, StageReport(self.name, removed, detail, {"layers": list(chosen)})
+        return result, StageReport(self.name, removed, detail, {"layers": chosen, "without weights": without})
 
     def _depth(self, maps: AttentionMaps) -> int:
         if maps.layer_count is not None:

@@ -30,8 +30,8 @@ class LogitLens(Stage):
     directions: ClassVar[frozenset[Direction]] = WORD_TO_IMAGE
 
     def needs(self, layer_count: int | None) -> RecordSpec:
-        """The logits; of attention, which is not read, as little as can be recorded."""
-        return RecordSpec(layers=(0,), reduce="heads", logits=True)
+        """The logits; attention is not read."""
+        return RecordSpec(reduce="heads", logits=True)
 
     def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
         """Put the logits in the place of attention.

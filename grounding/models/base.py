@@ -8,16 +8,19 @@ padding included. It refuses a prompt whose tokens do not agree with its text.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from PIL import Image
 from torch import nn
 
+from grounding.attention.coverage import row_layers
+from grounding.attention.introspect import decoder_stack
 from grounding.compat import reports_replacements
-from grounding.errors import ImageError, ModelError
+from grounding.errors import ImageError, MethodError, ModelError
 from grounding.layout import ImageGrid, TokenLayout
 from grounding.models.chat import Rendered, render
 from grounding.models.maps import record_maps
@@ -50,7 +53,8 @@ class VLM(ABC):
         default_question: request for a description; the model's own, if any.
         support_threshold: visual support below which a noun of a text is in doubt (`grounding.maps.support`), measured
             on this model: the config's `grounding_support`; None where it has not been measured.
-        notice: one sentence that every run with this model must show; the config's `grounding_notice`, or None.
+        notice: what every run with this model must show: the config's `grounding_notice`, and which layers are left
+            out; or None.
 
     Raises:
         ModelError: the tokenizer gives no character offsets.
@@ -63,6 +67,8 @@ class VLM(ABC):
     """Whether one prompt may have several pictures."""
     nests_pictures: ClassVar[bool] = False
     """Whether the processor takes one list of pictures per prompt instead of one list for the batch."""
+    text_types: ClassVar[Mapping[str, int]] = {}
+    """Per input of shape [B, N] its value at the tokens of a text behind the prompt, where it is not 0."""
     template_options: ClassVar[Mapping[str, Any]] = {}
     """Variables of the chat template; `enable_thinking` where a thinking model is to answer at once."""
 
@@ -76,6 +82,12 @@ class VLM(ABC):
         self.default_question: str = self.own_words.describe or DEFAULT_QUESTION
         self.support_threshold: float | None = getattr(model.config, "grounding_support", None)
         self.notice: str | None = getattr(model.config, "grounding_notice", None)
+        if self.skipped_layers:
+            skipped = (
+                f"{self.name} has no attention weights in layers {', '.join(map(str, self.skipped_layers))} of its "
+                f"{self.layer_count} (linear attention): maps and steering leave them out."
+            )
+            self.notice = f"{self.notice} {skipped}" if self.notice else skipped
         tokenizer = self.tokenizer
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
@@ -104,6 +116,30 @@ class VLM(ABC):
     def layer_count(self) -> int:
         """L, decoder layers."""
         return len(self.decoder.layers)
+
+    @cached_property
+    def row_layers(self) -> tuple[int, ...]:
+        """The layers with attention weights; in a hybrid model the others are linear attention or convolutions."""
+        return row_layers(decoder_stack(self.model, self.decoder))
+
+    @property
+    def skipped_layers(self) -> tuple[int, ...]:
+        """The layers without attention weights, which maps and steering leave out."""
+        return tuple(sorted(set(range(self.layer_count)) - set(self.row_layers)))
+
+    def with_rows(self, layers: Iterable[int]) -> tuple[int, ...]:
+        """Those of some layers that have attention weights.
+
+        Raises:
+            MethodError: none of them has.
+        """
+        wanted = tuple(layers)
+        kept = tuple(layer for layer in wanted if layer in self.row_layers)
+        if wanted and not kept:
+            raise MethodError(
+                f"layers {list(wanted)} of {self.name} have no attention weights: choose of {list(self.row_layers)}"
+            )
+        return kept
 
     @property
     def head_count(self) -> int:

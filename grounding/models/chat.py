@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,24 @@ def render(
         ModelError: there is no chat template, it does not place each picture once, or it rewrites the text it is given;
             or the prompt has more than one slot.
     """
+    rendered = placed(lambda text: _chat(processor, text, pictures, options or {}), template, expression, pictures)
+    if rendered.text.count(image_token) != pictures:
+        raise _unplaced(pictures)
+    return rendered
+
+
+def placed(chat: Callable[[str], str], template: str, expression: str, pictures: int = 1) -> Rendered:
+    """Put an expression into a prompt, and find it in what a chat template makes of the prompt.
+
+    Args:
+        chat: writes the whole prompt around the user's text.
+        template: the prompt with at most one `{expression}`.
+        expression: the words for the slot; without a slot they are not used.
+        pictures: how many pictures the prompt has, for the error message.
+
+    Raises:
+        ModelError: the chat template rewrites the text it is given, or the prompt has more than one slot.
+    """
     if template.count(SLOT) > 1:
         raise ModelError(f"the prompt {template!r} has {template.count(SLOT)} slots {SLOT}, expected one or none")
     before, _, after = template.partition(SLOT)
@@ -64,20 +82,22 @@ def render(
         before, words = "", template
     # Templates may trim their text; trimming it first keeps both renderings equal.
     core = words.strip()
-    plain, marked = (
-        _chat(processor, text.strip(), pictures, options or {})
-        for text in (before + core + after, before + _OPEN + core + _CLOSE + after)
-    )
+    plain = chat((before + core + after).strip())
+    marked = chat((before + _OPEN + core + _CLOSE + after).strip())
     start = marked.rfind(_OPEN)
-    if start < 0 or marked.replace(_OPEN, "").replace(_CLOSE, "") != plain or plain.count(image_token) != pictures:
-        places = "one image" if pictures == 1 else f"{pictures} images"
-        raise ModelError(
-            f"the chat template does not place {places} and the prompt's text unchanged, so words cannot be found in "
-            "it: use a model whose processor has a chat template for images followed by text"
-        )
+    if start < 0 or marked.replace(_OPEN, "").replace(_CLOSE, "") != plain:
+        raise _unplaced(pictures)
     start -= marked[:start].count(_OPEN) + marked[:start].count(_CLOSE)
     lead = len(words) - len(words.lstrip())
     return Rendered(plain, (start - lead, start + len(core)))
+
+
+def _unplaced(pictures: int) -> ModelError:
+    places = "one image" if pictures == 1 else f"{pictures} images"
+    return ModelError(
+        f"the chat template does not place {places} and the prompt's text unchanged, so words cannot be found in it: "
+        "use a model whose processor has a chat template for images followed by text"
+    )
 
 
 def _chat(processor: Any, text: str, pictures: int, options: Mapping[str, Any]) -> str:

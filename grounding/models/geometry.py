@@ -1,16 +1,22 @@
-"""The part of the original picture that an image processor passes to a model.
+"""The part of the original picture that each view, tile and cell of a model covers.
 
-The settings are read from the processor and applied as transformers applies them: optional padding to a square,
-resize, optional centre crop. Pixel coordinates are continuous, a pixel's centre lies at +0.5.
+For processors that resize and crop, settings are read from the processor and applied as transformers applies them:
+optional padding to a square, resize, optional centre crop. Pixel coordinates are continuous, a pixel's centre lies at
++0.5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from grounding.errors import ModelError
 from grounding.geometry import Box
+from grounding.layout import ImageGrid
+from grounding.types import IntArray
 
 
 def viewed_box(
@@ -60,6 +66,37 @@ def viewed_box(
 def whole(image_size: tuple[int, int]) -> Box:
     """The box of a picture of (width, height) pixels."""
     return (0.0, 0.0, float(image_size[0]), float(image_size[1]))
+
+
+def tile_boxes(image_size: tuple[int, int], rows: int, columns: int) -> list[Box]:
+    """The boxes of equal tiles, row by row, of a picture of (width, height) pixels that they cover exactly."""
+    width, height = image_size
+    return [
+        (width * j / columns, height * i / rows, width * (j + 1) / columns, height * (i + 1) / rows)
+        for i in range(rows)
+        for j in range(columns)
+    ]
+
+
+def square_grids(positions: IntArray, boxes: Sequence[Box], name: str) -> tuple[ImageGrid, ...]:
+    """One square grid of cells per box, from positions that follow one another.
+
+    Args:
+        positions: (n,) positions of a picture's image tokens.
+        boxes: what each grid covers, in pixels of the original.
+        name: the model, for the error message.
+
+    Raises:
+        ModelError: the positions do not make up as many squares.
+    """
+    side = math.isqrt(len(positions) // len(boxes))
+    if len(positions) != len(boxes) * side * side:
+        raise ModelError(
+            f"{name} has {len(positions)} image tokens for a picture of {len(boxes)} views: expected as many square "
+            "grids; make the numbers of tokens and tiles of its processor agree with its config"
+        )
+    parts = np.split(positions, len(boxes))
+    return tuple(ImageGrid(own, (side, side), box) for own, box in zip(parts, boxes, strict=True))
 
 
 def _resized(frame: tuple[int, int], image_processor: Any) -> tuple[int, int]:

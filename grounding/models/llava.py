@@ -8,6 +8,7 @@ from grounding.errors import ModelError
 from grounding.layout import ImageGrid
 from grounding.models.base import VLM
 from grounding.models.geometry import viewed_box
+from grounding.models.mistral3 import pixtral_grid
 from grounding.models.picture import Picture
 from grounding.types import IntArray
 
@@ -17,7 +18,8 @@ class Llava(VLM):
 
     The processor either resizes the shortest edge and crops the centre, so that the model does not see the borders of a
     long picture, or resizes to an exact size; its settings say which. The vision tower's class token, where the model
-    keeps it (`vision_feature_select_strategy="full"`), is the first image token and a separator.
+    keeps it (`vision_feature_select_strategy="full"`), is the first image token and a separator. Pixtral is of this
+    class too, with a tower of its own; see `grounding.models.mistral3`.
     """
 
     model_types = ("llava",)
@@ -30,6 +32,9 @@ class Llava(VLM):
 
     def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
         """One grid of patches; see `VLM.grids`."""
+        if self.model.config.vision_config.model_type == "pixtral":
+            patch = int(self.model.config.vision_config.patch_size)
+            return (pixtral_grid(picture, positions, patch, self.name),)
         height, width = (int(side) for side in picture.inputs["pixel_values"][picture.index].shape[-2:])
         patch = int(self.model.config.vision_config.patch_size)
         rows, columns = height // patch, width // patch

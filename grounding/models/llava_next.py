@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class LlavaNext(VLM):
     and a newline token ends each row.
     """
 
-    model_types: tuple[str, ...] = ("llava_next",)
+    model_types: ClassVar[tuple[str, ...]] = ("llava_next",)
 
     def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
         """The whole picture, then its tiles as one grid; see `VLM.grids`."""
@@ -35,10 +36,11 @@ class LlavaNext(VLM):
         size = self._size(picture)
         (rows, columns), box = tiled_view(size, self._resolution(size), side, self._pixels)
         rows, columns = self._fewer((rows, columns))
-        if len(positions) != side * side + rows * (columns + 1):
+        expected = side * side + rows * (columns + 1)
+        if len(positions) != expected:
             raise ModelError(
                 f"{self.name} has {len(positions)} image tokens for a view of {side}x{side} and tiles of "
-                f"{rows}x{columns} cells with {rows} newlines: expected {side * side + rows * (columns + 1)}; make patch_size, "
+                f"{rows}x{columns} cells with {rows} newlines: expected {expected}; make patch_size, "
                 "image_grid_pinpoints and vision_feature_select_strategy of its processor agree with its config"
             )
         tiles = positions[side * side :].reshape(rows, columns + 1)[:, :columns]

@@ -78,7 +78,7 @@ def load(
         finder: finds the head noun of an expression; None uses the built-in rules.
 
     Returns:
-        The VLM, its model in eval mode with the sdpa kernel.
+        The VLM, its model in eval mode with the sdpa kernel, or the eager one where its logits are soft-capped.
 
     Raises:
         ModelError: unknown model type, no hub, no such model, a folder with missing or broken files, an unknown device
@@ -116,7 +116,7 @@ def _loaded(
                 config=config,
                 dtype=number_format,
                 device_map=device_map,
-                attn_implementation="sdpa",
+                attn_implementation=_kernel(config),
                 output_loading_info=True,
             )
         if missing := sorted(report["missing_keys"]):
@@ -128,3 +128,9 @@ def _loaded(
         if device_map is None:
             model = model.to(target)
     return vlm(model.eval(), processor, name_or_folder, finder)
+
+
+def _kernel(config: Any) -> str:
+    """The attention kernel of a config; torch's does not cap logits."""
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return "eager" if capped else "sdpa"

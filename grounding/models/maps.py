@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import nn
 
 from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
+from grounding.compat import last_logits
 from grounding.errors import RecordingError
 from grounding.layout import TokenLayout
 from grounding.memory import explain_out_of_memory
@@ -47,6 +48,15 @@ class Recordable(Protocol):
         """L, decoder layers."""
         ...
 
+    @property
+    def skipped_layers(self) -> tuple[int, ...]:
+        """Layers without attention weights."""
+        ...
+
+    def with_rows(self, layers: Iterable[int]) -> tuple[int, ...]:
+        """Those of some layers that have attention weights."""
+        ...
+
 
 @dataclass(frozen=True)
 class RecordedPass:
@@ -58,6 +68,7 @@ class RecordedPass:
         layouts: per element the layout of its sequence.
         layer_count: L of the model, also where fewer layers were recorded.
         cells: what the picture's cells carried.
+        skipped_layers: layers of the model without attention weights.
     """
 
     recording: Recording
@@ -65,6 +76,7 @@ class RecordedPass:
     layouts: tuple[TokenLayout, ...]
     layer_count: int
     cells: CellRows
+    skipped_layers: tuple[int, ...] = ()
 
     def maps(self, element: int, words: tuple[Word, ...], picture: int = 0) -> AttentionMaps:
         """The maps of some of one element's words over one of its pictures.
@@ -97,6 +109,7 @@ class RecordedPass:
             grids=tuple(grid for grid in layout.grids if grid.picture == picture),
             image_size=layout.image_sizes[picture],
             layer_count=self.layer_count,
+            skipped_layers=self.skipped_layers,
             head_statistics={name: table.numpy() for name, table in statistics.items()},
             residual_sinks=None if sinks is None else sinks[element].numpy()[:, columns],
             features=self.cells.features[element].numpy()[columns] if self.cells.features else None,
@@ -143,11 +156,15 @@ def record_pass(
         inputs: tensors by the model's argument names.
         layouts: per element the layout of its sequence.
         words: per element the words whose tokens are the queries.
-        spec: what to record.
+        spec: what to record. Layers without attention weights are left out.
 
     Raises:
         BudgetError, RecordingError, ModelError: see `record_maps`.
+        MethodError: no layer of the spec has attention weights.
     """
+    if vlm.skipped_layers:
+        wanted = range(vlm.layer_count) if spec.layers is None else spec.layers
+        spec = replace(spec, layers=vlm.with_rows(wanted))
     request = row_request(layouts, words, spec)
     with (
         torch.inference_mode(),
@@ -155,9 +172,9 @@ def record_pass(
         cell_rows(vlm, inputs, layouts, spec) as cells,
         record(vlm.model, request) as recording,
     ):
-        logits = vlm.model(**inputs, use_cache=False, logits_to_keep=1).logits
+        logits = vlm.model(**inputs, use_cache=False, logits_to_keep=last_logits()).logits
     refuse_overflow(logits, vlm.name)
-    return RecordedPass(recording, request, layouts, vlm.layer_count, cells)
+    return RecordedPass(recording, request, layouts, vlm.layer_count, cells, vlm.skipped_layers)
 
 
 def row_request(layouts: Sequence[TokenLayout], words: Sequence[Sequence[Word]], spec: RecordSpec) -> RowRequest:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from PIL import Image
 
 from grounding.errors import ImageError, ModelError
@@ -23,7 +26,7 @@ class QwenVL(VLM):
     tower to the image tokens in the first decoder layers (deepstack), which changes no position.
     """
 
-    model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 
     # Patches run through the tower in the order of its windows, and the merger's rows are in that order too, so
     # `projector` stays None: features are the image tokens as they enter the language model.
@@ -52,3 +55,15 @@ class QwenVL(VLM):
                 "agree with its config"
             )
         return (ImageGrid(positions, (rows, columns), whole(picture.size)),)
+
+
+class Qwen35(QwenVL):
+    """Qwen3.5 and 3.6 and their mixtures of experts.
+
+    Pictures are read as Qwen3-VL reads them, without deepstack. Most decoder layers are linear attention and have no
+    weights; each fourth is attention of wide heads with a gate behind it. The model is asked to answer without
+    thinking.
+    """
+
+    model_types = ("qwen3_5", "qwen3_5_moe")
+    template_options: ClassVar[Mapping[str, Any]] = {"enable_thinking": False}

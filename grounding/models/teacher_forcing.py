@@ -155,7 +155,8 @@ def continued(
 ) -> dict[str, torch.Tensor]:
     """The prompt's inputs with texts behind them, padded on the right.
 
-    Inputs of shape [B, N] other than ids and attention mask, such as token types, are 0 for the texts.
+    Inputs of shape [B, N] other than ids and attention mask, such as token types, are 0 for the texts, or what the
+    family's `text_types` say.
 
     Args:
         vlm: the model.
@@ -173,6 +174,7 @@ def continued(
         ids[row, : len(tokens)] = torch.tensor(tokens, device=ids.device)
         real[row, : len(tokens)] = 1
     tails = {"input_ids": ids, "attention_mask": real}
+    tails |= {name: torch.full_like(ids, kind) for name, kind in vlm.text_types.items()}
     return {
         name: torch.cat([value, tails.get(name, torch.zeros_like(ids)).to(value.dtype)], dim=1)
         if value.shape == shape

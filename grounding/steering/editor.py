@@ -51,7 +51,7 @@ class ModulationEditor:
         vlm = context.vlm
         self._modulation = modulation
         self._layouts: Sequence[TokenLayout] = context.prepared.layouts
-        chosen = modulation.layers.chosen(vlm.layer_count)
+        chosen = vlm.with_rows(modulation.layers.chosen(vlm.layer_count))
         self._static = modulation.heads.strengths(chosen, vlm.layer_count, vlm.head_count)
         if not modulation.heads.on_the_fly:
             chosen = tuple(i for i in chosen if self._static[i].any())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from grounding.compat import last_logits
 from grounding.errors import MethodError
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
@@ -82,6 +83,8 @@ def generate(
             options["streamer"] = streamer
         if decoding.stop_at_repeats:
             options["stopping_criteria"] = _repeats(vlm, prepared.length)
+        if overrides:
+            options["logits_to_keep"] = last_logits()
         for override in overrides:
             options |= override.options
         _refuse_unfit(options, len(images), len(overrides))
@@ -107,7 +110,8 @@ def check_steering(steering: Steering, vlm: VLM, decoding: Decoding) -> None:
     for step in steering.steps:
         if isinstance(step, Modulation):
             step.check(vlm)
-            step.heads.strengths(step.layers.chosen(vlm.layer_count), vlm.layer_count, vlm.head_count)
+            layers = vlm.with_rows(step.layers.chosen(vlm.layer_count))
+            step.heads.strengths(layers, vlm.layer_count, vlm.head_count)
         elif hasattr(step, "check"):
             step.check(vlm, decoding)
 

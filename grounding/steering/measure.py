@@ -34,6 +34,7 @@ from grounding.attention.events import Scope, Subscriber
 from grounding.attention.intercept import intercept
 from grounding.attention.rows import as_index, attention_rows
 from grounding.attention.sinks import SINKS, SinkRule
+from grounding.compat import last_logits
 from grounding.errors import GroundingError, ImageError, MethodError
 from grounding.geometry import cell_coverage
 from grounding.memory import explain_out_of_memory
@@ -162,7 +163,7 @@ def _image_rows(forced: TeacherForcedSample, sinks: SinkRule) -> Tensor:
     request = RowRequest((forced.rows,), keys=image, spec=RecordSpec(residual_sinks=True))
     model = forced.vlm.model
     with torch.inference_mode(), record(model, request) as recording:
-        model(**forced.inputs, use_cache=False, logits_to_keep=1)
+        model(**forced.inputs, use_cache=False, logits_to_keep=last_logits())
     assert recording.residual_sinks is not None
     marked = torch.stack([sinks.sinks(phi, layer) for layer, phi in enumerate(recording.residual_sinks[0])])  # [L, C]
     return recording.prefill[0] * ~marked[:, None, None]
@@ -246,7 +247,7 @@ def _ablation(forced: TeacherForcedSample, at_once: int = 16, keys: list[int] | 
     with torch.no_grad(), apply(vlm.model, editor, forced.prepared.length, 1):
         forward = AnswerForward(forced)
         whole = forward.log_probability()
-        for layer in range(vlm.layer_count):
+        for layer in vlm.row_layers:
             for first in range(0, vlm.head_count, at_once):
                 editor.layer, editor.heads = layer, tuple(range(first, min(first + at_once, vlm.head_count)))
                 values[layer, list(editor.heads)] = (whole - forward.log_probability(len(editor.heads))).cpu()
@@ -261,10 +262,10 @@ def _gradient(forced: TeacherForcedSample) -> Tensor:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(apply(vlm.model, editor, forced.prepared.length, 1))
         forward = AnswerForward(forced, differentiable=True)
-        stack.enter_context(intercept(vlm.model, _HeadOutputs(outputs), Scope(gates=range(vlm.layer_count))))
+        stack.enter_context(intercept(vlm.model, _HeadOutputs(outputs), Scope(gates=vlm.row_layers)))
         gradients = torch.autograd.grad(forward.log_probability()[0], outputs)
-    values = []
-    for number, gradient in enumerate(gradients):
-        part = editor.parts[number].to(gradient.device)  # [R, H, Dv]
-        values.append((gradient[0].float().view_as(part) * part).sum((0, 2)).cpu())
-    return torch.stack(values)
+    values = torch.zeros(vlm.layer_count, vlm.head_count)
+    for layer, gradient in zip(vlm.row_layers, gradients, strict=True):
+        part = editor.parts[layer].to(gradient.device)  # [R, H, Dv]
+        values[layer] = (gradient[0].float().view_as(part) * part).sum((0, 2)).cpu()
+    return values

@@ -22,7 +22,7 @@ from grounding.attention.call import AttentionCall, RowEdit
 from grounding.attention.events import Pass, Scope, Subscriber
 from grounding.attention.intercept import intercept
 from grounding.attention.introspect import decoder_stack
-from grounding.compat import cache_argument
+from grounding.compat import cache_argument, last_logits
 from grounding.errors import ExpressionError
 from grounding.models.base import VLM, Prepared
 from grounding.models.spelling import spell
@@ -116,7 +116,7 @@ class AnswerForward:
         self._start = forced.start
         inputs = _DecoderInputs()
         with torch.no_grad(), intercept(model, inputs, Scope(), stack=decoder_stack(model, self._decoder)):
-            model(**forced.inputs, use_cache=False, logits_to_keep=1)
+            model(**forced.inputs, use_cache=False, logits_to_keep=last_logits())
         seen = inputs.of_last_pass
         self._argument = cache_argument(self._decoder)
         stop = forced.rows[-1] + 1
@@ -180,7 +180,7 @@ class AnswerEditor(ABC):
     gate_layers: Collection[int] = ()
 
     def __init__(self, forced: TeacherForcedSample) -> None:
-        self.layers: Collection[int] = range(forced.vlm.layer_count)
+        self.layers: Collection[int] = forced.vlm.row_layers
         self.image = forced.prepared.layouts[0].image.tolist()
 
     def edit(self, layer: int, call: AttentionCall, running: GenerationPass) -> RowEdit | None:

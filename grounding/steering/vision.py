@@ -23,6 +23,7 @@ from grounding.attention.introspect import LayerStack, tower_stack, vision_tower
 from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
 from grounding.attention.rows import attention_rows, iter_rows
+from grounding.compat import last_logits
 from grounding.errors import MethodError
 from grounding.steering.base import GenerationContext
 from grounding.types import FloatArray, RecordSpec
@@ -161,5 +162,5 @@ def _in_decoder(context: GenerationContext, layer: int) -> list[CellAttention]:
     keys = tuple(tuple(int(p) for grid in layout.grids for p in grid.positions) for layout in context.prepared.layouts)
     request = RowRequest(queries, keys=keys, spec=RecordSpec(layers=(index,), reduce="heads"))
     with without_edits(), torch.no_grad(), record(context.vlm.model, request) as recording:
-        context.vlm.model(**context.prepared.inputs, logits_to_keep=1)
+        context.vlm.model(**context.prepared.inputs, logits_to_keep=last_logits())
     return [CellAttention(None, np.asarray(rows[0, 0].sum(0).numpy())) for rows in recording.prefill]

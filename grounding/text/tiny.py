@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Words that are one token for the tiny tokenizer; every other word is several byte tokens.
 WHOLE_WORDS = ("where", "is", "the", "dog", "red", "left", "of", "on", "image", "describe", "user", "assistant")
 
 
-def byte_tokenizer(special: Iterable[str], *, bos: str | None, eos: str, pad: str) -> Any:
+def byte_tokenizer(
+    special: Iterable[str],
+    *,
+    bos: str | None,
+    eos: str,
+    pad: str,
+    named: Mapping[str, str] | None = None,
+    whole: Iterable[str] = (),
+) -> Any:
     """A byte-level BPE tokenizer, which can write every string.
 
     Args:
@@ -17,6 +25,8 @@ def byte_tokenizer(special: Iterable[str], *, bos: str | None, eos: str, pad: st
         bos: the token put before every text, or None.
         eos: the token that ends a text.
         pad: the padding token.
+        named: special tokens by the attribute under which a processor looks them up; they are among `special`.
+        whole: byte strings, in the byte level's alphabet, that are one token besides `WHOLE_WORDS`.
 
     Returns:
         A `PreTrainedTokenizerFast` that pads on the left.
@@ -24,12 +34,12 @@ def byte_tokenizer(special: Iterable[str], *, bos: str | None, eos: str, pad: st
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    special = tuple(special)
+    special, named = tuple(special), named or {}
     vocabulary = {token: index for index, token in enumerate(special)}
     for letter in sorted(pre_tokenizers.ByteLevel.alphabet()):
         vocabulary[letter] = len(vocabulary)
     merges: list[tuple[str, str]] = []
-    for word in (lead + word for word in WHOLE_WORDS for lead in ("Ġ", "")):
+    for word in (*(lead + word for word in WHOLE_WORDS for lead in ("Ġ", "")), *whole):
         for end in range(1, len(word)):
             if word[: end + 1] not in vocabulary:
                 vocabulary[word[: end + 1]] = len(vocabulary)
@@ -41,11 +51,17 @@ def byte_tokenizer(special: Iterable[str], *, bos: str | None, eos: str, pad: st
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, vocabulary[bos])]
         )
-    return PreTrainedTokenizerFast(
+    wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=bos,
         eos_token=eos,
         pad_token=pad,
-        additional_special_tokens=[token for token in special if token not in (bos, eos, pad)],
+        extra_special_tokens=dict(named),
         padding_side="left",
     )
+    known = (bos, eos, pad, *named.values())
+    wrapped.add_special_tokens(
+        {"additional_special_tokens": [token for token in special if token not in known]},
+        replace_extra_special_tokens=False,
+    )
+    return wrapped

@@ -163,11 +163,6 @@ def test_assisted_generation_is_refused() -> None:
         )
 
 
-def test_compiled_models_are_refused(model: Any, batch: Any) -> None:
-    with pytest.raises(RecordingError, match="the model is compiled"):
-        run(torch.compile(model, backend="eager"), RowRequest(last(batch)), lambda: None)
-
-
 def test_a_query_that_was_cached_before_recording_is_refused(model: Any) -> None:
     decoder = model.get_decoder()
     embeds = torch.randn(1, 6, decoder.config.hidden_size, generator=torch.Generator().manual_seed(0))

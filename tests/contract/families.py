@@ -12,6 +12,9 @@ from functools import partial
 from grounding.models.base import VLM
 from grounding.models.registry import family_class
 from grounding.models.tiny import TINY, TinyModel, tiny_llava
+from grounding.models.tiny.gemma import tiny_gemma3, tiny_gemma4, tiny_paligemma
+from grounding.models.tiny.idefics import tiny_idefics3
+from grounding.models.tiny.mistral import tiny_pixtral
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,29 @@ class Family:
 
 # A variant's name is its model type, a slash, and what differs.
 FAMILIES: dict[str, Family] = {
+    "gemma3": Family(),
+    "gemma3/pan and scan": Family(partial(tiny_gemma3, pan_and_scan=True), grids=(3, 3)),
+    "gemma4": Family(),
+    "gemma4/large": Family(partial(tiny_gemma4, large=True)),
+    "glm4v": Family(),
+    "glm4v_moe": Family(),
+    "glm46v": Family(),
+    "idefics3": Family(grids=(5, 5)),
+    "idefics3/whole": Family(partial(tiny_idefics3, split=False)),
+    "internvl": Family(grids=(3, 3)),
     "llava": Family(full=False),
     "llava/exact size": Family(partial(tiny_llava, resize="exact")),
     "llava_next": Family(grids=(2, 2)),
     "llava_onevision": Family(grids=(2, 2)),
+    "llava/pixtral": Family(tiny_pixtral),
+    "mistral3": Family(),
+    "paligemma": Family(),
+    "paligemma/second": Family(partial(tiny_paligemma, second=True)),
     "qwen2_5_vl": Family(),
     "qwen2_vl": Family(),
+    "qwen3_5": Family(),
+    "qwen3_5_moe": Family(),
     "qwen3_vl": Family(),
     "qwen3_vl_moe": Family(),
+    "smolvlm": Family(grids=(5, 5)),
 }

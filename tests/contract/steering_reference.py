@@ -48,7 +48,10 @@ class Reference:
         modulation, layer, groups = self.modulation, module.layer_idx, query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
         (batch, _, queries, _), keys = query.shape, key.shape[2]
-        logits = query @ key.transpose(-1, -2) * options["scaling"] + mask[..., :keys]
+        logits = query @ key.transpose(-1, -2) * options["scaling"]
+        if (cap := options.get("softcap")) is not None:
+            logits = cap * (logits / cap).tanh()
+        logits = logits + mask[..., :keys]
         first = keys - queries
         image, text = torch.zeros(2, batch, 1, 1, keys, dtype=torch.bool)
         row = torch.zeros(batch, 1, queries, 1, dtype=torch.bool)

@@ -20,6 +20,7 @@ from steering_reference import Reference, reference_attention
 from grounding.attention import RowRequest, record
 from grounding.attention.introspect import vision_tower
 from grounding.attention.rows import TOLERANCE
+from grounding.compat import last_logits
 from grounding.errors import ImageError
 from grounding.geometry import Box, uncovered_share
 from grounding.layout import ImageGrid
@@ -41,7 +42,7 @@ from pipelines.referring import ReferringSegmentation
 
 ALLOWED = TOLERANCE[torch.float32]
 EXPRESSIONS = ("dog", "the red elephant left of the dog")
-GREEDY = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+GREEDY = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "logits_to_keep": last_logits()}
 GREY, BRIGHT = (90, 90, 90), (255, 0, 200)
 
 
@@ -98,6 +99,11 @@ def queries_of(prepared: Prepared) -> tuple[tuple[int, ...], ...]:
     return tuple((int(layout.cells[0]), *range(prepared.length - 3, prepared.length)) for layout in prepared.layouts)
 
 
+def request_of(subject: Subject, *, decode: bool = False) -> RowRequest:
+    """These rows of all layers that have attention weights."""
+    return RowRequest(queries_of(subject.batch), decode=decode, spec=RecordSpec(layers=subject.vlm.row_layers))
+
+
 def test_the_table_holds_every_family() -> None:
     assert {name.partition("/")[0] for name in FAMILIES} == set(KNOWN)
 
@@ -118,7 +124,7 @@ def test_rows_equal_eager_attention(subject: Subject) -> None:
 def test_logits_are_bit_equal_under_recording(subject: Subject) -> None:
     inputs = subject.batch.inputs
     plain = subject.vlm.model(**inputs).logits
-    with record(subject.vlm.model, RowRequest(queries_of(subject.batch))):
+    with record(subject.vlm.model, request_of(subject)):
         recorded = subject.vlm.model(**inputs).logits
     assert torch.equal(recorded, plain)
     assert torch.equal(subject.vlm.model(**inputs).logits, plain)
@@ -139,7 +145,7 @@ def test_a_left_padded_batch_of_two_sizes_equals_its_elements(subject: Subject) 
 
 def test_prefill_and_decode_equal_eager_generation(subject: Subject) -> None:
     model, inputs, queries = subject.vlm.model, subject.batch.inputs, queries_of(subject.batch)
-    with record(model, RowRequest(queries, decode=True)) as recording:
+    with record(model, request_of(subject, decode=True)) as recording:
         generated = model.generate(**inputs, **GREEDY)
     assert torch.equal(generated, model.generate(**inputs, **GREEDY))
     with eager(subject):

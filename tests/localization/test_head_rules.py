@@ -52,8 +52,8 @@ def test_the_cut_is_a_value_where_the_shares_bend() -> None:
 
 def test_heads_are_ranked_by_how_often_they_are_among_the_sharpest_that_look() -> None:
     share = np.array([[0.9, 0.9], [0.9, 0.01], [0.8, 0.7]], np.float32)
-    one = HeadScores(share, np.array([[0, 0], [1.0, 0.1], [2.0, 3.0]], np.float32))
-    two = HeadScores(share, np.array([[0, 0], [5.0, 0.1], [2.0, 3.0]], np.float32))
+    one = HeadScores((0, 1, 2), share, np.array([[0, 0], [1.0, 0.1], [2.0, 3.0]], np.float32))
+    two = HeadScores((0, 1, 2), share, np.array([[0, 0], [5.0, 0.1], [2.0, 3.0]], np.float32))
     rule = EntropyRule(min_share=0.5, skip_layers=1, marked=1)
     assert by_entropy([one, two], rule) == ((1, 0, 0.5), (2, 0, 0.5))  # 1.1 hardly looks; of equals the larger share
     assert by_entropy([one, two], replace(rule, skip_layers=0, marked=2))[:2] == ((0, 0, 1.0), (0, 1, 1.0))
@@ -65,7 +65,8 @@ def test_heads_are_ranked_by_how_often_they_are_among_the_sharpest_that_look() -
 def test_ranks_are_averaged_over_scores() -> None:
     tables = [np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[40.0, 10.0], [20.0, 30.0]])]
     np.testing.assert_allclose(mean_rank(tables), [[0.5, 1 / 6], [0.5, 5 / 6]])
-    assert [at[:2] for at in ranked(mean_rank(tables), tables[0])] == [(1, 1), (1, 0), (0, 0), (0, 1)]
+    assert ranked((4, 7), tables[0], tables[0])[0] == (7, 1, 4.0)
+    assert [at[:2] for at in ranked((0, 1), mean_rank(tables), tables[0])] == [(1, 1), (1, 0), (0, 0), (0, 1)]
 
 
 def test_scores_are_those_of_the_row_that_is_judged() -> None:
@@ -101,7 +102,7 @@ def test_what_heads_add_makes_up_what_attention_adds(vlm) -> None:
         prepared = vlm.prepare([one.image] * 2, [one.expression, one.other])
         vlm.model(**prepared.inputs)
     hook.remove()
-    parts = contrast._parts(vlm, layer, seen["ins"][:, -1].float(), 1)
+    parts = contrast._parts(vlm, layer, seen["ins"][:, -1].float())
     change = (seen["out"][0, -1] - seen["out"][1, -1]).float()
     np.testing.assert_allclose(parts.sum(dim=0).numpy(), change.numpy(), atol=1e-5)
 

@@ -104,7 +104,7 @@ def test_logits_take_the_place_of_attention_and_follow_the_words() -> None:
     method = load_method("tam")
     spec = method.record_spec(12)
     assert spec.logits
-    assert spec.layers == (0,)
+    assert spec.reduce == "heads"
 
 
 def test_a_single_hot_cell_falls_and_a_plateau_stays() -> None:

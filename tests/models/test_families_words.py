@@ -74,13 +74,12 @@ def test_left_padding_moves_every_position(vlm: VLM) -> None:
         assert (together.inputs["attention_mask"][index][:shift] == 0).all()
 
 
-def test_image_positions_hold_image_tokens_and_nothing_else(vlm: VLM) -> None:
+def test_cells_are_image_tokens_and_no_image_token_lies_outside_the_picture(vlm: VLM) -> None:
     prepared = vlm.prepare([picture(), picture(50, 90)], ["dog", "a cat"])
     for index in range(2):
         ids = prepared.inputs["input_ids"][index]
         found = np.flatnonzero(ids.numpy() == vlm.image_token_id)
-        np.testing.assert_array_equal(found, prepared.layouts[index].image)
-        assert set(prepared.layouts[index].cells) <= set(found)
+        assert set(prepared.layouts[index].cells) <= set(found) <= set(prepared.layouts[index].image)
 
 
 def test_the_layout_covers_the_prompt(vlm: VLM) -> None:
@@ -115,10 +114,10 @@ def test_the_prompt_may_end_with_the_expression(vlm: VLM) -> None:
 
 
 def test_the_decoder_is_the_language_model(vlm: VLM) -> None:
-    assert len(vlm.decoder.layers) == vlm.layer_count == 2
-    assert vlm.decoder.layers[0].self_attn.q_proj.out_features // vlm.decoder.layers[0].self_attn.head_dim == (
-        vlm.head_count
-    )
+    assert len(vlm.decoder.layers) == vlm.layer_count >= 2
+    attention = vlm.decoder.layers[vlm.row_layers[-1]].self_attn
+    width = attention.o_proj.in_features if hasattr(attention, "o_proj") else attention.out_proj.in_features
+    assert width // attention.head_dim == vlm.head_count
 
 
 @pytest.mark.parametrize(("expression", "message"), [("", "no words"), ("of the", "stop words alone")])
@@ -249,7 +248,7 @@ def test_qwen_refuses_tokens_that_are_no_grid() -> None:
 
 
 def test_unknown_model_types_name_the_known_ones() -> None:
-    with pytest.raises(ModelError, match=r"some/model is of model type 'bert'.*llava, qwen2_5_vl"):
+    with pytest.raises(ModelError, match=r"some/model is of model type 'bert'.*llava, .*qwen2_5_vl"):
         family_class("bert", "some/model")
 
 

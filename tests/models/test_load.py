@@ -20,6 +20,7 @@ from grounding.models.load import load, load_config
 from grounding.models.maps import record_maps
 from grounding.models.registry import family_class
 from grounding.models.tiny import TINY, tiny_llava
+from grounding.models.tiny.gemma import tiny_paligemma
 from grounding.types import RecordSpec
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8))
@@ -71,6 +72,12 @@ def test_prompt_and_notice_live_in_the_saved_config(saved_llava: Path) -> None:
     vlm = load(str(saved_llava), device="cpu")
     assert (vlm.default_prompt, vlm.notice) == ("find {expression} !", "It knows noise only.")
     assert vlm.name == str(saved_llava)
+
+
+def test_a_model_of_capped_logits_is_loaded_with_the_eager_kernel(tmp_path: Path) -> None:
+    vlm = load(str(save(tmp_path, *tiny_paligemma(second=True))), device="cpu")
+    assert vlm.model.config._attn_implementation == "eager"
+    assert record_maps(vlm, vlm.prepare([PICTURE], ["the dog"]), RecordSpec())[0].values.max() > 0
 
 
 @pytest.mark.slow

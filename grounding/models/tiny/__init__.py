@@ -8,19 +8,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from grounding.models.tiny.gemma import tiny_gemma3, tiny_gemma4, tiny_paligemma
+from grounding.models.tiny.glm import tiny_glm4v, tiny_glm4v_moe, tiny_glm46v
+from grounding.models.tiny.idefics import tiny_idefics3, tiny_smolvlm
+from grounding.models.tiny.internvl import tiny_internvl
 from grounding.models.tiny.llava import tiny_llava, tiny_llava_gqa
 from grounding.models.tiny.llava_next import tiny_llava_next, tiny_llava_onevision
+from grounding.models.tiny.mistral import tiny_mistral3
 from grounding.models.tiny.parts import TinyModel
-from grounding.models.tiny.qwen import tiny_qwen2_5_vl, tiny_qwen2_vl, tiny_qwen3_vl, tiny_qwen3_vl_moe
+from grounding.models.tiny.qwen import (
+    tiny_qwen2_5_vl,
+    tiny_qwen2_vl,
+    tiny_qwen3_5,
+    tiny_qwen3_5_moe,
+    tiny_qwen3_vl,
+    tiny_qwen3_vl_moe,
+)
 
 TINY: dict[str, Callable[..., TinyModel]] = {
+    "gemma3": tiny_gemma3,
+    "gemma4": tiny_gemma4,
+    "glm4v": tiny_glm4v,
+    "glm4v_moe": tiny_glm4v_moe,
+    "glm46v": tiny_glm46v,
+    "idefics3": tiny_idefics3,
+    "internvl": tiny_internvl,
     "llava": tiny_llava,
     "llava_next": tiny_llava_next,
     "llava_onevision": tiny_llava_onevision,
+    "mistral3": tiny_mistral3,
+    "paligemma": tiny_paligemma,
     "qwen2_5_vl": tiny_qwen2_5_vl,
     "qwen2_vl": tiny_qwen2_vl,
+    "qwen3_5": tiny_qwen3_5,
+    "qwen3_5_moe": tiny_qwen3_5_moe,
     "qwen3_vl": tiny_qwen3_vl,
     "qwen3_vl_moe": tiny_qwen3_vl_moe,
+    "smolvlm": tiny_smolvlm,
 }
 """Per model type the builder of its tiny model, which takes `seed`."""
 

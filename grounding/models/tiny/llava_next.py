@@ -7,7 +7,7 @@ from grounding.models.tiny.parts import WIDE, TinyModel, seeded
 from grounding.models.tiny.qwen import SPECIAL, qwen2_text
 from grounding.text.tiny import byte_tokenizer
 
-TILE = 28  # px, 2x2 patches of 14 px
+TILE = 42  # px, 3x3 patches of 14 px
 RESOLUTIONS = [[TILE, 2 * TILE], [2 * TILE, TILE], [2 * TILE, 2 * TILE]]
 ONEVISION_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for content in message['content'] %}"
@@ -17,7 +17,7 @@ ONEVISION_TEMPLATE = (
 
 
 def tiny_llava_next(*, seed: int = 0) -> TinyModel:
-    """A random `LlavaNextForConditionalGeneration` with its processor: tiles of 2x2 cells, at most four of them."""
+    """A random `LlavaNextForConditionalGeneration` with its processor: tiles of 3x3 cells, at most four of them."""
     from transformers import (
         CLIPVisionConfig,
         LlavaNextConfig,
@@ -56,7 +56,7 @@ def tiny_llava_next(*, seed: int = 0) -> TinyModel:
 
 
 def tiny_llava_onevision(*, seed: int = 0, most_tiles: int = 9) -> TinyModel:
-    """A random `LlavaOnevisionForConditionalGeneration` with its processor: tiles of 2x2 cells, at most four of them.
+    """A random `LlavaOnevisionForConditionalGeneration` with its processor: tiles of 3x3 cells, at most four of them.
 
     Args:
         seed: the weights' seed.
@@ -78,7 +78,7 @@ def tiny_llava_onevision(*, seed: int = 0, most_tiles: int = 9) -> TinyModel:
         image_processor=LlavaOnevisionImageProcessor(size=square, image_grid_pinpoints=RESOLUTIONS),
         tokenizer=tokenizer,
         video_processor=LlavaOnevisionVideoProcessor(size=square),
-        num_image_tokens=4,
+        num_image_tokens=9,
         vision_feature_select_strategy="full",
         chat_template=ONEVISION_TEMPLATE,
         vision_aspect_ratio=limit,

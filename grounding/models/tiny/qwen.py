@@ -92,6 +92,34 @@ def tiny_qwen3_vl_moe(*, seed: int = 0) -> TinyModel:
     return seeded(Qwen3VLMoeForConditionalGeneration, config, seed), processor
 
 
+def tiny_qwen3_5(*, seed: int = 0) -> TinyModel:
+    """A random `Qwen3_5ForConditionalGeneration` with its processor: a layer of linear attention, then a full one."""
+    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration, Qwen3VLProcessor
+
+    processor = _processor(Qwen3VLProcessor, 16, template=THINKING_TEMPLATE)
+    text = _text3(processor) | LINEAR
+    config = Qwen3_5Config(text_config=text, vision_config=_vision3(), **_ids(processor))
+    return seeded(Qwen3_5ForConditionalGeneration, config, seed), processor
+
+
+def tiny_qwen3_5_moe(*, seed: int = 0) -> TinyModel:
+    """A random `Qwen3_5MoeForConditionalGeneration` with its processor: as `tiny_qwen3_5`, with experts."""
+    from transformers import Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration, Qwen3VLProcessor
+
+    processor = _processor(Qwen3VLProcessor, 16, template=THINKING_TEMPLATE)
+    text = _text3(processor) | LINEAR | EXPERTS | {"shared_expert_intermediate_size": 32}
+    config = Qwen3_5MoeConfig(text_config=text, vision_config=_vision3(), **_ids(processor))
+    return seeded(Qwen3_5MoeForConditionalGeneration, config, seed), processor
+
+
+LINEAR = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "partial_rotary_factor": 0.5,
+}
 EXPERTS = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
 
 

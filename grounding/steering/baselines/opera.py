@@ -116,7 +116,7 @@ class OverTrust:
             padded = [answer + [padding] * (longest - len(answer)) for answer in answers]
             return torch.cat([input_ids, torch.tensor(padded, device=input_ids.device)], dim=1)
 
-        with intercept(vlm.model, rows, Scope(calls=(vlm.layer_count - 1,)), backend="transformers"):
+        with intercept(vlm.model, rows, Scope(calls=(vlm.row_layers[-1],)), backend="transformers"):
             yield GenerateOverrides(options={"num_beams": 1, "custom_generate": loop})
 
 

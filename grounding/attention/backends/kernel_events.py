@@ -1,0 +1,141 @@
+"""Emit one attention call of a transformers module to the current thread's subscribers.
+
+The kernel's arguments become an `AttentionCall`; the subscribers' edits are collected, the kernel runs, and the call
+and its output are passed on. Without an edit the kernel's output is returned unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from grounding.attention.call import AttentionCall
+from grounding.attention.edits import run_edited
+from grounding.attention.events import Route, active_routes
+from grounding.compat import Kernel, sdpa_kernel
+from grounding.errors import RecordingError
+
+FOREIGN = {"cache": "a paged cache", "s_aux": "learned attention sinks in the softmax"}
+"""Options of a kernel with which its rows are not a softmax over the sequence's own keys."""
+
+
+def emit(
+    name: str,
+    flash: bool,
+    kernel: Kernel,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any = None,
+    *args: Any,
+    **options: Any,
+) -> Any:
+    """Run a kernel with the edits of the subscribers of its module, and pass them the call and its output.
+
+    Args:
+        name: the kernel's name in transformers' registry.
+        flash: whether it takes its mask in the form of flash kernels; see `grounding.compat.is_flash`.
+        kernel: the kernel.
+        module: the attention module that calls it.
+        query: [B, H, Q, D].
+        key: [B, H/G, K, D].
+        value: [B, H/G, K, Dv].
+        attention_mask: as the model passes it.
+        args: further positional arguments of the kernel.
+        options: its keyword arguments.
+
+    Returns:
+        What the kernel returns: (output [B, Q, H, Dv], weights or None).
+
+    Raises:
+        RecordingError: the mask or an option is of a form whose rows cannot be recomputed.
+    """
+    wanted = _wanted(module)
+    if not wanted:
+        return kernel(module, query, key, value, attention_mask, *args, **options)
+    call = _described(module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager")
+    for route, layer in wanted:
+        if route.edits:
+            call = route.subscriber.edit(layer, call)
+    if call.edits:
+        # Flash kernels do not support an additive mask per head; torch's kernel does.
+        result: Any = run_edited(sdpa_kernel() if flash else kernel, module, call, attention_mask, args, options)
+    else:
+        result = kernel(module, query, key, value, attention_mask, *args, **options)
+    for route, layer in wanted:
+        route.subscriber.observe(layer, call, result[0])
+    return result
+
+
+def observed(
+    name: str,
+    flash: bool,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    options: dict[str, Any],
+    output: Tensor,
+) -> None:
+    """Pass a call that has run already, unedited, to the subscribers of its module; see `emit` for the arguments."""
+    wanted = _wanted(module)
+    if not wanted:
+        return
+    call = _described(module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager")
+    for route, layer in wanted:
+        route.subscriber.observe(layer, call, output)
+
+
+def _wanted(module: nn.Module) -> list[tuple[Route, int]]:
+    return [(route, layer) for route in active_routes() if (layer := route.layer(module)) is not None]
+
+
+def _described(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any,
+    options: dict[str, Any],
+    *,
+    flash: bool,
+    eager: bool,
+) -> AttentionCall:
+    """Convert a kernel's arguments to an `AttentionCall`.
+
+    Raises:
+        RecordingError: the mask or an option is of a form whose rows cannot be recomputed.
+    """
+    for option, meaning in FOREIGN.items():
+        if options.get(option) is not None:
+            raise RecordingError(
+                f"{type(module).__name__} attends with {meaning}, which recorded rows would not show; expected a "
+                "softmax over the sequence's own keys"
+            )
+    if mask is not None and not (isinstance(mask, Tensor) and mask.ndim in (2, 4)):
+        raise RecordingError(
+            f"{type(module).__name__} was given a mask of type {type(mask).__name__}; expected none, a 2-D padding "
+            "mask or a 4-D mask. Call model.set_attn_implementation('sdpa') first"
+        )
+    causal = options.get("is_causal")
+    causal = bool(getattr(module, "is_causal", True) if causal is None else causal)
+    if eager:
+        causal = False  # eager attention has no flag; its mask contains causality
+    elif not flash:
+        causal = causal and mask is None and query.shape[2] > 1
+    scale = options.get("scaling")
+    return AttentionCall(
+        query=query,
+        key=key,
+        value=value,
+        mask=mask,
+        scale=float(scale) if scale is not None else query.shape[-1] ** -0.5,
+        causal=causal,
+        window=options.get("sliding_window") if flash else None,
+        softcap=options.get("softcap"),
+        bias=options.get("position_bias"),
+        dropout=float(options.get("dropout") or 0.0),
+    )

@@ -1,0 +1,20 @@
+"""GLM-4.1V, GLM-4.5V and GLM-4.6V: the whole picture near its own size, one token per 2x2 patches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from grounding.models.qwen_vl import QwenVL
+
+
+class Glm4V(QwenVL):
+    """GLM-4.1V and 4.6V, and GLM-4.5V, a mixture of experts.
+
+    Pictures are resized and merged as Qwen2-VL does. `<|begin_of_image|>` and `<|end_of_image|>` around the image
+    tokens are written by the chat template and count as its text. Where the template can, the model is asked to answer
+    without thinking.
+    """
+
+    model_types = ("glm4v", "glm4v_moe", "glm46v")
+    template_options: ClassVar[Mapping[str, Any]] = {"enable_thinking": False}

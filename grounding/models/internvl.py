@@ -1,0 +1,59 @@
+"""InternVL: equal tiles of the picture, and behind them a small view of the whole."""
+
+from __future__ import annotations
+
+from grounding.errors import ModelError
+from grounding.geometry import Box
+from grounding.layout import ImageGrid
+from grounding.models.base import VLM
+from grounding.models.geometry import square_grids, tile_boxes, whole
+from grounding.models.picture import Picture
+from grounding.types import IntArray
+
+
+class InternVL(VLM):
+    """InternVL 3 and 3.5, with any decoder.
+
+    The picture is squeezed into a canvas of equal square tiles whose aspect is nearest to its own. The tiles come
+    first, row by row, then a thumbnail of the whole picture where there are several. `<img>` and `</img>` around them
+    are separators. Pixel shuffle merges 2x2 patches to a cell.
+    """
+
+    model_types = ("internvl",)
+
+    def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
+        """One grid for each tile, then the thumbnail's; see `VLM.grids`."""
+        views = len(positions) // int(self.processor.image_seq_length)
+        return square_grids(positions, self._boxes(picture.size, views), self.name)
+
+    def _boxes(self, size: tuple[int, int], views: int) -> list[Box]:
+        if views == 1:
+            return [whole(size)]
+        settings = self.processor.image_processor
+        columns, rows = optimal_canvas(size, settings)
+        if views != rows * columns + 1:
+            raise ModelError(
+                f"{self.name} reads a picture of {size[0]}x{size[1]} px in {views} views, but its image processor's "
+                f"settings say {rows}x{columns} tiles and a thumbnail: its way of tiling is not known, so cells cannot "
+                "be placed in the picture; use the model's own processor"
+            )
+        return [*tile_boxes(size, rows, columns), whole(size)]
+
+
+def optimal_canvas(size: tuple[int, int], settings: object) -> tuple[int, int]:
+    """(columns, rows) of the tiles that an image processor of GOT-OCR2's kind cuts.
+
+    Args:
+        size: (width, height) of the picture.
+        settings: the image processor.
+    """
+    from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
+
+    tile = settings.size  # type: ignore[attr-defined]
+    columns, rows = get_optimal_tiled_canvas(
+        (size[1], size[0]),
+        (int(tile["height"]), int(tile["width"])),
+        int(settings.min_patches),  # type: ignore[attr-defined]
+        int(settings.max_patches),  # type: ignore[attr-defined]
+    )
+    return int(columns), int(rows)
