@@ -27,6 +27,7 @@ def report(data: dict[str, Any]) -> str:
         lines.append(
             f"| heads of other photos | | {_shown(heads['pointing_accuracy'])} | {_shown(heads['full_minus'])} | | |"
         )
+        lines += [line for name, why in part["left_out"].items() for line in ("", f"Left out: {name}: {why}")]
         most = ", ".join(f"{name} {hit}/{asked}" for name, (hit, asked) in list(part["by_class"].items())[:25])
         lines += ["", f"Hits by class: {most}."]
     if "expressions" in data:

@@ -230,12 +230,13 @@ def test_nouns_of_a_coco_folder_are_compared_over_methods(
     with pytest.raises(UsageError, match="choose --parts nouns"):
         EvalPhotosCommand(**options, out=tmp_path / "out").run()
     command = EvalPhotosCommand(
-        **options, parts=("nouns",), methods=("last-layer",), vary=("refinements",), out=tmp_path / "out"
+        **options, parts=("nouns",), methods=("last-layer", "refam"), vary=("refinements",), out=tmp_path / "out"
     )
     assert command.run() == 0
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())["nouns"]
     assert {"full method", "last-layer", "+ biased cut"} <= set(scores["variants"])
     assert "last-layer" in scores["full_minus"]
+    assert list(scores["left_out"]) == ["refam"]
     assert "mIoU, full minus this" in (tmp_path / "out" / "scores.md").read_text()
 
 
