@@ -105,8 +105,8 @@ class Backgrounds:
         if kind is None:
             prompt = spec.background_prompt
         elif kind == "no-query":
-            own: str = getattr(self._source, "default_prompt", SLOT)
-            prompt = without_expression(own if prompt is None else prompt)
+            template: str = getattr(self._source, "default_prompt", SLOT)
+            prompt = without_expression(template if prompt is None else prompt)
         keeps_words = prompt is None or SLOT in prompt
         words = list(expressions) if keeps_words else [""] * len(images)
         keys = [(fingerprint(image), own, prompt, spec) for image, own in zip(images, words, strict=True)]
