@@ -56,6 +56,7 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/grounding bench record --check record
+	$(BIN)/grounding bench flow --check flow
 	$(BIN)/grounding bench steer --check steer
 	$(BIN)/grounding bench steer --steer headwise --check steer-headwise
 	$(BIN)/grounding eval scenes --limit 200 --seed 1 --ablate

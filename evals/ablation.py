@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 
+from grounding.maps.ensemble import HOW, JoinModels
 from grounding.methods import Method, without
 from grounding.points import ArgMax
 
@@ -18,14 +20,18 @@ LADDER = {
 """Stages that RefAM (arXiv 2509.22650) adds to a raw map of words, in the order of our ablation, and names."""
 
 
-def ablations(method: Method) -> dict[str, Method]:
+def ablations(method: Method, models: Sequence[str] = ()) -> dict[str, Method]:
     """The method without each of its parts, by what is different in it.
 
     Each stage is left out in turn (an axis that it would have averaged is averaged when the map is composed). The
     point rule is replaced by the one point at the maximum, the mask choice by the segmenter's own estimate, and the
-    cascade by one call. See `ladder` for what else a method with magnets or sinks has.
+    cascade by one call. See `ladder` for what else a method with magnets or sinks has, and `joins` an ensemble's.
+
+    Args:
+        method: the full method.
+        models: an ensemble's models.
     """
-    found = {f"without {stage.name}": without(method, stage.name) for stage in method.stages}
+    found = {f"without {stage.name}": without(method, stage.name) for stage in method.stages} | joins(method, models)
     if not isinstance(method.points, ArgMax):
         found["one point at the maximum"] = replace(method, points=ArgMax())
     if method.mask.choice != "iou":
@@ -48,3 +54,19 @@ def ladder(method: Method) -> dict[str, Method]:
         rung = reduce(without, names[count:], method)
         found[f"+ {LADDER[names[count - 1]]}" if count else "raw map of all words"] = rung
     return found
+
+
+def joins(method: Method, models: Sequence[str]) -> dict[str, Method]:
+    """The method with each model of an ensemble alone, and with the other ways to join their maps."""
+    join = next((stage for stage in method.stages if isinstance(stage, JoinModels)), None)
+    if join is None:
+        return {}
+    alone = {
+        f"{name} alone": replace(join, weights=tuple(float(index == other) for other in range(len(models))))
+        for index, name in enumerate(models)
+    }
+    others = {f"joined by {how}": replace(join, how=how) for how in HOW if how != join.how}
+    return {
+        name: replace(method, stages=tuple(changed if stage is join else stage for stage in method.stages))
+        for name, changed in (alone | others).items()
+    }

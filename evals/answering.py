@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evals.plan import batch_seed
 from evals.runs import IMAGES
-from evals.task import Answer, Sample, image_hash
+from evals.task import Answer, Sample, SelfAnswer, image_hash
 from grounding.errors import GroundingError
 from grounding.files import slug, write_bytes
 from grounding.runs.attempts import attempt_pictures
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from grounding.models.base import VLM
-    from grounding.steering.decoding import Decoding, Generated
+    from grounding.steering.decoding import Decoding
     from grounding.steering.method import Steering
+
+
+OwnAnswers = Callable[[Sequence[tuple[Sample, "Image.Image"]]], list[SelfAnswer]]
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,22 @@ class ImageStore:
 
 
 def answer_batch(
-    vlm: VLM, batch: Sequence[Sample], image_store: ImageStore, steering: Steering | None, decoding: Decoding
+    vlm: VLM,
+    batch: Sequence[Sample],
+    image_store: ImageStore,
+    steering: Steering | None,
+    decoding: Decoding,
+    own: OwnAnswers | None = None,
 ) -> list[Answer]:
     """Answer a batch; if it fails as a whole, answer its samples one by one.
+
+    Args:
+        vlm: the model.
+        batch: the samples.
+        image_store: opens their pictures.
+        steering: None for the model without steering.
+        decoding: how texts are generated.
+        own: of a task that answers its samples itself; see `evals.task.SelfAnswering`.
 
     Returns:
         One answer per sample, in order; a sample that failed has its error.
@@ -86,22 +102,23 @@ def answer_batch(
     """
     from grounding.steering.generate import generate
 
-    def texts(loaded: Sequence[tuple[Sample, Image.Image]]) -> list[Generated]:
+    def texts(loaded: Sequence[tuple[Sample, Image.Image]]) -> list[SelfAnswer]:
+        if own is not None:
+            return own(loaded)
         samples = [sample for sample, _ in loaded]
         seeded = replace(decoding, seed=batch_seed(decoding.seed, samples))
-        return list(
-            generate(vlm, [picture for _, picture in loaded], [one.question for one in samples], steering, seeded)
-        )
+        found = generate(vlm, [picture for _, picture in loaded], [one.question for one in samples], steering, seeded)
+        return [SelfAnswer(one.text, len(one.token_ids), one.finished) for one in found]
 
     outcomes = attempt_pictures(batch, lambda sample: sample.image, image_store.open, texts)
     return [_answer(sample, image_store.name(sample), outcome) for sample, outcome in zip(batch, outcomes, strict=True)]
 
 
-def _answer(sample: Sample, image: str, outcome: Generated | GroundingError) -> Answer:
+def _answer(sample: Sample, image: str, outcome: SelfAnswer | GroundingError) -> Answer:
     shown = sample.fields, image_hash(sample.picture)
     if isinstance(outcome, GroundingError):
         return Answer(sample.id, image, sample.question, "", 0, False, str(outcome), *shown)
-    tokens = len(outcome.token_ids)
+    tokens = outcome.tokens
     # Every score would read something into an empty text: CHAIR the best value, POPE's own parser a yes.
     if not outcome.text.strip():
         reason = f"the answer has no word ({tokens} tokens): a model that overflows in float16 does in bfloat16"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from evals.inputs import refuse_doubles
-from evals.task import Sample, Task
+from evals.task import Sample, SelfAnswering, Task
 from grounding.errors import EvalDataError, UsageError
 from grounding.runs.provenance import model_identity, settings_text, short_hash
 from grounding.steering.decoding import Decoding
@@ -167,6 +167,7 @@ def config_of(task: Task, samples: Sequence[Sample], plan: Plan) -> dict[str, An
         "steering": settings_text(plan.steering) if plan.steering else None,
         "decoding": asdict(plan.decoding),
         "batch_size": plan.batch_size,
+        **({"pipeline": task.configuration(plan)} if isinstance(task, SelfAnswering) else {}),
     }
 
 

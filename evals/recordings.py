@@ -1,4 +1,4 @@
-"""Record once what many methods need: the words once per prompt and list of magnets, each background once."""
+"""Record once what many methods need: the words once per prompt, list of magnets and flow, each background once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from grounding.errors import GroundingError
 from grounding.methods import Method
 from grounding.runs.attempts import attempt
-from grounding.types import AttentionMaps, MagnetWords, RecordSpec
+from grounding.types import AttentionMaps, RecordSpec
 from pipelines.referring import ReferringSegmentation
 
 Pairs = Sequence[tuple[Image.Image, str]]
@@ -70,16 +70,19 @@ class SharedRecording:
 def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> tuple[SharedRecording, ...]:
     """The least recordings that serve all methods; that of the first method comes first.
 
-    Magnets change every weight, and so does the prompt, so that each has a recording of its own. A contrast needs both
+    Magnets, a flow and the prompt change every weight, so that each has a recording of its own. A contrast needs both
     sides recorded to one spec, so all backgrounds are recorded to that of the words.
 
     Args:
         methods: by name, at least one.
         layer_count: the model's layers.
     """
-    groups: dict[tuple[str | None, MagnetWords | None], dict[str, Method]] = {}
+    groups: dict[object, dict[str, Method]] = {}
     for name, method in methods.items():
-        groups.setdefault((method.prompt, method.record_spec(layer_count).magnets), {})[name] = method
+        spec = method.record_spec(layer_count)
+        # A flow's layers are a part of it, whereas single layers are left out again by the methods that need fewer.
+        through = None if spec.flow is None else (spec.flow, spec.layers)
+        groups.setdefault((method.prompt, spec.magnets, through), {})[name] = method
     return tuple(_shared(group, layer_count) for group in groups.values())
 
 

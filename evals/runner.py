@@ -13,7 +13,7 @@ from evals.answering import ImageStore, answer_batch
 from evals.inputs import refuse_empty
 from evals.plan import Plan, Worker, choose, config_of, samples_hash
 from evals.runs import DETAILS, IMAGES, MANIFEST, SAMPLES, SCORES, TIMINGS, RunFolder, open_answers, rebuild_task
-from evals.task import Answer, Sample, Scored, StoredPicture, Task, image_hash
+from evals.task import Answer, Sample, Scored, SelfAnswering, StoredPicture, Task, image_hash
 from grounding import schema
 from grounding.errors import EvalDataError, OutputError
 from grounding.files import append_jsonl, read_jsonl, write_bytes, write_json
@@ -136,10 +136,11 @@ class Run:
         if not (out / MANIFEST).exists() or self.manifest["end"] or _is_another(self.folder.manifest(), self.manifest):
             write_json(out / MANIFEST, {**self.manifest, "end": None})
         image_store = ImageStore.of(self.samples, out)
+        own = self.task.answerer(vlm, plan) if isinstance(self.task, SelfAnswering) else None
         log = open_answers(out / worker.file)
         for number, batch in todo:
             started, clock = datetime.now().astimezone(), time.perf_counter()
-            answers = answer_batch(vlm, batch, image_store, plan.steering, plan.decoding)
+            answers = answer_batch(vlm, batch, image_store, plan.steering, plan.decoding, own)
             seconds = time.perf_counter() - clock
             for answer in answers:
                 log.add(answer)

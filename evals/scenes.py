@@ -14,6 +14,7 @@ from evals.asked_once import AskedOnce
 from evals.bench.segmenter import deepest_point
 from evals.metrics import Outcome, gave_up, judge
 from evals.recordings import shared_recordings
+from grounding.ensemble import Ensemble
 from grounding.errors import EmptyMapError, ExpressionError, GroundingError, MethodError, RecordingError
 from grounding.methods import Method, run_stages
 from grounding.runs.attempts import attempt_one
@@ -100,7 +101,7 @@ def answer_samples(
 ) -> Answers:
     """Record every sample once and evaluate all variants on the same recording.
 
-    The model runs once per sample, prompt and list of magnets, once per background (and for the words of another
+    The model runs once per sample, prompt, list of magnets and flow, once per background (and for the words of another
     object), the segmenter's encoder once per image; each variant then runs its own stages on the recorded maps.
 
     Args:
@@ -115,7 +116,8 @@ def answer_samples(
     Returns:
         The outcomes of the full method, of the controls and, where asked for, of the ablations and other methods.
     """
-    variants = {FULL: pipe.method} | (ablations(pipe.method) if ablate else {}) | dict(methods or {})
+    models = pipe.source.member_names if isinstance(pipe.source, Ensemble) else ()
+    variants = {FULL: pipe.method} | (ablations(pipe.method, models) if ablate else {}) | dict(methods or {})
     recordings = shared_recordings(variants, pipe.source.layer_count)
     scenes: list[int] = []
     kinds: list[str] = []

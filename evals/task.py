@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from grounding.models.base import VLM
+    from grounding.steering.decoding import Decoding
+    from grounding.steering.method import Steering
 
 Picture = Path | Callable[[], "Image.Image"]
 """A picture's file, or a function that returns the picture when it is needed (drawn, or stored inside a data set)."""
@@ -154,6 +156,60 @@ class Particular(Protocol):
         Raises:
             ModelError: the model cannot answer the task's questions.
         """
+
+
+@dataclass(frozen=True)
+class SelfAnswer:
+    """An answer of a task that answers its samples itself.
+
+    Attributes:
+        text: what scoring reads; never empty.
+        tokens: that were generated for it.
+        finished: whether every text ended before the token limit.
+    """
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+class RunPlan(Protocol):
+    """What a self-answering task needs of a run's plan; see `evals.plan.Plan`."""
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+
+    @property
+    def steering(self) -> Steering | None:
+        """None for the model without steering."""
+
+    @property
+    def decoding(self) -> Decoding:
+        """How texts are generated."""
+
+    @property
+    def batch_size(self) -> int:
+        """Most prompts in one pass."""
+
+    @property
+    def device(self) -> str:
+        """See `grounding.models.load.load`."""
+
+    @property
+    def dtype(self) -> str:
+        """See `grounding.models.load.load`."""
+
+
+@runtime_checkable
+class SelfAnswering(Protocol):
+    """A task whose samples are answered by a pipeline instead of one generated text each."""
+
+    def configuration(self, plan: RunPlan) -> dict[str, Any]:
+        """Everything that decides the answers beside model, samples and decoding, as JSON values."""
+
+    def answerer(self, vlm: VLM, plan: RunPlan) -> Callable[[Sequence[tuple[Sample, Image.Image]]], list[SelfAnswer]]:
+        """Make the function from samples with their pictures to answers, in order."""
 
 
 @runtime_checkable

@@ -4,9 +4,10 @@ An `Explanation` holds all of it as data; `grounding.viz_explanation` draws it, 
 
     {
       "expression": "the red star", "source": "starter", "method": "starter",
-      "direction": "word-to-image",           # or "image-to-word"; see `AttentionMaps.direction`
+      "direction": "word-to-image",           # or another; see `AttentionMaps.direction`
       "image_size": [width, height],          # pixels; every x and y below is in this frame, origin top left
-      "words": [{                             # in the order of the recorded maps, special tokens included
+      "words": [{                             # in the order of the recorded maps, special tokens included; of an
+                                              # ensemble its models
         "word": "star", "span": [8, 12],      # characters of the expression; [0, 0] for a token outside of it
         "kind": "content", "head": true, "tokens": 1,
         "share": 0.31,                        # of the weights between all words and the image; the shares sum to 1

@@ -7,7 +7,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_tensors
 
+from grounding.attention_flow import AttentionFlow
 from grounding.errors import OutputError
 from grounding.files import to_json, write_bytes, write_json
 from grounding.layout import ImageGrid
@@ -117,6 +118,21 @@ def save_heatmap(path: str | Path, heatmap: Heatmap) -> Path:
     return write_bytes(path, stream.getvalue())
 
 
+def save_heatmaps(path: str | Path, heatmaps: Mapping[str, Heatmap]) -> Path:
+    """Write several heat maps as npz: under each name its values [h, w] over the whole picture.
+
+    Args:
+        path: the file.
+        heatmaps: by names, which become the arrays' names.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **{name.replace("/", "-"): one.values for name, one in heatmaps.items()})  # type: ignore[arg-type]
+    return write_bytes(path, stream.getvalue())
+
+
 def load_heatmap(path: str | Path) -> Heatmap:
     """Read what `save_heatmap` wrote.
 
@@ -191,6 +207,7 @@ def _pack(maps: AttentionMaps, prefix: str, tensors: dict[str, npt.NDArray[Any]]
         "signed": maps.signed,
         "head_statistics": sorted(maps.head_statistics),
         "residual_sinks": maps.residual_sinks is not None,
+        "flow": None if maps.flow is None else dataclasses.asdict(maps.flow),
         "layer_count": maps.layer_count,
         "skipped_layers": maps.skipped_layers,
         "background": None if maps.background is None else _pack(maps.background, prefix + "background.", tensors),
@@ -228,6 +245,7 @@ def _unpack(described: dict[str, Any], prefix: str, tensors: dict[str, npt.NDArr
         features=tensors.get(prefix + "features"),
         logits=tensors.get(prefix + "logits"),
         background=None if behind is None else _unpack(behind, prefix + "background.", tensors),
+        flow=AttentionFlow(**described["flow"]) if described.get("flow") else None,
         layer_count=described["layer_count"],
         skipped_layers=tuple(described.get("skipped_layers", ())),
     )  # fmt: skip

@@ -35,8 +35,10 @@ STAGES: Registry[Stage] = Registry(
         "head-noun": "grounding.maps.head_noun:HeadNoun",
         "spatial-bias": "grounding.maps.spatial_bias:SpatialBias",
         "combine": "grounding.maps.combine:Combine",
+        "ensemble": "grounding.maps.ensemble:JoinModels",
         "layers-select": "grounding.maps.layers:LayerChoice",
         "layers-mean": "grounding.maps.layers:LayerMean",
+        "flow": "grounding.maps.flow:Flow",
         "heads-mean": "grounding.maps.heads:HeadMean",
         "heads-mean-max": "grounding.maps.heads:HeadMeanMax",
         "heads-max-image": "grounding.maps.heads:HeadMaxImage",
@@ -117,7 +119,12 @@ class Method:
                 raise MethodError(
                     f"method {self.name!r} has two {_SPENT[part][0]}, {earlier.name} and {later.name}: keep one"
                 )
-        if lost or earlier.name in later.before:
+        if lost and earlier.first:
+            raise MethodError(
+                f"method {self.name!r} has the stages {earlier.name!r}, which comes first, and {later.name!r}, which "
+                f"must come before it: {_SPENT[lost[0]][1]}; leave one out"
+            )
+        if lost or later.first or earlier.name in later.before:
             why = _SPENT[lost[0]][1] if lost else f"stage {later.name!r} declares that order"
             raise MethodError(f"method {self.name!r}: stage {later.name!r} must come before {earlier.name!r}: {why}")
 

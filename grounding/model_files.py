@@ -32,6 +32,22 @@ def starter_folder(name: str = "starter") -> Path:
     return Path(str(files(root))).joinpath(*inside, "weights")
 
 
+def model_names(name: str) -> tuple[str, ...]:
+    """The names of an ensemble's models, which `+` joins; the name itself where it is one model.
+
+    A folder whose own name holds a `+` is one model.
+
+    Raises:
+        ModelError: a name before or behind a `+` is missing.
+    """
+    if "+" not in name or user_path(name).is_dir():
+        return (name,)
+    names = tuple(part.strip() for part in name.split("+"))
+    if not all(names):
+        raise ModelError(f"the ensemble {name!r} lacks a model's name beside a +: write it like starter+starter-dit")
+    return names
+
+
 def source_of(name: str) -> str:
     """Resolve a model's name to what `from_pretrained` takes.
 
@@ -43,8 +59,10 @@ def source_of(name: str) -> str:
 
     Raises:
         ModelError: a folder that does not exist, or that holds neither a transformers model nor a diffusers pipeline,
-            or the misspelt name of a packaged model.
+            the misspelt name of a packaged model, or several models.
     """
+    if len(model_names(name)) > 1:
+        raise ModelError(f"{name!r} are several models, and this needs one: give one of them")
     if name in STARTERS:
         folder = starter_folder(name)
         if not _is_model(folder):

@@ -154,6 +154,47 @@ def _moved(image: Image.Image, right: float, down: float) -> Image.Image:
     return ImageChops.offset(image, round(right * image.width), round(down * image.height))
 
 
+def refuse_particular_background(spec: RecordSpec, method: str) -> None:
+    """Refuse a background of one expression, for what records texts of its own.
+
+    Raises:
+        MethodError: the spec has one.
+    """
+    if spec.background_kind is not None:
+        raise MethodError(
+            f"method {method!r} contrasts with the background {spec.background_kind!r}, which needs a referring "
+            "expression: choose a method that contrasts with a generic prompt, or with nothing"
+        )
+
+
+def maps_and_backgrounds(
+    source: MapSource,
+    images: Sequence[Image.Image],
+    expressions: Sequence[str],
+    spec: RecordSpec,
+    prompt: str | None,
+    backgrounds: Backgrounds,
+) -> list[AttentionMaps]:
+    """Record one batch, with the maps under the spec's background, if any, as `background`.
+
+    Args:
+        source: records the maps.
+        images: RGB pictures, one per expression.
+        expressions: referring expressions.
+        spec: what to record.
+        prompt: see `MapSource.maps`.
+        backgrounds: of the same source.
+
+    Raises:
+        GroundingError: see `MapSource.maps`.
+    """
+    maps = source.maps(images, expressions, spec.without_background(), prompt)
+    if not spec.has_background:
+        return maps
+    behind = backgrounds.of(images, spec, expressions, prompt)
+    return [replace(one, background=other) for one, other in zip(maps, behind, strict=True)]
+
+
 def fingerprint(image: Image.Image) -> bytes:
     """16 bytes that are equal for equal pixels; Pillow images can change in place, so identity does not suffice."""
     described = f"{image.mode} {image.width}x{image.height}"

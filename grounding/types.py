@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from grounding.attention_flow import AttentionFlow
 from grounding.equality import ByValue
 from grounding.errors import RecordingError
 from grounding.geometry import Box, tight_box
@@ -26,13 +27,14 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class WordKind(StrEnum):
-    """What a word is to a map: only content words point at things."""
+    """What a word is to a map: only content words point at things; a model of an ensemble stands in a word's place."""
 
     CONTENT = "content"
     STOP = "stop"
     SPATIAL = "spatial"
     MAGNET = "magnet"
     SPECIAL = "special"
+    MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Word:
 
 
 Reduce = Literal["none", "heads", "layers", "both"]
-Direction = Literal["word-to-image", "image-to-word"]
+Direction = Literal["word-to-image", "image-to-word", "model-to-image"]
 
 _REDUCED: dict[Reduce, frozenset[str]] = {
     "none": frozenset(),
@@ -106,6 +108,8 @@ class RecordSpec:
         layers: decoder layers, counted from 0; None for all.
         heads: query heads, counted from 0; None for all.
         reduce: axes averaged while the model runs; an averaged axis keeps length 1.
+        flow: record rows of the attention flow through the layers in place of every layer's and head's own, so that
+            both axes have length 1; layers without softmax attention are passed over. None for no flow.
         head_statistics: `"max_all"`, `"max_image"`; see `AttentionMaps.head_statistics`.
         residual_sinks: record phi, how far each key's residual stands out in the layer's sink dimensions.
         text_to_text: record the weights of words on words, which diffusion transformers with joint attention have.
@@ -120,6 +124,7 @@ class RecordSpec:
     layers: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
     reduce: Reduce = "none"
+    flow: AttentionFlow | None = None
     head_statistics: tuple[str, ...] = ()
     residual_sinks: bool = False
     text_to_text: bool = False
@@ -151,6 +156,11 @@ class RecordSpec:
                 f"one recording has one background, got the prompt {self.background_prompt!r} and "
                 f"{self.background_kind!r}"
             )
+        if self.flow is not None and (self.heads or self.head_statistics or self.residual_sinks or self.text_to_text):
+            raise RecordingError(
+                "an attention flow joins all heads of all its layers, so heads, head_statistics, residual_sinks and "
+                "text_to_text cannot be recorded with it: record them in a pass of their own"
+            )
 
     @property
     def has_background(self) -> bool:
@@ -164,11 +174,15 @@ class RecordSpec:
     def __or__(self, other: RecordSpec) -> RecordSpec:
         """The least spec that records everything either of the two records; the larger budget is kept.
 
-        A recording with magnets differs from one without in every weight; None stands for a spec that takes either.
+        A recording with magnets or a flow differs from one without in every weight; None stands for a spec that takes
+        either.
 
         Raises:
-            ValueError: the two name different backgrounds or different magnets.
+            ValueError: the two name different backgrounds, magnets or flows.
         """
+        flows = [spec.flow for spec in (self, other) if spec.flow is not None]
+        if len(set(flows)) > 1:
+            raise ValueError(f"one recording has one attention flow, got {' and '.join(map(repr, flows))}")
         magnets = [spec.magnets for spec in (self, other) if spec.magnets is not None]
         if len(set(magnets)) > 1:
             raise ValueError(f"one recording has one list of magnets, got {' and '.join(map(repr, magnets))}")
@@ -182,6 +196,7 @@ class RecordSpec:
             layers=_either(self.layers, other.layers),
             heads=_either(self.heads, other.heads),
             reduce=next(name for name, axes in _REDUCED.items() if axes == reduced),
+            flow=flows[0] if flows else None,
             head_statistics=tuple(dict.fromkeys((*self.head_statistics, *other.head_statistics))),
             residual_sinks=self.residual_sinks or other.residual_sinks,
             text_to_text=self.text_to_text or other.text_to_text,
@@ -224,7 +239,8 @@ class AttentionMaps(ByValue):
         image_size: (width, height) of the original image in pixels.
         direction: `"word-to-image"`: words are queries and columns are keys, as in a vision-language model;
             `"image-to-word"`: image cells are queries and words are keys, so that a column holds a cell's weights on
-            the words, as in a diffusion transformer.
+            the words, as in a diffusion transformer; `"model-to-image"`: each row is a whole heat map in [0, 1] of one
+            model of an ensemble, which stands in `words`.
         signed: weights may be negative, as those of a linear attention layer; otherwise all are >= 0.
         head_statistics: per name (`"max_all"`, `"max_image"`) the [L, H] mean over every query of the prompt of its
             largest weight over all keys, or over image keys.
@@ -234,6 +250,8 @@ class AttentionMaps(ByValue):
         logits: [T, K] each word's logit at every key, the mean over its tokens; None if not recorded.
         background: the maps that they are compared with, those of the same image under a generic prompt for one; None
             if not recorded. Its steps may be others.
+        flow: the flow of which values are rows, L = H = 1; None where they are weights of single layers and heads, or
+            their means.
         layer_count: how many decoder layers the model has; None where it is not known.
         skipped_layers: the model's layers that have no attention weights, as linear attention has none.
     """
@@ -252,6 +270,7 @@ class AttentionMaps(ByValue):
     features: FloatArray | None = None  # [K, E]
     logits: FloatArray | None = None  # [T, K]
     background: AttentionMaps | None = None
+    flow: AttentionFlow | None = None
     layer_count: int | None = None
     skipped_layers: tuple[int, ...] = ()
 

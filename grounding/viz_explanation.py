@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from grounding.explanation import CandidateTrace, Explanation
 from grounding.map_trace import StageTrace, as_shares
-from grounding.types import Heatmap
+from grounding.types import Direction, Heatmap
 from grounding.viz import (
     INK,
     NEGATIVE,
@@ -41,6 +41,12 @@ _MARGIN, _GAP = 44, 20
 WIDTH = INNER + 2 * _MARGIN
 """Pixels across the sheet, whatever the picture."""
 _LOST, _GAINED = (37, 99, 235), (220, 38, 38)
+_OF_WORDS = "the mean of all words, layers and heads"
+_RECORDED: dict[Direction, str] = {
+    "word-to-image": _OF_WORDS,
+    "image-to-word": _OF_WORDS,
+    "model-to-image": "the mean of the models' maps",
+}
 _STILL = 0.005  # share of a map below which it counts as unmoved
 
 
@@ -65,7 +71,7 @@ def explanation_sheet(image: Image.Image, explanation: Explanation, notes: Seque
             "moved: share of the map that lies elsewhere than before, blue lost and red gained; "
             "mass: attention that the stage took away",
         ),
-        _stages(picture, trace.recorded, trace.stages),
+        _stages(picture, trace.recorded, trace.stages, _RECORDED[trace.direction]),
         _heading("From the map to the mask", explanation.rule),
         _candidates(picture, explanation),
         _foot(notes),
@@ -78,13 +84,13 @@ def explanation_sheet(image: Image.Image, explanation: Explanation, notes: Seque
     return sheet
 
 
-def _stages(picture: Image.Image, recorded: Heatmap, stages: Sequence[StageTrace]) -> Image.Image:
-    """The map as recorded, and after every stage."""
+def _stages(picture: Image.Image, recorded: Heatmap, stages: Sequence[StageTrace], about: str) -> Image.Image:
+    """The map as recorded, with what it is, and after every stage."""
     count = len(stages) + 1
     rows = -(-count // 7)
     columns = -(-count // rows)
     cell = min(300, (INNER - _GAP * (columns - 1)) // columns)
-    drawn = [_stage(picture, cell, "recorded", recorded, None, None)]
+    drawn = [_stage(picture, cell, "recorded", recorded, None, about)]
     maps = [recorded, *(one.map for one in stages)]
     for number, (stage, (before, after)) in enumerate(zip(stages, pairwise(maps), strict=True), 1):
         drawn.append(_stage(picture, cell, f"{number}  {stage.report.stage}", after, before, stage))
@@ -92,11 +98,12 @@ def _stages(picture: Image.Image, recorded: Heatmap, stages: Sequence[StageTrace
 
 
 def _stage(
-    picture: Image.Image, cell: int, name: str, after: Heatmap, before: Heatmap | None, stage: StageTrace | None
+    picture: Image.Image, cell: int, name: str, after: Heatmap, before: Heatmap | None, about: StageTrace | str
 ) -> Image.Image:
-    """One map with its name above and, below it, what the stage took and brought forward."""
+    """One map with its name above and, below it, what the stage took and brought forward, or what the map is."""
+    stage = about if isinstance(about, StageTrace) else None
     small = scaled(picture, cell - 2, round(cell * 0.8))
-    detail = stage.report.detail if stage is not None else "the mean of all words, layers and heads"
+    detail = about.report.detail if isinstance(about, StageTrace) else about
     if not after.values.any():
         detail += "; flat: no cell stands out" if stage is not None else ", which is flat: no cell stands out"
     lines = wrap(detail, font(13), cell, 3)

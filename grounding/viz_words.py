@@ -83,6 +83,7 @@ def expression_line(explanation: Explanation) -> Image.Image:
     looked = {
         "word-to-image": "how much the words attend to the cells of the image",
         "image-to-word": "how much the cells of the image attend to the words",
+        "model-to-image": "where each model looks, by a method of its own",
     }[explanation.trace.direction]
     about = f"{explanation.source}, method {explanation.method}: {looked}"
     pen.text((0, part.height - 30), fit(about, font(15), INNER), QUIET, font(15))
@@ -192,7 +193,9 @@ def word_table(picture: Image.Image, explanation: Explanation) -> Image.Image:
     part = Image.new("RGB", (INNER, max(small.height + 2, table_height) + 36), PAPER)
     pen = ImageDraw.Draw(part)
     paste(part, small, (1, 1))
+    models = {"word": "model", "share of attention": "share of maps"}
     for title, (x, anchor) in _COLUMNS.items():
+        title = models.get(title, title) if explanation.trace.direction == "model-to-image" else title
         pen.text((left + x, 4), title, QUIET, font(13), anchor=f"{anchor}a")
     pen.line([left, 27, INNER, 27], fill=RULE)
     most = max((one.share for one in shown), default=0.0)

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipelines.answer_maps import AnswerMaps, MappedAnswer
     from pipelines.describe import FaithfulDescription
+    from pipelines.open_ended import OpenEndedSegmentation
+    from pipelines.open_ended_result import Instance, OpenEndedResult
+    from pipelines.open_ended_settings import DiscoverySettings
     from pipelines.referring import ReferringSegmentation
     from pipelines.results import Caption, Description, MappedWord, NounSupport, ReferringResult
 
@@ -20,10 +23,14 @@ __all__ = [
     "AnswerMaps",
     "Caption",
     "Description",
+    "DiscoverySettings",
     "FaithfulDescription",
+    "Instance",
     "MappedAnswer",
     "MappedWord",
     "NounSupport",
+    "OpenEndedResult",
+    "OpenEndedSegmentation",
     "ReferringResult",
     "ReferringSegmentation",
 ]
@@ -32,10 +39,14 @@ _HOMES = {
     "AnswerMaps": "pipelines.answer_maps",
     "Caption": "pipelines.results",
     "Description": "pipelines.results",
+    "DiscoverySettings": "pipelines.open_ended_settings",
     "FaithfulDescription": "pipelines.describe",
+    "Instance": "pipelines.open_ended_result",
     "MappedAnswer": "pipelines.answer_maps",
     "MappedWord": "pipelines.results",
     "NounSupport": "pipelines.results",
+    "OpenEndedResult": "pipelines.open_ended_result",
+    "OpenEndedSegmentation": "pipelines.open_ended",
     "ReferringResult": "pipelines.results",
     "ReferringSegmentation": "pipelines.referring",
 }

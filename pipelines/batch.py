@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from PIL import Image
+
 from grounding.errors import GroundingError, UsageError
 from grounding.files import shortened, slug
 from grounding.images import open_image
@@ -14,14 +16,18 @@ from grounding.runs.attempts import attempt_one, attempt_pictures, cut
 from grounding.runs.records import RecordLog
 from pipelines.coco import write_coco
 from pipelines.manifest import ManifestItem
+from pipelines.open_ended import OpenEndedSegmentation
+from pipelines.open_ended_result import OpenEndedResult
 from pipelines.provenance import RunConfig
-from pipelines.records import Record, error_record, for_item, outdated, result_record, work_of
+from pipelines.records import Record, error_record, for_item, open_ended_record, outdated, result_record, work_of
 from pipelines.referring import ReferringSegmentation
 from pipelines.results import ReferringResult
 from pipelines.runs import write_run
 from pipelines.writers import FORMATS, Format, file_names
 
-ItemOutcome = ReferringResult | GroundingError
+Pipe = ReferringSegmentation | OpenEndedSegmentation
+Result = ReferringResult | OpenEndedResult
+ItemOutcome = Result | GroundingError
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,8 @@ class Job:
 
     def stem(self, item: ManifestItem) -> str:
         """The name of a piece of work's own files, without ending."""
-        words = shortened(slug(item.expression), 40, 60)
-        return f"{slug(Path(item.image).stem)}-{words}-{item.work(self.config.hash)[:8]}"
+        words = [shortened(slug(item.expression), 40, 60)] if item.expression else []
+        return "-".join([slug(Path(item.image).stem), *words, item.work(self.config.hash)[:8]])
 
     @property
     def own_formats(self) -> tuple[Format, ...]:
@@ -94,7 +100,7 @@ class Job:
 
 def run_job(
     job: Job,
-    pipe: ReferringSegmentation,
+    pipe: Pipe,
     results: RecordLog[Record],
     batches: Sequence[Sequence[ManifestItem]],
     report: Callable[[ManifestItem, ItemOutcome], None],
@@ -134,7 +140,7 @@ def run_job(
                 report(line, outcome)
 
 
-def run_batch(pipe: ReferringSegmentation, batch: Sequence[ManifestItem]) -> list[ItemOutcome]:
+def run_batch(pipe: Pipe, batch: Sequence[ManifestItem]) -> list[ItemOutcome]:
     """Run one batch; if it fails as a whole, run its items one by one.
 
     Returns:
@@ -147,8 +153,14 @@ def run_batch(pipe: ReferringSegmentation, batch: Sequence[ManifestItem]) -> lis
         batch,
         name=lambda item: item.path,
         load=lambda item: open_image(item.path),
-        run=lambda loaded: pipe([(image, item.expression) for item, image in loaded]),
+        run=lambda loaded: _results(pipe, loaded),
     )
+
+
+def _results(pipe: Pipe, loaded: Sequence[tuple[ManifestItem, Image.Image]]) -> Sequence[Result]:
+    if isinstance(pipe, OpenEndedSegmentation):
+        return pipe([image for _, image in loaded])
+    return pipe([(image, item.expression) for item, image in loaded])
 
 
 def finish(job: Job, results: RecordLog[Record]) -> list[Record]:
@@ -180,7 +192,7 @@ def parse_formats(words: Sequence[str]) -> tuple[Format, ...]:
     return tuple(form for form in FORMATS if form in names)
 
 
-def _saved(job: Job, item: ManifestItem, result: ReferringResult) -> ReferringResult:
+def _saved(job: Job, item: ManifestItem, result: Result) -> Result:
     """Write a result's own files."""
     if job.own_formats:
         result.save(job.out, job.stem(item), job.own_formats)
@@ -190,4 +202,6 @@ def _saved(job: Job, item: ManifestItem, result: ReferringResult) -> ReferringRe
 def _record(job: Job, item: ManifestItem, outcome: ItemOutcome) -> Record:
     if isinstance(outcome, GroundingError):
         return error_record(item, job.config, outcome)
+    if isinstance(outcome, OpenEndedResult):
+        return open_ended_record(item, job.config, outcome, job.files(item))
     return result_record(item, job.config, outcome, job.files(item))

@@ -35,16 +35,24 @@ def write_coco(folder: Path, records: Sequence[Record]) -> None:
     entries: list[dict[str, Any]] = []
     images: dict[int | str, dict[str, Any]] = {}
     categories: dict[int, str] = {}
+    numbers = _numbered(records)
     for record in records:
         if record["error"] is not None:
             continue
         number, category, (width, height) = image_id(record), category_id(record), record["image_size"]
         images.setdefault(number, {"id": number, "file_name": record["image"], "width": width, "height": height})
-        categories.setdefault(category, str(record.get("manifest", {}).get("category", "object")))
+        if "answers" not in record:
+            categories.setdefault(category, str(record.get("manifest", {}).get("category", "object")))
         for segment in record["segments"]:
+            if "name" in segment:  # an instance of open-ended segmentation is of a category of its own
+                own = segment.get("category_id", numbers.get(segment["name"]))
+                if own is None:
+                    continue  # its name is none of the vocabulary's
+                category = own
+                categories.setdefault(category, segment["name"])
             # Without a box: `loadRes` takes it from the mask, but takes the area from a box that it is given.
             # COCO's `score` ranks masks; lines of earlier versions have the estimate under that name.
-            score = segment["estimated_iou"] if "estimated_iou" in segment else segment["score"]
+            score = segment["score"] if "score" in segment else segment["estimated_iou"]
             mask = {"segmentation": segment["segmentation"], "score": score}
             entries.append({"image_id": number, "category_id": category, **mask})
     write_json(folder / RESULTS, entries, indent=None)
@@ -54,6 +62,13 @@ def write_coco(folder: Path, records: Sequence[Record]) -> None:
         "categories": [{"id": number, "name": name} for number, name in sorted(categories.items())],
     }
     write_json(folder / IMAGES, described, indent=None)
+
+
+def _numbered(records: Sequence[Record]) -> dict[str, int]:
+    """Categories of names that have none of a vocabulary: numbers from 1 in alphabetical order."""
+    segments = (segment for record in records if record["error"] is None for segment in record["segments"])
+    names = sorted({one["name"] for one in segments if "name" in one and "category_id" not in one})
+    return {name: number for number, name in enumerate(names, 1)}
 
 
 def image_id(record: Record) -> int | str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -14,12 +14,13 @@ from grounding.errors import MethodError
 from grounding.maps.support import supports
 from grounding.methods import Method, run_stages
 from grounding.pictures import Picture, is_picture, to_image
-from grounding.source import Backgrounds
+from grounding.source import Backgrounds, refuse_particular_background
+from grounding.sources import method_for
 from grounding.steering.decoding import Decoding, Generated
 from grounding.steering.method import Steering, load_steering
 from grounding.text.nouns import NounPhrase
 from grounding.types import AttentionMaps, Heatmap, PointPrompts, Segment
-from pipelines.referring import DEFAULT_MODEL, method_for
+from pipelines.referring import DEFAULT_MODEL
 from pipelines.results import STEERED, UNSTEERED, Caption, Description, NounSupport, picture_notes
 
 if TYPE_CHECKING:
@@ -78,13 +79,10 @@ class FaithfulDescription:
 
             check_steering(steering, vlm, self.decoding)
         self.threshold = vlm.support_threshold if threshold is None else threshold
-        # Visual support is a mean over all layers; the method selects its own from them.
-        self.spec = replace(method.record_spec(vlm.layer_count), layers=None)
-        if self.spec.background_kind is not None:
-            raise MethodError(
-                f"method {method.name!r} contrasts with the background {self.spec.background_kind!r}, which needs a "
-                "referring expression: describe texts with a method that contrasts with a generic prompt, or with none"
-            )
+        spec = method.record_spec(vlm.layer_count)
+        # Visual support is a mean over all layers; a method without a flow selects its own from them.
+        self.spec = spec if spec.flow is not None else replace(spec, layers=None)
+        refuse_particular_background(self.spec, method.name)
         self._backgrounds = Backgrounds(vlm)
         self._warm = False
 
@@ -108,7 +106,7 @@ class FaithfulDescription:
         Args:
             model: `starter`, a folder written by `save_pretrained`, or a hub id.
             segmenter: see `grounding.segmenters.load.load_segmenter`; None for no masks.
-            method: a shipped method's name, a YAML file, or `auto`; see `pipelines.referring.method_for`.
+            method: a shipped method's name, a YAML file, or `auto`; see `grounding.sources.method_for`.
             device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
             dtype: `auto`, `float32`, `bfloat16` or `float16`.
             device_map: spreads the model over devices through accelerate; `device` then applies to the segmenter only.
@@ -220,19 +218,23 @@ class FaithfulDescription:
     def _caption(self, image: Image.Image, prepared: Prepared, generated: Generated, seconds: float | None) -> Caption:
         from grounding.models.teacher_forcing import teacher_forced_maps
 
-        spec = replace(self.spec, residual_sinks=True)  # visual support leaves sinks out
+        # Visual support leaves sinks out, and needs the rows of single layers, which a flow replaces.
+        spec = replace(self.spec, layers=None, flow=None, residual_sinks=True)
         text = teacher_forced_maps(self.vlm, prepared, [generated.token_ids], spec)[0]
-        nouns = tuple(self._nouns(image, text))
+        maps = text.maps
+        if self.spec.flow is not None:
+            maps = teacher_forced_maps(self.vlm, prepared, [generated.token_ids], self.spec)[0].maps
+        nouns = tuple(self._nouns(image, text, maps))
         count = len(generated.token_ids)
         return Caption(text.text, nouns, generated.finished, generated.repeated, count, seconds, self.threshold)
 
-    def _nouns(self, image: Image.Image, text: TextMaps) -> Iterator[NounSupport]:
+    def _nouns(self, image: Image.Image, text: TextMaps, phrase_maps: Sequence[AttentionMaps]) -> Iterator[NounSupport]:
         if text.reference_words is None:
             return
         background = self._background(image)
         encoded = False
         measured = supports(text.maps, text.reference_words)
-        for phrase, maps, support in zip(text.phrases, text.maps, measured, strict=True):
+        for phrase, maps, support in zip(text.phrases, phrase_maps, measured, strict=True):
             heatmap = run_stages(self.method, replace(maps, background=background))
             points = self.method.points(heatmap) if heatmap.values.any() else None
             segment = None

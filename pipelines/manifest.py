@@ -121,11 +121,23 @@ def _refuse_scattered(images: Sequence[str], expression: str) -> None:
     )
 
 
-def items_from_manifest(file: Path) -> tuple[ManifestItem, ...]:
+def items_from_images(words: Sequence[str]) -> tuple[ManifestItem, ...]:
+    """Make the items of `IMAGE...`, without expressions; see `grounding.pictures.picture_files`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not words:
+        raise UsageError("no image was given, expected one or more (photo.jpg), or --manifest FILE")
+    return tuple(ManifestItem(image, user_path(image), "") for image in picture_files(words))
+
+
+def items_from_manifest(file: Path, required: Sequence[str] = REQUIRED) -> tuple[ManifestItem, ...]:
     """Read the items of a manifest, one a line.
 
     Args:
         file: JSON lines.
+        required: the fields that a line must have; without `expression` the items are images alone.
 
     Raises:
         ManifestError: the file cannot be read or is empty, or a line is not an object with the required fields; the
@@ -133,20 +145,21 @@ def items_from_manifest(file: Path) -> tuple[ManifestItem, ...]:
     """
     seen: Counter[str] = Counter()
     items = []
-    for where, value in read_manifest(file, " and ".join(REQUIRED)):
-        item = _item(value, where, file)
+    for where, value in read_manifest(file, " and ".join(required)):
+        item = _item(value, where, file, required)
         line = short_hash([item.image, item.expression, dict(item.extra)], 16)
         items.append(replace(item, repeat=seen[line]))
         seen[line] += 1
     return tuple(items)
 
 
-def _item(fields: Any, where: str, manifest: Path) -> ManifestItem:
+def _item(fields: Any, where: str, manifest: Path, required: Sequence[str]) -> ManifestItem:
     if not isinstance(fields, dict):
-        raise ManifestError(f"{where} is {type(fields).__name__}, expected an object with image and expression")
-    for name in REQUIRED:
+        raise ManifestError(f"{where} is {type(fields).__name__}, expected an object with {' and '.join(required)}")
+    for name in required:
         if not isinstance(fields.get(name), str):
             raise ManifestError(f"{where} has {name} = {fields.get(name)!r}, expected text")
-    extra = {name: value for name, value in fields.items() if name not in REQUIRED}
+    extra = {name: value for name, value in fields.items() if name not in required}
     path = manifest.parent / user_path(fields["image"])
-    return ManifestItem(fields["image"], path, fields["expression"], extra, source=manifest)
+    words = fields["expression"] if "expression" in required else ""
+    return ManifestItem(fields["image"], path, words, extra, source=manifest)

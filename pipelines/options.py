@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from grounding.errors import UsageError
-from pipelines.referring import DEFAULT_BATCH, DEFAULT_MODEL, DEFAULT_SEGMENTER, ReferringSegmentation, method_for
+from grounding.sources import load_source, method_for
+from pipelines.referring import DEFAULT_BATCH, DEFAULT_MODEL, DEFAULT_SEGMENTER, ReferringSegmentation
 
 if TYPE_CHECKING:
     from grounding.methods import Method
@@ -25,9 +26,11 @@ class LoadOptions:
 
     Attributes:
         model: `starter-photo` (knows some words of photos), `starter` or `starter-dit` (drawn scenes only; the
-            latter, a diffusion transformer, writes no text), a folder written by save_pretrained, or a hub id.
+            latter, a diffusion transformer, writes no text), a folder written by save_pretrained, or a hub id. Several,
+            joined by `+`, are an ensemble of their maps: `starter+starter-dit`.
         segmenter: `mobile-sam`, `sam:vit_b:FILE`, or the hub id or folder of a SAM, SAM 2 or SAM 3.
-        method: a shipped method's name, a YAML file, or `auto`: a starter's own, otherwise `diffusion` or `default`.
+        method: a shipped method's name, a YAML file, or `auto`: a starter's own, otherwise `diffusion`, `default` or
+            `ensemble`.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         device_map: spread the model over several devices: `auto`.
@@ -74,16 +77,19 @@ class LoadOptions:
         _print_notice(vlm)
         return vlm
 
-    def load_source(self) -> MapSource:
-        """Load a vision-language model or a diffusion pipeline, and print its notice on stderr."""
-        from grounding.model_files import is_pipeline
-        from grounding.sources import load_source
+    def load_source(self, method: Method) -> MapSource:
+        """Load a vision-language model, a diffusion pipeline or an ensemble, and print its notice on stderr.
 
-        if is_pipeline(self.model) and find_spec("diffusers") is not None:
+        Args:
+            method: names the methods of an ensemble's members.
+        """
+        from grounding.model_files import is_pipeline, model_names
+
+        if any(map(is_pipeline, model_names(self.model))) and find_spec("diffusers") is not None:
             from diffusers.utils.logging import disable_progress_bar
 
             disable_progress_bar()  # it counts parts
-        source = load_source(self.model, self.device, self.dtype, self.device_map, self._prepared())
+        source = load_source(self.model, self.device, self.dtype, self.device_map, self._prepared(), method)
         _print_notice(source)
         return source
 
@@ -137,7 +143,8 @@ class ModelOptions(LoadOptions):
         import torch
 
         torch.manual_seed(self.seed)
-        method, source = self.chosen_method(), self.load_source()
+        method = self.chosen_method()
+        source = self.load_source(method)
         if check is not None:
             check(source)
         return ReferringSegmentation(source, self.load_segmenter(), method, self.batch_size, explain=explain)

@@ -7,8 +7,10 @@ from typing import Any
 
 from grounding.methods import Method
 from grounding.runs.provenance import model_identity, nouns_identity, segmenter_identity, settings_text, short_hash
+from grounding.sources import member_methods
 from grounding.steering.decoding import Decoding
 from grounding.steering.method import Steering
+from pipelines.open_ended_settings import DiscoverySettings
 
 DEFAULT_NOUNS = "rules"
 
@@ -26,7 +28,8 @@ class RunConfig:
         segmenter: its name, of a file or folder the last part; empty without one.
         segmenter_weights: hash of its files, or the commit of a hub model; None without a segmenter.
         method: its name.
-        method_text: its YAML without prose, so that a changed number is another configuration.
+        method_text: its YAML without prose, so that a changed number is another configuration; of an ensemble with that
+            of every member behind it.
         dtype: the resolved number format, `float32` for instance.
         seed: of random generators.
         nouns: which noun finder reads the words; see `grounding.runs.provenance.nouns_identity`.
@@ -71,6 +74,43 @@ class DescribeConfig(RunConfig):
     threshold: float | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class OpenEndedConfig(RunConfig):
+    """Everything that decides what open-ended segmentation finds.
+
+    Attributes:
+        settings: how objects are listed, found and ranked.
+        steering: the steering method's name; None without steering.
+        steering_text: its YAML without prose.
+        decoding: how answers are generated.
+        vocabulary: hash of the categories; None without.
+        embedder: the text embedding model and its weights; None without.
+        top_categories: most categories of one name that are found by embedding.
+    """
+
+    settings: DiscoverySettings
+    steering: str | None
+    steering_text: str | None
+    decoding: Decoding
+    vocabulary: str | None
+    embedder: str | None
+    top_categories: int
+
+
+def embedder_identity(name: str) -> str:
+    """Identify a text embedding model without loading it: its name, and the hash or commit of its weights.
+
+    Raises:
+        ModelError: the hub does not know it or cannot be reached.
+    """
+    from grounding.files import user_path
+    from grounding.model_files import hub_commit
+    from grounding.runs.content import folder_hash
+
+    folder = user_path(name)
+    return f"{folder.name} {folder_hash(folder)}" if folder.is_dir() else f"{name} {hub_commit(name)}"
+
+
 def run_config(
     model: str,
     segmenter: str,
@@ -88,12 +128,13 @@ def run_config(
         MissingExtraError: MobileSAM without the extra `starter`.
     """
     name, weights = segmenter_identity(segmenter) if segmenter else ("", None)
+    members = [f"# member, method {own.name}\n{settings_text(own)}" for own in member_methods(model, method)]
     return RunConfig(
         **asdict(model_identity(model, device, dtype)),
         segmenter=name,
         segmenter_weights=weights,
         method=method.name,
-        method_text=settings_text(method),
+        method_text="".join([settings_text(method), *members]),
         seed=seed,
         nouns=nouns_identity(nouns),
     )

@@ -13,6 +13,7 @@ from grounding.errors import GroundingError
 from grounding.io import coco_result
 from grounding.types import PointPrompts, Segment
 from pipelines.manifest import ManifestItem, work_key
+from pipelines.open_ended_result import Instance, OpenEndedResult
 from pipelines.provenance import RunConfig
 from pipelines.results import Caption, NounMentions, NounSupport, ReferringResult
 
@@ -46,6 +47,41 @@ def result_record(item: ManifestItem, config: RunConfig, result: ReferringResult
         **({"notes": list(result.notes)} if result.notes else {}),
         "files": list(files),
         "error": None,
+    }
+
+
+def open_ended_record(item: ManifestItem, config: RunConfig, result: OpenEndedResult, files: Sequence[str]) -> Record:
+    """Make the line of an image whose objects were looked for.
+
+    Args:
+        item: the image.
+        config: of the run.
+        result: of the item.
+        files: names of the written files, relative to the folder.
+    """
+    told = result.explained()
+    return {
+        **_head(item, config),
+        "image_size": list(result.image.size),
+        "segments": [_instance(one, result.in_vocabulary) for one in result.instances],
+        **{name: told[name] for name in ("answers", "names", "runs")},
+        **({"notes": list(result.notes)} if result.notes else {}),
+        "files": list(files),
+        "error": None,
+    }
+
+
+def _instance(instance: Instance, in_vocabulary: bool) -> Record:
+    return {
+        "name": instance.name,
+        "words": instance.words,
+        **({"category_id": instance.category_id} if in_vocabulary else {}),
+        "score": round(instance.score, 6),
+        **_segment(instance.segment),
+        "points": _points(instance.segment.points),
+        "view": instance.view,
+        "question": instance.question,
+        "round": instance.round,
     }
 
 
@@ -84,7 +120,7 @@ def speed_record(caption: Caption) -> Record:
 
 def image_head(item: ManifestItem, config: RunConfig) -> Record:
     """The beginning of the line of an image alone, without words."""
-    return {name: value for name, value in _head(item, config).items() if name != "expression"}
+    return _head(item, config)
 
 
 def outdated(records: Mapping[str, Record], present: Sequence[Record]) -> frozenset[str]:
@@ -103,8 +139,8 @@ def _said(record: Record) -> tuple[Any, ...]:
 
 
 def work_of(record: Record) -> str:
-    """The `ManifestItem.work` that a line of `grounding segment` is the result of."""
-    return work_key(record["image"], record["image_hash"], record["expression"], record["config"])
+    """The `ManifestItem.work` that a line of `grounding segment` or `grounding discover` is the result of."""
+    return work_key(record["image"], record["image_hash"], record.get("expression", ""), record["config"])
 
 
 def for_item(record: Record, item: ManifestItem, config: RunConfig) -> Record:
@@ -119,6 +155,8 @@ _HEAD = ("key", "image", "image_hash", "expression", "config", "origin", "manife
 def _head(item: ManifestItem, config: RunConfig) -> Record:
     values = (item.key(config.hash), item.image, item.image_hash, item.expression, config.hash, item.origin)
     head: Record = dict(zip(_HEAD, values, strict=False))
+    if not item.expression:  # of an image alone
+        del head["expression"]
     return {**head, "manifest": dict(item.extra)} if item.extra else head
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from PIL import Image
 
-from grounding.methods import Method, load_method, method_names, run_stages
-from grounding.model_files import STARTERS, is_pipeline
+from grounding.methods import Method, run_stages
 from grounding.pictures import Picture, is_picture, to_image
-from grounding.source import Backgrounds, MapSource, fingerprint
+from grounding.source import Backgrounds, MapSource, fingerprint, maps_and_backgrounds
+from grounding.sources import load_source, method_for
 from grounding.text.quotes import plain_quotes
 from grounding.types import AttentionMaps, Heatmap, PointPrompts, RecordSpec, Segment
 from pipelines.results import ReferringResult, Timings, picture_notes
@@ -92,9 +91,9 @@ class ReferringSegmentation:
 
         Args:
             model: `starter-photo`, `starter`, `starter-dit`, a folder written by `save_pretrained`, or a hub id; of a
-                vision-language model or of a diffusers pipeline.
+                vision-language model or of a diffusers pipeline. Several, joined by `+`, are an ensemble.
             segmenter: see `grounding.segmenters.load.load_segmenter`.
-            method: a shipped method's name, a YAML file, or `auto`; see `method_for`.
+            method: a shipped method's name, a YAML file, or `auto`; see `grounding.sources.method_for`.
             device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
             dtype: `auto`, `float32`, `bfloat16` or `float16`, for the model and the segmenter's image encoder.
             device_map: spreads the model over devices through accelerate; `device` then applies to the segmenter only.
@@ -106,12 +105,11 @@ class ReferringSegmentation:
             GroundingError: something of this is unknown, missing or too large; see the loaders.
         """
         from grounding.segmenters.load import load_segmenter
-        from grounding.sources import load_source
         from grounding.text.parse import noun_finder
 
         # Cheap parts first, so that a misspelt name is refused before a model is loaded.
         chosen, finder = method_for(model, method), noun_finder(nouns)
-        source = load_source(model, device, dtype, device_map, finder)
+        source = load_source(model, device, dtype, device_map, finder, chosen)
         return cls(source, load_segmenter(segmenter, device, dtype), chosen, batch_size, explain=explain)
 
     @overload
@@ -172,11 +170,8 @@ class ReferringSegmentation:
         spec = spec or self.spec
         images = [image for image, _ in pairs]
         expressions = [plain_quotes(expression) for _, expression in pairs]
-        maps = self.source.maps(images, expressions, spec.without_background(), (method or self.method).prompt)
-        if not spec.has_background:
-            return maps
-        behind = self.record_backgrounds(pairs, spec, method)
-        return [replace(one, background=other) for one, other in zip(maps, behind, strict=True)]
+        prompt = (method or self.method).prompt
+        return maps_and_backgrounds(self.source, images, expressions, spec, prompt, self._backgrounds)
 
     def record_backgrounds(
         self, pairs: Sequence[tuple[Image.Image, str]], spec: RecordSpec, method: Method | None = None
@@ -276,23 +271,6 @@ class ReferringSegmentation:
             rule=rule_in_words(self.method.mask),
             candidates=trace_candidates(candidates, trace.map, self.method.mask),
         )
-
-
-def method_for(model: str, method: str | Path = "auto") -> Method:
-    """The method for a model.
-
-    Args:
-        model: the model's name.
-        method: a shipped method's name or a YAML file; `auto` is the method named after a starter, else `diffusion` for
-            a diffusers pipeline and `default` for a vision-language model.
-
-    Raises:
-        MethodError: no such method, or its file is wrong.
-    """
-    if method == "auto":
-        named = model in STARTERS and model in method_names()
-        method = model if named else "diffusion" if is_pipeline(model) else "default"
-    return load_method(method)
 
 
 def _pairs(image: Any, expression: Any) -> list[Pair]:

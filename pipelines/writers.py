@@ -92,7 +92,7 @@ def write_result(
                 raise ValueError("the format 'explain' needs an explanation")
             files += _write_explanation(folder, stem, image, explanation, notes)
         else:
-            files.append(write_bytes(file, _png(content(form))))
+            files.append(write_bytes(file, png(content(form))))
     return tuple(files)
 
 
@@ -105,7 +105,7 @@ def _write_explanation(
     text = to_json(explanation.to_json(), str(data), indent=2)
     # A list of numbers stands on one line. No text can be mistaken for one: in JSON a text holds no line break.
     text = re.sub(r"\[\n[\s\d.,eE+-]*\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)
-    return [write_bytes(picture, _png(explanation_sheet(image, explanation, notes))), write_text(data, text + "\n")]
+    return [write_bytes(picture, png(explanation_sheet(image, explanation, notes))), write_text(data, text + "\n")]
 
 
 def mask_image(size: tuple[int, int], segments: Sequence[Segment]) -> Image.Image:
@@ -134,10 +134,11 @@ def write_noun_sheet(file: Path, image: Image.Image, text: str, panels: Sequence
     """
     from grounding.viz_nouns import noun_sheet  # imports matplotlib, which is slow
 
-    return write_bytes(file, _png(noun_sheet(image, text, panels, title)))
+    return write_bytes(file, png(noun_sheet(image, text, panels, title)))
 
 
-def _png(image: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
+    """Encode a picture as PNG."""
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return stream.getvalue()

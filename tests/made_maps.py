@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from grounding.layout import ImageGrid
+from grounding.maps.flow import Flow
 from grounding.types import AttentionMaps, Word, WordKind
 
 LAST = Word("<last>", (0, 0), (90,), WordKind.SPECIAL)
@@ -64,9 +65,17 @@ def with_background(maps: AttentionMaps, seed: int = 7) -> AttentionMaps:
 
 
 def suited(maps: AttentionMaps, *stages) -> AttentionMaps:
-    """The maps, turned to a direction that all stages have a meaning for; then with attention between words too."""
+    """The maps as all stages can read them: as a flow, or in their direction, with attention between words then."""
+    flows = [stage for stage in stages if isinstance(stage, Flow)]
+    if flows:
+        joined = {"values": maps.values[:, :1, :1], "layers": (), "flow": flows[0].rule}
+        behind = None if maps.background is None else suited(maps.background, *stages)
+        return replace(maps, **joined, head_statistics={}, residual_sinks=None, background=behind)
     if all("word-to-image" in stage.directions for stage in stages):
         return maps
+    if all("model-to-image" in stage.directions for stage in stages):
+        models = maps.background and suited(maps.background, *stages)
+        return replace(maps, direction="model-to-image", text_to_text=None, background=models)
     between = np.full((*maps.values.shape[:4], len(maps.words)), 1 / len(maps.words), np.float32)
     behind = None if maps.background is None else suited(maps.background, *stages)
     return replace(maps, direction="image-to-word", text_to_text=between, background=behind)

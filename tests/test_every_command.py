@@ -30,6 +30,7 @@ TAKE_PIPELINES = ("eval scenes", "segment")
 REFUSED = {
     # Whose subject the model has no words for: one sentence, before anything is written.
     ("eval scenes", "starter-photo"): SCENES,
+    ("eval run discover", "starter-photo"): SCENES,
     ("eval run scenes-hallucination", "starter-photo"): SCENES,
     ("lab", "starter-photo"): SCENES,
     ("eval photos", "starter"): PHOTOS,
@@ -147,6 +148,7 @@ OPTIONS: dict[str, Callable[[Data], tuple[str, ...]]] = {
     "calibrate heads": lambda data: ("--data", data.path("expressions.jsonl"), "--out", data.path("found.yaml")),
     "calibrate sensitivity": lambda data: ("--manifest", data.path("samples.jsonl"), "--out", data.path("heads.yaml")),
     "describe": lambda data: (picture(data),),
+    "discover": lambda data: (picture(data),),
     "doctor": lambda data: (),
     "eval amber": amber,
     "eval chair": chair,
@@ -157,6 +159,7 @@ OPTIONS: dict[str, Callable[[Data], tuple[str, ...]]] = {
     "eval pope": pope,
     "eval run amber": amber,
     "eval run chair": chair,
+    "eval run discover": lambda data: ("--scenes", "2"),
     "eval run hallusion": hallusion,
     "eval run mmhal": mmhal,
     "eval run pope": pope,
@@ -204,6 +207,8 @@ def words_of(command: str, data: Data, out: Path) -> list[str]:
 
 @pytest.mark.parametrize("command", OPTIONS)
 def test_a_command_runs_with_a_packaged_model(command, data, tmp_path, capsys) -> None:
+    if command == "eval run discover":
+        pytest.importorskip("faster_coco_eval", reason="the extra `eval` is not installed")
     code = main(words_of(command, data, tmp_path / "out"))
     out, err = capsys.readouterr()
     refusal = REFUSED.get((command, data.model))

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from made_maps import LAST, WORDS, made_maps, one_row, with_background
+from made_maps import LAST, WORDS, made_maps, one_row, suited, with_background
 
 from grounding.map_trace import Dropping, moved_share, trace_map
 from grounding.maps.base import Stage
@@ -63,9 +63,7 @@ class Joining(Stage):
 def test_tracing_changes_nothing_and_keeps_a_map_for_every_stage(name):
     loaded = load_method(name)
     maps = made_maps(heads=5)  # the heads that `starter-photo` reads are among them
-    if not all(maps.direction in stage.directions for stage in loaded.stages):
-        between = np.full((*maps.values.shape[:4], len(maps.words)), 0.2, np.float32)
-        maps = replace(maps, direction="image-to-word", text_to_text=between)
+    maps = suited(maps, *loaded.stages)
     maps = with_background(maps) if loaded.background_prompt else maps
     trace = trace_map(loaded, maps)
     assert trace.map == run_stages(loaded, maps)

@@ -13,9 +13,10 @@ from functools import cache, lru_cache
 from typing import Any, Literal
 
 from evals.amber.generative import Similar, same_word
-from evals.chair.words import Pipeline, cased_tokens, singular
+from evals.chair.words import Pipeline, cased_tokens
 from evals.nltk_tags import load_nltk
 from grounding.errors import EvalDataError, MissingExtraError
+from grounding.text.singular import singular
 
 Nouns = Callable[[str], tuple[str, ...]]
 Vectors = Literal["none", "en_core_web_lg"]

@@ -49,6 +49,11 @@ RECORD = Command(
     "evals.commands.bench:BenchRecordCommand",
     group="Benchmark",
 )
+FLOW = Command(
+    "measure time and memory of attention flow by rows, beside products of N x N matrices",
+    "evals.commands.bench:BenchFlowCommand",
+    group="Benchmark",
+)
 JOINT = Command(
     "measure time and memory of maps of a diffusion transformer, beside plain, written-out softmax and a peer",
     "evals.commands.bench:BenchJointCommand",

@@ -1,4 +1,4 @@
-"""`grounding bench`: cost of recording and of steering, quality and speed of a segmenter."""
+"""`grounding bench`: cost of recording, of attention flow and of steering, quality and speed of a segmenter."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evals.bench.flow import FlowBenchSize, measure_flow
 from evals.bench.joint import JointBenchSize
 from evals.bench.record import BenchSize, measure_record
 from evals.bench.steer import SteerBenchSize, measure_steer
@@ -79,6 +80,32 @@ class BenchJointCommand(JointBenchSize):
         found = asdict(measure_joint(size, rounds=self.rounds, progress=stderr().print))
         print_measurement(found, self.json)
         return exit_code(expected, found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchFlowCommand(FlowBenchSize):
+    """Time, peak memory and difference of attention flow by rows, and by products of N x N matrices.
+
+    The defaults take about ten minutes and 4 GiB on two idle cores, nearly all of both for the matrices.
+
+    Attributes:
+        rounds: alternating rounds of both ways.
+        check: compare the ratios with committed ones, `flow` or the path of a YAML file; exit with 1 where one is worse
+            by more than the file's margin.
+        json: print one JSON object on stdout instead of the list.
+    """
+
+    rounds: int = 3
+    check: str | None = None
+    json: bool = False
+
+    def run(self) -> int:
+        """Measure, print, and compare where asked."""
+        size = FlowBenchSize(**{one.name: getattr(self, one.name) for one in fields(FlowBenchSize)})
+        expected = expected_ratios(self.check, asdict(size))
+        found = measure_flow(size, rounds=self.rounds, progress=stderr().print)
+        print_measurement(asdict(found), self.json)
+        return exit_code(expected, found.ratios())
 
 
 @dataclass(frozen=True, kw_only=True)

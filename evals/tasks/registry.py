@@ -17,6 +17,7 @@ TASKS: Registry[Any] = Registry(
     {
         "amber": "evals.tasks.amber:AmberTask",
         "chair": "evals.tasks.chair:ChairTask",
+        "discover": "evals.tasks.discover:DiscoverTask",
         "hallusion": "evals.tasks.hallusion:HallusionTask",
         "mmhal": "evals.tasks.mmhal:MMHalTask",
         "pope": "evals.tasks.pope:PopeTask",

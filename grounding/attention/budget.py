@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from grounding.attention.flow import BLOCK_BYTES, MOST_ROWS
 from grounding.attention.request import RowRequest
 from grounding.attention.rows import UPCAST_KEYS, rows_per_chunk
+from grounding.attention_flow import AttentionFlow
 from grounding.compat import layer_settings
 from grounding.errors import BudgetError, RecordingError
 
 FLOAT = 4
 """Bytes of one recorded weight, float32."""
+
+HALF = 2
+"""Bytes of one number in half precision."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +29,23 @@ class DecoderShape:
         heads: H, query heads.
         kv_heads: key and value heads; the largest number where it differs by layer.
         head_width: D, query and key width; the largest where it differs by layer.
+        number_bytes: bytes of one number of the model's queries and keys.
     """
 
     layers: int
     heads: int
     kv_heads: int
     head_width: int
+    number_bytes: int = FLOAT
 
     @classmethod
-    def of(cls, config: Any, layers: int) -> DecoderShape:
+    def of(cls, config: Any, layers: int, number_bytes: int = FLOAT) -> DecoderShape:
         """Read the shape off a transformers text config and the number of decoder layers.
+
+        Args:
+            config: the text config.
+            layers: L.
+            number_bytes: bytes of one number of the model's queries and keys.
 
         Raises:
             RecordingError: the config names no number of attention heads.
@@ -45,7 +58,7 @@ class DecoderShape:
             )
         widths = layer_settings(config, "head_dim") or [config.hidden_size // heads[0]]
         kv_heads = layer_settings(config, "num_key_value_heads") or heads
-        return cls(layers, heads[0], max(kv_heads), max(widths))
+        return cls(layers, heads[0], max(kv_heads), max(widths), number_bytes)
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class Estimate:
     """Hold the cost of a recording, in addition to the model's own run.
 
     Attributes:
-        kept_bytes: bytes of recorded rows, statistics and sinks.
+        kept_bytes: bytes of recorded rows, statistics and sinks, and of the queries and keys of an attention flow.
         working_bytes: peak bytes while one layer's rows are computed.
         flops: additional floating-point operations, two per multiply-add.
     """
@@ -79,6 +92,8 @@ def estimate(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
     Returns:
         Bytes and floating-point operations.
     """
+    if request.spec.flow is not None:
+        return _estimate_flow(request, request.spec.flow, shape, length)
     layers = len(request.spec.layers) if request.spec.layers is not None else shape.layers
     heads = len(request.spec.heads) if request.spec.heads is not None else shape.heads
     kept_layers = 1 if request.reduces_layers else layers
@@ -100,6 +115,22 @@ def estimate(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
     upcast = min(UPCAST_KEYS, length) * shape.kv_heads * shape.head_width * FLOAT  # half-precision models only
     working = 3 * chunk * shape.heads * length * FLOAT + upcast
     return Estimate(kept, working, flops)
+
+
+def _estimate_flow(request: RowRequest, flow: AttentionFlow, shape: DecoderShape, length: int) -> Estimate:
+    layers = len(request.spec.layers) if request.spec.layers is not None else shape.layers
+    steps = request.decode_steps if request.decode else 0
+    whole = length + steps
+    number = min(shape.number_bytes, HALF) if flow.cache_dtype == "bfloat16" else shape.number_bytes
+    cached = layers * whole * (shape.heads + shape.kv_heads) * shape.head_width * number * request.batch_size
+    rows = [len(queries) + steps for queries in request.queries]
+    columns = [whole if request.keys is None else len(own) for own in request.keys or request.queries]
+    kept = sum(count * width * FLOAT for count, width in zip(rows, columns, strict=True))
+    # Products of a layer's heads, three sets of rows per element, and one layer's keys in float32.
+    vectors = shape.heads * max(rows) + 3 * sum(rows) + shape.kv_heads * shape.head_width
+    block = min(BLOCK_BYTES, shape.heads * min(MOST_ROWS, whole) * whole * FLOAT)
+    flops = sum(layers * shape.heads * (shape.head_width + count) * whole**2 for count in rows)  # causal: half
+    return Estimate(kept + cached, vectors * whole * FLOAT + 2 * block, flops)
 
 
 def check_budget(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
@@ -138,8 +169,11 @@ def cheapest_change(request: RowRequest, shape: DecoderShape, length: int) -> st
 
     Notes:
         The order is our choice: drop columns that no map uses, drop up to half of the layers, average heads, average
-        layers, average both, drop more layers, raise the budget.
+        layers, average both, drop more layers, raise the budget. Of an attention flow: halve the numbers, record fewer
+        sequences at a time, drop the first layers, raise the budget.
     """
+    if request.spec.flow is not None:
+        return _cheapest_flow_change(request, request.spec.flow, shape, length)
     layers = request.spec.layers if request.spec.layers is not None else tuple(range(shape.layers))
     fitting = 0
     if not request.reduces_layers:
@@ -165,13 +199,42 @@ def cheapest_change(request: RowRequest, shape: DecoderShape, length: int) -> st
         changes.append(("average heads and layers with reduce='both'", _reduced(request, "both")))
     if fitting:
         changes.append(fewer)
+    hint = "" if request.keys is not None else ", or name the columns you need in keys"
+    return _first_that_fits(request, changes, shape, length, f"ask for fewer rows{hint}")
+
+
+def _cheapest_flow_change(request: RowRequest, flow: AttentionFlow, shape: DecoderShape, length: int) -> str:
+    layers = request.spec.layers if request.spec.layers is not None else tuple(range(shape.layers))
+    changes: list[tuple[str, RowRequest]] = []
+    if shape.number_bytes > HALF and flow.cache_dtype == "model":
+        halved = replace(request.spec, flow=replace(flow, cache_dtype="bfloat16"))
+        changes.append(
+            ("keep queries and keys in half the bytes with cache_dtype='bfloat16'", replace(request, spec=halved))
+        )
+    for count in range(request.batch_size - 1, 0, -1):
+        few = replace(
+            request,
+            queries=request.queries[:count],
+            keys=None if request.keys is None else request.keys[:count],
+            image_keys=None if request.image_keys is None else request.image_keys[:count],
+        )
+        changes.append((f"record {count} of the {request.batch_size} sequences at a time", few))
+    for count in range(len(layers) - 1, 0, -1):
+        changes.append(
+            (f"follow the flow through the last {count} of {len(layers)} layers", _last(request, layers, count))
+        )
+    return _first_that_fits(request, changes, shape, length, "use a shorter prompt")
+
+
+def _first_that_fits(
+    request: RowRequest, changes: Sequence[tuple[str, RowRequest]], shape: DecoderShape, length: int, otherwise: str
+) -> str:
     for sentence, changed in changes:
         cost = estimate(changed, shape, length)
         if cost.total_bytes <= request.spec.budget_bytes:
             return f"the cheapest change that fits is to {sentence} ({readable(cost.total_bytes)})"
     needed = estimate(request, shape, length).total_bytes
-    hint = "" if request.keys is not None else ", or name the columns you need in keys"
-    return f"no single change fits: raise budget_bytes to at least {needed}, or ask for fewer rows{hint}"
+    return f"no single change fits: raise budget_bytes to at least {needed}, or {otherwise}"
 
 
 def readable(count: int) -> str:

@@ -136,6 +136,22 @@ class AttentionCall:
         copied.__dict__.update(self.__dict__, **values)
         return copied
 
+    def keys(self, part: slice) -> AttentionCall:
+        """Return the call restricted to some keys, without edits; its softmax is over these keys alone.
+
+        Args:
+            part: first key and key behind the last.
+        """
+        return replace(
+            self,
+            key=self.key[:, :, part],
+            mask=None if self.mask is None else self.mask[..., part],
+            bias=None if self.bias is None else self.bias[..., part],
+            key_offset=self.key_offset + part.start,
+            edits=(),
+            log_sum_exp=None,
+        )
+
     def heads(self, chosen: Tensor) -> AttentionCall:
         """Return the call restricted to some query heads, each with its own copy of its key head, without edits.
 

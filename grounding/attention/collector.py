@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from types import MethodType
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ from grounding.attention.budget import DecoderShape, check_budget, readable
 from grounding.attention.call import AttentionCall
 from grounding.attention.coverage import refuse_other_keys
 from grounding.attention.events import Pass, Subscriber
-from grounding.attention.generation import Prompt
+from grounding.attention.flow_store import FlowStore
+from grounding.attention.generation import Prompt, RefusedReorder
 from grounding.attention.introspect import real_positions
 from grounding.attention.output_check import checked, output_error, refuse_unexplained
 from grounding.attention.prompt_statistics import PromptStatistics
@@ -60,6 +60,7 @@ class RowCollector(Subscriber):
         self._store = RowStore(request, self.layers, len(spec.heads) if spec.heads else shape.heads)
         self._token = TokenRows(request, len(self.layers), self._store.add_token)
         self._statistics = PromptStatistics(request, self.layers)
+        self._flow = None if spec.flow is None else FlowStore(request)
         self._running = False
         self._checked_length = 0
         self._past = 0  # positions in the cache before the running pass
@@ -131,7 +132,7 @@ class RowCollector(Subscriber):
         self._seen.clear()
         if self._decoding:
             self._steps += 1
-            if self.request.decode:
+            if self.request.decode and self._flow is None:
                 self._store.start_step()
                 self._token.start(self._total)
         else:
@@ -166,13 +167,15 @@ class RowCollector(Subscriber):
         first = not self._seen
         self._seen.add(layer)
         # The first step keeps whole rows of every layer, which are compared with the kernel's output.
-        if self._decoding and self._steps > 1:
+        if self._decoding and self._steps > 1 and self._flow is None:
             with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
                 if self._token.add(layer, call):
                     return
         offset = max(self._total - call.key_count, 0)
         call = replace(call, query_offset=self._past, key_offset=offset, real=self._tokens)
         with torch.no_grad():
+            if self._flow is not None:
+                self._flow.add(layer, call)
             for element in range(self.request.batch_size):
                 rows, slots = self._wanted(call, element, check=first)
                 self._keep_rows(layer, call, element, rows, slots, output)
@@ -209,7 +212,8 @@ class RowCollector(Subscriber):
         self._store.flush()
         if self._decoding and self._on_step is not None:
             self._on_step(self._store.take_step())
-        if self._decoding and self._store.bytes_of_decode() > self.request.spec.budget_bytes:
+        kept = self._store.bytes_of_decode() if self._flow is None else self._flow.nbytes
+        if self._decoding and kept > self.request.spec.budget_bytes:
             raise BudgetError(
                 f"{self._steps} decode steps take more than the budget of {readable(self.request.spec.budget_bytes)}; "
                 "generate fewer tokens, name the columns you need in keys, or raise budget_bytes"
@@ -232,23 +236,23 @@ class RowCollector(Subscriber):
         self._refuse_unreached(prompt)
         if self.request.decode and self._steps == 0 and self._pieces > 1 and self._end is None:
             self._refuse_unclear_end(prompt)
-        columns = [len(k) for k in self.request.keys] if self.request.keys is not None else None
-        elements = range(self.request.batch_size)
-        prefill = [self._store.finished_prefill(b, columns[b] if columns else prompt) for b in elements]
-        decode = []
-        if self.request.decode:
-            decode = [self._store.finished_decode(b, columns[b] if columns else prompt) for b in elements]
+        if self._flow is None:
+            prefill, decode = self._store.finished(prompt)
+        else:
+            with torch.no_grad():
+                prefill, decode = self._flow.rows(prompt, self._total if self.request.decode else prompt)
         if not all(bool(rows.sum().isfinite()) for rows in (*prefill, *decode)):
             raise overflow("a recorded row", self._dtype)
+        elements = range(self.request.batch_size)
         statistics = [self._statistics.statistics(b) for b in elements]
         sinks = None
         if self.request.spec.residual_sinks:
-            sinks = [self._statistics.sinks(b, columns[b] if columns else prompt) for b in elements]
+            sinks = [self._statistics.sinks(b, prefill[b].shape[-1]) for b in elements]
         recording._complete(prefill, decode, statistics, sinks)
 
     def _forbid_reorder(self, cache: Any) -> None:
         if "reorder_cache" not in vars(cache):
-            cache.reorder_cache = _RefusedReorder(cache)
+            cache.reorder_cache = RefusedReorder(cache)
             self._undo.callback(lambda: vars(cache).pop("reorder_cache", None))
 
     # -- keeping
@@ -277,6 +281,8 @@ class RowCollector(Subscriber):
         columns = as_index(keys[element], rows.device) if keys is not None else None
         heads = as_index(self.request.spec.heads, rows.device) if self.request.spec.heads is not None else None
         suspects = checked(len(rows)) if not self._decoding or self._steps == 1 else []
+        if self._flow is not None:  # rows are computed from all layers at the end
+            rows, suspects = rows[suspects], list(range(len(suspects)))
         for part, weights in iter_rows(call, element, rows):
             own = [row - part.start for row in suspects if part.start <= row < part.stop]
             if own:
@@ -284,6 +290,8 @@ class RowCollector(Subscriber):
                 error = output_error(call, element, rows[part][few], weights.index_select(1, few), output)
                 self._dtype = call.query.dtype
                 self._errors.append((layer, self._dtype, error))
+            if self._flow is not None:
+                continue
             kept = keep_columns(weights, columns, call.key_offset, self._total)
             kept = kept if heads is None else kept.index_select(0, heads)
             self._store.add(layer, element, slots[part], kept, decode=self._decoding)
@@ -389,20 +397,3 @@ def _why_other_heads(heads: int) -> str:
         f"the model's config says {heads}: the layers of one recording have equal numbers of heads, so choose those of "
         f"{heads} with RecordSpec(layers=...)"
     )
-
-
-class _RefusedReorder:
-    """Refuse to reorder a cache; a deep copy of the cache reorders as its class does."""
-
-    def __init__(self, cache: Any) -> None:
-        self._cache = cache
-
-    def __call__(self, *_: Any, **__: Any) -> None:
-        raise RecordingError(
-            "beam search reorders the cache between steps, so a recorded decode row would not belong to the returned "
-            "text; generate with num_beams=1, or record with decode=False"
-        )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        copied = memo.get(id(self._cache))
-        return self if copied is None else MethodType(type(copied).reorder_cache, copied)

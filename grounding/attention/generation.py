@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from grounding.attention.introspect import cache_of, cached_length
 from grounding.attention.patches import SharedPatch
 from grounding.compat import generation_options, wrapped_generate
+from grounding.errors import RecordingError
 
 
 @dataclass(frozen=True)
@@ -88,3 +90,25 @@ def _prompt(model: nn.Module, inputs: Tensor | None, options: Mapping[str, Any])
         length = count if count > cached else cached + count
     assisted = any(generation_options(model, options, ("assistant_model", "prompt_lookup_num_tokens")))
     return Prompt(length, cached, batch, assisted)
+
+
+class RefusedReorder:
+    """Refuse to reorder a cache; a deep copy of the cache reorders as its class does."""
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        """Refuse.
+
+        Raises:
+            RecordingError: always.
+        """
+        raise RecordingError(
+            "beam search reorders the cache between steps, so a recorded decode row would not belong to the returned "
+            "text; generate with num_beams=1, or record with decode=False"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo.get(id(self._cache))
+        return self if copied is None else MethodType(type(copied).reorder_cache, copied)

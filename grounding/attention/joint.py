@@ -73,10 +73,11 @@ class JointRequest:
                 raise RecordingError(f"{name}={unknown or given} is unknown: use {', '.join(get_args(known))}")
         if not 0 <= self.element < self.batch:
             raise RecordingError(f"element {self.element} of a batch of {self.batch} does not exist")
-        if self.spec.head_statistics or self.spec.residual_sinks:
+        if self.spec.head_statistics or self.spec.residual_sinks or self.spec.flow is not None:
             raise RecordingError(
-                "head statistics and residual sinks are those of a language model's decoder; a diffusion transformer "
-                "has none. Leave out the stages that need them (heads-mean-max, heads-max-image, sinks-residual)"
+                "head statistics, residual sinks and attention flow are those of a language model's decoder; a "
+                "diffusion transformer has none. Leave out the stages that need them (heads-mean-max, heads-max-image, "
+                "sinks-residual, flow)"
             )
 
     @property

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor, nn
 
 from grounding.attention.budget import DecoderShape
 from grounding.attention.collector import RowCollector
-from grounding.attention.coverage import refuse_layers
+from grounding.attention.coverage import refuse_layers, row_layers
 from grounding.attention.events import Scope, observes
 from grounding.attention.intercept import intercept
 from grounding.attention.introspect import decoder_stack
@@ -53,9 +54,20 @@ def record(
     """
     stack = decoder_stack(model, decoder)
     chosen = request.spec.layers if request.spec.layers is not None else range(len(stack.layers))
-    refuse_layers(stack, [i for i in chosen if i < len(stack.layers)])
-    shape = DecoderShape.of(stack.module.config, len(stack.layers))
+    existing = [i for i in chosen if i < len(stack.layers)]
+    if request.spec.flow is None:
+        refuse_layers(stack, existing)
+    elif on_step is not None:
+        raise RecordingError(
+            "an attention flow is computed behind the last step, so it has no rows to give to on_step: leave it out"
+        )
+    shape = DecoderShape.of(stack.module.config, len(stack.layers), _bytes_of_number(stack.module))
     _refuse_unknown(request, shape)
+    if request.spec.flow is not None:
+        through = tuple(i for i in existing if i in row_layers(stack))
+        if not through:
+            refuse_layers(stack, existing)
+        request = replace(request, spec=replace(request.spec, layers=through))
     with ExitStack() as undo:
         collector = RowCollector(request, shape, undo, on_step)
         collector.before_model(_least_length(request))
@@ -72,6 +84,11 @@ def _least_length(request: RowRequest) -> int:
     """Return the length of the shortest prompt that has every position of the request."""
     named = [positions for positions in (request.queries, request.keys, request.image_keys) if positions is not None]
     return 1 + max((p for positions in named for element in positions for p in element), default=0)
+
+
+def _bytes_of_number(module: nn.Module) -> int:
+    """Return the size of one number of the module's activations; 4 where it has no parameters."""
+    return next((p.dtype.itemsize for p in module.parameters() if p.dtype.is_floating_point), 4)
 
 
 def _refuse_unknown(request: RowRequest, shape: DecoderShape) -> None:

@@ -29,7 +29,7 @@ class RowRequest:
             keys, so a kept row sums to at most 1.
         image_keys: per batch element, the image positions; required by the statistic `"max_image"`, and suggested as
             columns when a request exceeds its budget.
-        spec: layers, heads, reductions and statistics.
+        spec: layers, heads, reductions, statistics, or an attention flow.
         decode: also record the newest token's row at every decode step.
         decode_steps: number of decode steps that the budget is checked for before the run, >= 0; further steps are
             recorded as long as they fit.
@@ -64,7 +64,9 @@ class RowRequest:
             for element in positions:
                 if len(set(element)) != len(element):
                     raise RecordingError(f"{name} names a position twice; name each position once")
-        if "max_image" in self.spec.head_statistics and (self.image_keys is None or not all(self.image_keys)):
+        flow = self.spec.flow
+        by_image = "max_image" in self.spec.head_statistics or (flow is not None and flow.head_weights == "max_image")
+        if by_image and (self.image_keys is None or not all(self.image_keys)):
             raise RecordingError("the statistic 'max_image' needs image_keys: at least one position per batch element")
         if self.decode_steps < 0:
             raise RecordingError(f"decode_steps={self.decode_steps} was given, expected at least 0")
@@ -78,13 +80,13 @@ class RowRequest:
 
     @property
     def reduces_heads(self) -> bool:
-        """Whether the head axis is averaged."""
-        return self.spec.reduce in ("heads", "both")
+        """Whether the head axis is averaged, or joined by a flow."""
+        return self.spec.flow is not None or self.spec.reduce in ("heads", "both")
 
     @property
     def reduces_layers(self) -> bool:
-        """Whether the layer axis is averaged."""
-        return self.spec.reduce in ("layers", "both")
+        """Whether the layer axis is averaged, or joined by a flow."""
+        return self.spec.flow is not None or self.spec.reduce in ("layers", "both")
 
 
 def _positions(name: str, given: Any) -> Positions | None:
@@ -105,7 +107,7 @@ class Recording:
     """Hold what `record` kept; it is complete once the `with` block has ended without an error.
 
     Every tensor is float32 and on the CPU. Shape letters: L layers, H heads, R rows, C columns; a reduced axis has
-    length 1. Reading an incomplete recording raises RecordingError.
+    length 1, as do both of an attention flow. Reading an incomplete recording raises RecordingError.
     """
 
     def __init__(self, layers: tuple[int, ...]) -> None:

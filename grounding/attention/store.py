@@ -103,15 +103,24 @@ class RowStore:
         """Return the bytes of the decode steps stored so far."""
         return self._bytes
 
-    def finished_prefill(self, element: int, columns: int) -> Tensor:
-        """Return [L, H, R, C] of one batch element; `columns` is C."""
+    def finished(self, prompt: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Return per element [L, H, R, C], and [steps, L, H, 1, C] or nothing where decode steps are not recorded.
+
+        Args:
+            prompt: positions of the prompt, the least C where all columns are kept.
+        """
+        keys, elements = self._request.keys, range(self._request.batch_size)
+        columns = [prompt if keys is None else len(keys[b]) for b in elements]
+        prefill = [self._finished_prefill(b, columns[b]) for b in elements]
+        return prefill, [self._finished_decode(b, columns[b]) for b in elements] if self._request.decode else []
+
+    def _finished_prefill(self, element: int, columns: int) -> Tensor:
         kept = self._prefill[element]
         if kept is None:
             kept = torch.zeros(*self._size, len(self._request.queries[element]), columns)
         return pad(kept, (0, columns - kept.shape[-1])) if kept.shape[-1] < columns else kept
 
-    def finished_decode(self, element: int, columns: int) -> Tensor:
-        """Return [steps, L, H, 1, C] of one batch element; `columns` is the smallest C."""
+    def _finished_decode(self, element: int, columns: int) -> Tensor:
         steps = self._steps[element]
         columns = max([columns, *(step.shape[-1] for step in steps)])
         out = torch.zeros(len(steps), *self._size, 1, columns)

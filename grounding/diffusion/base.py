@@ -175,6 +175,15 @@ class DiffusionSource(ABC):
         """Frames of a clip that one latent frame stands for, the first excepted."""
         return 1
 
+    @property
+    def guided(self) -> bool:
+        """Whether the pipeline's own call runs with classifier-free guidance."""
+        return bool(getattr(self.pipe, "do_classifier_free_guidance", False))
+
+    def noisy(self, clean: Tensor, noise: Tensor, level: float) -> Tensor:
+        """Mix noise into latents; as flow matching does, where the family does not say otherwise."""
+        return mixed(clean, noise, level)
+
     def starts(self, cells: int, text: int) -> tuple[int, int]:
         """Where the image and the text begin in the joint sequence, given their lengths."""
         return (text, 0) if self.attention == "text-first" else (0, cells)
@@ -342,7 +351,8 @@ class DiffusionSource(ABC):
             for level in self.reading.levels:
                 with record_joint(self.transformer, list(self.layers), request) as recording:
                     for draw in range(self.reading.draws):
-                        noisy = mixed(clean, draw_noise(clean, self.reading.seed + draw), level).to(self.dtype)
+                        noise = draw_noise(clean, self.reading.seed + draw)
+                        noisy = self.noisy(clean, noise, level).to(self.dtype)
                         self.transformer(**self.inputs(noisy, level, encoded), return_dict=False)
                 recordings.append(recording)
         grids = grids_of(placement, shape, (frames[0].width, frames[0].height), self.video, self.frames_per_latent)

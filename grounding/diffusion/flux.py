@@ -67,22 +67,27 @@ class Flux(DiffusionSource):
 
     def inputs(self, noisy: Tensor, level: float, encoded: Encoded) -> dict[str, Any]:
         """Pack latents two by two, with their row and column as ids."""
-        _, channels, height, width = noisy.shape
-        packed = self.pipe._pack_latents(noisy, 1, channels, height, width)
-        ids = self.pipe._prepare_latent_image_ids(1, height // 2, width // 2, self.device, self.dtype)
+        packed = self.packed(noisy)
         inputs: dict[str, Any] = {
             **encoded.inputs,
-            "hidden_states": packed,
-            "img_ids": ids,
+            **packed,
             "timestep": torch.full((1,), level, device=self.device, dtype=self.dtype),
         }
         if self.transformer.config.guidance_embeds:
             inputs["guidance"] = torch.full((1,), self.reading.guidance, device=self.device, dtype=torch.float32)
         if self.pads == "mask":
             real = torch.tensor([token.role != "pad" for token in encoded.tokens], device=self.device)
-            mask = torch.nn.functional.pad(real, (0, packed.shape[1]), value=True)
+            mask = torch.nn.functional.pad(real, (0, packed["hidden_states"].shape[1]), value=True)
             inputs["joint_attention_kwargs"] = {"attention_mask": mask[None, None, None]}
         return inputs
+
+    def packed(self, noisy: Tensor) -> dict[str, Tensor]:
+        """Latents packed two by two, and the row and column of each cell."""
+        _, channels, height, width = noisy.shape
+        return {
+            "hidden_states": self.pipe._pack_latents(noisy, 1, channels, height, width),
+            "img_ids": self.pipe._prepare_latent_image_ids(1, height // 2, width // 2, self.device, self.dtype),
+        }
 
     def observe(self, running: Pass) -> Observed:
         """Read batch, text length and grid off the call."""

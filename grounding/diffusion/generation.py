@@ -98,6 +98,7 @@ class _Follower:
         self.placement: Placement | None = None
         self.shape: LatentShape | None = None
         self.request: JointRequest
+        self._negative_first = False
 
     def plan(self, running: Pass) -> JointRequest | None:
         """The request of a pass; None for one that reads the negative prompt, or repeats a step without blocks."""
@@ -125,12 +126,13 @@ class _Follower:
             )
         self.tokens = self._source.tokens(self._text, seen.text_length)
         self.shape = seen.latents
+        # Asked once, because some pipelines change the guidance scale from step to step.
+        self._negative_first = self._source.guided and self._source.guidance == "negative-first"
         self.placement = self._source.placement(self.tokens, seen.latents)
 
     def _element(self, seen: Observed) -> int:
-        guided = bool(getattr(self._source.pipe, "do_classifier_free_guidance", False))
-        start = seen.batch // 2 if guided and self._source.guidance == "negative-first" else 0
-        count = seen.batch // 2 if guided and self._source.guidance == "negative-first" else seen.batch
+        start = seen.batch // 2 if self._negative_first else 0
+        count = seen.batch - start
         if self._picture >= count:
             raise RecordingError(f"picture {self._picture} does not exist: the pipeline generates {count}")
         return start + self._picture

@@ -8,6 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grounding.compat import pipeline_dtype_argument
+from grounding.diffusion.parts import (
+    explain_packages,
+    load_text_encoders,
+    quantised,
+    refuse_missing_parts,
+    refuse_missing_weights,
+    refuse_quantised,
+)
 from grounding.diffusion.reading import SETTINGS, read_settings
 from grounding.diffusion.registry import pipeline_class
 from grounding.errors import MissingExtraError, ModelError
@@ -53,59 +61,38 @@ def load_diffusion(
 
     with explained(name_or_folder, f"its {PIPELINE}"):
         index = DiffusionPipeline.load_config(source)
+        if not isinstance(index, Mapping):
+            raise ValueError("it holds no keys and values")
     family = pipeline_class(str(index.get("_class_name")), name_or_folder)
     refuse_missing_parts(index, family.required, name_or_folder, Path(source))
+    refuse_quantised(source, name_or_folder)
     with explain_out_of_memory(f"loading {name_or_folder} on {target}", _SMALLER):
-        with explained(name_or_folder, "its weights"):
-            pipe = DiffusionPipeline.from_pretrained(source, **{pipeline_dtype_argument(): number_format})
+        with explained(name_or_folder, "its weights"), explain_packages(name_or_folder):
+            encoders = load_text_encoders(index, source, name_or_folder, number_format)
+            pipe = DiffusionPipeline.from_pretrained(source, **encoders, **{pipeline_dtype_argument(): number_format})
         refuse_unreadable(pipe, name_or_folder)
         pipe = pipe.to(target)
     return family(pipe, name_or_folder, finder, read_settings(_settings_folder(source)))
 
 
-def refuse_missing_parts(index: Mapping[str, Any], required: tuple[str, ...], name: str, folder: Path) -> None:
-    """Check that a pipeline names every part that maps need, and that a local folder holds it.
-
-    Args:
-        index: the content of `model_index.json`.
-        required: parts that the family needs.
-        name: the model as the user wrote it.
-        folder: the pipeline's folder; parts of a hub id, which is none, are found when they are loaded.
-
-    Raises:
-        ModelError: a part is missing.
-    """
-    for part in required:
-        entry = index.get(part) or [None, None]
-        named = isinstance(entry, list | tuple) and bool(entry) and entry[0] is not None
-        if not named or (folder.is_dir() and not (folder / part).is_dir()):
-            what = "text encoder" if "text_encoder" in part else "tokenizer" if "tokenizer" in part else "part"
-            seen = f"{PIPELINE} names none" if not named else f"the folder {folder / part} is missing"
-            raise ModelError(
-                f"{name} has no {what} {part!r} ({seen}), without which no word can be found in it: get the complete "
-                "pipeline"
-            )
-
-
 def refuse_unreadable(pipe: Any, name: str) -> None:
-    """Refuse a transformer whose attention cannot be recorded on its device.
+    """Refuse a transformer whose attention cannot be recorded on its device, and parts that lack weights.
 
     Raises:
-        ModelError: it is quantised, or its weights are moved between devices while it runs.
+        ModelError: the transformer is quantised, its weights are moved between devices while it runs, or a part's
+            checkpoint is not complete.
     """
     transformer = pipe.transformer
-    quantised = getattr(transformer, "hf_quantizer", None) is not None or "quantization_config" in transformer.config
-    if quantised:
-        raise ModelError(
-            f"the transformer of {name} is quantised, which maps have not been checked against: load it in float32, "
-            "bfloat16 or float16"
-        )
-    hooked = any(hasattr(m, "_hf_hook") or hasattr(m, "_diffusers_hook") for m in transformer.modules())
-    if hooked or any(weight.is_meta for weight in transformer.parameters()):
+    if getattr(transformer, "hf_quantizer", None) is not None or "quantization_config" in transformer.config:
+        raise ModelError(quantised(name))
+    if any(hasattr(m, "_hf_hook") or hasattr(m, "_diffusers_hook") for m in transformer.modules()):
         raise ModelError(
             f"the transformer of {name} is offloaded (its weights move between devices while it runs): load it on one "
             "device, without enable_model_cpu_offload, enable_sequential_cpu_offload or group offloading"
         )
+    for part in (transformer, pipe.vae):
+        # diffusers only warns of tensors that a checkpoint lacks, and leaves them without data.
+        refuse_missing_weights(part, [key for key, weight in part.named_parameters() if weight.is_meta], name)
 
 
 def _settings_folder(source: str) -> Path:

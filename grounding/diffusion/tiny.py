@@ -13,11 +13,13 @@ from grounding.diffusion.tiny_parts import (
     chat_tokenizer,
     clip_encoder,
     clip_tokenizer,
+    gemma2,
     picture_vae,
     qwen3,
     t5_encoder,
     t5_tokenizer,
 )
+from grounding.diffusion.tiny_video import tiny_cogvideox, tiny_ltx, tiny_mochi, tiny_wan
 from grounding.text.tiny import byte_tokenizer
 
 _CONVERSATION = (
@@ -232,102 +234,54 @@ def tiny_z_image() -> Any:
     )
 
 
-def tiny_wan() -> Any:
-    """A random `WanPipeline` of two blocks."""
-    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
-    from transformers import UMT5Config, UMT5EncoderModel
+def tiny_chroma() -> Any:
+    """A random `ChromaPipeline` of two double and two single blocks."""
+    from diffusers import ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
 
-    tokenizer = t5_tokenizer()
-    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
-    vae = AutoencoderKLWan(
-        base_dim=4, z_dim=4, dim_mult=[1, 1, 1], num_res_blocks=1, temperal_downsample=[True, True],
-        latents_mean=[0.1] * 4, latents_std=[0.9] * 4, scale_factor_spatial=4,
-    )  # fmt: skip
-    transformer = WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=4,
-        out_channels=4,
-        text_dim=16,
-        freq_dim=16,
-        ffn_dim=32,
+    tokenizer, vae = t5_tokenizer(), picture_vae()
+    transformer = ChromaTransformer2DModel(
+        in_channels=16,
         num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=3,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 6, 6),
+        approximator_num_channels=16,
+        approximator_hidden_dim=16,
+        approximator_layers=1,
     )
-    return WanPipeline(
+    return ChromaPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=vae.eval(),
-        text_encoder=UMT5EncoderModel(UMT5Config(vocab_size=len(tokenizer), dropout_rate=0.0, **sizes)).eval(),
-        tokenizer=tokenizer,
-        transformer=transformer.eval(),
-    )
-
-
-def tiny_ltx() -> Any:
-    """A random `LTXPipeline` of two blocks."""
-    from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LTXPipeline
-    from diffusers import LTXVideoTransformer3DModel as Transformer
-
-    tokenizer = t5_tokenizer()
-    vae = AutoencoderKLLTXVideo(
-        latent_channels=4,
-        block_out_channels=(8, 8, 8),
-        decoder_block_out_channels=(8, 8, 8),
-        layers_per_block=(1, 1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1, 1),
-        spatio_temporal_scaling=(True, True, False),
-        decoder_spatio_temporal_scaling=(True, True, False),
-        decoder_inject_noise=(False, False, False, False),
-        patch_size=2,
-        patch_size_t=1,
-    )
-    vae.use_framewise_encoding = False
-    transformer = Transformer(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=12,
-        cross_attention_dim=24,
-        num_layers=2,
-        caption_channels=16,
-    )
-    return LTXPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=vae.eval(),
+        vae=vae,
         text_encoder=t5_encoder(tokenizer),
         tokenizer=tokenizer,
         transformer=transformer.eval(),
     )
 
 
-def tiny_mochi() -> Any:
-    """A random `MochiPipeline` of two blocks."""
-    from diffusers import AutoencoderKLMochi, FlowMatchEulerDiscreteScheduler, MochiPipeline
-    from diffusers import MochiTransformer3DModel as Transformer
+def tiny_lumina2() -> Any:
+    """A random `Lumina2Pipeline` of two single-stream blocks behind one refiner of each kind."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
 
-    tokenizer = t5_tokenizer()
-    vae = AutoencoderKLMochi(
-        latent_channels=12,
-        encoder_block_out_channels=(32, 32, 32, 32),
-        decoder_block_out_channels=(32, 32, 32, 32),
-        layers_per_block=(1, 1, 1, 1, 1),
-        add_attention_block=(False, False, False, False, False),
-    )
-    transformer = Transformer(
-        num_attention_heads=2,
-        attention_head_dim=8,
+    tokenizer = byte_tokenizer(("<pad>", "<eos>", "<bos>"), bos="<bos>", eos="<eos>", pad="<pad>")
+    transformer = Lumina2Transformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        hidden_size=48,
         num_layers=2,
-        pooled_projection_dim=16,
-        in_channels=12,
-        text_embed_dim=16,
-        time_embed_dim=4,
-        max_sequence_length=24,
+        num_refiner_layers=1,
+        num_attention_heads=3,
+        num_kv_heads=1,
+        multiple_of=16,
+        axes_dim_rope=(4, 6, 6),
+        axes_lens=(300, 64, 64),
+        cap_feat_dim=16,
     )
-    with torch.no_grad():
-        transformer.pos_frequencies.normal_()
-    return MochiPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
-        vae=vae.eval(),
-        text_encoder=t5_encoder(tokenizer),
+    return Lumina2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=picture_vae(levels=4),  # the pipeline counts on a factor of 8
+        text_encoder=gemma2(tokenizer),
         tokenizer=tokenizer,
         transformer=transformer.eval(),
     )
@@ -335,14 +289,17 @@ def tiny_mochi() -> Any:
 
 TINY: dict[str, Callable[[], Any]] = {
     "FluxPipeline": tiny_flux,
+    "ChromaPipeline": tiny_chroma,
     "Flux2Pipeline": tiny_flux2,
     "Flux2KleinPipeline": tiny_klein,
     "StableDiffusion3Pipeline": tiny_sd3,
     "QwenImagePipeline": tiny_qwen_image,
     "ZImagePipeline": tiny_z_image,
+    "Lumina2Pipeline": tiny_lumina2,
     "WanPipeline": tiny_wan,
     "LTXPipeline": tiny_ltx,
     "MochiPipeline": tiny_mochi,
+    "CogVideoXPipeline": tiny_cogvideox,
 }
 """Tiny pipelines by class name; see `tiny_pipeline`."""
 

@@ -62,14 +62,14 @@ def clip_encoder(tokenizer: Any, width: int = 16, *, projected: bool = False) ->
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
 
 
-def picture_vae(channels: int = 4) -> Any:
-    """An autoencoder of pictures with a factor of 4."""
+def picture_vae(channels: int = 4, levels: int = 3) -> Any:
+    """An autoencoder of pictures with a factor of 2 a level, the first excepted."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=(8,) * levels,
         layers_per_block=1,
         latent_channels=channels,
         norm_num_groups=4,
@@ -105,3 +105,23 @@ def qwen3(tokenizer: Any, layers: int) -> Any:
         max_position_embeddings=1024,
     )
     return Qwen3ForCausalLM(config).eval()
+
+
+def gemma2(tokenizer: Any, width: int = 16) -> Any:
+    """A Gemma 2 language model without its head, of two layers."""
+    from transformers import Gemma2Config, Gemma2Model
+
+    config = Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return Gemma2Model(config).eval()

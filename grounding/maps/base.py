@@ -40,6 +40,7 @@ class Stage(ABC):
         requires: the parts that no earlier stage may have spent. The background is among them by default, because a
             contrast compares maps and background that went through the same stages.
         before: names of stages that may not come earlier, where `spends` and `requires` do not say so already.
+        first: whether no stage may come earlier, because the stage's work is done as the model runs.
         directions: the directions of attention that the stage has a meaning for.
         takes_signed: whether the stage has a meaning for weights that may be negative.
     """
@@ -48,6 +49,7 @@ class Stage(ABC):
     spends: ClassVar[frozenset[Part]] = frozenset()
     requires: ClassVar[frozenset[Part]] = frozenset({"background"})
     before: ClassVar[frozenset[str]] = frozenset()
+    first: ClassVar[bool] = False
     directions: ClassVar[frozenset[Direction]] = BOTH
     takes_signed: ClassVar[bool] = False
 

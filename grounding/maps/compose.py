@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from grounding.errors import MethodError
-from grounding.layout import ImageGrid
+from grounding.geometry import Box
 from grounding.maps.base import grid_columns, on_grid
 from grounding.types import AttentionMaps, FloatArray, Heatmap
 
@@ -57,7 +57,7 @@ class Compose:
         covered = np.zeros((height, width))
         for columns, grid in zip(grid_columns(maps), maps.grids, strict=True):
             cells = on_grid(row, columns, grid)
-            values, share = _lay(cells, grid, (height, width), maps.image_size)
+            values, share = lay(cells, grid.box_xyxy, (height, width), maps.image_size)
             total += values * share
             covered += share
         inside = covered > 1e-9
@@ -80,13 +80,24 @@ class Compose:
         return max(1, math.ceil(tall * shrink - 1e-6)), max(1, math.ceil(wide * shrink - 1e-6))
 
 
-def _lay(
-    cells: FloatArray, grid: ImageGrid, shape: tuple[int, int], image_size: tuple[int, int]
+def lay(
+    cells: FloatArray, box_xyxy: Box, shape: tuple[int, int], image_size: tuple[int, int]
 ) -> tuple[FloatArray, FloatArray]:
-    """A grid's values [h, w] at the output cells' centres, and the share [h, w] of each output cell it covers."""
-    (height, width), (x0, y0, x1, y1) = shape, grid.box_xyxy
-    rows = _axis(height, image_size[1], y0, y1, grid.shape[0])
-    columns = _axis(width, image_size[0], x0, x1, grid.shape[1])
+    """Lay a grid of cells onto the image.
+
+    Args:
+        cells: [h', w'] values at the cells' centres.
+        box_xyxy: what the grid covers, in pixels of the image.
+        shape: (h, w) of the output, whose equal cells cover the image.
+        image_size: (width, height) in pixels.
+
+    Returns:
+        The values [h, w] at the output cells' centres, read bilinearly; and the share [h, w] of each output cell that
+        the grid covers.
+    """
+    (height, width), (x0, y0, x1, y1) = shape, box_xyxy
+    rows = _axis(height, image_size[1], y0, y1, cells.shape[0])
+    columns = _axis(width, image_size[0], x0, x1, cells.shape[1])
     at = np.stack(np.meshgrid(rows[0], columns[0], indexing="ij"))
     values = ndimage.map_coordinates(cells.astype(np.float64), at, order=1, mode="nearest")
     return values, rows[1][:, None] * columns[1][None, :]

@@ -3,6 +3,13 @@
 A magnet takes part in each cell's softmax over text. Cells that fit it better than the expression, most of them
 background, give it their weight; with Z_T and Z_M the sums of exponentiated logits over expression and magnets, the
 expression keeps Z_T / (Z_T + Z_M) of what it had.
+
+Vision-language models have no magnets here. Their cells come before the text and do not attend to it, and words behind
+an expression leave the rows of the words before them as they are, so only the prompt's last row can change. For the
+packaged `starter` it changes for the worse: a copy of its method with the prompt `where is {expression} a the of ?`
+points at 0.938 of the objects of `grounding eval scenes --limit 80 --seed 77`, its own prompt at 0.988 (difference
+0.050 [0.012, 0.100]). Magnet words' rows as a contrast, and each cell's shares among words and magnets, did not help
+`starter` or `starter-photo` either.
 """
 
 from __future__ import annotations

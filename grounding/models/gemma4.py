@@ -22,13 +22,13 @@ class Gemma4(VLM):
     directions in local layers. The model is asked to answer without thinking.
     """
 
-    model_types = ("gemma4",)
+    model_types: ClassVar[tuple[str, ...]] = ("gemma4",)
     nests_pictures = True
     template_options: ClassVar[Mapping[str, Any]] = {"enable_thinking": False}
 
     def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
         """One grid of pooled patches; see `VLM.grids`."""
-        pool = int(self.model.config.vision_config.pooling_kernel_size)
+        pool = self._pool
         places = picture.inputs["image_position_ids"][picture.index]  # [patches, 2] (x, y), -1 for padding
         columns, rows = ((int(last) + 1) // pool for last in places.amax(dim=0))
         if rows * columns != len(positions):
@@ -37,3 +37,18 @@ class Gemma4(VLM):
                 "make pooling_kernel_size of its processor agree with its config"
             )
         return (ImageGrid(positions, (rows, columns), whole(picture.size)),)
+
+    @property
+    def _pool(self) -> int:
+        """Patches along each side of a cell."""
+        return int(self.model.config.vision_config.pooling_kernel_size)
+
+
+class Gemma4Unified(Gemma4):
+    """Gemma 4 without a vision tower: the processor merges patches to cells, and the decoder reads their pixels."""
+
+    model_types = ("gemma4_unified",)
+
+    @property
+    def _pool(self) -> int:
+        return 1

@@ -114,6 +114,7 @@ class RecordedPass:
             residual_sinks=None if sinks is None else sinks[element].numpy()[:, columns],
             features=self.cells.features[element].numpy()[columns] if self.cells.features else None,
             logits=None if logits is None else logits.numpy()[:, columns],
+            flow=request.spec.flow,
         )
 
 

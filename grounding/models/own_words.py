@@ -18,11 +18,14 @@ class OwnWords:
         describe: request for a description; the config's `grounding_describe`.
         brief: what stands behind a question to get a short answer, instead of the suffix of a benchmark's protocol;
             empty for nothing, where the model answers shortly by itself; the config's `grounding_brief`.
+        listing: questions for the objects in a picture, the most useful one first; the config's `grounding_list`; empty
+            where it takes everybody's.
     """
 
     prompt: str | None = None
     describe: str | None = None
     brief: str | None = None
+    listing: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Any, family: OwnWords) -> OwnWords:
@@ -31,4 +34,5 @@ class OwnWords:
             prompt=getattr(config, "grounding_prompt", None) or family.prompt,
             describe=getattr(config, "grounding_describe", None) or family.describe,
             brief=getattr(config, "grounding_brief", family.brief),
+            listing=tuple(getattr(config, "grounding_list", None) or family.listing),
         )

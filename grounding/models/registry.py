@@ -20,6 +20,7 @@ FAMILIES: Registry[VLM] = Registry(
     {
         "gemma3": "grounding.models.gemma3:Gemma3",
         "gemma4": "grounding.models.gemma4:Gemma4",
+        "gemma4_unified": "grounding.models.gemma4:Gemma4Unified",
         "glm4v": "grounding.models.glm4v:Glm4V",
         "glm4v_moe": "grounding.models.glm4v:Glm4V",
         "glm46v": "grounding.models.glm4v:Glm4V",

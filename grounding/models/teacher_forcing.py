@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +20,8 @@ from grounding.text.nouns import NounPhrase, noun_phrases
 from grounding.text.vocabulary import refuse_broken_text, refuse_control_tokens
 from grounding.text.words import split_words
 from grounding.types import AttentionMaps, RecordSpec, Word, WordKind
+
+FindPhrases = Callable[[str], Sequence[NounPhrase]]
 
 REFERENCE_WORDS = 32  # most stop words whose rows are kept, spread evenly over the text
 
@@ -45,7 +47,12 @@ class TextMaps:
 
 
 def teacher_forced_maps(
-    vlm: VLM, prepared: Prepared, token_ids: Sequence[Sequence[int]], spec: RecordSpec, picture: int = 0
+    vlm: VLM,
+    prepared: Prepared,
+    token_ids: Sequence[Sequence[int]],
+    spec: RecordSpec,
+    picture: int = 0,
+    phrases: FindPhrases | None = None,
 ) -> list[TextMaps]:
     """Record the nouns of texts with the unsteered model under teacher forcing.
 
@@ -61,6 +68,8 @@ def teacher_forced_maps(
         spec: what to record. Head statistics are over the queries of question and text. The `background_prompt` is
             not recorded here.
         picture: which picture of each prompt the maps are of.
+        phrases: finds the noun phrases of a text whose maps are wanted; all that the model's noun finder finds where
+            None.
 
     Returns:
         The maps of one text per element. A noun without a token of its own is left out.
@@ -71,7 +80,8 @@ def teacher_forced_maps(
         ModelError: out of memory.
     """
     token_ids = [until_end(vlm.model, tokens) for tokens in token_ids]
-    texts = [_TextWords.of(vlm, tokens, prepared.length) for tokens in token_ids]
+    find = phrases or (lambda text: noun_phrases(text, vlm.finder))
+    texts = [_TextWords.of(vlm, tokens, prepared.length, find) for tokens in token_ids]
     if not any(text.phrases for text in texts):
         return [TextMaps(text.text, (), (), None) for text in texts]
     with control_tokens_hidden(vlm, token_ids, prepared.length) as shown:
@@ -193,7 +203,7 @@ class _TextWords:
     reference_words: tuple[Word, ...]
 
     @classmethod
-    def of(cls, vlm: VLM, tokens: Sequence[int], length: int) -> _TextWords:
+    def of(cls, vlm: VLM, tokens: Sequence[int], length: int, find: FindPhrases) -> _TextWords:
         text, spans = spell(vlm.tokenizer, tokens)
         lead = len(text) - len(text.lstrip())
         text, spans = text.strip(), tuple((max(0, start - lead), max(0, end - lead)) for start, end in spans)
@@ -203,7 +213,7 @@ class _TextWords:
             return tuple(replace(word, positions=tuple(length + t for t in at)) for word, at in owned if at)
 
         phrases, rows = [], []
-        for phrase in noun_phrases(text, vlm.finder):
+        for phrase in find(text):
             words = placed(phrase.words)
             noun = next((word for word in words if word.is_head), None)
             if noun is not None:

@@ -71,6 +71,6 @@ class FolderKind:
             )
 
 
-RESULTS = FolderKind("'grounding segment' or 'grounding describe'", "run.json", "results.jsonl")
+RESULTS = FolderKind("'grounding segment', 'grounding discover' or 'grounding describe'", "run.json", "results.jsonl")
 EVALUATION = FolderKind("'grounding eval'", "manifest.json", "samples.jsonl")
 KINDS = (RESULTS, EVALUATION)

@@ -31,8 +31,8 @@ class ModelIdentity:
     """Which model runs, in which number format.
 
     Attributes:
-        model: hub id, starter's name, or a folder's last name.
-        weights: `folder_hash` of a model folder, or the commit of a hub model.
+        model: hub id, starter's name, or a folder's last name; of an ensemble those of its models, joined by `+`.
+        weights: `folder_hash` of a model folder, or the commit of a hub model; of an ensemble likewise.
         dtype: the resolved number format, `float32` for instance.
     """
 
@@ -54,8 +54,11 @@ def model_identity(model: str, device: str = "auto", dtype: str = "auto") -> Mod
             reached, or the device or number format is unknown.
     """
     from grounding.devices import resolve_device, resolve_dtype
-    from grounding.model_files import hub_commit, source_of
+    from grounding.model_files import hub_commit, model_names, source_of
 
+    if len(names := model_names(model)) > 1:
+        each = [model_identity(name, device, dtype) for name in names]
+        return ModelIdentity("+".join(one.model for one in each), "+".join(one.weights for one in each), each[0].dtype)
     number_format = str(resolve_dtype(dtype, resolve_device(device))).removeprefix("torch.")
     source = Path(source_of(model))
     if not source.is_dir():

@@ -74,10 +74,10 @@ def write_scenes(folder: Path, seed: int, count: int, advance: Callable[[], None
         write_bytes(folder / IMAGES / name, _png(scene))
         images.append({"id": index + 1, "file_name": name, "width": scene.image.width, "height": scene.image.height})
         first = len(annotations) + 1
-        annotations += _annotations(scene, index + 1, first)
+        annotations += scene_annotations(scene, index + 1, first)
         lines += _lines(scene, f"{IMAGES}/{name}", index + 1, first)
         advance()
-    write_json(folder / INSTANCES, _instances(images, annotations, seed), indent=None)
+    write_json(folder / INSTANCES, scene_instances(images, annotations, seed), indent=None)
     write_text(folder / EXPRESSIONS, "".join(to_json(line, EXPRESSIONS) + "\n" for line in lines))
     return SceneSet(folder, count, len(annotations), len(lines))
 
@@ -88,7 +88,8 @@ def _png(scene: Scene) -> bytes:
     return stream.getvalue()
 
 
-def _annotations(scene: Scene, image_id: int, first: int) -> list[dict[str, Any]]:
+def scene_annotations(scene: Scene, image_id: int, first: int) -> list[dict[str, Any]]:
+    """COCO annotations of a scene's objects, numbered from `first`."""
     found = []
     for number, thing in enumerate(scene.objects, start=first):
         x0, y0, x1, y1 = thing.box_xyxy
@@ -120,7 +121,8 @@ def _lines(scene: Scene, image: str, image_id: int, first: int) -> list[dict[str
     ]
 
 
-def _instances(images: Sequence[Any], annotations: Sequence[Any], seed: int) -> dict[str, Any]:
+def scene_instances(images: Sequence[Any], annotations: Sequence[Any], seed: int) -> dict[str, Any]:
+    """COCO's annotation file of a set of scenes; the categories are the shapes."""
     return {
         "info": {"description": "drawn scenes with exact masks", "seed": seed},
         "licenses": [],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from grounding.ensemble import Ensemble
 from grounding.errors import ModelError
 from grounding.models.base import VLM
 from grounding.scenes.drawing import COLOURS, PATTERNS, SHAPES, SIZES
@@ -9,11 +10,14 @@ from grounding.source import MapSource
 
 
 def check_scene_words(source: MapSource) -> None:
-    """Check that a vision-language model's vocabulary has the words that tell drawn things apart.
+    """Check that a vision-language model's vocabulary, or each one's of an ensemble, has the words of drawn things.
 
     Raises:
         ModelError: the vocabulary is closed and lacks some of them.
     """
+    if isinstance(source, Ensemble):
+        for member in source.members:
+            check_scene_words(member.source)
     if not isinstance(source, VLM):
         return
     tokenizer = source.tokenizer

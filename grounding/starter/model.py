@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from grounding.scenes.language import CELLS, DESCRIBE, LOCATE, VOCABULARY
+from grounding.scenes.language import CELLS, DESCRIBE, ENUMERATE, LOCATE, PLACE, VOCABULARY
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,6 +88,7 @@ def build_model(seed: int, *, attention: str = "sdpa") -> LlavaForConditionalGen
         notice=NOTICE,
         prompt=LOCATE,
         describe=DESCRIBE,
+        listing=(DESCRIBE, ENUMERATE, PLACE),
         seed=seed,
         attention=attention,
     )
@@ -137,6 +138,7 @@ def assemble(
     notice: str,
     prompt: str,
     describe: str,
+    listing: Sequence[str],
     seed: int,
     attention: str = "sdpa",
 ) -> LlavaForConditionalGeneration:
@@ -150,6 +152,7 @@ def assemble(
         notice: the notice that every run with the model prints.
         prompt: the grounding prompt of its training.
         describe: the description prompt of its training.
+        listing: the questions of its training for the objects of a picture, the most useful one first.
         seed: seed of the weights.
         attention: transformers' name of the attention kernel.
     """
@@ -167,6 +170,7 @@ def assemble(
         grounding_notice=notice,
         grounding_prompt=prompt,
         grounding_describe=describe,
+        grounding_list=list(listing),
         grounding_brief="",  # trained to answer a question in one word, with none that asks for it
     )
     config._attn_implementation = attention

@@ -12,6 +12,7 @@ from grounding.compat import last_logits
 from grounding.errors import MethodError
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
+from grounding.models.shared_prefix import shared_prompt
 from grounding.models.spelling import end_of_text, end_tokens, spell, until_end
 from grounding.numerics import finite_logits
 from grounding.steering.base import GenerationContext
@@ -35,6 +36,8 @@ def generate(
     steering: Steering | None = None,
     decoding: Decoding | None = None,
     streamer: Any = None,
+    *,
+    share_prefix: bool = False,
 ) -> list[Generated]:
     """Answer one batch of questions about images.
 
@@ -47,6 +50,9 @@ def generate(
         steering: the steering method; None runs the model unsteered.
         decoding: settings of `generate`; the defaults where None.
         streamer: a transformers streamer that receives every new token; for a batch of one.
+        share_prefix: run what the questions of one picture have in common once; only for models that
+            `grounding.models.shared_prefix.why_not_shared` has no objection to, and without steering, which edits that
+            run too.
 
     Returns:
         One text per question, in order.
@@ -81,15 +87,17 @@ def generate(
             options["logits_processor"] = _listed(processors)
         if streamer is not None:
             options["streamer"] = streamer
-        if decoding.stop_at_repeats:
-            options["stopping_criteria"] = _repeats(vlm, prepared.length)
         if overrides:
             options["logits_to_keep"] = last_logits()
         for override in overrides:
             options |= override.options
         _refuse_unfit(options, len(images), len(overrides))
-        output = vlm.model.generate(**prepared.inputs, **options)
-    texts = [_generated(vlm, row, decoding.stop_at_repeats) for row in output[:, prepared.length :].tolist()]
+        shared = shared_prompt(vlm, images, questions, prepared) if share_prefix and steering is None else None
+        inputs, length = (prepared.inputs, prepared.length) if shared is None else (shared.inputs, shared.length)
+        if decoding.stop_at_repeats:
+            options["stopping_criteria"] = _repeats(vlm, length)
+        output = vlm.model.generate(**inputs, **options)
+    texts = [_generated(vlm, row, decoding.stop_at_repeats) for row in output[:, length:].tolist()]
     for override in overrides:
         if override.finish is not None:
             texts = [override.finish(text) for text in texts]

@@ -9,6 +9,11 @@ DESCRIBE = Command(
     "pipelines.commands.describe:DescribeCommand",
     group="Use",
 )
+DISCOVER = Command(
+    "list what is in images and segment all of it, without words or categories",
+    "pipelines.commands.discover:DiscoverCommand",
+    group="Use",
+)
 LOOK = Command(
     "answer a question about an image, with a map for every word of the answer",
     "pipelines.commands.look:LookCommand",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from explicit_flow import VLSAM, explicit_flow
 
 from grounding.attention import RowRequest, record
 from grounding.attention.rows import TOLERANCE
@@ -83,6 +84,20 @@ def test_a_hybrid_says_before_the_pass_which_layers_have_rows() -> None:
     with record(model, RowRequest(((N - 1,),), spec=RecordSpec(layers=(3,)))) as recording:
         model(IDS)
     torch.testing.assert_close(recording.prefill[0].sum(-1), torch.ones(1, 4, 1), atol=1e-5, rtol=0)
+
+
+def test_a_flow_passes_over_layers_without_softmax_attention() -> None:
+    model = qwen3_next()
+    spec = RecordSpec(flow=VLSAM)
+    with record(model, RowRequest(((N - 1, 3),), spec=spec)) as recording:
+        model(IDS)
+    assert recording.layers == (3,)
+    model.set_attn_implementation("eager")
+    attentions = [a[0] for a in model(IDS, output_attentions=True).attentions if a is not None]
+    expected = explicit_flow(attentions, VLSAM)[[N - 1, 3]]
+    torch.testing.assert_close(recording.prefill[0][0, 0].double(), expected, atol=2e-6, rtol=2e-5)
+    with pytest.raises(RecordingError, match=r"layers \[0, 1\] of Qwen3NextModel .* of \[3\]"):
+        record(model, RowRequest(((3,),), spec=RecordSpec(layers=(0, 1), flow=VLSAM))).__enter__()
 
 
 def test_keys_of_an_image_are_not_taken_for_positions_of_the_text() -> None:

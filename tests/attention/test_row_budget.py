@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from grounding.attention import RowRequest
 from grounding.attention.budget import DecoderShape, cheapest_change, check_budget, estimate, readable
+from grounding.attention_flow import AttentionFlow
 from grounding.errors import BudgetError
 from grounding.types import RecordSpec
 
@@ -84,3 +86,31 @@ def test_a_named_layer_count_really_fits() -> None:
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB")])
 def test_bytes_for_people(count: int, text: str) -> None:
     assert readable(count) == text
+
+
+FLOWS = {
+    "half the bytes": (900 << 20, 4, "cache_dtype='bfloat16'"),
+    "fewer at a time": (900 << 20, 2, "record 1 of the 2 sequences at a time"),
+    "fewer layers": (300 << 20, 2, "follow the flow through the last 4 of 32 layers"),
+    "nothing": (100 << 20, 2, "no single change fits: raise budget_bytes to at least"),
+}
+
+
+@pytest.mark.parametrize("case", FLOWS)
+def test_a_flow_is_paid_for_in_queries_and_keys(case: str) -> None:
+    budget, number, said = FLOWS[case]
+    shape = replace(SHAPE, number_bytes=number)
+    rows = ((2000,),) if number == 4 else ((2000,), (2001,))
+    request = RowRequest(rows, keys=((1, 2, 3),) * len(rows), spec=RecordSpec(flow=AttentionFlow()))
+    kept = estimate(request, shape, LENGTH).kept_bytes
+    assert kept == len(rows) * (32 * LENGTH * (32 + 8) * 128 * number + 3 * 4)
+    with pytest.raises(BudgetError, match=re.escape(said)):
+        check_budget(with_spec(request, budget_bytes=budget), shape, LENGTH)
+    check_budget(with_spec(request, budget_bytes=4 << 30), shape, LENGTH)
+
+
+def test_decode_steps_of_a_flow_are_positions() -> None:
+    plain = RowRequest(((5,),), spec=RecordSpec(flow=AttentionFlow()))
+    steps = replace(plain, decode=True, decode_steps=10)
+    more = estimate(steps, SHAPE, 100).kept_bytes - estimate(plain, SHAPE, 100).kept_bytes
+    assert more == 32 * 10 * (32 + 8) * 128 * 4 + (11 * 110 - 100) * 4

@@ -12,7 +12,8 @@ from functools import partial
 from grounding.models.base import VLM
 from grounding.models.registry import family_class
 from grounding.models.tiny import TINY, TinyModel, tiny_llava
-from grounding.models.tiny.gemma import tiny_gemma3, tiny_gemma4, tiny_paligemma
+from grounding.models.tiny.gemma import tiny_gemma3, tiny_paligemma
+from grounding.models.tiny.gemma4 import tiny_gemma4
 from grounding.models.tiny.idefics import tiny_idefics3
 from grounding.models.tiny.mistral import tiny_pixtral
 
@@ -45,6 +46,7 @@ FAMILIES: dict[str, Family] = {
     "gemma3/pan and scan": Family(partial(tiny_gemma3, pan_and_scan=True), grids=(3, 3)),
     "gemma4": Family(),
     "gemma4/large": Family(partial(tiny_gemma4, large=True)),
+    "gemma4_unified": Family(),
     "glm4v": Family(),
     "glm4v_moe": Family(),
     "glm46v": Family(),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from contract_cases import BUILDERS, build_vlm
+from explicit_flow import DECAF, VLSAM
 from PIL import Image
 
 from grounding import compat
 from grounding.attention import RowRequest, record
 from grounding.attention.rows import TOLERANCE
+from grounding.attention_flow import AttentionFlow
 from grounding.models.base import VLM
 from grounding.scenes.drawing import draw_scene
 from grounding.scenes.files import scene_seed
@@ -89,8 +92,9 @@ def test_decoded_rows_equal_those_of_the_cpu(vlm: VLM) -> None:
         torch.testing.assert_close(here, there, atol=1e-5, rtol=0)
 
 
-def test_maps_equal_those_of_the_cpu(vlm: VLM) -> None:
-    spec = RecordSpec()
+@pytest.mark.parametrize("flow", [None, VLSAM, DECAF, replace(VLSAM, cache_device="cpu")], ids=str)
+def test_maps_equal_those_of_the_cpu(vlm: VLM, flow: AttentionFlow | None) -> None:
+    spec = RecordSpec(flow=flow)
     for here, there in zip(
         vlm.maps(IMAGES, EXPRESSIONS, spec), on_gpu(vlm, torch.float32).maps(IMAGES, EXPRESSIONS, spec), strict=True
     ):

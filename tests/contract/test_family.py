@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from explicit_flow import DECAF, VLSAM, explicit_flow
 from families import FAMILIES
 from PIL import Image, ImageOps
 from steering_reference import Reference, reference_attention
 
 from grounding.attention import RowRequest, record
-from grounding.attention.introspect import vision_tower
 from grounding.attention.rows import TOLERANCE
 from grounding.compat import last_logits
 from grounding.errors import ImageError
@@ -29,6 +29,7 @@ from grounding.models.base import VLM
 from grounding.models.maps import record_maps
 from grounding.models.prepared import Prepared
 from grounding.models.registry import FAMILIES as KNOWN
+from grounding.models.teacher_forcing import continued, control_tokens_hidden
 from grounding.segmenters.load import load_segmenter
 from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding
@@ -104,6 +105,20 @@ def request_of(subject: Subject, *, decode: bool = False) -> RowRequest:
     return RowRequest(queries_of(subject.batch), decode=decode, spec=RecordSpec(layers=subject.vlm.row_layers))
 
 
+def test_the_flow_of_every_family_is_that_of_its_matrices(subject: Subject) -> None:
+    prepared = subject.batch
+    attention = full_attention(subject, prepared)
+    image = tuple(tuple(layout.image.tolist()) for layout in prepared.layouts)
+    for rule in (VLSAM, DECAF):
+        request = RowRequest(queries_of(prepared), image_keys=image, spec=RecordSpec(flow=rule))
+        with record(subject.vlm.model, request) as recording:
+            subject.vlm.model(**prepared.inputs, use_cache=False, logits_to_keep=last_logits())
+        for element, rows in enumerate(request.queries):
+            real = prepared.inputs["attention_mask"][element].bool()
+            expected = explicit_flow(attention[element], rule, real, torch.tensor(image[element]))[list(rows)]
+            torch.testing.assert_close(recording.prefill[element][0, 0].double(), expected, atol=2e-6, rtol=1e-4)
+
+
 def test_the_table_holds_every_family() -> None:
     assert {name.partition("/")[0] for name in FAMILIES} == set(KNOWN)
 
@@ -160,6 +175,23 @@ def test_prefill_and_decode_equal_eager_generation(subject: Subject) -> None:
             torch.testing.assert_close(found, expected, atol=ALLOWED, rtol=0)
 
 
+def test_rows_of_generated_tokens_equal_those_of_teacher_forcing(subject: Subject) -> None:
+    vlm, prepared = subject.vlm, subject.batch
+    with record(vlm.model, request_of(subject, decode=True)) as recording:
+        generated = vlm.model.generate(**prepared.inputs, **GREEDY)
+    tokens = generated[:, prepared.length :].tolist()
+    with control_tokens_hidden(vlm, tokens, prepared.length) as shown:
+        inputs = continued(vlm, prepared.inputs, shown)
+        at = ((prepared.length, prepared.length + 1),) * 2  # the last token generated is not read
+        with record(vlm.model, RowRequest(at, spec=RecordSpec(layers=vlm.row_layers))) as whole:
+            vlm.model(**inputs, use_cache=False, logits_to_keep=last_logits())
+    for element in range(2):
+        for step in range(2):
+            found = recording.decode[element][step, :, :, 0, : prepared.length + step + 1]
+            expected = whole.prefill[element][:, :, step, : prepared.length + step + 1]
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
 def test_cells_are_the_image_tokens_and_cover_the_picture(subject: Subject) -> None:
     vlm = subject.vlm
     for index, layout in enumerate(subject.batch.layouts):
@@ -188,7 +220,7 @@ class EndOfPassError(Exception):
 
 
 def embeddings(vlm: VLM, prepared: Prepared) -> torch.Tensor:
-    """[B, N, hidden] what the decoder is given, where no patch of the vision tower sees another."""
+    """[B, N, hidden] what the decoder is given, where no patch sees another before."""
     seen, changed = [], []
 
     def stop(module: Any, args: Any, kwargs: Any) -> None:
@@ -197,7 +229,7 @@ def embeddings(vlm: VLM, prepared: Prepared) -> torch.Tensor:
 
     handle = vlm.decoder.register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        for parameter in attention_outputs(vision_tower(vlm.model)):
+        for parameter in attention_outputs(vlm):
             changed.append((parameter, parameter.clone()))
             parameter.zero_()
         vlm.model(**prepared.inputs, use_cache=False)
@@ -210,11 +242,12 @@ def embeddings(vlm: VLM, prepared: Prepared) -> torch.Tensor:
     return seen[0]
 
 
-def attention_outputs(tower: torch.nn.Module) -> Iterator[torch.Tensor]:
-    """The weights and biases that write the outputs of a vision tower's attention."""
+def attention_outputs(vlm: VLM) -> Iterator[torch.Tensor]:
+    """The weights and biases that write the outputs of all attention before the decoder's."""
     names = ("out_proj", "o_proj", "proj", "projection_layer", "wo")
-    for module in tower.modules():
-        if "attention" in type(module).__name__.lower():
+    own = set(vlm.decoder.modules())
+    for module in vlm.model.modules():
+        if module not in own and "attention" in type(module).__name__.lower():
             yield from (p for name in names if hasattr(module, name) for p in getattr(module, name).parameters())
 
 

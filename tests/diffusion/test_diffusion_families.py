@@ -54,6 +54,7 @@ class Case:
 
 CASES = {
     "FluxPipeline": Case("text-first", 4, 3, (1, 4, 4)),
+    "ChromaPipeline": Case("text-first", 4, 3, (1, 4, 4)),
     "Flux2Pipeline": Case("text-first", 3, 3, (1, 4, 4)),
     "Flux2KleinPipeline": Case("text-first", 3, 3, (1, 4, 4)),
     # The first block has a second attention, on the image alone.
@@ -61,10 +62,13 @@ CASES = {
     "QwenImagePipeline": Case("text-first", 2, 3, (1, 4, 4)),
     # Two refiners run before; 16 cells are padded to 32.
     "ZImagePipeline": Case("image-first", 2, 3, (1, 4, 4), lambda calls: calls[2:], image_pads=16),
+    # A refiner of the caption and one of the image run before.
+    "Lumina2Pipeline": Case("text-first", 2, 3, (1, 4, 4), lambda calls: calls[2:]),
     "WanPipeline": Case("cross", 2, 2, (2, 4, 4), lambda calls: calls[1::2]),
     "LTXPipeline": Case("cross", 2, 2, (2, 4, 4), lambda calls: calls[1::2]),
     # The prompt is pooled by an attention of its own first.
     "MochiPipeline": Case("image-first", 2, 2, (2, 4, 4), lambda calls: calls[1:]),
+    "CogVideoXPipeline": Case("text-first", 2, 2, (2, 4, 4)),
 }
 
 

@@ -6,15 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("diffusers", reason="the extra diffusion is not installed")
 
 from tiny_sources import tiny_source
 
+from grounding.diffusion.cogvideox import CogVideoX
 from grounding.diffusion.flux import Flux
+from grounding.diffusion.reading import MapReading, ModelSettings
 from grounding.diffusion.sd3 import StableDiffusion3
 from grounding.diffusion.tiny import tiny_flux, tiny_pipeline
+from grounding.diffusion.tiny_video import tiny_cogvideox
 from grounding.diffusion.wan import Wan
 from grounding.errors import ImageError, ModelError, RecordingError
 from grounding.types import RecordSpec, WordKind
@@ -99,3 +103,48 @@ def test_what_a_decoder_has_and_a_transformer_does_not_is_refused() -> None:
 def test_a_reading_out_of_range_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ModelError):
         tiny_source("FluxPipeline").with_reading(**changes)
+
+
+def test_chroma_with_one_token_of_padding_equals_all_others_masked() -> None:
+    source = tiny_source("ChromaPipeline")
+    with torch.inference_mode():
+        short, long = (one.encode("red dog") for one in (source, source.with_reading(pads="ignore")))
+        noisy = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        given = source.inputs(noisy, 0.5, short)
+        assert given["attention_mask"] is None
+        visible = torch.arange(len(long.tokens)) < len(short.tokens)
+        masked = {
+            **given,
+            "encoder_hidden_states": long.inputs["encoder_hidden_states"],
+            "txt_ids": long.inputs["txt_ids"],
+            "attention_mask": torch.nn.functional.pad(visible, (0, 16), value=True)[None],
+        }
+        one, other = (source.transformer(**each, return_dict=False)[0] for each in (given, masked))
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    assert [token.role for token in short.tokens].count("pad") == 1
+
+
+def test_cogvideox_mixes_noise_by_its_scheduler() -> None:
+    source = tiny_source("CogVideoXPipeline")
+    zero, one = torch.zeros(1), torch.ones(1)
+    for level in (0.2, 0.5, 0.8):
+        signal, noise = float(source.noisy(one, zero, level)), float(source.noisy(zero, one, level))
+        assert signal**2 + noise**2 == pytest.approx(1)
+        assert noise / (signal + noise) == pytest.approx(level, abs=0.005)
+
+
+def test_cogvideox_with_rotary_positions() -> None:
+    settings = ModelSettings(reading=MapReading(size=(32, 32)))
+    source = CogVideoX(tiny_cogvideox(rotary=True), "rotary", None, settings)
+    [maps] = source.clip_maps([[PICTURE] * 5], ["red dog"], RecordSpec())
+    np.testing.assert_allclose(maps.values.sum(axis=3), 1, atol=1e-5)
+    assert [grid.shape for grid in maps.grids] == [(4, 4), (4, 4)]
+    [short] = source.with_reading(text_length=12).clip_maps([[PICTURE] * 5], ["red dog"], RecordSpec())
+    assert short.values.shape == maps.values.shape
+
+
+def test_cogvideox_with_cells_of_several_frames_is_refused() -> None:
+    pipe = tiny_cogvideox()
+    pipe.transformer.register_to_config(patch_size_t=2)
+    with pytest.raises(ModelError, match="joins 2 latent frames in a cell"):
+        CogVideoX(pipe, "CogVideoX 1.5")

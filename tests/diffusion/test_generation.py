@@ -31,7 +31,7 @@ def generate(source: DiffusionSource, prompt: str = PROMPT, **options: Any) -> A
     height, width = source.reading.size or source.native_size
     frames = {"num_frames": 1 + source.frames_per_latent} if source.video else {}
     taken = inspect.signature(source.pipe.__call__).parameters
-    length = {"Mistral 3": 160, "Qwen3": 64, "Qwen2.5-VL": 64}.get(source.encoder, 24)
+    length = {"Mistral 3": 160, "Qwen3": 64, "Qwen2.5-VL": 64, "Gemma 2": 256}.get(source.encoder, 24)
     lengths = {"max_sequence_length": length} if "max_sequence_length" in taken else {}
     return source.pipe(
         prompt=prompt,

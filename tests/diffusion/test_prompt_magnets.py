@@ -20,7 +20,7 @@ from grounding.types import AttentionMaps, MagnetWords, RecordSpec, WordKind
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
 EXPRESSION = "the red elephant"
 WORDS = ["the", "red", "elephant"]
-JOINED = {"FluxPipeline", "StableDiffusion3Pipeline", "WanPipeline", "LTXPipeline", "MochiPipeline"}
+JOINED = {"FluxPipeline", "ChromaPipeline", "StableDiffusion3Pipeline", "WanPipeline", "LTXPipeline", "MochiPipeline"}
 
 
 def read(source: DiffusionSource, spec: RecordSpec, expression: str = EXPRESSION) -> AttentionMaps:

@@ -17,6 +17,6 @@ from grounding.diffusion.tiny import tiny_pipeline
 def tiny_source(name: str) -> DiffusionSource:
     if not hasattr(diffusers, name):
         pytest.skip(f"diffusers {diffusers.__version__} has no {name}")
-    side = 64 if name == "MochiPipeline" else 32
+    side = 64 if name in ("MochiPipeline", "Lumina2Pipeline") else 32
     settings = ModelSettings(reading=MapReading(size=(side, side)))
     return pipeline_class(name, name)(tiny_pipeline(name), f"tiny {name}", None, settings)

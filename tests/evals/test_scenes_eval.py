@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evals.ablation import ablations, ladder
+from evals.ablation import ablations, joins, ladder
 from evals.asked_once import AskedOnce
 from evals.commands.bench import print_measurement
 from evals.metrics import Outcome, best_point_hits, gave_up, judge
@@ -20,7 +20,7 @@ from grounding.methods import load_method
 from grounding.scenes.drawing import draw_scene
 from grounding.scenes.files import scene_seed
 from grounding.scenes.language import SceneTexts
-from grounding.types import PointPrompts, Segment
+from grounding.types import PointPrompts, RecordSpec, Segment
 
 
 def points(*entries: tuple[float, float, int, float]) -> PointPrompts:
@@ -141,6 +141,29 @@ def test_methods_with_other_magnets_get_a_recording_of_their_own():
     with_magnets, without_magnets = (one.methods for one in recordings)
     assert set(with_magnets) | set(without_magnets) == set(methods)
     assert {"without magnets", "raw map of all words", "+ stop words dropped", "+ sinks out"} == set(without_magnets)
+
+
+def test_an_ensemble_is_measured_beside_each_of_its_models(tiny_model, tiny_segmenter):
+    from grounding.ensemble import Ensemble, Member
+    from grounding.segmenters.load import load_segmenter
+    from grounding.sources import load_source
+    from pipelines.referring import ReferringSegmentation
+
+    source, segmenter = load_source(str(tiny_model), "cpu"), load_segmenter(str(tiny_segmenter), "cpu")
+    methods = [load_method("plain-mean"), load_method("relative")]
+    pair = Ensemble([Member(source, method) for method in methods])
+    answers = answer_samples(
+        ReferringSegmentation(pair, segmenter, load_method("ensemble")), draw_samples(0, 2), ablate=True
+    )
+    names = [f"{name} alone" for name in pair.member_names]
+    assert {*names, "without ensemble", "joined by ranks"} < set(answers.outcomes)
+    alone = joins(load_method("ensemble"), pair.member_names)
+    [maps] = pair.maps([next(draw_samples(0, 1)).image], ["dog"], RecordSpec())
+    for index, name in enumerate(names):
+        joined, _ = alone[name].stages[0](maps)
+        order = np.argsort(maps.values[0, 0, 0, index], kind="stable")
+        np.testing.assert_array_equal(np.argsort(joined.values[0, 0, 0, 0], kind="stable"), order)
+    assert joins(load_method("refam"), ()) == {}
 
 
 @pytest.fixture(scope="module")

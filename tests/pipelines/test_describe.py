@@ -182,7 +182,7 @@ def test_tokens_are_streamed_as_the_text_they_make(starter) -> None:
         assert starter.tokenizer.decode(kept[label].ids[-one.tokens :], skip_special_tokens=True).strip() == one.text
 
 
-@pytest.mark.parametrize("method", ["plain-mean", "default"])
+@pytest.mark.parametrize("method", ["plain-mean", "default", "vl-sam", "decaf"])
 @pytest.mark.parametrize("vlm", [lambda: Llava(*tiny_llava()), lambda: QwenVL(*tiny_qwen2_5_vl())])
 def test_other_families_and_methods_with_a_generic_prompt(vlm, method) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8))

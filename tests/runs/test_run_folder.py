@@ -135,7 +135,9 @@ def test_a_folder_of_another_kind_is_refused(tmp_path):
         kind.check(folder)
     with pytest.raises(OutputError, match=r"holds a run of 'grounding eval' \(samples.jsonl\), expected a new folder"):
         open_results(evaluation)
-    with pytest.raises(OutputError, match=r"holds a run of 'grounding segment' or 'grounding describe'"):
+    with pytest.raises(
+        OutputError, match=r"holds a run of 'grounding segment', 'grounding discover' or 'grounding describe'"
+    ):
         EVALUATION.check(results)
     # A folder that an earlier version wrote both kinds into.
     (evaluation / "run.json").write_text("{}")

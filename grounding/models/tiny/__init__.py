@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from grounding.models.tiny.gemma import tiny_gemma3, tiny_gemma4, tiny_paligemma
+from grounding.models.tiny.gemma import tiny_gemma3, tiny_paligemma
+from grounding.models.tiny.gemma4 import tiny_gemma4, tiny_gemma4_unified
 from grounding.models.tiny.glm import tiny_glm4v, tiny_glm4v_moe, tiny_glm46v
 from grounding.models.tiny.idefics import tiny_idefics3, tiny_smolvlm
 from grounding.models.tiny.internvl import tiny_internvl
@@ -28,6 +29,7 @@ from grounding.models.tiny.qwen import (
 TINY: dict[str, Callable[..., TinyModel]] = {
     "gemma3": tiny_gemma3,
     "gemma4": tiny_gemma4,
+    "gemma4_unified": tiny_gemma4_unified,
     "glm4v": tiny_glm4v,
     "glm4v_moe": tiny_glm4v_moe,
     "glm46v": tiny_glm46v,

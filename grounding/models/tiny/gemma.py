@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from grounding.models.tiny.parts import WIDE, TinyModel, seeded
 from grounding.text.tiny import byte_tokenizer
 
@@ -72,7 +70,7 @@ def tiny_gemma3(*, seed: int = 0, pan_and_scan: bool = False) -> TinyModel:
             patch_size=14,
             vision_use_head=False,
         ),
-        text_config=_text(tokenizer) | {"sliding_window": 128, "query_pre_attn_scalar": 8},
+        text_config=gemma_text(tokenizer) | {"sliding_window": 128, "query_pre_attn_scalar": 8},
         mm_tokens_per_image=4,
         boi_token_index=tokenizer.boi_token_id,
         eoi_token_index=tokenizer.eoi_token_id,
@@ -82,7 +80,8 @@ def tiny_gemma3(*, seed: int = 0, pan_and_scan: bool = False) -> TinyModel:
     return seeded(Gemma3ForConditionalGeneration, config, seed, ("mm_input_projection_weight",)), processor
 
 
-def _text(tokenizer: Any) -> dict[str, Any]:
+def gemma_text(tokenizer: Any) -> dict[str, Any]:
+    """The settings of a tiny decoder with a local and a global layer."""
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
@@ -126,7 +125,7 @@ def tiny_paligemma(*, seed: int = 0, second: bool = False) -> TinyModel:
     image_processor = SiglipImageProcessor(size={"height": SIDE, "width": SIDE})
     image_processor.image_seq_length = 16
     processor = PaliGemmaProcessor(image_processor, tokenizer)
-    text = _text(tokenizer) | {"model_type": "gemma2" if second else "gemma"}
+    text = gemma_text(tokenizer) | {"model_type": "gemma2" if second else "gemma"}
     if second:
         text |= {"sliding_window": 128, "query_pre_attn_scalar": 8}
     else:
@@ -148,98 +147,3 @@ def tiny_paligemma(*, seed: int = 0, second: bool = False) -> TinyModel:
         vocab_size=len(tokenizer),
     )
     return seeded(PaliGemmaForConditionalGeneration, config, seed, kernel="eager" if second else "sdpa"), processor
-
-
-GEMMA4_TOKENS = {
-    "image_token": "<|image|>",
-    "boi_token": "<|image>",
-    "eoi_token": "<image|>",
-    "audio_token": "<|audio|>",
-    "boa_token": "<|audio>",
-    "eoa_token": "<audio|>",
-}
-GEMMA4_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<|turn>{{ message['role'] }}\n"
-    "{% for content in message['content'] %}{% if content['type'] == 'image' %}<|image|>{% else %}"
-    "{{ content['text'] | trim }}{% endif %}{% endfor %}<turn|>\n{% endfor %}{% if add_generation_prompt %}"
-    "<|turn>model\n{% if not enable_thinking | default(true) %}<|channel>thought\n<channel|>{% endif %}{% endif %}"
-)
-
-
-def tiny_gemma4(*, seed: int = 0, large: bool = False) -> TinyModel:
-    """A random `Gemma4ForConditionalGeneration` with its processor: at most 70 cells, local and global layers in turn.
-
-    Args:
-        seed: the weights' seed.
-        large: as the large checkpoints: experts, one projection for keys and values of global layers, image tokens that
-            see each other. Otherwise as the small ones: an embedding per layer, and the last layer uses the keys
-            of the second.
-    """
-    from transformers import (
-        Gemma4AudioFeatureExtractor,
-        Gemma4Config,
-        Gemma4ForConditionalGeneration,
-        Gemma4ImageProcessor,
-        Gemma4Processor,
-        Gemma4VideoProcessor,
-    )
-
-    special = ("<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|video|>")
-    tokenizer = byte_tokenizer(
-        (*special, *GEMMA4_TOKENS.values()), bos="<bos>", eos="<eos>", pad="<pad>", named=GEMMA4_TOKENS, whole=LINES
-    )
-    processor = Gemma4Processor(
-        Gemma4AudioFeatureExtractor(),
-        Gemma4ImageProcessor(patch_size=4, max_soft_tokens=70),
-        tokenizer,
-        Gemma4VideoProcessor(patch_size=4, max_soft_tokens=70),
-        chat_template=GEMMA4_TEMPLATE,
-    )
-    text = _text(tokenizer) | {"sliding_window": 256, "global_head_dim": 16}
-    if large:
-        text |= {
-            "hidden_size_per_layer_input": 0,
-            "attention_k_eq_v": True,
-            "num_global_key_value_heads": 1,
-            "use_bidirectional_attention": "vision",
-            "enable_moe_block": True,
-            "num_experts": 4,
-            "top_k_experts": 2,
-            "moe_intermediate_size": 32,
-        }
-    else:
-        text |= {
-            "num_hidden_layers": 3,
-            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
-            "num_kv_shared_layers": 1,
-            "hidden_size_per_layer_input": 8,
-            "vocab_size_per_layer_input": len(tokenizer),
-        }
-    config = Gemma4Config(
-        text_config=text,
-        vision_config={
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "head_dim": 8,
-            "patch_size": 4,
-            "position_embedding_size": 64,
-            "initializer_range": WIDE,
-        },
-        audio_config=None,
-        boi_token_id=tokenizer.boi_token_id,
-        eoi_token_id=tokenizer.eoi_token_id,
-        image_token_id=tokenizer.image_token_id,
-        video_token_id=tokenizer.convert_tokens_to_ids("<|video|>"),
-        boa_token_id=tokenizer.boa_token_id,
-        eoa_token_index=tokenizer.eoa_token_id,
-        audio_token_id=tokenizer.audio_token_id,
-        initializer_range=WIDE,
-    )
-    model = seeded(Gemma4ForConditionalGeneration, config, seed)
-    with torch.no_grad():
-        for layer in model.get_decoder().layers:
-            layer.self_attn.q_norm.weight.mul_(0.3)  # logits are not scaled down, and norms of 1 make them too large
-    return model, processor

@@ -128,9 +128,8 @@ def _processor(processor_class: Any, patch: int, max_pixels: int | None = None, 
     from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
     cell = (2 * patch) ** 2
-    tokenizer = byte_tokenizer(
-        (*SPECIAL, *VISUAL, "<think>", "</think>"), bos=None, eos="<|im_end|>", pad="<|endoftext|>"
-    )
+    marks = ("<think>", "</think>") if template is THINKING_TEMPLATE else ()
+    tokenizer = byte_tokenizer((*SPECIAL, *VISUAL, *marks), bos=None, eos="<|im_end|>", pad="<|endoftext|>")
     pixels = {"shortest_edge": cell * 4, "longest_edge": max_pixels or cell * 24}
     return processor_class(
         image_processor=Qwen2VLImageProcessor(size=pixels, patch_size=patch),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from grounding.starter.model import CHAT_TEMPLATE, assemble, build_tokenizer, text_config
-from grounding.starter.photo.words import ABOUT, DESCRIBE
+from grounding.starter.photo.words import ABOUT, DESCRIBE, ENUMERATE
 from grounding.text.vocabulary import words_among
 
 if TYPE_CHECKING:
@@ -102,5 +102,6 @@ def build_model(spec: Spec, seed: int) -> LlavaForConditionalGeneration:
         prompt=ABOUT,
         # Not the request for detail, which the training answers with all captions of a photo in a row: they repeat.
         describe=DESCRIBE,
+        listing=(ENUMERATE, DESCRIBE),
         seed=seed,
     )
