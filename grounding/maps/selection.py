@@ -40,7 +40,8 @@ class HeadsFixed(Stage):
 
     Attributes:
         pairs: (layer, head) of each, counted from 0; filled in from a file where one is named.
-        heads: path of a file written by `grounding calibrate heads`, instead of pairs; relative to the working directory.
+        heads: path of a file written by `grounding calibrate heads`, instead of pairs, relative to the working
+            directory.
         count: how many of its best heads are read; the paper's 3.
         join: `mean`, or `geometric` for the geometric mean of the heads' weights.
 

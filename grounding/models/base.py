@@ -57,7 +57,7 @@ class VLM(ABC):
             out; or None.
 
     Raises:
-        ModelError: the tokenizer gives no character offsets.
+        ModelError: the processor is of another kind than the model, or its tokenizer gives no character offsets.
     """
 
     model_types: ClassVar[tuple[str, ...]]
@@ -77,6 +77,7 @@ class VLM(ABC):
         self.processor = processor
         self.name = name or str(model.config.name_or_path or model.config.model_type)
         self.finder = finder
+        self._check_processor()
         self.own_words = OwnWords.of(model.config, self.family_words)
         self.default_prompt: str = self.own_words.prompt or DEFAULT_PROMPT
         self.default_question: str = self.own_words.describe or DEFAULT_QUESTION
@@ -88,14 +89,30 @@ class VLM(ABC):
                 f"{self.layer_count} (linear attention): maps and steering leave them out."
             )
             self.notice = f"{self.notice} {skipped}" if self.notice else skipped
-        tokenizer = self.tokenizer
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+
+    def _check_processor(self) -> None:
+        try:
+            tokenizer, image_token = self.tokenizer, self.image_token
+        except AttributeError:
+            raise ModelError(
+                f"the processor of {self.name} is a {type(self.processor).__name__}, expected one of pictures and text "
+                "with an image token: load the model with its own processor (a processor_config.json file)"
+            ) from None
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
                 f"the tokenizer of {self.name} ({type(tokenizer).__name__}) gives no character offsets, so words "
                 "cannot be found among its tokens: load the model with its fast tokenizer (a tokenizer.json file)"
             )
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        config = self.model.config
+        expected = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
+        if expected is not None and expected != self.image_token_id:
+            raise ModelError(
+                f"the processor of {self.name} ({type(self.processor).__name__}) writes token {self.image_token_id} "
+                f"({image_token}) for a picture, and the model expects {expected}: load the model with its own "
+                "processor"
+            )
 
     @property
     def tokenizer(self) -> Any:
@@ -309,7 +326,7 @@ class VLM(ABC):
 
     def _processed(self, pictures: Sequence[Sequence[Image.Image]], rendered: Sequence[Rendered]) -> Mapping[str, Any]:
         """The processor's output for a batch."""
-        # Processors since transformers 5.14 say on request what they wrote in place of the image tokens.
+        # Newer processors say on request what they wrote in place of the image tokens.
         reports = {"return_text_replacement_offsets": True} if reports_replacements(self.processor) else {}
         return self.processor(
             images=[list(own) for own in pictures] if self.nests_pictures else [one for own in pictures for one in own],

@@ -29,7 +29,7 @@ class Gemma4(VLM):
     def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
         """One grid of pooled patches; see `VLM.grids`."""
         pool = self._pool
-        places = picture.inputs["image_position_ids"][picture.index]  # [patches, 2] (x, y), -1 for padding
+        places = picture.entry("image_position_ids")  # [patches, 2] (x, y), -1 for padding
         columns, rows = ((int(last) + 1) // pool for last in places.amax(dim=0))
         if rows * columns != len(positions):
             raise ModelError(

@@ -35,7 +35,7 @@ class Llava(VLM):
         if self.model.config.vision_config.model_type == "pixtral":
             patch = int(self.model.config.vision_config.patch_size)
             return (pixtral_grid(picture, positions, patch, self.name),)
-        height, width = (int(side) for side in picture.inputs["pixel_values"][picture.index].shape[-2:])
+        height, width = (int(side) for side in picture.entry("pixel_values").shape[-2:])
         patch = int(self.model.config.vision_config.patch_size)
         rows, columns = height // patch, width // patch
         extra = len(positions) - rows * columns

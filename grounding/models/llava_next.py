@@ -60,7 +60,7 @@ class LlavaNext(VLM):
         return self._pixels // int(self.model.config.vision_config.patch_size)
 
     def _size(self, picture: Picture) -> Size:
-        height, width = (int(edge) for edge in picture.inputs["image_sizes"][picture.index])
+        height, width = (int(edge) for edge in picture.entry("image_sizes"))
         if (width, height) != picture.size:
             raise ModelError(
                 f"the processor of {self.name} says that a picture of {picture.size[0]}x{picture.size[1]} px has "

@@ -37,7 +37,7 @@ def pixtral_grid(picture: Picture, positions: IntArray, cell: int, name: str) ->
     Raises:
         ModelError: the processed picture has another number of cells.
     """
-    rows, columns = (int(edge) // cell for edge in picture.inputs["image_sizes"][picture.index])
+    rows, columns = (int(edge) // cell for edge in picture.entry("image_sizes"))
     if rows * columns != len(positions):
         raise ModelError(
             f"{name} has {len(positions)} image tokens for {rows}x{columns} cells of {cell} px: make patch_size and "

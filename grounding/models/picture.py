@@ -37,6 +37,20 @@ class Picture:
     inputs: Mapping[str, Any]
     text: str = ""
 
+    def entry(self, name: str) -> Any:
+        """The picture's entry of a processor's output that has one per picture.
+
+        Raises:
+            ModelError: the output lacks it.
+        """
+        values = self.inputs.get(name)
+        if values is None or self.index >= len(values):
+            raise ModelError(
+                f"the processor made no {name!r} of picture {self.index}, which this kind of model needs; it made "
+                f"{', '.join(self.inputs)}: load the model with its own processor"
+            )
+        return values[self.index]
+
 
 def nested(images: Pictures) -> list[list[Image.Image]]:
     """The pictures of each element as a list."""
@@ -46,7 +60,7 @@ def nested(images: Pictures) -> list[list[Image.Image]]:
 def written_texts(batch: Mapping[str, Any], element: int, image_token: str, pictures: int, tokens: int) -> list[str]:
     """What a processor wrote in place of each image token of one prompt.
 
-    transformers from 5.14 on reports it. An older processor is taken to repeat the image token.
+    Newer processors report it. An older one is taken to repeat the image token.
 
     Args:
         batch: the processor's output.

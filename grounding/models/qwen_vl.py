@@ -45,7 +45,7 @@ class QwenVL(VLM):
 
     def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
         """One grid of merged patches; see `VLM.grids`."""
-        frames, height, width = (int(side) for side in picture.inputs["image_grid_thw"][picture.index])
+        frames, height, width = (int(side) for side in picture.entry("image_grid_thw"))
         merge = int(self.model.config.vision_config.spatial_merge_size)
         rows, columns = height // merge, width // merge
         if frames != 1 or rows * columns != len(positions):
