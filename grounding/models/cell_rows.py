@@ -34,6 +34,11 @@ class Seeing(Protocol):
         """See `VLM.projector`."""
         ...
 
+    @property
+    def image_token_id(self) -> int:
+        """The id of an image token."""
+        ...
+
 
 @dataclass
 class CellRows:
@@ -77,7 +82,8 @@ def cell_rows(
     """Keep features and hidden states of the pass that runs inside the block, where the spec asks for them.
 
     Features are the rows that enter the model's projector, averaged where several make one image token, or, of a family
-    that names no projector, the image tokens as they enter the language model. They cost one copy.
+    that names no projector, the image tokens as they enter the language model. Separators between the tokens of a
+    picture then have 0. They cost one copy.
 
     Raises:
         BudgetError: the features exceed the spec's budget; raised before the language model runs.
@@ -86,7 +92,8 @@ def cell_rows(
     kept = CellRows()
     keys = [torch.from_numpy(layout.image) for layout in layouts]
 
-    def keep(rows: Tensor) -> None:
+    def keep(rows: Tensor, into: list[Tensor]) -> None:
+        """Keep rows [n, E] at the image keys that `into` marks, per element bool [K]; the others get 0."""
         size = sum(len(own) for own in keys) * rows.shape[-1] * _BYTES
         if size > spec.budget_bytes:
             raise BudgetError(
@@ -94,22 +101,25 @@ def cell_rows(
                 f"of {readable(spec.budget_bytes)}: use smaller pictures or fewer per batch, or leave out the stage "
                 "that reads them"
             )
+        counts = [int(own.sum()) for own in into]
         flat = rows.detach().reshape(-1, rows.shape[-1])
-        wanted = sum(len(own) for own in keys)
-        if not wanted or len(flat) % wanted:
+        if not sum(counts) or len(flat) % sum(counts):
             raise RecordingError(
-                f"the vision tower of {vlm.name} gives {len(flat)} rows for {wanted} image tokens, so its features "
-                "cannot be told apart by cell: leave out the stage that reads them"
+                f"the vision tower of {vlm.name} gives {len(flat)} rows for {sum(counts)} image tokens, so its "
+                "features cannot be told apart by cell: leave out the stage that reads them"
             )
-        flat = flat.float().reshape(wanted, -1, flat.shape[-1]).mean(dim=1).cpu()
-        kept.features = list(flat.split([len(own) for own in keys]))
+        flat = flat.float().reshape(sum(counts), -1, flat.shape[-1]).mean(dim=1).cpu()
+        for own, mine in zip(into, flat.split(counts), strict=True):
+            kept.features.append(torch.zeros(len(own), flat.shape[-1]).masked_scatter(own[:, None], mine))
 
     def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        keep(args[0] if args else next(iter(kwargs.values())))
+        ids = inputs["input_ids"].cpu()
+        tokens = [row[at] == vlm.image_token_id for row, at in zip(ids, keys, strict=True)]  # without separators
+        keep(args[0] if args else next(iter(kwargs.values())), tokens)
 
     def embedded(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        states = kwargs["inputs_embeds"]
-        keep(torch.cat([own[at.to(own.device)] for own, at in zip(states, keys, strict=True)]))
+        rows = [own[at.to(own.device)] for own, at in zip(kwargs["inputs_embeds"], keys, strict=True)]
+        keep(torch.cat(rows), [torch.ones(len(at), dtype=torch.bool) for at in keys])
 
     def leaving(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         states = output.last_hidden_state

@@ -44,6 +44,11 @@ class Recordable(Protocol):
         ...
 
     @property
+    def image_token_id(self) -> int:
+        """The id of an image token."""
+        ...
+
+    @property
     def layer_count(self) -> int:
         """L, decoder layers."""
         ...
