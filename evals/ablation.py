@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
 
+from grounding.errors import MethodError
 from grounding.maps.ensemble import HOW, JoinModels
 from grounding.methods import Method, without
 from grounding.points import ArgMax
@@ -31,7 +33,11 @@ def ablations(method: Method, models: Sequence[str] = ()) -> dict[str, Method]:
         method: the full method.
         models: an ensemble's models.
     """
-    found = {f"without {stage.name}": without(method, stage.name) for stage in method.stages} | joins(method, models)
+    found = {}
+    for stage in method.stages:
+        with suppress(MethodError):  # sinks cannot be redirected without magnets
+            found[f"without {stage.name}"] = without(method, stage.name)
+    found |= joins(method, models)
     if not isinstance(method.points, ArgMax):
         found["one point at the maximum"] = replace(method, points=ArgMax())
     if method.mask.choice != "iou":
@@ -51,8 +57,9 @@ def ladder(method: Method) -> dict[str, Method]:
         return {}
     found = {}
     for count in range(len(names)):
-        rung = reduce(without, names[count:], method)
-        found[f"+ {LADDER[names[count - 1]]}" if count else "raw map of all words"] = rung
+        with suppress(MethodError):
+            rung = reduce(without, names[count:], method)
+            found[f"+ {LADDER[names[count - 1]]}" if count else "raw map of all words"] = rung
     return found
 
 

@@ -16,8 +16,8 @@ from evals.metrics import Outcome, gave_up, judge
 from evals.recordings import shared_recordings
 from grounding.ensemble import Ensemble
 from grounding.errors import EmptyMapError, ExpressionError, GroundingError, MethodError, RecordingError
+from grounding.faults import attempt_one
 from grounding.methods import Method, run_stages
-from grounding.runs.attempts import attempt_one
 from grounding.scenes.drawing import Scene, draw_scene
 from grounding.scenes.files import scene_seed
 from grounding.scenes.language import Expression, SceneTexts

@@ -16,8 +16,11 @@ import yaml
 
 from grounding import schema
 from grounding.errors import MethodError
+from grounding.joint_spec import Readout
 from grounding.maps.base import Part, Stage
 from grounding.maps.compose import Compose
+from grounding.maps.magnets import Magnets
+from grounding.maps.text_sinks import TextSinks
 from grounding.points import RULES, PointRule, SpreadPoints
 from grounding.presets import read_shipped, shipped_names
 from grounding.registry import Registry
@@ -82,6 +85,7 @@ class Method:
         source: the paper, and what in the file is not found there but chosen by this project.
         prompt: what the model is asked, with `{expression}` in it; None is the model family's own prompt.
         stages: the steps on the attention maps, in order.
+        readout: what maps are read from, for diffusion transformers.
         compose: from cells to the image.
         points: the point rule.
         mask: how one mask is chosen among the segmenter's candidates.
@@ -92,6 +96,7 @@ class Method:
     source: str
     stages: tuple[Stage, ...]
     prompt: str | None = None
+    readout: Readout = field(default_factory=Readout)
     compose: Compose = field(default_factory=Compose)
     points: PointRule = field(default_factory=SpreadPoints)
     mask: MaskRule = field(default_factory=MaskRule)
@@ -103,6 +108,13 @@ class Method:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise MethodError(f"method {self.name!r}: stage {twice[0]!r} occurs twice; each may occur once")
+        if any(isinstance(each, TextSinks) and each.handling == "redirect" for each in self.stages) and not any(
+            isinstance(each, Magnets) and each.needs(None).magnets for each in self.stages
+        ):
+            raise MethodError(
+                f"method {self.name!r}: sinks can only be redirected onto magnets: add the stage 'magnets', or handle "
+                "sinks by 'mask'"
+            )
         for index, earlier in enumerate(self.stages):
             for later in self.stages[index + 1 :]:
                 self._check_order(earlier, later)
@@ -146,7 +158,7 @@ class Method:
         Raises:
             MethodError: a stage names layers that the model does not have, or two stages name different prompts.
         """
-        wanted = RecordSpec()
+        wanted = RecordSpec(readout=None if self.readout == Readout() else self.readout)
         layers: set[int] = set()
         reduce: Reduce = "none"
         heads_read = False
@@ -168,6 +180,7 @@ class Method:
             "description": self.description,
             "source": self.source,
             "prompt": self.prompt,
+            "readout": schema.plain(self.readout),
             "stages": [{"stage": stage.name, **schema.plain(stage)} for stage in self.stages],
             "compose": schema.plain(self.compose),
             "points": {"rule": self.points.name, **schema.plain(self.points)},
@@ -225,6 +238,7 @@ def parse_method(text: str, name: str, where: str) -> Method:
         source=data["source"].strip(),
         prompt=data.get("prompt"),
         stages=tuple(STAGES.build(entry, "stage", where) for entry in data["stages"]),
+        readout=schema.build(Readout, data.get("readout"), f"{where}: readout"),
         compose=schema.build(Compose, data.get("compose"), f"{where}: compose"),
         points=SpreadPoints() if points is None else RULES.build(points, "rule", where),
         mask=schema.build(MaskRule, data.get("mask"), f"{where}: mask"),

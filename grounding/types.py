@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,10 @@ from grounding.attention_flow import AttentionFlow
 from grounding.equality import ByValue
 from grounding.errors import RecordingError
 from grounding.geometry import Box, tight_box
+from grounding.joint_spec import MagnetWords, Readout, SinkEdit
 from grounding.layout import ImageGrid
 
+T = TypeVar("T")
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -73,32 +75,6 @@ BackgroundKind = Literal["no-query", "blank", "shifted"]
 """A background that is not a generic prompt: the run's own prompt without the expression, the expression on a blank
 picture, or on the picture moved around itself."""
 
-MagnetEncoding = Literal["separate", "inline"]
-"""How a text encoder reads magnets: each alone, with an end token of its own, or behind the prompt in one string."""
-
-
-@dataclass(frozen=True)
-class MagnetWords:
-    """Words appended to a prompt to attract attention that would otherwise fall on the wrong cells.
-
-    Attributes:
-        texts: the words, in order; repeated ones are appended as often.
-        encoding: see `MagnetEncoding`.
-        skip_content: leave out a content word, such as a colour, that the expression holds.
-    """
-
-    texts: tuple[str, ...]
-    encoding: MagnetEncoding = "separate"
-    skip_content: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.texts or not all(text.strip() for text in self.texts):
-            raise RecordingError(f"magnets {self.texts} must be at least one word, none of them blank")
-        if self.encoding not in get_args(MagnetEncoding):
-            raise RecordingError(
-                f"magnet encoding {self.encoding!r} is unknown: use {', '.join(get_args(MagnetEncoding))}"
-            )
-
 
 @dataclass(frozen=True)
 class RecordSpec:
@@ -116,6 +92,8 @@ class RecordSpec:
         magnets: words that the source appends to the prompt; None for none.
         features: record the vision tower's own features of every image key.
         logits: record the words' logits at every image key, as the language model's head gives them there.
+        sinks: how the source changes attention to text sinks while the model runs; None for not at all.
+        readout: what maps are read from, and at which noise; None for attention, as the model's own settings say.
         background_prompt: a generic prompt to record as well, to the same spec; None where no stage contrasts.
         background_kind: another background in its place.
         budget_bytes: most bytes that one recording may take, checked before the model runs.
@@ -131,6 +109,8 @@ class RecordSpec:
     magnets: MagnetWords | None = None
     features: bool = False
     logits: bool = False
+    sinks: SinkEdit | None = None
+    readout: Readout | None = None
     background_prompt: str | None = None
     background_kind: BackgroundKind | None = None
     budget_bytes: int = 2 << 30
@@ -174,39 +154,41 @@ class RecordSpec:
     def __or__(self, other: RecordSpec) -> RecordSpec:
         """The least spec that records everything either of the two records; the larger budget is kept.
 
-        A recording with magnets or a flow differs from one without in every weight; None stands for a spec that takes
-        either.
+        A recording with magnets, an edit of sinks, a readout or a flow differs from one without in every weight; None
+        stands for a spec that takes either.
 
         Raises:
-            ValueError: the two name different backgrounds, magnets or flows.
+            ValueError: the two name different backgrounds, magnets, edits of sinks, readouts or flows.
         """
-        flows = [spec.flow for spec in (self, other) if spec.flow is not None]
-        if len(set(flows)) > 1:
-            raise ValueError(f"one recording has one attention flow, got {' and '.join(map(repr, flows))}")
-        magnets = [spec.magnets for spec in (self, other) if spec.magnets is not None]
-        if len(set(magnets)) > 1:
-            raise ValueError(f"one recording has one list of magnets, got {' and '.join(map(repr, magnets))}")
-        prompts = [spec.background_prompt for spec in (self, other) if spec.background_prompt is not None]
-        kinds = [spec.background_kind for spec in (self, other) if spec.background_kind is not None]
-        if len(named := {*prompts, *kinds}) > 1:
-            what = "background" if kinds else "background prompt"
-            raise ValueError(f"one recording has one {what}, got {' and '.join(map(repr, sorted(named)))}")
+        prompt = _only("background prompt", self.background_prompt, other.background_prompt)
+        kind: BackgroundKind | None = _only("background", self.background_kind, other.background_kind)
+        if prompt is not None and kind is not None:
+            raise ValueError(f"one recording has one background, got {prompt!r} and {kind!r}")
         reduced = _REDUCED[self.reduce] & _REDUCED[other.reduce]
         return RecordSpec(
             layers=_either(self.layers, other.layers),
             heads=_either(self.heads, other.heads),
             reduce=next(name for name, axes in _REDUCED.items() if axes == reduced),
-            flow=flows[0] if flows else None,
+            flow=_only("attention flow", self.flow, other.flow),
             head_statistics=tuple(dict.fromkeys((*self.head_statistics, *other.head_statistics))),
             residual_sinks=self.residual_sinks or other.residual_sinks,
             text_to_text=self.text_to_text or other.text_to_text,
-            magnets=magnets[0] if magnets else None,
+            magnets=_only("list of magnets", self.magnets, other.magnets),
+            sinks=_only("edit of sinks", self.sinks, other.sinks),
+            readout=_only("readout", self.readout, other.readout),
             features=self.features or other.features,
             logits=self.logits or other.logits,
-            background_prompt=prompts[0] if prompts else None,
-            background_kind=kinds[0] if kinds else None,
+            background_prompt=prompt,
+            background_kind=kind,
             budget_bytes=max(self.budget_bytes, other.budget_bytes),
         )
+
+
+def _only(what: str, one: T | None, other: T | None) -> T | None:
+    """The one that is given; None where neither is."""
+    if one is not None and other is not None and one != other:
+        raise ValueError(f"one recording has one {what}, got {one!r} and {other!r}")
+    return other if one is None else one
 
 
 def check_counted(name: str, values: Sequence[int]) -> None:
@@ -221,6 +203,20 @@ def check_counted(name: str, values: Sequence[int]) -> None:
 
 def _either(one: tuple[int, ...] | None, other: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return None if one is None or other is None else tuple(sorted({*one, *other}))
+
+
+@dataclass(frozen=True, eq=False)
+class EditedSinks(ByValue):
+    """Which words were sinks whose attention was changed while the model ran.
+
+    Attributes:
+        edited: (T,) share of the edited layers and heads in which a word's attention was taken away, in [0, 1].
+        evidence: [T, 3] what a `TextSinkRule` looked at in the unedited run: share, variation, weight from other
+            words; None where each head's strongest keys were taken.
+    """
+
+    edited: FloatArray  # [T]
+    evidence: FloatArray | None = None  # [T, 3]
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,6 +246,7 @@ class AttentionMaps(ByValue):
         logits: [T, K] each word's logit at every key, the mean over its tokens; None if not recorded.
         background: the maps that they are compared with, those of the same image under a generic prompt for one; None
             if not recorded. Its steps may be others.
+        sinks: the text sinks whose attention was changed while the model ran; None where it was not.
         flow: the flow of which values are rows, L = H = 1; None where they are weights of single layers and heads, or
             their means.
         layer_count: how many decoder layers the model has; None where it is not known.
@@ -269,6 +266,7 @@ class AttentionMaps(ByValue):
     text_to_text: FloatArray | None = None  # [S, L, H, T, T]
     features: FloatArray | None = None  # [K, E]
     logits: FloatArray | None = None  # [T, K]
+    sinks: EditedSinks | None = None
     background: AttentionMaps | None = None
     flow: AttentionFlow | None = None
     layer_count: int | None = None

@@ -49,6 +49,11 @@ RECORD = Command(
     "evals.commands.bench:BenchRecordCommand",
     group="Benchmark",
 )
+COMPILED = Command(
+    "measure what recording costs a decode step of a compiled model",
+    "evals.commands.bench:BenchCompiledCommand",
+    group="Benchmark",
+)
 FLOW = Command(
     "measure time and memory of attention flow by rows, beside products of N x N matrices",
     "evals.commands.bench:BenchFlowCommand",

@@ -83,26 +83,28 @@ class EvalPhotosCommand(ModelOptions):
         from evals.photos.coco import is_coco, read_coco
         from evals.photos.measure import measure
         from evals.photos.plan import PhotoPlan
+        from evals.photos.questions import check_questions
         from evals.photos.report import report
         from grounding.files import write_json, write_text
         from grounding.photos import read_photos
         from grounding.runs.content import files_hash
 
         photos = read_coco(self.data) if is_coco(self.data) else read_photos(self.data)
+        plan = PhotoPlan(
+            self.data,
+            self.synonyms,
+            self.parts,
+            self.ablate,
+            self.limit or None,
+            self.seed,
+            self.methods,
+            self.vary,
+        )
+        check_questions(plan)
         config = self.config()
         pipe = self.load()
         with progress_bar(stderr()) as progress:
             task = progress.add_task("eval photos", total=None)
-            plan = PhotoPlan(
-                self.data,
-                self.synonyms,
-                self.parts,
-                self.ablate,
-                self.limit or None,
-                self.seed,
-                self.methods,
-                self.vary,
-            )
             failures = 0
 
             def failed(what: str, error: GroundingError) -> None:

@@ -14,10 +14,10 @@ from PIL import Image
 from evals.bench.segmenter import decode
 from evals.photos.coco import coco_masks, is_coco
 from grounding.errors import GroundingError
+from grounding.faults import attempt_one
 from grounding.geometry import Box
 from grounding.images import open_image
 from grounding.photos import Photo, PhotoSet, coco_classes, read_json
-from grounding.runs.attempts import attempt_one
 from grounding.types import BoolArray
 
 MIN_AREA = 0.02  # share of the photo; smaller masks are left out

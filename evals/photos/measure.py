@@ -15,9 +15,9 @@ from evals.scenes import CENTRE, FULL, TRUTH, answer_samples, fitting
 from evals.statistics import Interval, bootstrap, bootstrap_difference, mean_of
 from evals.variants import GENERIC, compared
 from grounding.errors import EvalDataError, GroundingError
+from grounding.faults import attempt_one
 from grounding.models.base import VLM
 from grounding.photos import PhotoSet
-from grounding.runs.attempts import attempt_one
 from pipelines.referring import ReferringSegmentation
 
 Failed = Callable[[str, GroundingError], None]

@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from grounding.attention.rows import as_index, attention_rows
 from grounding.attention.sinks import SINKS, SinkRule
 from grounding.compat import last_logits
 from grounding.errors import GroundingError, ImageError, MethodError
+from grounding.faults import attempt_one
 from grounding.geometry import cell_coverage
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
@@ -79,20 +81,24 @@ def calibrate(
     total = np.zeros((vlm.layer_count, vlm.head_count))
     measured, data, reason = 0, hashlib.sha256(), ""
     for index, source in enumerate(sources):
-        try:
-            sample = source()
-            total += head_values(vlm, sample, kind, sinks=sinks)
-        except GroundingError as why:
-            reason = reason or str(why)
-            left_out(index, why)
+        found = attempt_one(partial(_measured, vlm, source, kind, sinks))
+        if isinstance(found, GroundingError):
+            reason = reason or str(found)
+            left_out(index, found)
         else:
             measured += 1
-            data.update(sample.digest())
+            total += found[0]
+            data.update(found[1])
         advance()
     if measured == 0:
         raise MethodError(f"none of {len(sources)} samples could be measured; of the first one: {reason}")
     values = tuple(tuple(float(v) for v in row) for row in total / measured)
     return Sensitivity(vlm.name, kind, measured, data.hexdigest(), values, seed)
+
+
+def _measured(vlm: VLM, source: Source, kind: Kind, sinks: SinkRule) -> tuple[FloatArray, bytes]:
+    sample = source()
+    return head_values(vlm, sample, kind, sinks=sinks), sample.digest()
 
 
 def head_values(vlm: VLM, sample: CalibrationSample, kind: Kind, *, sinks: SinkRule = SINKS) -> FloatArray:

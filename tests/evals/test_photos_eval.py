@@ -254,3 +254,11 @@ def test_nouns_of_a_coco_folder_are_compared_over_methods(
 def test_a_wrong_coco_file_is_one_sentence(tmp_path: Path, change: dict[str, object], said: str):
     with pytest.raises(ManifestError, match=said):
         read_coco(coco_folder(tmp_path / "coco", **change))
+
+
+def test_a_wrong_synonym_list_is_found_before_any_work(folder: Path, tiny_starter: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "empty.txt").write_text("")
+    monkeypatch.setattr(EvalPhotosCommand, "load", lambda self: pytest.fail("the model was loaded"))
+    for wrong in (tmp_path / "none.txt", tmp_path / "empty.txt"):
+        with pytest.raises(EvalDataError, match=wrong.name):
+            EvalPhotosCommand(data=folder, model=str(tiny_starter), synonyms=wrong, out=tmp_path / "out").run()

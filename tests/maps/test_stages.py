@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from made_maps import made_maps, suited, with_background
 
 from grounding.errors import MethodError
+from grounding.joint_spec import MagnetWords
 from grounding.maps.combine import Combine
 from grounding.maps.contrast import Difference, LayerByContrast, LeastSquares, OtherWords, Ratio
 from grounding.maps.ensemble import JoinModels
@@ -27,7 +28,7 @@ from grounding.maps.spatial_bias import SpatialBias
 from grounding.maps.text_sinks import TextSinks
 from grounding.maps.words import Rows, StopWords
 from grounding.methods import STAGES
-from grounding.types import AttentionMaps, MagnetWords, RecordSpec
+from grounding.types import AttentionMaps, RecordSpec
 
 EVERY = [
     StopWords(), Rows(last=1), Magnets(), TextSinks(), HeadNoun(), SpatialBias(), Combine(), JoinModels(),
