@@ -104,3 +104,13 @@ LAB = Command(
     "evals.commands.lab:LabCommand",
     group="Measure",
 )
+CANDIDATES = Command(
+    "measure masks by kind of candidates, and how well the confidence tells right from wrong",
+    "evals.commands.candidates:EvalCandidatesCommand",
+    group="Measure",
+)
+CALIBRATE_CONFIDENCE = Command(
+    "fit how sure a mask is on annotated pictures, and write a method file",
+    "evals.commands.candidates:CalibrateConfidenceCommand",
+    group="Calibrate",
+)

@@ -14,7 +14,7 @@ def test_a_small_run_compares_compiled_with_uncompiled_steps(capsys: pytest.Capt
     options = [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]
     assert main(["bench", "compiled", *options, "--backend", "eager", "--rounds", "1", "--json"]) == 0
     numbers = json.loads(capsys.readouterr().out)
-    assert numbers["logits_difference"] == numbers["logits_difference_of_compiling"] == 0
+    assert numbers["logits_difference"] == numbers["logits_difference_of_compiling"] <= 1e-5
     assert numbers["rows_difference"] <= 1e-6
     steps = numbers["step_seconds"]
     assert numbers["recorded_over_plain_time"] == pytest.approx(steps["recorded"][0] / steps["plain"][0])
