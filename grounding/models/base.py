@@ -86,7 +86,7 @@ class VLM(ABC):
         if self.skipped_layers:
             skipped = (
                 f"{self.name} has no attention weights in layers {', '.join(map(str, self.skipped_layers))} of its "
-                f"{self.layer_count} (linear attention): maps and steering leave them out."
+                f"{self.layer_count} (linear attention or convolution): maps and steering leave them out."
             )
             self.notice = f"{self.notice} {skipped}" if self.notice else skipped
         if self.tokenizer.pad_token_id is None:

@@ -45,4 +45,4 @@ class Cohere2Vision(InternVL):
         """The function of transformers that chooses (columns, rows) of tiles."""
         from transformers.models.cohere2_vision.image_processing_cohere2_vision import get_optimal_tiled_canvas
 
-        return get_optimal_tiled_canvas  # type: ignore[no-any-return]
+        return get_optimal_tiled_canvas

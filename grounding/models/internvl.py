@@ -33,7 +33,7 @@ class InternVL(VLM):
         """The function of transformers that chooses (columns, rows) of tiles."""
         from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
-        return get_optimal_tiled_canvas  # type: ignore[no-any-return]
+        return get_optimal_tiled_canvas
 
     def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
         """One grid for each tile, then the thumbnail's; see `VLM.grids`."""

@@ -10,7 +10,7 @@ from grounding import hub
 from grounding.errors import ModelError
 from grounding.model_files import PIPELINE, explained, is_pipeline, source_of
 from grounding.models.own_words import OwnWords
-from grounding.models.registry import family_class
+from grounding.models.registry import family_class, refuse_unsupported
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +44,7 @@ def load_config(name: str) -> Any:
 
     with hub.without_waiting(source), explained(name, "its config"):
         stored, _ = PretrainedConfig.get_config_dict(source)
+        refuse_unsupported(str(stored.get("model_type")), name)
         vision = stored.get("vision_config")
         tower = _TOWERS.get(vision.get("model_type", "")) if isinstance(vision, dict) else None
         if tower is not None:

@@ -42,7 +42,6 @@ FAMILIES: Registry[VLM] = Registry(
         "molmo2": "grounding.models.molmo2:Molmo2",
         "ovis2": "grounding.models.ovis2:Ovis2",
         "paligemma": "grounding.models.paligemma:PaliGemma",
-        "phi4_multimodal": "grounding.models.phi4:Phi4Multimodal",
         "qwen2_5_vl": "grounding.models.qwen_vl:QwenVL",
         "qwen2_vl": "grounding.models.qwen_vl:QwenVL",
         "qwen3_5": "grounding.models.qwen_vl:Qwen35",
@@ -55,6 +54,32 @@ FAMILIES: Registry[VLM] = Registry(
     error=ModelError,
 )
 """Model families by model type; entry-point group `grounding.families`."""
+
+_MIXED = (
+    "each of its image tokens is a learned query that reads the whole picture, so no token stands for a part of it and "
+    "attention over tokens is no map"
+)
+_CROSS = (
+    "its decoder reads the picture by cross-attention, so image cells are no tokens of the prompt and attention over "
+    "tokens is no map"
+)
+_OWN_CODE = "transformers has no class for it, and code that a checkpoint brings is not run"
+
+UNSUPPORTED: dict[str, str] = {
+    "blip-2": _MIXED,
+    "florence2": _CROSS,
+    "idefics": _CROSS,
+    "instructblip": _MIXED,
+    "instructblipvideo": _MIXED,
+    "kimi_vl": f"{_OWN_CODE}; kimi_k25 is known",
+    "minicpmv": f"{_OWN_CODE}; minicpmv4_6 and minicpmv4_7 are known",
+    "mllama": _CROSS,
+    "molmo": f"{_OWN_CODE}; molmo2 is known",
+    "multi_modality": f"{_OWN_CODE}; deepseek_vl and deepseek_vl_hybrid are known",
+    "phi4_multimodal": "with transformers 5.24 its first pass fails under recording",
+    "phi4mm": _OWN_CODE,
+}
+"""Per model type of a vision-language model without a family here, the reason."""
 
 
 def family_class(model_type: str, name: str = "") -> type[VLM]:
@@ -70,7 +95,25 @@ def family_class(model_type: str, name: str = "") -> type[VLM]:
     Raises:
         ModelError: no family supports this model type.
     """
+    refuse_unsupported(model_type, name)
     if model_type not in FAMILIES:
         subject = f"{name} is of model type {model_type!r}" if name else f"the model type is {model_type!r}"
         raise ModelError(f"{subject}, which no family here supports: known types are {', '.join(sorted(FAMILIES))}")
     return FAMILIES.get(model_type)
+
+
+def refuse_unsupported(model_type: str, name: str = "") -> None:
+    """Refuse a model type that is known not to work, unless another distribution has a family for it.
+
+    Args:
+        model_type: `config.model_type` of a model.
+        name: the model that was asked for, for the error message.
+
+    Raises:
+        ModelError: no family supports this model type, and the reason is known.
+    """
+    if model_type in UNSUPPORTED and model_type not in FAMILIES:
+        raise ModelError(
+            f"{name or 'the model'} is of model type {model_type!r}, which cannot be used here: "
+            f"{UNSUPPORTED[model_type]}; choose a model of another type, for example qwen3_vl or llava_onevision"
+        )

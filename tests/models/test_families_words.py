@@ -117,7 +117,8 @@ def test_the_decoder_is_the_language_model(vlm: VLM) -> None:
     assert len(vlm.decoder.layers) == vlm.layer_count >= 2
     attention = vlm.decoder.layers[vlm.row_layers[-1]].self_attn
     width = attention.o_proj.in_features if hasattr(attention, "o_proj") else attention.out_proj.in_features
-    assert width // attention.head_dim == vlm.head_count
+    of_head = attention.head_dim if hasattr(attention, "head_dim") else attention.v_head_dim
+    assert width // of_head == vlm.head_count
 
 
 @pytest.mark.parametrize(("expression", "message"), [("", "no words"), ("of the", "stop words alone")])

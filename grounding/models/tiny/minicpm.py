@@ -9,6 +9,7 @@ from grounding.models.tiny.qwen import LINEAR, SPECIAL, qwen3_text
 from grounding.text.tiny import byte_tokenizer
 
 PATCH = 7  # px; a cell is 28 px
+LAYERS = ["full_attention", "linear_attention"]
 TOKENS = {
     "image_token": "<|image_pad|>",
     "video_token": "<|video_pad|>",
@@ -80,7 +81,7 @@ def _processor(processor_class: Any, mode: str = "16x") -> Any:
 
 def _parts(processor: Any) -> dict[str, Any]:
     return {
-        "text_config": {"model_type": "qwen3_5_text", **qwen3_text(processor), **LINEAR},
+        "text_config": {"model_type": "qwen3_5_text", **qwen3_text(processor), **LINEAR, "layer_types": LAYERS},
         "vision_config": {
             "hidden_size": 16,
             "intermediate_size": 32,
