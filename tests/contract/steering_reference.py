@@ -97,7 +97,7 @@ class Reference:
         return output.transpose(1, 2).contiguous(), weights
 
 
-def configs_of(decoder: torch.nn.Module) -> list[Any]:
+def configs_of(decoder: Any) -> list[Any]:
     """Return every config that decides the decoder's kernel and masks; modules may hold different objects."""
     modules = [decoder, *decoder.layers.modules()]  # a tower within the decoder keeps its own
     return list({id(m.config): m.config for m in modules if hasattr(m, "config")}.values())
