@@ -83,6 +83,7 @@ class ReferringSegmentation:
         dtype: str | torch.dtype = "auto",
         *,
         device_map: str | dict[str, Any] | None = None,
+        family: str | None = None,
         batch_size: int = DEFAULT_BATCH,
         nouns: str = "rules",
         explain: bool = False,
@@ -97,6 +98,7 @@ class ReferringSegmentation:
             device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
             dtype: `auto`, `float32`, `bfloat16` or `float16`, for the model and the segmenter's image encoder.
             device_map: spreads the model over devices through accelerate; `device` then applies to the segmenter only.
+            family: of the model, where not its own; see `grounding.models.load.load`.
             batch_size: most pairs in one forward pass.
             nouns: how head nouns are found: `rules` or `spacy`; see `grounding.text.parse.noun_finder`.
             explain: see the class.
@@ -109,7 +111,7 @@ class ReferringSegmentation:
 
         # Cheap parts first, so that a misspelt name is refused before a model is loaded.
         chosen, finder = method_for(model, method), noun_finder(nouns)
-        source = load_source(model, device, dtype, device_map, finder, chosen)
+        source = load_source(model, device, dtype, device_map, finder, chosen, family)
         return cls(source, load_segmenter(segmenter, device, dtype), chosen, batch_size, explain=explain)
 
     @overload

@@ -88,8 +88,7 @@ class Probed(VLM):
 
     def _layout(self, size: Size, alone: bool) -> tuple[ImageGrid, ...]:
         if (size, alone) not in self._layouts:
-            ramp = Image.linear_gradient("L").resize(size).convert("RGB")
-            key = layout_key(self._hash, Prompt(self, size, alone).encode([ramp]), size, self.bands)
+            key = layout_key(self._hash, Prompt(self, size, alone).encode([_ramps(size)]), size, self.bands)
             grids = read_layout(key)
             if grids is None:
                 grids, _ = probe(self, size, alone, self.bands)
@@ -160,6 +159,13 @@ class Prompt:
         beside = [] if self.alone else [Image.new("RGB", self.size, GREY)]
         rendered = self.vlm.render(self.vlm.default_prompt, "it", 1 + len(beside))
         return self.vlm.processed([[image, *beside] for image in images], [rendered] * len(images))
+
+
+def _ramps(size: Size) -> Image.Image:
+    """A picture whose colours say the place."""
+    down = Image.linear_gradient("L").resize(size)
+    across = Image.linear_gradient("L").transpose(Image.Transpose.ROTATE_90).resize(size)
+    return Image.merge("RGB", (across, down, down))
 
 
 def config_image_token_id(config: Any) -> int | None:
