@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from grounding.doctor import EXPRESSIONS, Check, generation_unchanged, logits_unchanged, one_line, queries_of
+from grounding.errors import ModelError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 SIZES = ((512, 384), (330, 500))
 """(width, height) in pixels of the pictures, long and tall."""
 BANDS_PER_CELL = 3  # of a picture that is probed, along each axis of its finest grid
+DRAWN = ("the red circle left of the blue cross", "circle")
+"""Expressions for models that know drawn scenes alone."""
 GAIN = 4.0
 
 
@@ -35,7 +38,7 @@ def check_weights(vlm: VLM) -> list[Check]:
     name = vlm.name
     pictures = [_noise(size, seed) for seed, size in enumerate(SIZES)]
     try:
-        prepared = vlm.prepare(pictures, EXPRESSIONS)
+        prepared = vlm.prepare(pictures, _expressions(vlm))
     except Exception as error:
         return [Check(f"{name}: words and cells are found", False, one_line(error))]
     cells = sum(len(layout.cells) for layout in prepared.layouts)
@@ -54,6 +57,12 @@ def check_weights(vlm: VLM) -> list[Check]:
             passed, detail = False, one_line(error)
         checks.append(Check(f"{name}: {what}", passed, detail))
     return checks
+
+
+def _expressions(vlm: VLM) -> tuple[str, str]:
+    """Two expressions of different length, in words that the model knows."""
+    ids = vlm.tokenizer(" ".join(EXPRESSIONS), add_special_tokens=False)["input_ids"]
+    return EXPRESSIONS if vlm.tokenizer.unk_token_id not in ids else DRAWN
 
 
 def _spelt(vlm: VLM, prepared: Prepared, cells: int) -> tuple[bool, str]:
@@ -98,7 +107,7 @@ def _steers(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     from grounding.steering.editor import applied
     from grounding.steering.modulation import Renormalise
 
-    context = GenerationContext(vlm, [_noise(size, 0) for size in SIZES], EXPRESSIONS, prepared, Decoding())
+    context = GenerationContext(vlm, [_noise(size, 0) for size in SIZES], _expressions(vlm), prepared, Decoding())
     found = []
     with torch.inference_mode():
         plain = vlm.model(**prepared.inputs, use_cache=False).logits[:, -1]
@@ -121,7 +130,10 @@ def _lie(index: int) -> Callable[[VLM, Prepared], tuple[bool | None, str]]:
         layout, size = prepared.layouts[index], SIZES[index]
         shapes = ", ".join(f"{rows}x{columns}" for rows, columns in (grid.shape for grid in layout.grids))
         bands = BANDS_PER_CELL * max(max(grid.shape) for grid in layout.grids)
-        grids, movement = probe(vlm, size, bands=max(32, bands))
+        try:
+            grids, movement = probe(vlm, size, bands=max(32, bands))
+        except ModelError as error:
+            return None, f"probing cannot tell: {one_line(error)}"
         ids = prepared.inputs["input_ids"][index].cpu().numpy()
         tokens = np.flatnonzero(ids == vlm.image_token_id)
         claimed = [replace(grid, positions=np.searchsorted(tokens, grid.positions)) for grid in layout.grids]

@@ -15,10 +15,12 @@ import numpy as np
 from grounding.errors import ModelError
 from grounding.layout import ImageGrid
 from grounding.models.probing.movement import Movement, band_edges
-from grounding.types import IntArray
+from grounding.types import FloatArray, IntArray
 
 STILL = 1e-3  # of the most moved token's movement: less is none
-IGNORED = 0.15  # of a token's own largest movement: less is what resampling spreads
+IGNORED = (0.15, 0.65)
+"""Movement that does not count, as a share of a token's largest and of its neighbours'. The first is what resampling
+spreads; where it leaves no grid, the tower reads overlapping patches and the second is tried."""
 NEAR = 0.3  # of a cell: two middles nearer than this are in line
 FAR = 1.6  # cells: middles of neighbours are not farther apart
 GLOBAL = 0.9  # of the picture: a token that moves with more of both its sides is no cell
@@ -68,7 +70,24 @@ def find_grids(movement: Movement, positions: IntArray, name: str) -> tuple[Imag
     Raises:
         ModelError: no token moves, several move with the whole picture, or those that move do not make up grids.
     """
-    cells = find_cells(movement, positions, name)
+    refused = None
+    for ignored in IGNORED:
+        try:
+            blocks = _read(find_cells(movement, positions, name, ignored), name)
+        except ModelError as error:
+            refused = refused or error
+        else:
+            return tuple(_grid(block, movement.size) for block in _equal_views(blocks))
+    assert refused is not None
+    raise refused
+
+
+def _read(cells: Sequence[Cell], name: str) -> list[Rows]:
+    """The grids of the cells in order.
+
+    Raises:
+        ModelError: see `find_grids`.
+    """
     blocks = _blocks(_rows(cells))
     if any(min(len(one), len(one[0])) == 1 for one in blocks) and len(blocks) > 1:
         blocks = _lattice(cells) or blocks  # in another order than row by row
@@ -77,10 +96,10 @@ def find_grids(movement: Movement, positions: IntArray, name: str) -> tuple[Imag
             f"the {len(cells)} image tokens of {name} that move with the picture do not follow one another as cells of "
             "a grid do, so probing cannot place them: this model needs a family of its own"
         )
-    return tuple(_grid(block, movement.size) for block in _equal_views(blocks))
+    return blocks
 
 
-def find_cells(movement: Movement, positions: IntArray, name: str) -> list[Cell]:
+def find_cells(movement: Movement, positions: IntArray, name: str, ignored: float) -> list[Cell]:
     """The tokens that move, with where they lie.
 
     Raises:
@@ -99,7 +118,11 @@ def find_cells(movement: Movement, positions: IntArray, name: str) -> list[Cell]
             f"no image token of {name} moves when the picture changes, so probing cannot see its cells: only models "
             "whose vision features take the places of image tokens can be probed"
         )
-    cells = [_cell(movement, int(place), int(positions[place])) for place in np.flatnonzero(moves)]
+    shares = [_contested(moved[moves], ignored) for moved in by_axis]
+    cells = [
+        _cell(movement.size, (shares[0][number], shares[1][number]), int(place), int(positions[place]))
+        for number, place in enumerate(np.flatnonzero(moves))
+    ]
     spread = [cell for cell in cells if all(cell.length[axis] > GLOBAL * movement.size[axis] for axis in (0, 1))]
     if len(spread) > 1:
         raise ModelError(
@@ -109,11 +132,20 @@ def find_cells(movement: Movement, positions: IntArray, name: str) -> list[Cell]
     return cells
 
 
-def _cell(movement: Movement, place: int, position: int) -> Cell:
+def _contested(moved: FloatArray, ignored: float) -> FloatArray:
+    """[n, bands] each token's share of its own largest movement, beside the largest such share at each band.
+
+    Towers that read overlapping patches move neighbours too, but less than the cell itself.
+    """
+    own = moved / moved.max(axis=1, keepdims=True)
+    beside: FloatArray = own / np.maximum(own.max(axis=0, keepdims=True), STILL)
+    return np.where(beside < ignored, 0, own)
+
+
+def _cell(size: tuple[int, int], shares: tuple[FloatArray, FloatArray], place: int, position: int) -> Cell:
     sides = []
-    for axis, moved in enumerate((movement.columns[place], movement.rows[place])):
-        share = np.where(moved < IGNORED * moved.max(), 0, moved)
-        edges = band_edges(movement.size[axis], len(moved))
+    for axis, share in enumerate(shares):
+        edges = band_edges(size[axis], len(share))
         weights, seen = share * np.diff(edges), np.flatnonzero(share)
         middle = (weights * (edges[:-1] + edges[1:])).sum() / weights.sum() / 2
         sides.append((float(middle), float(edges[seen[0]]), float(edges[seen[-1] + 1])))
