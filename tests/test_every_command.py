@@ -164,6 +164,7 @@ OPTIONS: dict[str, Callable[[Data], tuple[str, ...]]] = {
     "eval scenes": lambda data: ("--limit", "2"),
     "lab": lambda data: ("--plan", plan(data)),
     "look": lambda data: (picture(data),),
+    "models": lambda data: (),
     "segment": lambda data: (picture(data), f"the {data.thing}"),
 }
 SMALL = {
