@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from grounding.errors import EvalDataError
-from grounding.files import parse_json, user_path
+from grounding.files import json_fault, parse_json, parse_json_at, user_path
 
 # The first byte of a pickle of protocol 2 or newer.
 _PICKLE = b"\x80"
@@ -73,7 +72,7 @@ def _parsed(text: str, path: str | Path, what: str) -> Any:
     try:
         return _whole(parse_json(text), text)
     except ValueError as wrong:
-        raise EvalDataError(f"{path} is not JSON ({wrong}), but {what} must be: give another file") from wrong
+        raise EvalDataError(f"{path} {json_fault(wrong)}; {what} must be JSON: give another file") from wrong
 
 
 def _nothing(path: str | Path, what: str) -> EvalDataError:
@@ -144,17 +143,17 @@ def _one_after_another(text: str, line: int, path: str | Path, what: str) -> Ite
         path: the file, for messages.
         what: what it should hold, for messages.
     """
-    decoder, at = json.JSONDecoder(), 0
+    at = 0
     while at < len(text):
         if text[at].isspace():
             at += 1
             continue
         try:
-            value, at = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError) as wrong:
+            value, at = parse_json_at(text, at)
+        except ValueError as wrong:
             raise EvalDataError(
-                f"line {line + text.count(chr(10), 0, at)} of {path} is not JSON, but {what} must be JSON lines or one "
-                "JSON array: mend it"
+                f"line {line + text.count(chr(10), 0, at)} of {path} {json_fault(wrong)}; {what} must be JSON lines or "
+                "one JSON array: mend it"
             ) from wrong
         yield _whole(value, text)
 

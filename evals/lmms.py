@@ -6,6 +6,7 @@ entry point in `pyproject.toml` registers the class. Needs the extra `lmms`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,10 +19,13 @@ from PIL import Image
 from grounding.errors import GroundingError, ImageError, MethodError
 from grounding.images import as_rgb
 from grounding.models.load import load
+from grounding.runs.attempts import attempt
 from grounding.runs.provenance import short_hash
-from grounding.steering.decoding import Decoding
+from grounding.steering.decoding import Decoding, Generated
 from grounding.steering.generate import check_steering, generate
 from grounding.steering.method import load_steering
+
+log = logging.getLogger(__name__)
 
 LIMIT = 1024  # new tokens if the task sets no limit; as in lmms_eval's own models
 
@@ -80,22 +84,38 @@ class SteeredModel(lmms):
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Answer every request, in order; requests with equal generation settings share batches.
 
+        A request that fails has the empty answer, which a task scores as wrong; it is logged as a warning, and so is
+        their number.
+
         Raises:
-            ImageError: a request has no image, or several.
+            GroundingError: no request could be answered, or one met an error that every other would meet too.
         """
         found: dict[int, GenerationResult] = {}
+        failed: list[GroundingError] = []
         for places in _batches([request.args[1] for request in requests], self.batch_size):
             chosen = [requests[place].args for place in places]
             settings = chosen[0][1]
-            questions = [args[0].replace(self.vlm.image_token, "").strip() for args in chosen]
-            images = [self._picture(*args[2:]) for args in chosen]
-            decoding = decoding_of(settings, int(short_hash([self.seed, questions], 8), 16))
-            texts = generate(self.vlm, images, questions, self.steering, decoding)
-            for place, text in zip(places, texts, strict=True):
+            for place, text in zip(places, attempt(chosen, self._answers), strict=True):
+                if isinstance(text, GroundingError):
+                    failed.append(text)
+                    log.warning("document %s of %s is not answered: %s", *requests[place].args[3:5], text)
+                    found[place] = GenerationResult("", TokenCounts(output_tokens=0))
+                    continue
                 answer = cut_at_stop(text.text, settings.get("until"))
                 found[place] = GenerationResult(answer, TokenCounts(output_tokens=len(text.token_ids)))
                 self.cache_hook.add_partial("generate_until", (requests[place].args[0], settings), answer)
+        if failed and len(failed) == len(requests):
+            raise failed[0]
+        if failed:
+            log.warning("%d of %d requests are not answered and count as wrong", len(failed), len(requests))
         return [found[place] for place in range(len(requests))]
+
+    def _answers(self, requests: Sequence[tuple[Any, ...]]) -> list[Generated]:
+        """Answer requests with equal settings together."""
+        questions = [args[0].replace(self.vlm.image_token, "").strip() for args in requests]
+        images = [self._picture(*args[2:]) for args in requests]
+        decoding = decoding_of(requests[0][1], int(short_hash([self.seed, questions], 8), 16))
+        return generate(self.vlm, images, questions, self.steering, decoding)
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
         """Refuse tasks of several rounds."""

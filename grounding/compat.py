@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +252,22 @@ def wrapped_compiled_calls(module: nn.Module, wrap: Callable[[Kernel], Kernel]) 
 def cache_argument(module: nn.Module) -> str:
     """Return the name of a module's cache argument: `cache` since transformers 5.24, `past_key_values` before."""
     return "cache" if "cache" in inspect.signature(module.forward).parameters else "past_key_values"
+
+
+def grows_by_copy(layer: Any) -> bool:
+    """Whether a layer of a key/value cache makes new tensors of all keys and values whenever it grows.
+
+    Its former tensors, `keys` and `values`, stay as they were, and are a prefix of the new ones. Of transformers'
+    layers only the plain dynamic one does; sliding, static and quantised ones drop, overwrite or round.
+    """
+    return _is_plain_dynamic(type(layer)) and "update" not in vars(layer)  # type: ignore[arg-type]  # classes can be hashed
+
+
+@cache
+def _is_plain_dynamic(kind: type) -> bool:
+    from transformers.cache_utils import DynamicLayer
+
+    return kind is DynamicLayer
 
 
 def generation_positions(model: Any, inputs: Mapping[str, Tensor]) -> Tensor | None:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -181,12 +182,44 @@ def parse_json(content: str | bytes) -> Any:
     """Parse JSON text; a byte order mark before it is skipped.
 
     Raises:
-        ValueError: it is not JSON, not UTF-8, nested deeper than Python's stack, or holds a number of too many digits.
+        ValueError: it is not JSON, not UTF-8, nested deeper than Python's stack, or holds a number of too many digits;
+            see `json_fault`.
     """
-    try:
+    with _explained():
         return json.loads(content.removeprefix(BYTE_ORDER_MARK) if isinstance(content, str) else content)
+
+
+def parse_json_at(text: str, at: int) -> tuple[Any, int]:
+    """Parse the JSON value that begins at an index of a text, whatever follows it.
+
+    Returns:
+        The value, and the index behind it.
+
+    Raises:
+        ValueError: see `parse_json`.
+    """
+    with _explained():
+        return json.JSONDecoder().raw_decode(text, at)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say what Python cannot read although it is JSON."""
+    try:
+        yield
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:
+        raise ValueError(f"it holds a whole number of more than {sys.get_int_max_str_digits():,} digits") from None
+
+
+def json_fault(wrong: ValueError) -> str:
+    """Say what is wrong with JSON that `parse_json` refuses, as a predicate: "is not JSON (...)"."""
+    if isinstance(wrong, json.JSONDecodeError):
+        return f"is not JSON ({wrong.msg})"
+    return "is not JSON (it is not UTF-8)" if isinstance(wrong, UnicodeDecodeError) else f"cannot be read: {wrong}"
 
 
 def utf8(text: str) -> bytes:
@@ -199,7 +232,7 @@ def utf8(text: str) -> bytes:
 
 
 def parse_jsonl(content: str | bytes, refuse: Callable[[int, ValueError], GroundingError]) -> Iterator[tuple[int, Any]]:
-    """Parse JSON lines one by one; blank lines are skipped.
+    """Parse JSON lines one by one; blank lines are skipped, and values that stand one after another on a line are read.
 
     Args:
         content: the lines. Only a line feed ends a line: JSON text may hold U+2028 and other Unicode line ends.
@@ -215,10 +248,28 @@ def parse_jsonl(content: str | bytes, refuse: Callable[[int, ValueError], Ground
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                value = parse_json(line)
+                values = _values(line)
             except ValueError as wrong:
                 raise refuse(number, wrong) from wrong
-            yield number, value
+            for value in values:
+                yield number, value
+
+
+def _values(line: str | bytes) -> list[Any]:
+    """Parse the values of a line, one as a rule.
+
+    Raises:
+        ValueError: see `parse_json`.
+    """
+    try:
+        return [parse_json(line)]
+    except json.JSONDecodeError as wrong:
+        # A value ends where the parser finds more: cut there, and go on.
+        text = line if isinstance(line, str) else line.decode()
+        text = text.removeprefix(BYTE_ORDER_MARK)
+        if wrong.msg != "Extra data" or not text[wrong.pos :].startswith(("{", "[")):
+            raise
+        return [parse_json(text[: wrong.pos]), *_values(text[wrong.pos :])]
 
 
 def read_jsonl(path: str | Path) -> list[Any]:
@@ -238,7 +289,9 @@ def read_jsonl(path: str | Path) -> list[Any]:
         raise refusal(file, wrong, "read") from wrong
 
     def refuse(number: int, wrong: ValueError) -> OutputError:
-        return OutputError(f"line {number} of {file} is not JSON: mend or remove it, or write to another folder")
+        return OutputError(
+            f"line {number} of {file} {json_fault(wrong)}: mend or remove it, or write to another folder"
+        )
 
     return [value for _, value in parse_jsonl(content[: _whole_length(content)], refuse)]
 

@@ -5,6 +5,7 @@ What was done to a picture that its viewer may not expect (one frame of many, de
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
@@ -120,7 +121,7 @@ def as_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
     """
     _check_size(image.size, name, _limits.get())
     notes = [*notes_of(image), *_frame_note(image)]
-    deep = any(";16" in str(part) for tile in getattr(image, "tile", ()) for part in tile[3:])
+    low = _low_bytes(image)
     try:
         image.load()
     except _BROKEN as error:
@@ -129,6 +130,9 @@ def as_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
         upright = ImageOps.exif_transpose(image)
     except _BROKEN:  # broken EXIF: keep the stored orientation
         upright = image
+    if low is not None and upright.size == (low := ImageOps.exif_transpose(low)).size:
+        upright, scaled = _joined_bytes(upright, low)
+        notes += scaled
     if upright.mode.startswith("I") or upright.mode == "F":
         grey, scaled = scaled_grey(np.asarray(upright))
         result, notes = Image.fromarray(grey).convert("RGB"), notes + scaled
@@ -137,10 +141,6 @@ def as_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
         result = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     else:
         result = upright.convert("RGB") if upright.mode != "RGB" or upright is image else upright
-        if deep and int(np.asarray(result).max()) < 64:
-            notes.append(
-                "the picture has 16 bits a channel and uses the lower ones only, so it is dark: save it with 8 bits"
-            )
     result.info[_NOTES] = tuple(notes)
     return result
 
@@ -150,18 +150,65 @@ def notes_of(image: Image.Image) -> tuple[str, ...]:
     return tuple(image.info.get(_NOTES, ()))
 
 
+def _low_bytes(image: Image.Image) -> Image.Image | None:
+    """The lower bytes of a PNG's colours of 16 bits a channel, of which Pillow reads the upper ones.
+
+    Args:
+        image: opened, and not loaded.
+
+    Returns:
+        An image of the same mode; None for other pictures, and for those that cannot be decoded.
+    """
+    modes = [tile[3] for tile in getattr(image, "tile", ())]
+    stream = getattr(image, "fp", None)
+    if image.format != "PNG" or stream is None or modes not in (["RGB;16B"], ["RGBA;16B"]):
+        return None
+    at = stream.tell()
+    try:
+        stream.seek(0)
+        low = Image.open(io.BytesIO(stream.read()))
+        low.tile = [
+            tile._replace(args=str(tile.args).replace("16B", "16L")) for tile in low.tile
+        ]  # the other byte of two
+        low.load()
+    except _BROKEN:
+        return None
+    finally:
+        stream.seek(at)
+    return low
+
+
+def _joined_bytes(high: Image.Image, low: Image.Image) -> tuple[Image.Image, list[str]]:
+    """Scale colours by the bits in use where they leave the upper bits of 16 unused; see `scaled_grey`.
+
+    Args:
+        high: upper bytes, RGB or RGBA.
+        low: lower bytes, of the same size and mode.
+
+    Returns:
+        The image, 8 bits a channel, and notes where it was scaled.
+    """
+    upper = np.asarray(high)
+    if int(upper[..., :3].max()) >= 1 << (_DEPTHS[-2] - 8):
+        return high, []
+    values = upper[..., :3].astype(np.uint16) << 8 | np.asarray(low)[..., :3]
+    scaled, notes = scaled_grey(values)
+    joined = Image.fromarray(np.concatenate([scaled, upper[..., 3:]], axis=-1), high.mode)
+    return joined, notes
+
+
 def scaled_grey(values: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """Convert grey values of more than 8 bits to 8 bits.
+    """Convert values of more than 8 bits to 8 bits.
 
     Whole numbers are divided by the largest number of as many bits as are in use: 8, 10, 12, 14 or 16. A sensor's 12
     bits in a file of 16 would otherwise be black. Floats up to 1 are taken as shares, up to 255 as 8 bits. All other
     values are scaled from their least to their largest.
 
     Args:
-        values: [H, W] numbers; what is not finite becomes black.
+        values: [H, W] numbers, or [H, W, 3]; what is not finite becomes black.
 
     Returns:
-        uint8 [H, W], and notes where the scale is not that of the file.
+        uint8 of the same shape, and notes where the scale is not that of the file.
     """
     known = np.asarray(values, np.float64)
     finite = np.isfinite(known)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grounding.errors import ManifestError
-from grounding.files import parse_jsonl
+from grounding.files import json_fault, parse_jsonl
 
 STDIN = Path("-")
 """The file name that stands for stdin; paths in such a manifest are relative to the working directory."""
@@ -17,7 +17,7 @@ _DEEPEST = 64  # fields are copied to results, and writing JSON nests Python cal
 
 
 def read_manifest(file: Path, fields: str) -> Iterator[tuple[str, Any]]:
-    """Read a manifest's lines one by one; blank lines are skipped.
+    """Read a manifest's values one by one, one a line as a rule; blank lines are skipped.
 
     Args:
         file: JSON lines in UTF-8, with or without a byte order mark; `-` is stdin.
@@ -42,8 +42,7 @@ def read_manifest(file: Path, fields: str) -> Iterator[tuple[str, Any]]:
         raise ManifestError(f"the manifest {file} is not UTF-8 text: save it as UTF-8") from wrong
 
     def refuse(number: int, wrong: ValueError) -> ManifestError:
-        reason = getattr(wrong, "msg", str(wrong))
-        return ManifestError(f"{_where(number, file)} is not JSON ({reason}): expected an object with {fields}")
+        return ManifestError(f"{_where(number, file)} {json_fault(wrong)}; expected an object with {fields}")
 
     empty = True
     for number, value in parse_jsonl(text, refuse):

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from grounding import compat, hub
+from grounding import hub
 from grounding.errors import ModelError
 from grounding.files import user_path
 
@@ -79,12 +79,15 @@ def source_of(name: str) -> str:
                 "save_pretrained, with configuration, weights and processor files"
             )
         return str(path)
-    looks_like_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1 or "\\" in name or path.exists()
+    near_folder = hub.did_you_mean(name, models_beside(name))
+    looks_like_path = (
+        near_folder or name.startswith((".", "~", os.sep)) or name.count("/") > 1 or "\\" in name or path.exists()
+    )
     # A hub's model has an owner, but for a few old ones of other kinds; so the nearest packaged name is what was meant.
     near = "" if "/" in name else hub.did_you_mean(name, tuple(STARTERS))
     if looks_like_path or near or not name.strip():
         raise ModelError(
-            f"there is no model {'' if near else 'folder '}{name!r}{near}: give a folder written by "
+            f"there is no model {'' if near else 'folder '}{name!r}{near or near_folder}: give a folder written by "
             f"save_pretrained, a hub id such as llava-hf/llava-1.5-7b-hf, or {PACKAGED}"
         )
     return name
@@ -120,8 +123,18 @@ def hub_commit(name: str) -> str:
     Raises:
         ModelError: the hub does not know the model, or cannot be reached and the model is not in the local cache.
     """
+    from grounding import compat  # imports torch, which no help needs
+
     with explained(name, "its config"), hub.without_waiting(name):
         return compat.hub_commit(name, PIPELINE if is_pipeline(name) else "config.json")
+
+
+def models_beside(name: str) -> tuple[str, ...]:
+    """The folders of models where a name of the form `folder/model` would stand; none for a cached hub id."""
+    path = user_path(name)
+    if name.count("/") != 1 or name in hub.cached() or not path.parent.is_dir():
+        return ()
+    return tuple(sorted(str(path.parent / one.name) for one in path.parent.iterdir() if _is_model(one)))
 
 
 def _is_model(folder: Path) -> bool:

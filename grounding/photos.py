@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from grounding.errors import ManifestError
-from grounding.files import parse_json
+from grounding.files import json_fault, parse_json
 
 SPLITS = ("random", "popular", "adversarial")
 _HELD_OUT = 5  # one in five of the photos that no evaluation asks about is a test photo too
@@ -144,7 +144,7 @@ def read_json(file: Path) -> Any:
             "expressions.json, instances_some.json and pope_random.json, pope_popular.json, pope_adversarial.json"
         ) from wrong
     except ValueError as wrong:
-        raise ManifestError(f"{file} is not JSON: get the complete file") from wrong
+        raise ManifestError(f"{file} {json_fault(wrong)}: get the complete file") from wrong
 
 
 def _rows(file: Path) -> list[_Row]:

@@ -8,9 +8,9 @@ centre lies at +0.5, so an image of width W spans x in [0, W].
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,10 @@ from grounding.attention_flow import AttentionFlow
 from grounding.equality import ByValue
 from grounding.errors import RecordingError
 from grounding.geometry import Box, tight_box
+from grounding.joint_spec import MagnetWords, Readout, SinkEdit
 from grounding.layout import ImageGrid
 
+T = TypeVar("T")
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -69,31 +71,9 @@ _REDUCED: dict[Reduce, frozenset[str]] = {
 STATISTICS = ("max_all", "max_image")
 """Head statistics that can be recorded."""
 
-MagnetEncoding = Literal["separate", "inline"]
-"""How a text encoder reads magnets: each alone, with an end token of its own, or behind the prompt in one string."""
-
-
-@dataclass(frozen=True)
-class MagnetWords:
-    """Words appended to a prompt to attract attention that would otherwise fall on the wrong cells.
-
-    Attributes:
-        texts: the words, in order; repeated ones are appended as often.
-        encoding: see `MagnetEncoding`.
-        skip_content: leave out a content word, such as a colour, that the expression holds.
-    """
-
-    texts: tuple[str, ...]
-    encoding: MagnetEncoding = "separate"
-    skip_content: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.texts or not all(text.strip() for text in self.texts):
-            raise RecordingError(f"magnets {self.texts} must be at least one word, none of them blank")
-        if self.encoding not in get_args(MagnetEncoding):
-            raise RecordingError(
-                f"magnet encoding {self.encoding!r} is unknown: use {', '.join(get_args(MagnetEncoding))}"
-            )
+BackgroundKind = Literal["no-query", "blank", "shifted"]
+"""A background that is not a generic prompt: the run's own prompt without the expression, the expression on a blank
+picture, or on the picture moved around itself."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +90,12 @@ class RecordSpec:
         residual_sinks: record phi, how far each key's residual stands out in the layer's sink dimensions.
         text_to_text: record the weights of words on words, which diffusion transformers with joint attention have.
         magnets: words that the source appends to the prompt; None for none.
+        features: record the vision tower's own features of every image key.
+        logits: record the words' logits at every image key, as the language model's head gives them there.
+        sinks: how the source changes attention to text sinks while the model runs; None for not at all.
+        readout: what maps are read from, and at which noise; None for attention, as the model's own settings say.
         background_prompt: a generic prompt to record as well, to the same spec; None where no stage contrasts.
+        background_kind: another background in its place.
         budget_bytes: most bytes that one recording may take, checked before the model runs.
     """
 
@@ -122,7 +107,12 @@ class RecordSpec:
     residual_sinks: bool = False
     text_to_text: bool = False
     magnets: MagnetWords | None = None
+    features: bool = False
+    logits: bool = False
+    sinks: SinkEdit | None = None
+    readout: Readout | None = None
     background_prompt: str | None = None
+    background_kind: BackgroundKind | None = None
     budget_bytes: int = 2 << 30
 
     def __post_init__(self) -> None:
@@ -136,43 +126,69 @@ class RecordSpec:
         unknown = [name for name in self.head_statistics if name not in STATISTICS]
         if unknown:
             raise RecordingError(f"head statistic {unknown[0]!r} is unknown; known are {', '.join(STATISTICS)}")
+        if self.background_kind is not None and self.background_kind not in get_args(BackgroundKind):
+            raise RecordingError(
+                f"background {self.background_kind!r} is unknown: use a generic prompt, "
+                f"{', '.join(get_args(BackgroundKind))}"
+            )
+        if self.background_prompt is not None and self.background_kind is not None:
+            raise RecordingError(
+                f"one recording has one background, got the prompt {self.background_prompt!r} and "
+                f"{self.background_kind!r}"
+            )
         if self.flow is not None and (self.heads or self.head_statistics or self.residual_sinks or self.text_to_text):
             raise RecordingError(
                 "an attention flow joins all heads of all its layers, so heads, head_statistics, residual_sinks and "
                 "text_to_text cannot be recorded with it: record them in a pass of their own"
             )
 
+    @property
+    def has_background(self) -> bool:
+        """Whether a background is recorded as well."""
+        return self.background_prompt is not None or self.background_kind is not None
+
+    def without_background(self) -> RecordSpec:
+        """The same recording without a background."""
+        return replace(self, background_prompt=None, background_kind=None)
+
     def __or__(self, other: RecordSpec) -> RecordSpec:
         """The least spec that records everything either of the two records; the larger budget is kept.
 
-        A recording with magnets or a flow differs from one without in every weight; None stands for a spec that takes
-        either.
+        A recording with magnets, an edit of sinks, a readout or a flow differs from one without in every weight; None
+        stands for a spec that takes either.
 
         Raises:
-            ValueError: the two name different background prompts, magnets or flows.
+            ValueError: the two name different backgrounds, magnets, edits of sinks, readouts or flows.
         """
-        flows = [spec.flow for spec in (self, other) if spec.flow is not None]
-        if len(set(flows)) > 1:
-            raise ValueError(f"one recording has one attention flow, got {' and '.join(map(repr, flows))}")
-        magnets = [spec.magnets for spec in (self, other) if spec.magnets is not None]
-        if len(set(magnets)) > 1:
-            raise ValueError(f"one recording has one list of magnets, got {' and '.join(map(repr, magnets))}")
-        prompts = [spec.background_prompt for spec in (self, other) if spec.background_prompt is not None]
-        if len(set(prompts)) > 1:
-            raise ValueError(f"one recording has one background prompt, got {' and '.join(map(repr, prompts))}")
+        prompt = _only("background prompt", self.background_prompt, other.background_prompt)
+        kind: BackgroundKind | None = _only("background", self.background_kind, other.background_kind)
+        if prompt is not None and kind is not None:
+            raise ValueError(f"one recording has one background, got {prompt!r} and {kind!r}")
         reduced = _REDUCED[self.reduce] & _REDUCED[other.reduce]
         return RecordSpec(
             layers=_either(self.layers, other.layers),
             heads=_either(self.heads, other.heads),
             reduce=next(name for name, axes in _REDUCED.items() if axes == reduced),
-            flow=flows[0] if flows else None,
+            flow=_only("attention flow", self.flow, other.flow),
             head_statistics=tuple(dict.fromkeys((*self.head_statistics, *other.head_statistics))),
             residual_sinks=self.residual_sinks or other.residual_sinks,
             text_to_text=self.text_to_text or other.text_to_text,
-            magnets=magnets[0] if magnets else None,
-            background_prompt=prompts[0] if prompts else None,
+            magnets=_only("list of magnets", self.magnets, other.magnets),
+            sinks=_only("edit of sinks", self.sinks, other.sinks),
+            readout=_only("readout", self.readout, other.readout),
+            features=self.features or other.features,
+            logits=self.logits or other.logits,
+            background_prompt=prompt,
+            background_kind=kind,
             budget_bytes=max(self.budget_bytes, other.budget_bytes),
         )
+
+
+def _only(what: str, one: T | None, other: T | None) -> T | None:
+    """The one that is given; None where neither is."""
+    if one is not None and other is not None and one != other:
+        raise ValueError(f"one recording has one {what}, got {one!r} and {other!r}")
+    return other if one is None else one
 
 
 def check_counted(name: str, values: Sequence[int]) -> None:
@@ -187,6 +203,20 @@ def check_counted(name: str, values: Sequence[int]) -> None:
 
 def _either(one: tuple[int, ...] | None, other: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return None if one is None or other is None else tuple(sorted({*one, *other}))
+
+
+@dataclass(frozen=True, eq=False)
+class EditedSinks(ByValue):
+    """Which words were sinks whose attention was changed while the model ran.
+
+    Attributes:
+        edited: (T,) share of the edited layers and heads in which a word's attention was taken away, in [0, 1].
+        evidence: [T, 3] what a `TextSinkRule` looked at in the unedited run: share, variation, weight from other
+            words; None where each head's strongest keys were taken.
+    """
+
+    edited: FloatArray  # [T]
+    evidence: FloatArray | None = None  # [T, 3]
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +242,11 @@ class AttentionMaps(ByValue):
             largest weight over all keys, or over image keys.
         residual_sinks: [L, K] phi, how far each key's residual stands out in the sink dimensions; None if not recorded.
         text_to_text: [S, L, H, T, T] weights of words (fourth axis) on words (fifth); None if not recorded.
-        background: the maps of the same image under a generic prompt; None if not recorded.
+        features: [K, E] the vision tower's own features of the image at the keys; None if not recorded.
+        logits: [T, K] each word's logit at every key, the mean over its tokens; None if not recorded.
+        background: the maps that they are compared with, those of the same image under a generic prompt for one; None
+            if not recorded. Its steps may be others.
+        sinks: the text sinks whose attention was changed while the model ran; None where it was not.
         flow: the flow of which values are rows, L = H = 1; None where they are weights of single layers and heads, or
             their means.
         layer_count: how many decoder layers the model has; None where it is not known.
@@ -230,6 +264,9 @@ class AttentionMaps(ByValue):
     head_statistics: dict[str, FloatArray] = field(default_factory=dict)  # each [L, H]
     residual_sinks: FloatArray | None = None  # [L, K]
     text_to_text: FloatArray | None = None  # [S, L, H, T, T]
+    features: FloatArray | None = None  # [K, E]
+    logits: FloatArray | None = None  # [T, K]
+    sinks: EditedSinks | None = None
     background: AttentionMaps | None = None
     flow: AttentionFlow | None = None
     layer_count: int | None = None
@@ -248,6 +285,10 @@ class AttentionMaps(ByValue):
                 f"text-to-text weights must be [S, L, H, T, T] of the values' axes {self.values.shape[:4]}, got shape "
                 f"{self.text_to_text.shape}"
             )
+        if self.features is not None and (self.features.ndim != 2 or len(self.features) != columns):
+            raise ValueError(f"features must be [K, E] of {columns} keys, got shape {self.features.shape}")
+        if self.logits is not None and self.logits.shape != (rows, columns):
+            raise ValueError(f"logits must be [T, K] = ({rows}, {columns}), got shape {self.logits.shape}")
         known = set(self.keys.tolist())
         for grid in self.grids:
             missing = [p for p in grid.positions.tolist() if p not in known]
@@ -338,6 +379,8 @@ class Segment(ByValue):
         points: the prompt that led to it.
         label: the words it stands for.
         agreement: how well the mask covers the map (see `segmenters/mask_selection.py`), where it was measured.
+        confidence: the probability that it is the right thing, in [0, 1], where one was fitted (see
+            `grounding/candidates/confidence.py`).
     """
 
     mask: BoolArray
@@ -345,6 +388,7 @@ class Segment(ByValue):
     points: PointPrompts
     label: str = ""
     agreement: float | None = None
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.mask.dtype != np.bool_:

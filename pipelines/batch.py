@@ -10,9 +10,10 @@ from pathlib import Path
 from PIL import Image
 
 from grounding.errors import GroundingError, UsageError
+from grounding.faults import attempt_one
 from grounding.files import shortened, slug
 from grounding.images import open_image
-from grounding.runs.attempts import attempt_one, attempt_pictures, cut
+from grounding.runs.attempts import attempt_pictures, cut
 from grounding.runs.records import RecordLog
 from pipelines.coco import write_coco
 from pipelines.manifest import ManifestItem

@@ -14,7 +14,7 @@ from grounding.errors import MethodError
 from grounding.maps.support import supports
 from grounding.methods import Method, run_stages
 from grounding.pictures import Picture, is_picture, to_image
-from grounding.source import Backgrounds
+from grounding.source import Backgrounds, refuse_particular_background
 from grounding.sources import method_for
 from grounding.steering.decoding import Decoding, Generated
 from grounding.steering.method import Steering, load_steering
@@ -82,6 +82,7 @@ class FaithfulDescription:
         spec = method.record_spec(vlm.layer_count)
         # Visual support is a mean over all layers; a method without a flow selects its own from them.
         self.spec = spec if spec.flow is not None else replace(spec, layers=None)
+        refuse_particular_background(self.spec, method.name)
         self._backgrounds = Backgrounds(vlm)
         self._warm = False
 

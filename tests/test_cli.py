@@ -65,6 +65,19 @@ def test_help_needs_nothing_heavy():
         assert f"\n  {name} " in done.stdout
 
 
+def test_no_commands_help_imports_torch():
+    """All in one process: an import that one help makes is seen at the next."""
+    code = (
+        "import sys, io, contextlib\n"
+        "from grounding.cli import main, _commands\n"
+        "for path in sorted(_commands()):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()):\n"
+        "        assert main([*path, '--help']) == 0, path\n"
+        "    assert 'torch' not in sys.modules, path\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def sections(text: str) -> dict[str, list[str]]:
     """The lines of a help text below each heading."""
     found: dict[str, list[str]] = {}

@@ -224,6 +224,23 @@ def test_settings_that_differ_by_layer_are_read_layer_by_layer() -> None:
     assert compat.layer_settings(mixed, "num_attention_heads") == [8, 8]
 
 
+def test_which_cache_layers_leave_their_former_tensors() -> None:
+    from transformers import cache_utils
+
+    plain = cache_utils.DynamicLayer()
+    assert compat.grows_by_copy(plain)
+    first = plain.update(torch.ones(1, 1, 2, 3), torch.ones(1, 1, 2, 3))[0]
+    grown = plain.update(torch.zeros(1, 1, 1, 3), torch.zeros(1, 1, 1, 3))[0]
+    assert plain.keys is grown
+    assert torch.equal(grown[:, :, :2], first)
+    assert grown.data_ptr() != first.data_ptr()
+    assert grown._version == 0
+    plain.update = lambda *_: None
+    assert not compat.grows_by_copy(plain)
+    for other in (cache_utils.DynamicSlidingWindowLayer(4), cache_utils.StaticLayer(4)):
+        assert not compat.grows_by_copy(other)
+
+
 def test_processors_that_report_what_they_wrote_for_a_picture_are_known() -> None:
     _, processor = tiny_llava()
     picture = Image.new("RGB", (30, 30))

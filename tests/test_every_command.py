@@ -26,8 +26,10 @@ VLMS = [name for name in STARTERS if (starter_folder(name) / "config.json").is_f
 PIPELINES = [name for name in STARTERS if (starter_folder(name) / PIPELINE).is_file()]
 SCENES = "cannot be asked about drawn scenes, because its vocabulary lacks triangle"
 PHOTOS = "is outside the vocabulary of starter, which knows 63 words"
-TAKE_PIPELINES = ("eval scenes", "segment")
+TAKE_PIPELINES = ("calibrate confidence", "eval candidates", "eval scenes", "segment")
 REFUSED = {
+    # The made photos are noise, where no mask is right.
+    ("calibrate confidence", "starter-photo"): "a confidence needs right and wrong ones",
     # Whose subject the model has no words for: one sentence, before anything is written.
     ("eval scenes", "starter-photo"): SCENES,
     ("eval run discover", "starter-photo"): SCENES,
@@ -85,6 +87,8 @@ def made(folder: Path, model: str) -> Data:
     data.write("truth.json", {"1": [data.thing], "2": [data.other]})
     data.write("coco_pope_random.json", {"question_id": 1, "image": image, "text": asked, "label": "yes"})
     data.write("samples.jsonl", {"image": f"pictures/{image}", "answer": data.answer})
+    looked = {"expression": f"the {data.thing}", "other": f"the {data.other}"}
+    data.write("expressions.jsonl", {"image": f"pictures/{image}"} | looked)
     data.write("amber/annotations.json", [{"id": 1, "type": "generative", "truth": [data.thing], "hallu": []}])
     data.write("amber/query_all.json", [{"id": 1, "image": image, "query": "Describe this image."}])
     data.write("amber/relation.json", {data.thing: [], data.other: []})
@@ -117,6 +121,10 @@ def chair(data: Data) -> tuple[str, ...]:
     return ("--ground-truth", data.path("truth.json"), "--synonyms", data.path("words.txt"), *on_pictures(data))
 
 
+def things(data: Data) -> tuple[str, ...]:
+    return ("--scenes", "2") if data.thing == "star" else ("--data", photo_set(data), "--no-absent")
+
+
 def on_pictures(data: Data) -> tuple[str, ...]:
     return ("--data", data.path("pictures"))
 
@@ -142,12 +150,15 @@ def picture(data: Data) -> str:
 
 
 OPTIONS: dict[str, Callable[[Data], tuple[str, ...]]] = {
+    "calibrate confidence": lambda data: (*things(data), "--out", data.path("method.yaml")),
     "calibrate gains": lambda data: ("--manifest", data.path("samples.jsonl"), "--out", data.path("gains.yaml")),
+    "calibrate heads": lambda data: ("--data", data.path("expressions.jsonl"), "--out", data.path("found.yaml")),
     "calibrate sensitivity": lambda data: ("--manifest", data.path("samples.jsonl"), "--out", data.path("heads.yaml")),
     "describe": lambda data: (picture(data),),
     "discover": lambda data: (picture(data),),
     "doctor": lambda data: (),
     "eval amber": amber,
+    "eval candidates": lambda data: (*things(data), "--part", "all"),
     "eval chair": chair,
     "eval diagnose": lambda data: (picture(data),),
     "eval hallusion": hallusion,
@@ -170,6 +181,7 @@ OPTIONS: dict[str, Callable[[Data], tuple[str, ...]]] = {
 SMALL = {
     # Numbers that are for hours of work, made small; how a model is asked stays as it is.
     "calibrate gains": ("--passes", "1"),
+    "eval candidates": ("--limit", "1"),
     "eval photos": ("--limit", "2"),
 }
 
@@ -267,7 +279,7 @@ def test_a_run_that_failed_on_everything_leaves_its_folder_to_the_corrected_comm
     assert "holds a run of another configuration" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["calibrate gains", "calibrate sensitivity"])
+@pytest.mark.parametrize("command", ["calibrate gains", "calibrate heads", "calibrate sensitivity"])
 def test_a_calibration_on_scenes_needs_their_words(command, data, tmp_path, capsys) -> None:
     words = [*command.split(), "--scenes", "2", *SMALL.get(command, ()), "--out", str(tmp_path / "out.yaml")]
     code = main([*words, "--model", data.model])

@@ -151,7 +151,9 @@ def test_values_outside_the_usual_ranges_are_scaled_with_a_note(tmp_path, values
     assert (note in notes_of(opened)[0]) if note else notes_of(opened) == ()
 
 
-def test_colours_that_fill_the_lower_of_sixteen_bits_only_are_a_note(tmp_path):
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_colours_that_fill_the_lower_of_sixteen_bits_only_are_scaled(bits, channels, tmp_path):
     """Pillow reads the upper byte of each; a file of 12 bits in 16 is nearly black then."""
     import struct
     import zlib
@@ -159,17 +161,24 @@ def test_colours_that_fill_the_lower_of_sixteen_bits_only_are_a_note(tmp_path):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    def write(top):
-        rows = np.full((8, 8, 3), top, ">u2").tobytes()
-        lines = b"".join(b"\0" + rows[at : at + 48] for at in range(0, len(rows), 48))
-        head = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
-        content = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
-        (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
-        return notes_of(open_image(tmp_path / "a.png"))
+    values = np.random.default_rng(0).integers(0, 1 << bits, (8, 8, channels))
+    values[0, 0], values[..., 3:] = (1 << bits) - 1, 65535
+    rows = values.astype(">u2")
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+    head = struct.pack(">IIBBBBB", 8, 8, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    content = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    opened = open_image(tmp_path / "a.png")
+    shares = values[..., :3] / ((1 << bits) - 1) * 255
+    assert np.abs(np.asarray(opened) - shares).max() <= (0.5 if bits < 16 else 1)
+    assert notes_of(opened) == (
+        () if bits == 16 else (f"the picture's values use only the lowest {bits} bits, and are scaled by those",)
+    )
 
-    assert "so it is dark" in write(4095)[0]
-    assert write(65535) == ()
+
+def test_a_dark_picture_of_eight_bits_stays_dark(tmp_path):
     Image.new("RGB", (8, 8), (3, 3, 3)).save(tmp_path / "a.png")
+    assert np.asarray(open_image(tmp_path / "a.png")).max() == 3
     assert notes_of(open_image(tmp_path / "a.png")) == ()
 
 

@@ -222,9 +222,12 @@ def deep(depth):
 @pytest.mark.parametrize(
     ("odd", "sentence"),
     [
-        (deep(10_000), "is not JSON (it is nested too deeply)"),
+        (deep(10_000), "cannot be read: it is nested too deeply"),
         (deep(100), "is nested more than 64 deep"),
-        ('{"image": "a.png", "expression": "dog", "id": ' + "9" * 5000 + "}", "is not JSON (Exceeds the limit"),
+        (
+            '{"image": "a.png", "expression": "dog", "id": ' + "9" * 5000 + "}",
+            "cannot be read: it holds a whole number of more than 4,300 digits",
+        ),
         ('{"image": "a.png", "expression": "dog", "score": NaN}', "holds nan, which is no number of JSON"),
         ('{"image": "a.png", "expression": "dog", "score": 1e999}', "holds inf, which is no number of JSON"),
     ],
@@ -335,3 +338,9 @@ def test_samples_of_a_calibration_come_from_stdin(monkeypatch, pictures):
     monkeypatch.chdir(pictures)
     (source,) = manifest_samples(Path("-"))
     assert source().answer == "a dog"
+
+
+def test_values_on_one_line_of_a_manifest_are_read_one_after_another(segment, manifest):
+    both = "".join(json.dumps(line(expression=one)) for one in ("dog", "cat"))
+    code, out, _, _ = segment("--manifest", manifest(both + "  " + json.dumps(line(expression="can"))))
+    assert code == 0, out

@@ -93,7 +93,7 @@ class RecordBench:
         plain_seconds: wall-clock of each plain run.
         recorded_seconds: wall-clock of each recorded run.
         eager_seconds: wall-clock of each eager run; fewer, since they are slow.
-        decode_step_seconds: median decode step of each round, per way of keeping.
+        decode_step_seconds: mean decode step of each round, per way of keeping.
         cpu_over_plain: per way, ratio of median processor seconds, which depend less on other load than wall-clock.
         peak_bytes: peak resident size per way.
         loaded_bytes: resident peak before the first run, per way: interpreter, libraries and weights.

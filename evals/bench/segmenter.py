@@ -20,9 +20,9 @@ from pycocotools import mask as coco_mask
 from scipy.ndimage import distance_transform_edt
 
 from grounding.errors import GroundingError, OutputError
+from grounding.faults import attempt_one
 from grounding.files import read_json
 from grounding.images import open_image
-from grounding.runs.attempts import attempt_one
 from grounding.segmenters.load import load_segmenter
 from grounding.segmenters.mask_selection import MaskRule, predict_mask
 from grounding.types import BoolArray, PointPrompts
@@ -118,7 +118,7 @@ def measure_segmenter(
             truth = decode(annotation["segmentation"], image.height, image.width)
             start = time.perf_counter()
             segment = predict_mask(
-                segmenter, deepest_point(truth), rule=replace(rule or MaskRule("iou"), cascade=cascade)
+                segmenter, deepest_point(truth), rule=replace(rule or MaskRule("iou", specks=0.0), cascade=cascade)
             )
             asking += time.perf_counter() - start
             ious.append(float((segment.mask & truth).sum() / (segment.mask | truth).sum()))

@@ -130,8 +130,8 @@ class EvalDiagnoseCommand:
         from evals.diagnostics.summary import TracedItem, summarise
         from evals.diagnostics.trace import trace
         from grounding.attention.sinks import SinkRule
+        from grounding.faults import attempt_one
         from grounding.models.load import load
-        from grounding.runs.attempts import attempt_one
         from grounding.runs.provenance import model_identity, short_hash, versions
         from grounding.steering.decoding import Decoding
 

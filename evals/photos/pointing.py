@@ -13,10 +13,10 @@ from evals.metrics import best_point_hits
 from evals.photos.annotations import Noun, Referred
 from evals.scenes import ExpressionSample
 from grounding.errors import EmptyMapError, ExpressionError, GroundingError
+from grounding.faults import attempt_one
 from grounding.geometry import Box
 from grounding.images import open_image
 from grounding.methods import run_stages
-from grounding.runs.attempts import attempt_one
 from grounding.text.parse import parse
 from grounding.types import AttentionMaps, BoolArray, PointPrompts, RecordSpec
 from pipelines.referring import ReferringSegmentation

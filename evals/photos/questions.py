@@ -60,13 +60,7 @@ def caption_scores(vlm: VLM, photos: PhotoSet, plan: PhotoPlan, advance: Callabl
         EvalDataError: the synonyms cannot be read or do not fit, or no photo was described.
     """
     tested = {photo.id for photo in photos.test}
-    task = ChairTask(
-        data=str(plan.data),
-        ground_truth=str(plan.data / "images.json"),
-        synonyms=str(plan.synonyms),
-        words=vlm.default_question,
-        lengths=(),
-    )
+    task = _chair(plan, vlm.default_question)
     samples = sorted((one for one in task.samples() if int(one.id) in tested), key=lambda one: int(one.id))[
         : plan.limit
     ]
@@ -78,6 +72,29 @@ def caption_scores(vlm: VLM, photos: PhotoSet, plan: PhotoPlan, advance: Callabl
         **_fractions(row, ("chair_s", "chair_i", "recall", "precision", "f1", "length")),
         "captions": {one.id: one.text for one in answers[:SHOWN]},
     }
+
+
+def check_questions(plan: PhotoPlan) -> None:
+    """Read what the questions and captions of a plan need, before any of them is asked.
+
+    Raises:
+        EvalDataError: a file cannot be read or does not fit.
+    """
+    if "pope" in plan.parts:
+        for split in SPLITS:
+            PopeTask(questions=(plan.data / f"pope_{split}.json",), data=str(plan.data)).samples()
+    if "captions" in plan.parts:
+        _chair(plan, None).resources()
+
+
+def _chair(plan: PhotoPlan, words: str | None) -> ChairTask:
+    return ChairTask(
+        data=str(plan.data),
+        ground_truth=str(plan.data / "images.json"),
+        synonyms=str(plan.synonyms),
+        words=words,
+        lengths=(),
+    )
 
 
 def _answers(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,20 @@ from torch import Tensor
 from grounding.attention.budget import DecoderShape, check_budget, readable
 from grounding.attention.call import AttentionCall
 from grounding.attention.coverage import refuse_other_keys
+from grounding.attention.deferred_rows import DeferredRows
 from grounding.attention.events import Pass, Subscriber
 from grounding.attention.flow_store import FlowStore
-from grounding.attention.generation import Prompt, RefusedReorder
+from grounding.attention.generation import Prompt
 from grounding.attention.introspect import real_positions
 from grounding.attention.output_check import checked, output_error, refuse_unexplained
 from grounding.attention.prompt_statistics import PromptStatistics
+from grounding.attention.refusals import (
+    forbid_reorder,
+    refuse_missed,
+    refuse_shape,
+    refuse_unclear_end,
+    refuse_unreached,
+)
 from grounding.attention.request import Recording, RowRequest
 from grounding.attention.rows import (
     as_index,
@@ -58,7 +67,8 @@ class RowCollector(Subscriber):
         spec = request.spec
         self.layers = spec.layers if spec.layers is not None else tuple(range(shape.layers))
         self._store = RowStore(request, self.layers, len(spec.heads) if spec.heads else shape.heads)
-        self._token = TokenRows(request, len(self.layers), self._store.add_token)
+        self._token = TokenRows(request, len(self.layers), partial(self._store.add_token, -1))
+        self._deferred = DeferredRows(request, len(self.layers), self._store.add_token)
         self._statistics = PromptStatistics(request, self.layers)
         self._flow = None if spec.flow is None else FlowStore(request)
         self._running = False
@@ -102,8 +112,13 @@ class RowCollector(Subscriber):
                 "is no row per step: record plain generation, or the prompt's rows in a pass of model(**inputs)"
             )
         if self._steps == 0:
-            self._refuse_unreached(prompt.length)
+            refuse_unreached(self.request, prompt.length)
             self._end = prompt.length
+
+    def end_generation(self) -> None:
+        """Compute the rows that wait for further steps; the cache may be changed from now on."""
+        if not self._running:  # else a step has failed
+            self._deferred.finish()
 
     def begin_pass(self, running: Pass) -> None:
         """Decide whether the pass reads the prompt or a generated token.
@@ -116,7 +131,7 @@ class RowCollector(Subscriber):
             raise RecordingError("the language model was called without input_ids and without inputs_embeds")
         if self._total is None:
             self._start = past
-            self._refuse_missed(past)
+            refuse_missed(self.request, past)
         elif past != self._total and not self._takes_back(past):
             raise RecordingError(
                 "a second prompt was started inside one record() block, or generate ran without its cache; open one "
@@ -133,14 +148,16 @@ class RowCollector(Subscriber):
         if self._decoding:
             self._steps += 1
             if self.request.decode and self._flow is None:
-                self._store.start_step()
+                self._store.start_step(self._total)
                 self._token.start(self._total)
+                if self._on_step is None:
+                    self._deferred.start(self._steps - 1, self._total, running.cache)
         else:
             self._pieces += 1
             self._reached = self._total
             self.before_model(self._total)
         if running.cache is not None and self.request.decode:
-            self._forbid_reorder(running.cache)
+            forbid_reorder(running.cache, self._undo)
 
     def wants(self, layer: int) -> bool:
         """Whether rows of the current pass are kept."""
@@ -162,13 +179,16 @@ class RowCollector(Subscriber):
                 f"layer {layer} attends more than once in one pass, for example to itself and to an encoder; "
                 "only decoders with one attention per layer can be recorded"
             )
-        self._refuse_shape(layer, call)
         assert self._total is not None
+        refuse_shape(layer, call, self.request, self.shape, self._total - self._past)
+        refuse_other_keys(layer, call, self._past, self._cache)
         first = not self._seen
         self._seen.add(layer)
         # The first step keeps whole rows of every layer, which are compared with the kernel's output.
         if self._decoding and self._steps > 1 and self._flow is None:
             with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
+                if self._on_step is None and self._deferred.add(layer, call):
+                    return
                 if self._token.add(layer, call):
                     return
         offset = max(self._total - call.key_count, 0)
@@ -209,6 +229,7 @@ class RowCollector(Subscriber):
         self._errors.clear()
         with torch.no_grad():
             self._token.finish()
+            self._deferred.end_step()
         self._store.flush()
         if self._decoding and self._on_step is not None:
             self._on_step(self._store.take_step())
@@ -232,10 +253,11 @@ class RowCollector(Subscriber):
                 "another thread; call the model in the block and in the same thread (a model that is run through the "
                 "wrapper which torch.compile returned: give record() the wrapper)"
             )
+        self._deferred.finish()
         prompt = self._prompt if self._prompt is not None else self._reached
-        self._refuse_unreached(prompt)
+        refuse_unreached(self.request, prompt)
         if self.request.decode and self._steps == 0 and self._pieces > 1 and self._end is None:
-            self._refuse_unclear_end(prompt)
+            refuse_unclear_end(self.request, prompt)
         if self._flow is None:
             prefill, decode = self._store.finished(prompt)
         else:
@@ -249,11 +271,6 @@ class RowCollector(Subscriber):
         if self.request.spec.residual_sinks:
             sinks = [self._statistics.sinks(b, prefill[b].shape[-1]) for b in elements]
         recording._complete(prefill, decode, statistics, sinks)
-
-    def _forbid_reorder(self, cache: Any) -> None:
-        if "reorder_cache" not in vars(cache):
-            cache.reorder_cache = RefusedReorder(cache)
-            self._undo.callback(lambda: vars(cache).pop("reorder_cache", None))
 
     # -- keeping
 
@@ -296,8 +313,6 @@ class RowCollector(Subscriber):
             kept = kept if heads is None else kept.index_select(0, heads)
             self._store.add(layer, element, slots[part], kept, decode=self._decoding)
 
-    # -- refusing
-
     def _is_decode(self, past: int, queries: int) -> bool:
         """Whether a pass is a decode step and not the prompt or a piece of it."""
         if self._end is not None:
@@ -320,80 +335,11 @@ class RowCollector(Subscriber):
             return True
         if self._steps == 0:
             if self._end is None:
-                self._refuse_unclear_end(past)
+                refuse_unclear_end(self.request, past)
             self._prompt = past
-            self._refuse_unreached(past)
+            refuse_unreached(self.request, past)
         return True
 
     def _takes_back(self, past: int) -> bool:
         """Whether a pass after rejected candidates of assisted generation begins, none of whose rows are wanted."""
         return self._end is not None and past >= self._end and not self.request.decode
-
-    def _refuse_unclear_end(self, prompt: int) -> None:
-        """Refuse a run without `generate` whose passes do not tell where the prompt ends.
-
-        Args:
-            prompt: its length if the pass that begins is a decode step.
-        """
-        last = max((max(q) for q in self.request.queries if q), default=-1)
-        if last >= prompt:
-            raise RecordingError(
-                f"query position {last} is read by a pass of one position, which looks like a decode step: read the "
-                "last piece of the prompt in a pass of several positions (another prefill_chunk_size), or with "
-                "model.generate"
-            )
-        if self.request.decode and last != prompt - 1:
-            raise RecordingError(
-                "decode steps are recorded of passes that do not say where the prompt ends: add the prompt's last "
-                "position to the queries, or run model.generate"
-            )
-
-    def _refuse_missed(self, past: int) -> None:
-        missed = [q for element in self.request.queries for q in element if q < past]
-        if missed:
-            raise RecordingError(
-                f"query position {missed[0]} was already in the cache ({past} positions) when recording began; open "
-                "record() before the pass that reads it"
-            )
-
-    def _refuse_unreached(self, prompt: int) -> None:
-        named = (("query", self.request.queries), ("key", self.request.keys), ("image key", self.request.image_keys))
-        for name, positions in named:
-            for element, chosen in enumerate(positions or ()):
-                if chosen and max(chosen) >= prompt:
-                    raise RecordingError(
-                        f"{name} position {max(chosen)} of batch element {element} is outside the prompt, which has "
-                        f"{prompt} positions (0 to {prompt - 1}); count positions in the processed prompt"
-                    )
-
-    def _refuse_shape(self, layer: int, call: AttentionCall) -> None:
-        batch, heads, queries = call.query.shape[:3]
-        if batch != self.request.batch_size:
-            raise RecordingError(
-                f"the model runs {batch} sequences but the request is for {self.request.batch_size}; give one tuple of "
-                "queries per sequence, those of beams and num_return_sequences included (their decode steps need "
-                "decode=False)"
-            )
-        if heads != self.shape.heads:
-            raise RecordingError(f"layer {layer} runs {heads} heads but {_why_other_heads(self.shape.heads)}")
-        if call.dropout:
-            raise RecordingError(
-                f"layer {layer} drops attention weights at random (dropout {call.dropout:g}), so its output is not "
-                "that of the recorded weights: call model.eval() first"
-            )
-        if queries + self._past != self._total:
-            raise RecordingError(
-                f"layer {layer} attends from {queries} positions where the pass has "
-                f"{(self._total or 0) - self._past}, as layers with shared keys do while generate reads a prompt: "
-                "record a pass of model(**inputs), which keeps every position, or other layers"
-            )
-        refuse_other_keys(layer, call, self._past, self._cache)
-
-
-def _why_other_heads(heads: int) -> str:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return f"the model's config says {heads}, as under tensor parallelism; record in one process with all heads"
-    return (
-        f"the model's config says {heads}: the layers of one recording have equal numbers of heads, so choose those of "
-        f"{heads} with RecordSpec(layers=...)"
-    )

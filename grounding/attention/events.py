@@ -1,8 +1,8 @@
 """Define the stream of attention events and its subscribers.
 
 For every run of a stack of layers the events are, in order: `begin_pass`; per layer `residual`, `edit`, `observe` and
-`gate`; `end_pass`. `begin_generation` precedes the passes of a call of `generate`. Recording is a subscriber that keeps
-observed rows; steering is a subscriber that returns edits.
+`gate`; `end_pass`. `begin_generation` precedes the passes of a call of `generate`, and `end_generation` follows them.
+Recording is a subscriber that keeps observed rows; steering is a subscriber that returns edits.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ class Subscriber:
 
     def begin_generation(self, prompt: Prompt) -> None:
         """Handle the start of `generate` on a prompt whose length is known."""
+
+    def end_generation(self) -> None:
+        """Handle the end of a `generate` that `begin_generation` announced, also after an exception."""
 
     def begin_pass(self, running: Pass) -> None:
         """Handle the start of a run of the stack."""

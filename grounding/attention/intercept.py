@@ -16,7 +16,7 @@ from grounding.attention.backends.compiled import (
     own_code,
     refuse_compiled,
 )
-from grounding.attention.backends.diffusers import DispatchTap, dispatching, uses_dispatcher
+from grounding.attention.backends.diffusers import DispatchTap, dispatching, has_processor, uses_dispatcher
 from grounding.attention.backends.sdpa import SdpaTap, head_count
 from grounding.attention.backends.transformers import emitting, refuse_kernel, uses_interface
 from grounding.attention.call import AttentionCall
@@ -58,7 +58,7 @@ def intercept(
 
     Raises:
         RecordingError: the model has no such layers, is compiled or has a kernel that cannot be followed, or edits are
-            requested of layers that use neither the registry nor the dispatcher.
+            requested of layers that use neither the registry nor a processor of diffusers.
     """
     if backend not in get_args(Backend):
         raise RecordingError(f"backend {backend!r} is unknown: use one of {', '.join(get_args(Backend))}")
@@ -68,12 +68,13 @@ def intercept(
     compiled = has_compiled_parts(model)
     if compiled:
         refuse_compiled(stack, scope, outside)
-    fixed = [i for i in outside if not uses_dispatcher(stack.layers[i])]
-    if scope.edits and (fixed or backend == "sdpa") and scope.calls:
-        layer = stack.layers[fixed[0] if fixed else next(iter(scope.calls))]
+    # Torch's function is not told which layers of a language model share key heads, and packs their decode steps.
+    asked = scope.calls if backend == "sdpa" else outside
+    fixed = [i for i in asked if not has_processor(stack.layers[i])]
+    if scope.edits and fixed:
         raise RecordingError(
-            f"{type(layer).__name__} does not take its attention kernel from transformers' registry or diffusers' "
-            "dispatcher, so its calls cannot be edited: expected a model that does"
+            f"{type(stack.layers[fixed[0]]).__name__} does not take its attention kernel from transformers' registry "
+            "or a processor of diffusers, so its calls cannot be edited: expected a model that does"
         )
     route = Route(subscriber, stack.layers, scope)
     with ExitStack() as undo:
@@ -130,7 +131,7 @@ def _tap(
 
     def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
         if route.is_active:
-            tap = DispatchTap(listen, lse, edit) if dispatched else SdpaTap(listen, heads, passes.queries, lse)
+            tap = DispatchTap(listen, lse, edit) if dispatched else SdpaTap(listen, heads, passes.queries, lse, edit)
             tap.__enter__()
             entered.append(tap)
 

@@ -92,10 +92,10 @@ def vision_tower(model: nn.Module) -> nn.Module:
 
 
 def tower_stack(tower: nn.Module) -> LayerStack | None:
-    """Find the layers of a vision tower; None for a tower without a list of layers, such as a convolutional one."""
+    """Find the layers of a vision tower; None for a tower without layers of attention, such as a convolutional one."""
     for module in tower.modules():
         layers = layers_of(module)
-        if layers is not None:
+        if layers is not None and any("att" in name for layer in layers for name, _ in layer.named_modules()):
             return LayerStack(module, layers)
     return None
 

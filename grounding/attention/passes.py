@@ -123,9 +123,10 @@ class PassHooks:
             self._route.subscriber.begin_generation(prompt)
 
     def end_generation(self, model: nn.Module) -> None:
-        """Forget the generation."""
+        """Tell the subscriber that the generation has ended."""
         if model is self._generates:
             self._generates = self._given = None
+            self._route.subscriber.end_generation()
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._route.is_active:

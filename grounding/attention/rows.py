@@ -276,11 +276,11 @@ def _logits(query: Tensor, key: Tensor) -> Tensor:
 
 
 def write_logits(out: Tensor, query: Tensor, key: Tensor, scale: float) -> None:
-    """Write the scaled logits of one query per sequence, without repeating shared keys.
+    """Write the scaled logits of R queries per sequence, without repeating shared keys.
 
     Args:
-        out: [B, H, K] float32, overwritten.
-        query: [B, H, 1, D].
+        out: [B, H, K] or [B, H, R, K] float32, contiguous but for the last axis, overwritten.
+        query: [B, H, R, D].
         key: [B, H/G, K, D].
         scale: factor on q k^T.
     """
@@ -297,6 +297,22 @@ def write_logits(out: Tensor, query: Tensor, key: Tensor, scale: float) -> None:
             part = slice(start, start + UPCAST_KEYS)
             target[..., part] = torch.bmm(grouped, keys[..., part].float())
         target *= scale
+
+
+def softmax_(logits: Tensor, out: Tensor | None = None) -> Tensor:
+    """Compute the softmax over the last axis; the logits are overwritten.
+
+    On a CPU, weights below exp(-80) of the largest become 0: a processor is ten times slower with numbers so small that
+    they are not normalised.
+
+    Args:
+        logits: [..., K] float32.
+        out: receives the result.
+    """
+    if logits.device.type == "cpu":
+        logits.sub_(logits.amax(dim=-1, keepdim=True))
+        torch.threshold_(logits, -80.0, -torch.inf)
+    return torch.softmax(logits, dim=-1, out=out)
 
 
 @cache

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from grounding.attention.budget import FLOAT
 from grounding.attention.request import RowRequest
 
 WAITING_BYTES = 16 << 20
@@ -36,9 +37,8 @@ class RowStore:
         self._size = (1 if request.reduces_layers else len(layers), 1 if request.reduces_heads else heads)
         self._prefill: list[Tensor | None] = [None] * request.batch_size
         self._steps: list[list[Tensor]] = [[] for _ in range(request.batch_size)]
-        self._on_cpu = 0  # steps before this one have been moved to the CPU
-        self._waiting_bytes = 0  # of steps that have not
-        self._bytes = 0  # of all steps
+        self._waiting_bytes = 0  # of decode rows on accelerators
+        self._bytes = 0  # of all steps, whether their rows have arrived or not
         self._waiting: dict[tuple[int, int, tuple[int, ...]], Tensor] = {}
 
     def add(self, layer: int, element: int, rows: tuple[int, ...], weights: Tensor, *, decode: bool) -> None:
@@ -55,7 +55,7 @@ class RowStore:
             weights = weights.mean(dim=0, keepdim=True)
         weights = weights * self._share if self._share != 1.0 else weights
         if decode:
-            self._add_to_step(element, [self._slot[layer]], weights[None])
+            self._add_to_step(-1, element, [self._slot[layer]], weights[None])
             return
         if weights.device.type == "cpu":
             self._write(self._slot[layer], element, rows, weights)
@@ -65,21 +65,25 @@ class RowStore:
         # With device_map the layers of one model may be on several devices.
         self._waiting[key] = weights if known is None else known + weights.to(known.device)
 
-    def start_step(self) -> None:
-        """Open a new decode step."""
-        for steps in self._steps:
+    def start_step(self, length: int) -> None:
+        """Open a new decode step, after which the sequence has `length` positions."""
+        for element, steps in enumerate(self._steps):
             steps.append(torch.zeros(*self._size, 1, 0))
+            columns = length if self._request.keys is None else len(self._request.keys[element])
+            self._bytes += self._size[0] * self._size[1] * columns * FLOAT
 
-    def add_token(self, layers: Sequence[int], element: int, weights: Tensor) -> None:
-        """Add the newest decode step's rows of several layers.
+    def add_token(self, step: int, layers: Sequence[int], element: int, weights: Tensor) -> None:
+        """Add a decode step's rows of several layers.
 
         Args:
+            step: number of the step; -1 for the newest.
             layers: the decoder layers, each once.
             element: index into the batch.
             weights: [l, H, 1, C] float32, on any device, heads and layers already reduced; l = 1 for a mean over
                 layers. The tensor is kept, not copied, where it holds the whole step.
         """
-        self._add_to_step(element, [0] if self._request.reduces_layers else [self._slot[i] for i in layers], weights)
+        slots = [0] if self._request.reduces_layers else [self._slot[i] for i in layers]
+        self._add_to_step(step, element, slots, weights)
 
     def take_step(self) -> list[Tensor]:
         """Remove and return the newest decode step's rows, per batch element [L, H, 1, C] on the CPU."""
@@ -92,15 +96,12 @@ class RowStore:
         for (slot, element, rows), weights in self._waiting.items():
             self._write(slot, element, rows, weights.cpu())
         self._waiting.clear()
-        newest = [steps[-1] for steps in self._steps if steps]
-        self._waiting_bytes += sum(step.nbytes for step in newest if step.device.type != "cpu")
         if self._waiting_bytes > WAITING_BYTES:
-            for steps in self._steps:
-                steps[self._on_cpu :] = [step.cpu() for step in steps[self._on_cpu :]]
-            self._on_cpu, self._waiting_bytes = len(self._steps[0]), 0
+            self._steps = [[step.cpu() for step in steps] for steps in self._steps]
+            self._waiting_bytes = 0
 
     def bytes_of_decode(self) -> int:
-        """Return the bytes of the decode steps stored so far."""
+        """Return the bytes of the decode steps opened so far."""
         return self._bytes
 
     def finished(self, prompt: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -128,11 +129,11 @@ class RowStore:
             out[index, ..., : step.shape[-1]] = step
         return out
 
-    def _add_to_step(self, element: int, slots: list[int], weights: Tensor) -> None:
-        """Add [l, H, 1, C] to `slots` of the newest step."""
-        step = self._steps[element][-1]
+    def _add_to_step(self, index: int, element: int, slots: list[int], weights: Tensor) -> None:
+        """Add [l, H, 1, C] to `slots` of a step."""
+        step = self._steps[element][index]
         columns = weights.shape[-1]
-        self._bytes -= step.nbytes
+        before = _waiting(step)
         if step.shape[-1] == 0 and slots == list(range(self._size[0])):
             step = weights
         else:
@@ -141,8 +142,8 @@ class RowStore:
                 step = pad(step, (0, columns - step.shape[-1]))
             weights = weights.to(step.device)
             step[..., :columns].index_add_(0, torch.tensor(slots, device=step.device), weights)
-        self._bytes += step.nbytes
-        self._steps[element][-1] = step
+        self._waiting_bytes += _waiting(step) - before
+        self._steps[element][index] = step
 
     def _write(self, slot: int, element: int, rows: tuple[int, ...], weights: Tensor) -> None:
         target = self._prefill[element]
@@ -154,3 +155,7 @@ class RowStore:
             target = pad(target, (0, columns - target.shape[-1]))
         target[slot, ..., :columns].index_add_(1, torch.tensor(rows, dtype=torch.int64), weights)
         self._prefill[element] = target
+
+
+def _waiting(step: Tensor) -> int:
+    return 0 if step.device.type == "cpu" else step.nbytes

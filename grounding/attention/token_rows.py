@@ -16,7 +16,15 @@ from torch import Tensor
 
 from grounding.attention.call import AttentionCall
 from grounding.attention.request import RowRequest
-from grounding.attention.rows import WORKING_BYTES, as_index, combined_edit, mask_rows, pick_rows, write_logits
+from grounding.attention.rows import (
+    WORKING_BYTES,
+    as_index,
+    combined_edit,
+    mask_rows,
+    pick_rows,
+    softmax_,
+    write_logits,
+)
 
 Keep = Callable[[tuple[int, ...], int, Tensor], None]
 """Receives the layers, the batch element and their rows [l, H, 1, C] on the model's device; reduced axes are 1."""
@@ -33,13 +41,12 @@ class TokenRows:
     """
 
     def __init__(self, request: RowRequest, layers: int, keep: Keep, together: bool | None = None) -> None:
-        self._request = request
         self._layers = layers
+        self._axes = KeptAxes(request, layers)
         self._keep = keep
         self._together = together
         self._length = 0
         self._open: dict[torch.device, _Logits] = {}
-        self._indices: dict[torch.device, tuple[list[Tensor] | None, Tensor | None]] = {}
 
     def start(self, length: int) -> None:
         """Begin a pass after which the sequence has `length` positions."""
@@ -71,27 +78,73 @@ class TokenRows:
 
     def _finish(self, device: torch.device) -> None:
         logits = self._open.pop(device)
-        weights = logits.weights()[..., : self._length]  # [l, B, H, W]
-        columns, heads = self._chosen(device)
+        weights = logits.weights()[..., None, : self._length]  # [l, B, H, 1, W]
+        for element, rows in enumerate(self._axes(weights)):
+            self._keep(tuple(logits.layers), element, rows)
+
+
+class KeptAxes:
+    """Select the chosen heads and columns of rows of generated tokens, and average as requested.
+
+    Args:
+        request: what to record.
+        layers: number of recorded layers.
+    """
+
+    def __init__(self, request: RowRequest, layers: int) -> None:
+        self._request = request
+        self._layers = layers
+        self._indices: dict[torch.device, tuple[list[Tensor | slice] | None, Tensor | None]] = {}
+
+    @property
+    def reduces_layers(self) -> bool:
+        """Whether the layer axis is averaged."""
+        return self._request.reduces_layers
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether rows are kept as they are."""
+        request = self._request
+        return request.keys is None and request.spec.heads is None and request.spec.reduce == "none"
+
+    def __call__(self, weights: Tensor) -> list[Tensor]:
+        """Reduce rows of some layers.
+
+        Args:
+            weights: [l, B, H, n, W] rows of n steps.
+
+        Returns:
+            Per batch element [l, H, n, C], reduced axes 1. A mean over layers weighs each layer by 1 over `layers`.
+        """
+        columns, heads = self._chosen(weights.device)
         if heads is not None:
             weights = weights.index_select(2, heads)
         if self._request.reduces_heads:
             weights = weights.mean(dim=2, keepdim=True)
         if self._request.reduces_layers:
             weights = weights.sum(dim=0, keepdim=True) / self._layers
-        for element in range(self._request.batch_size):
-            rows = weights[:, element]
-            rows = rows.contiguous() if columns is None else rows.index_select(-1, columns[element])
-            self._keep(tuple(logits.layers), element, rows[:, :, None])
+        elements = weights.unbind(1)
+        if columns is None:
+            return [rows.contiguous() for rows in elements]
+        return [
+            rows[..., own].clone() if isinstance(own, slice) else rows.index_select(-1, own)
+            for rows, own in zip(elements, columns, strict=True)
+        ]
 
-    def _chosen(self, device: torch.device) -> tuple[list[Tensor] | None, Tensor | None]:
-        """Return the columns of each element and the heads as indices on `device`, copied there once."""
+    def _chosen(self, device: torch.device) -> tuple[list[Tensor | slice] | None, Tensor | None]:
+        """Return the columns of each element, a range as a slice, and the heads; copied to `device` once."""
         known = self._indices.get(device)
         if known is None:
             keys, heads = self._request.keys, self._request.spec.heads
-            columns = None if keys is None else [as_index(own, device) for own in keys]
+            columns = None if keys is None else [_columns(own, device) for own in keys]
             known = self._indices[device] = (columns, None if heads is None else as_index(heads, device))
         return known
+
+
+def _columns(keys: tuple[int, ...], device: torch.device) -> Tensor | slice:
+    """Return an index of columns; a slice, which is copied faster, where they follow one another."""
+    first = keys[0] if keys else 0
+    return slice(first, first + len(keys)) if keys == tuple(range(first, first + len(keys))) else as_index(keys, device)
 
 
 class _Logits:
@@ -164,4 +217,4 @@ class _Logits:
                 chosen = [values] if len(slots) == len(values) else [values[slot] for slot in slots]
                 for part in chosen:
                     part[..., call.key_offset : call.key_offset + call.key_count] += mask[:, :, 0]
-        return torch.softmax(values, dim=-1)
+        return softmax_(values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,7 +120,7 @@ def _loaded(
     with explain_out_of_memory(f"loading {name_or_folder} on {target}", _SMALLER):
         with explained(name_or_folder, "its processor"):
             processor = AutoProcessor.from_pretrained(source)
-        with explained(name_or_folder, "its weights"):
+        with explained(name_or_folder, "its weights"), _of_one_class(name_or_folder, config):
             model, report = AutoModelForImageTextToText.from_pretrained(
                 source,
                 config=config,
@@ -136,6 +138,20 @@ def _loaded(
         if device_map is None:
             model = model.to(target)
     return vlm(model.eval(), processor, name_or_folder, finder)
+
+
+@contextmanager
+def _of_one_class(name: str, config: Any) -> Iterator[None]:
+    """Say that weights are of another shape than the config's class has them."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "mismatch" not in str(error):
+            raise
+        raise ModelError(
+            f"the weights of {name} have other shapes than its config asks for, which is of model type "
+            f"{config.model_type!r}: they belong to another class or size; get config and weights of one model"
+        ) from error
 
 
 def _kernel(config: Any) -> str:

@@ -12,35 +12,14 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from grounding.errors import FATAL, GroundingError, ModelError, UnexpectedError
-from grounding.memory import OUT_OF_MEMORY, is_out_of_memory
+from grounding.errors import GroundingError
+from grounding.faults import attempt_one
 
 T = TypeVar("T")
 R = TypeVar("R")
 P = TypeVar("P")
 
 log = logging.getLogger(__name__)
-
-
-def attempt_one(call: Callable[[], R]) -> R | GroundingError:
-    """Return the result of a call, or its error.
-
-    Raises:
-        GroundingError: one of `FATAL`.
-    """
-    try:
-        return call()
-    except FATAL:
-        raise
-    except GroundingError as error:
-        return error
-    except Exception as fault:
-        if is_out_of_memory(fault):
-            return ModelError(OUT_OF_MEMORY)
-        log.debug("an item met an unexpected error", exc_info=True)
-        unexpected = UnexpectedError(fault)
-        unexpected.__cause__ = fault
-        return unexpected
 
 
 def attempt(batch: Sequence[T], run: Callable[[Sequence[T]], Sequence[R]]) -> list[R | GroundingError]:

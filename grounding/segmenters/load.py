@@ -11,6 +11,7 @@ from grounding import compat, hub
 from grounding.devices import resolve_device, resolve_dtype
 from grounding.errors import SegmenterError
 from grounding.files import user_path
+from grounding.model_files import models_beside
 from grounding.segmenters.base import Segmenter
 
 MOBILE_VARIANT = "vit_t"
@@ -81,9 +82,10 @@ def weights_of(name: str) -> Path | str:
     folder = user_path(name)
     if name and folder.is_dir():
         return folder
-    if _HUB_ID.fullmatch(name) and not name.startswith("."):
+    near = hub.did_you_mean(name, models_beside(name))
+    if not near and _HUB_ID.fullmatch(name) and not name.startswith("."):
         return name
-    near = hub.did_you_mean(name, ("mobile-sam",))
+    near = near or hub.did_you_mean(name, ("mobile-sam",))
     raise SegmenterError(f"segmenter {name!r} is not known{near}; known forms: {KNOWN_FORMS}")
 
 

@@ -13,6 +13,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
 from grounding.errors import GroundingError, MethodError
+from grounding.faults import attempt_one
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
 from grounding.models.spelling import spell
@@ -116,14 +118,13 @@ def fit_gains(
         while rows := list(islice(order, settings.batch)):
             slopes = []
             for row in rows:
-                try:
-                    value, slope = samples.likelihood(row, logs)
-                except GroundingError as why:
-                    failed[row] = str(why)
-                    left_out(row, why)
+                found = attempt_one(partial(samples.likelihood, row, logs))
+                if isinstance(found, GroundingError):
+                    failed[row] = str(found)
+                    left_out(row, found)
                 else:
-                    values.append(value)
-                    slopes.append(slope)
+                    values.append(found[0])
+                    slopes.append(found[1])
                 advance()
             if slopes:
                 logs.grad = 2 * settings.penalty * logs.detach() / logs.numel() - torch.stack(slopes).mean(0)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from grounding.attention.rows import as_index, attention_rows
 from grounding.attention.sinks import SINKS, SinkRule
 from grounding.compat import last_logits
 from grounding.errors import GroundingError, ImageError, MethodError
+from grounding.faults import attempt_one
 from grounding.geometry import cell_coverage
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
@@ -79,20 +81,24 @@ def calibrate(
     total = np.zeros((vlm.layer_count, vlm.head_count))
     measured, data, reason = 0, hashlib.sha256(), ""
     for index, source in enumerate(sources):
-        try:
-            sample = source()
-            total += head_values(vlm, sample, kind, sinks=sinks)
-        except GroundingError as why:
-            reason = reason or str(why)
-            left_out(index, why)
+        found = attempt_one(partial(_measured, vlm, source, kind, sinks))
+        if isinstance(found, GroundingError):
+            reason = reason or str(found)
+            left_out(index, found)
         else:
             measured += 1
-            data.update(sample.digest())
+            total += found[0]
+            data.update(found[1])
         advance()
     if measured == 0:
         raise MethodError(f"none of {len(sources)} samples could be measured; of the first one: {reason}")
     values = tuple(tuple(float(v) for v in row) for row in total / measured)
     return Sensitivity(vlm.name, kind, measured, data.hexdigest(), values, seed)
+
+
+def _measured(vlm: VLM, source: Source, kind: Kind, sinks: SinkRule) -> tuple[FloatArray, bytes]:
+    sample = source()
+    return head_values(vlm, sample, kind, sinks=sinks), sample.digest()
 
 
 def head_values(vlm: VLM, sample: CalibrationSample, kind: Kind, *, sinks: SinkRule = SINKS) -> FloatArray:
@@ -126,6 +132,34 @@ def head_values(vlm: VLM, sample: CalibrationSample, kind: Kind, *, sinks: SinkR
             values = _agreement(_image_rows(forced, sinks), _covered(forced, sample.mask))
     if not bool(values.isfinite().all()):
         raise overflow(f"the {kind} of {vlm.name}", vlm.model.dtype)
+    return values.float().cpu().numpy()
+
+
+def mask_effects(vlm: VLM, sample: CalibrationSample) -> FloatArray:
+    """Measure how much every head brings an answer from the cells of the mask.
+
+    As `ablation`, but only the contribution of cells that the mask covers by half is removed.
+
+    Args:
+        vlm: the model.
+        sample: image, question, answer and mask.
+
+    Returns:
+        [L, H] float32, decrease of the mean log-probability of the word's tokens.
+
+    Raises:
+        ImageError: there is no mask, or it covers half of no cell.
+        GroundingError: otherwise as `head_values`.
+    """
+    with explain_out_of_memory(f"measuring heads of {vlm.name}", _REMEDY):
+        forced = TeacherForcedSample.of(vlm, sample)
+        image = forced.prepared.layouts[0].image
+        cells = image[(_covered(forced, sample.mask) >= 0.5).numpy()].tolist()
+        if not cells:
+            raise ImageError("the mask covers half of no cell of the image: leave out things that small")
+        values = _ablation(forced, keys=cells)
+    if not bool(values.isfinite().all()):
+        raise overflow(f"the effects of heads of {vlm.name}", vlm.model.dtype)
     return values.float().cpu().numpy()
 
 
@@ -207,9 +241,14 @@ class _HeadOutputs(Subscriber):
         self._outputs.append(outputs)
 
 
-def _ablation(forced: TeacherForcedSample, at_once: int = 16) -> Tensor:
-    """Compute [L, H]; `at_once` heads are ablated in one batch, each in its own copy."""
+def _ablation(forced: TeacherForcedSample, at_once: int = 16, keys: list[int] | None = None) -> Tensor:
+    """Compute [L, H]; `at_once` heads are ablated in one batch, each in its own copy.
+
+    Image keys are ablated, or those in `keys` alone.
+    """
     editor, vlm = _WithoutImage(forced), forced.vlm
+    if keys is not None:
+        editor.image = keys
     values = torch.zeros(vlm.layer_count, vlm.head_count)
     with torch.no_grad(), apply(vlm.model, editor, forced.prepared.length, 1):
         forward = AnswerForward(forced)

@@ -7,7 +7,10 @@ neighbours:
   its adjectives if a noun follows ("the down jacket", but "the out of focus man");
 - "can" and "mine" are nouns after an adjective or the singular of a thing ("trash can"), or after a word such as
   "this", unless the next word shows a verb phrase: "the can is full", but "a mountain can be seen", "people can sit";
-- a single letter is also a noun after "letter"; "w" and, behind a slash, "o" are short for "with" and "without".
+- a single letter is also a noun after "letter", and two that a slash or "&" joins belong together ("b/w", "b&w"); else
+  "w" and, behind a slash, "o" are short for "with" and "without";
+- "someone", "those" and other pronouns stand for the thing itself where an expression begins with them and a
+  preposition or a participle follows: "someone in red", "those wearing hats".
 
 Notes:
     The rules are our own. Before a verb that is not in the list ("the man can jump") only a tagger knows.
@@ -40,6 +43,12 @@ _COMPOUND = frozenset(("can", "mine"))
 _ACTORS = frozenset(
     "one person people man men woman women child children boy girl guy lady kid animal dog cat horse sheep".split()
 )
+_LETTER_JOINS = ("/", "&")
+# Pronouns that stand for a person or thing before the words in `_BEHIND_SUBJECT` and participles.
+_SUBJECTS = frozenset(
+    "someone somebody something anyone anybody anything those these he she him her they them who".split()
+)
+_BEHIND_SUBJECT = frozenset("in on at with without w by from near behind under above beside between to of".split())
 _PARTICLES = frozenset("up down off out in".split())
 
 
@@ -89,12 +98,39 @@ def kinds_in(text: str, spans: Sequence[Span]) -> tuple[WordKind, ...]:
     found: list[WordKind] = []
     for index, word in enumerate(words):
         kind = kind_of(word)
-        if kind is WordKind.STOP and _is_noun(text, words, spans, found):
-            kind = WordKind.CONTENT
-        elif normal(word) == "o" and index and text[spans[index - 1][0] : spans[index][1]].casefold() == "w/o":
+        if _is_without(text, spans, index):
             kind = WordKind.STOP
+        elif kind is WordKind.STOP and (
+            _is_joined_letter(text, words, spans, index)
+            or _is_subject(words, index)
+            or _is_noun(text, words, spans, found)
+        ):
+            kind = WordKind.CONTENT
         found.append(kind)
     return tuple(found)
+
+
+def _is_without(text: str, spans: Sequence[Span], index: int) -> bool:
+    """Whether a word is half of "w/o"."""
+    start, end = spans[index]
+    return text[start : end + 2].casefold() == "w/o" or text[max(start - 2, 0) : end].casefold() == "w/o"
+
+
+def _is_joined_letter(text: str, words: Sequence[str], spans: Sequence[Span], index: int) -> bool:
+    """Whether a single letter is joined to another: "b/w", "b&w"."""
+    pairs = [(at, at + 1) for at in (index - 1, index) if 0 <= at < len(words) - 1]
+    return any(
+        len(words[one]) == len(words[other]) == 1 and text[spans[one][1] : spans[other][0]] in _LETTER_JOINS
+        for one, other in pairs
+    )
+
+
+def _is_subject(words: Sequence[str], index: int) -> bool:
+    """Whether a pronoun at the start of an expression stands for the thing itself."""
+    if index > 0 or len(words) < 2 or normal(words[0]) not in _SUBJECTS:
+        return False
+    follows = normal(words[1])
+    return follows in _BEHIND_SUBJECT or (follows.endswith("ing") and len(follows) > 4)
 
 
 def _is_noun(text: str, words: Sequence[str], spans: Sequence[Span], before: Sequence[WordKind]) -> bool:

@@ -13,10 +13,10 @@ import tyro
 
 from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import GroundingError, UsageError
+from grounding.faults import attempt_one
 from grounding.files import slug, user_path
 from grounding.images import open_image
 from grounding.pictures import picture_files
-from grounding.runs.attempts import attempt_one
 from grounding.runs.folder import RESULTS
 from grounding.runs.records import RecordLog
 from pipelines.commands.render import token_streamer, write_description

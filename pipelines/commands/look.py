@@ -12,10 +12,10 @@ from rich.text import Text
 
 from grounding.console import emit, stderr, stdout
 from grounding.errors import GroundingError, UsageError
+from grounding.faults import attempt_one
 from grounding.files import folder_if_used, slug, user_path
 from grounding.images import open_image
 from grounding.pictures import is_file, looks_like_a_picture, picture_files
-from grounding.runs.attempts import attempt_one
 from grounding.types import WordKind
 from pipelines.answer_maps import PAGE, SHEET, AnswerMaps, MappedAnswer
 from pipelines.manifest import ManifestItem

@@ -59,6 +59,14 @@ def test_answers_come_in_order_and_are_those_of_generate(model):
     assert found[0] == found[3]
 
 
+def test_a_bad_request_does_not_end_the_run(model, caplog):
+    texts = [unwrap_generation_output(one)[0] for one in model.generate_until([request(0), request(3), request(1)])]
+    assert texts[1] == ""
+    assert texts[0]
+    assert "document 3 of stub is not answered: document 3 of stub shows 3 pictures" in caplog.text
+    assert "1 of 3 requests are not answered" in caplog.text
+
+
 def test_what_it_does_not_do_is_refused(model):
     with pytest.raises(ImageError, match="document 3 of stub shows 3 pictures"):
         model.generate_until([request(3)])

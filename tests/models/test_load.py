@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 
 from grounding import model_files
-from grounding.errors import ModelError
+from grounding.errors import ModelError, SegmenterError
 from grounding.model_files import source_of, starter_folder
 from grounding.models.load import load, load_config
 from grounding.models.maps import record_maps
 from grounding.models.registry import family_class
 from grounding.models.tiny import TINY, tiny_llava
 from grounding.models.tiny.gemma import tiny_paligemma
+from grounding.segmenters.load import weights_of
 from grounding.types import RecordSpec
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8))
@@ -137,7 +138,7 @@ def test_an_unknown_model_type(broken: Path) -> None:
     from transformers import BertConfig
 
     BertConfig().save_pretrained(broken)
-    with pytest.raises(ModelError, match=r"is of model type 'bert'.*known types are llava, qwen2_5_vl"):
+    with pytest.raises(ModelError, match=r"is of model type 'bert'.*known types are .*llava, .*qwen2_5_vl"):
         load(str(broken))
 
 
@@ -241,3 +242,16 @@ def test_out_of_memory_is_one_sentence(error: Exception, saved_llava: Path, monk
     monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", fails)
     with pytest.raises(ModelError, match=r"out of memory while loading .*choose a smaller model"):
         load(str(saved_llava), device="cpu")
+
+
+def test_a_misspelt_folder_beside_a_model_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny" / "llava").mkdir(parents=True)
+    (tmp_path / "tiny" / "llava" / "config.json").write_text("{}")
+    (tmp_path / "owner").mkdir()
+    with pytest.raises(ModelError, match=r"no model folder 'tiny/lava' \(did you mean 'tiny/llava'\?\)"):
+        source_of("tiny/lava")
+    with pytest.raises(SegmenterError, match=r"'tiny/lava' is not known \(did you mean 'tiny/llava'\?\)"):
+        weights_of("tiny/lava")
+    assert source_of("owner/model") == "owner/model"
+    assert source_of("tiny/whisper-large") == "tiny/whisper-large"

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grounding.errors import FATAL, ExpressionError, GroundingError, ImageError, ModelError, UnexpectedError
-from grounding.runs.attempts import attempt, attempt_one, attempt_pictures, cut
+from grounding.faults import attempt_one
+from grounding.runs.attempts import attempt, attempt_pictures, cut
 
 
 def double(batch):

@@ -161,6 +161,12 @@ def test_a_bad_sample_is_reported_and_left_out(vlm: Llava, sample: CalibrationSa
     wrong = CalibrationSample(sample.image, sample.question, sample.answer, "cat")
     both = calibrate(vlm, [lambda: wrong, lambda: sample], "mass", left_out=lambda index, why: left_out.append(index))
     assert (both.n, left_out) == (1, [0])
+
+    def odd() -> CalibrationSample:
+        raise ZeroDivisionError
+
+    both = calibrate(vlm, [odd, lambda: sample], "mass", left_out=lambda index, why: left_out.append(index))
+    assert (both.n, left_out) == (1, [0, 0])
     assert both == calibrate(vlm, [lambda: sample], "mass")
     with pytest.raises(MethodError, match="none of 1 samples could be measured; of the first one: the word 'cat'"):
         calibrate(vlm, [lambda: wrong], "mass")

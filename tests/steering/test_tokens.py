@@ -118,3 +118,11 @@ def test_ranks_and_outliers() -> None:
 def test_a_layer_that_is_not_there_is_refused(llava: Llava) -> None:
     with pytest.raises(MethodError, match="layer 7 of the vision tower does not exist: it has 2"):
         cell_attention(context_of(llava), 7)
+
+
+def test_a_convolutional_tower_with_layers_is_replaced_too() -> None:
+    """The photo starter's tower has a list of blocks, none of which attends."""
+    from grounding.attention.introspect import tower_stack, vision_tower
+    from grounding.models.load import load
+
+    assert tower_stack(vision_tower(load("starter-photo").model)) is None

@@ -108,10 +108,9 @@ class Probed(VLM):
         try:
             return super()._processed(pictures, rendered)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:200]
             raise ModelError(
                 f"the processor of {self.name} does not take {len(pictures[0])} pictures in a prompt of its own chat "
-                f"template ({reason}): give other pictures, or a model with a family of its own"
+                f"template ({one_line(error)}): give other pictures, or a model with a family of its own"
             ) from error
 
 
@@ -133,7 +132,15 @@ def probe(vlm: VLM, size: Size, alone: bool = True, bands: int = BANDS) -> tuple
     prompt = Prompt(vlm, size, alone)
     ids = prompt.encode([Image.new("RGB", size, GREY)])["input_ids"][0].cpu().numpy()
     positions: IntArray = np.flatnonzero(ids == vlm.image_token_id)
-    movement = measure(vlm.model, prompt.encode, vlm.image_token_id, size, bands)
+    try:
+        movement = measure(vlm.model, prompt.encode, vlm.image_token_id, size, bands)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ModelError(
+            f"{vlm.name} does not take what its processor ({type(vlm.processor).__name__}) makes of a picture "
+            f"({one_line(error)}): load the model with its own processor"
+        ) from error
     if not alone:
         positions, movement = positions[: len(positions) // 2], movement.first_half()
     grids = find_grids(movement, positions, vlm.name)
@@ -166,6 +173,11 @@ def _ramps(size: Size) -> Image.Image:
     down = Image.linear_gradient("L").resize(size)
     across = Image.linear_gradient("L").transpose(Image.Transpose.ROTATE_90).resize(size)
     return Image.merge("RGB", (across, down, down))
+
+
+def one_line(error: Exception) -> str:
+    """The beginning of an error's text, as one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def config_image_token_id(config: Any) -> int | None:

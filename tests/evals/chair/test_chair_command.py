@@ -156,7 +156,8 @@ def test_raw_line_separators_of_unicode_do_not_end_a_line(files, capsys):
         ('{"image_id": "a.png", "caption": "a"}', "expected a whole number or a picture's name that ends in one"),
         ('{"image_id": "\u00b2", "caption": "a"}', "expected a whole number or a picture's name"),
         ('{"image_id": ' + "9" * 30 + ', "caption": "a"}', "more than 18 digits"),
-        ('{"a":' * 100_000, "is not JSON"),
+        ('{"a":' * 100_000, "cannot be read: it is nested too deeply"),
+        ('{"image_id": ' + "9" * 5000 + ', "caption": "a"}', "it holds a whole number of more than 4,300 digits"),
     ],
 )
 def test_broken_rows(content, said, refused, files):

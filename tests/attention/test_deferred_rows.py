@@ -1,0 +1,263 @@
+"""Rows of several decode steps computed together equal those computed step by step."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from grounding.attention import Recording, RowRequest, deferred_rows, record
+from grounding.attention.deferred_rows import STEPS, DeferredRows
+from grounding.errors import BudgetError, ModelError, RecordingError
+from grounding.types import RecordSpec
+
+N = 12
+MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
+TOLERANCE = {"atol": 2e-6, "rtol": 0}
+
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return llama()
+
+
+def llama(dtype: torch.dtype = torch.float32) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return LlamaForCausalLM(LlamaConfig(**SIZES)).eval().to(dtype)
+
+
+def capped_model(window: int) -> Any:
+    """Gemma 2, whose first layer has a window and whose logits are capped; eager attention, with a mask."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    layers = ["sliding_attention", "full_attention", "full_attention"]
+    config = Gemma2Config(**SIZES, attn_logit_softcapping=3.0, sliding_window=window, layer_types=layers)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        found = Gemma2ForCausalLM(config).eval()
+    found.set_attn_implementation("eager")
+    return found
+
+
+def request(batch: int = 1, **options: Any) -> RowRequest:
+    return RowRequest(((N - 1,),) * batch, decode=True, **options)
+
+
+def generate(model: Any, batch: int = 1, steps: int = STEPS + 5, **options: Any) -> Any:
+    ids = torch.arange(5, 5 + batch * N).reshape(batch, N) % 60 + 2
+    mask = torch.ones_like(ids)
+    if batch > 1:
+        ids[1, :3] = mask[1, :3] = 0
+    given = {"max_new_tokens": steps + 1, "min_new_tokens": steps + 1, "do_sample": False, **options}
+    return model.generate(ids, attention_mask=mask, **given)
+
+
+def at_once(model: Any, asked: RowRequest, action: Callable[[], Any]) -> list[list[Tensor]]:
+    """Rows of every step as `on_step` gives them: per step, per batch element [L, H, 1, C]."""
+    steps: list[list[Tensor]] = []
+    with record(model, asked, on_step=steps.append):
+        action()
+    return steps
+
+
+def assert_equal(found: Recording, expected: list[list[Tensor]], **tolerance: float) -> None:
+    for element, rows in enumerate(found.decode):
+        assert len(rows) == len(expected)
+        for row, step in zip(rows, expected, strict=True):
+            own = step[element]
+            torch.testing.assert_close(row[..., : own.shape[-1]], own, **(tolerance or TOLERANCE))
+            assert not row[..., own.shape[-1] :].any()
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Record how many steps each product serves."""
+    served: list[int] = []
+    write = deferred_rows.write_logits
+    monkeypatch.setattr(
+        deferred_rows,
+        "write_logits",
+        lambda out, query, key, scale: (served.append(query.shape[2]), write(out, query, key, scale)),
+    )
+    return served
+
+
+KEPT: dict[str, dict[str, Any]] = {
+    "all columns": {},
+    "a range of columns": {"keys": ((3, 4, 5), (6, 7))},
+    "columns and heads": {"keys": ((8, 3), (5, 9)), "spec": RecordSpec(heads=(3, 1))},
+    "some layers": {"spec": RecordSpec(layers=(2, 0))},
+    "mean of heads": {"spec": RecordSpec(reduce="heads")},
+    "mean of layers": {"spec": RecordSpec(reduce="layers")},
+    "mean of both": {"keys": ((8,), (5,)), "spec": RecordSpec(reduce="both")},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kept", KEPT)
+@pytest.mark.parametrize("together", [1, 1 << 20])
+def test_rows_equal_those_of_single_steps(
+    model: Any, kept: str, mode: str, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A padded batch, with the layers computed one by one and together."""
+    monkeypatch.setattr(deferred_rows, "CACHED_BYTES", together)
+    served = counted(monkeypatch)
+    asked = request(2, **KEPT[kept])
+    with MODES[mode](), record(model, asked) as found:
+        generate(model, 2)
+    assert max(served) == STEPS
+    with torch.no_grad():
+        assert_equal(found, at_once(model, asked, lambda: generate(model, 2)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    half, served = llama(dtype), counted(monkeypatch)
+    with torch.inference_mode(), record(half, request()) as found:
+        generate(half)
+    assert max(served) == STEPS
+    with torch.no_grad():
+        assert_equal(found, at_once(half, request(), lambda: generate(half)))
+
+
+def test_soft_caps_windows_and_a_block_within_inference_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recording ends outside the mode in which the model ran; a layer with a window is computed at once."""
+    capped, served = capped_model(window=8), counted(monkeypatch)
+    asked = request(spec=RecordSpec(reduce="layers"))
+    with record(capped, asked) as found, torch.inference_mode():
+        generate(capped)
+    assert max(served) == STEPS
+    assert_equal(found, at_once(capped, asked, lambda: generate(capped)))
+
+
+def test_a_cache_that_overwrites_is_computed_at_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    served, options = counted(monkeypatch), {"cache_implementation": "static", "disable_compile": True}
+    with torch.no_grad():
+        with record(model, request()) as found:
+            generate(model, **options)
+        assert_equal(found, at_once(model, request(), lambda: generate(model, **options)))
+    assert not served
+
+
+def stepped(model: Any, change: Callable[[Any], None], *, at: int = 6, steps: int = 10) -> Callable[[], None]:
+    """Passes of one token, with a change of the cache before one of them."""
+    from transformers import DynamicCache
+
+    from grounding.compat import cache_argument
+
+    def run() -> None:
+        cache = DynamicCache()
+        options = {cache_argument(model): cache, "use_cache": True}
+        model(torch.arange(5, 5 + N)[None], **options)
+        for step in range(steps):
+            if step == at:
+                change(cache)
+            model(torch.tensor([[step + 7]]), **options)
+
+    return run
+
+
+def knock_out(cache: Any) -> None:
+    keys = cache.layers[1].keys.clone()
+    keys[:, :, 2:6] *= -2
+    cache.layers[1].keys = keys
+
+
+def knock_out_in_place(cache: Any) -> None:
+    cache.layers[1].keys[:, :, 2:6] *= -2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cache_with_new_tensors_between_steps(model: Any, mode: str) -> None:
+    with MODES[mode]():
+        with record(model, request()) as found:
+            stepped(model, knock_out)()
+        assert_equal(found, at_once(model, request(), stepped(model, knock_out)))
+        with record(model, request()) as plain:
+            stepped(model, lambda _: None)()
+    assert not torch.equal(plain.decode[0][6:], found.decode[0][6:])
+
+
+@pytest.mark.parametrize("at", [6, 9])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_change_in_place_is_refused(model: Any, mode: str, at: int) -> None:
+    with MODES[mode]():
+        with pytest.raises(RecordingError, match=r"keys of layer 1 were changed in place .* or record with on_step"):
+            run_recorded(model, stepped(model, knock_out_in_place, at=at))
+        assert len(at_once(model, request(), stepped(model, knock_out_in_place, at=at))) == 10
+        run_recorded(model, stepped(model, knock_out_in_place, at=0))  # before any step is held
+
+
+def run_recorded(model: Any, action: Callable[[], Any]) -> None:
+    with record(model, request()):
+        action()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_cache_is_free_once_generate_has_ended(model: Any, mode: str) -> None:
+    with MODES[mode]():
+        with record(model, request()) as found:
+            generate(model, return_dict_in_generate=True).past_key_values.reset()
+        assert_equal(found, at_once(model, request(), lambda: generate(model)))
+
+
+def test_no_former_keys_are_held(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[int] = []
+    made: list[Any] = []
+    add = DeferredRows.add
+
+    def watched(self: DeferredRows, layer: int, call: Any) -> bool:
+        made.append(weakref.ref(call.key))
+        held = add(self, layer, call)
+        assert held
+        alive.append(sum(key() is not None for key in made))
+        return held
+
+    monkeypatch.setattr(DeferredRows, "add", watched)
+    with torch.no_grad(), record(model, request()):
+        generate(model)
+    assert len(made) > STEPS * 3
+    assert max(alive) <= 4, "the cache's own three, and one that grows"
+
+
+def test_decode_steps_over_the_budget_are_refused_at_the_step_that_exceeds_it(model: Any) -> None:
+    bytes_ = 3 * 4 * (N + 1) * 4 * 5
+    asked = RowRequest(
+        ((N - 1,),), keys=(tuple(range(N)),), decode=True, decode_steps=0, spec=RecordSpec(budget_bytes=bytes_ + 4096)
+    )
+    with (
+        torch.no_grad(),
+        pytest.raises(BudgetError, match=r"^(\d+) decode steps take more") as refused,
+        record(model, asked),
+    ):
+        generate(model, steps=60)
+    steps = int(str(refused.value).split()[0])
+    assert steps == (bytes_ + 4096) // (3 * 4 * N * 4) + 1
+
+
+def test_attention_that_overflows_in_a_held_step_is_named(model: Any) -> None:
+    def spoil(cache: Any) -> None:
+        cache.layers[2].keys = torch.full_like(cache.layers[2].keys, torch.inf)
+
+    for mode in MODES.values():
+        with mode(), pytest.raises(ModelError, match=r"overflow|not finite"):
+            run_recorded(model, stepped(model, spoil))
