@@ -175,13 +175,13 @@ OPTIONS: dict[str, Callable[[Data], tuple[str, ...]]] = {
     "eval scenes": lambda data: ("--limit", "2"),
     "lab": lambda data: ("--plan", plan(data)),
     "look": lambda data: (picture(data),),
-    "models": lambda data: (),
     "segment": lambda data: (picture(data), f"the {data.thing}"),
 }
 SMALL = {
     # Numbers that are for hours of work, made small; how a model is asked stays as it is.
     "calibrate gains": ("--passes", "1"),
     "eval candidates": ("--limit", "1"),
+    "doctor": ("--no-weights",),
     "eval photos": ("--limit", "2"),
 }
 
