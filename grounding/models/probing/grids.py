@@ -91,7 +91,7 @@ def _read(cells: Sequence[Cell], name: str) -> list[Rows]:
     blocks = _blocks(_rows(cells))
     if any(min(len(one), len(one[0])) == 1 for one in blocks) and len(blocks) > 1:
         blocks = _lattice(cells) or blocks  # in another order than row by row
-    if sum(len(one) * len(one[0]) == 1 for one in blocks) > 1:
+    if sum(min(len(one), len(one[0])) == 1 for one in blocks) > 1:  # pieces of grids
         raise ModelError(
             f"the {len(cells)} image tokens of {name} that move with the picture do not follow one another as cells of "
             "a grid do, so probing cannot place them: this model needs a family of its own"
