@@ -19,6 +19,10 @@ from grounding.models.probing.family import Probed, probe
 
 NO_CHAT = ("paligemma",)
 """Families without a chat template: their pictures are probed in the family's own prompt."""
+NOT_PROBED = ("deepseek_vl", "deepseek_vl_hybrid", "kimi_k25", "llama4", "molmo2")
+"""Families that need their own file: cells of padding, which no part of the picture moves (the first three and Llama 4,
+whose decoder is one module deeper too), convolutions that carry change to other cells (the hybrid), and a token that
+the processor puts before the prompt (Molmo2)."""
 BANDS = 32
 
 
@@ -49,7 +53,7 @@ def check_grids(found: tuple[ImageGrid, ...], claimed: tuple[ImageGrid, ...]) ->
 
 
 def chatting() -> list[str]:
-    return [name for name in FAMILIES if name.partition("/")[0] not in NO_CHAT]
+    return [name for name in FAMILIES if name.partition("/")[0] not in (*NO_CHAT, *NOT_PROBED)]
 
 
 @pytest.mark.parametrize("name", chatting())
@@ -70,7 +74,7 @@ def test_a_hidden_family_has_the_same_layout_of_two_pictures(name: str) -> None:
     check_grids(found.layouts[0].grids, claimed.layouts[0].grids)
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in chatting()])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name.partition("/")[0] in NO_CHAT])
 def test_without_a_chat_template_the_layout_alone_is_found(name: str) -> None:
     vlm = known(name)
     for size in FAMILIES[name].sizes:
