@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
 from operator import or_
 
+from grounding.errors import MethodError
 from grounding.maps.ensemble import HOW, JoinModels
 from grounding.methods import Method, without
 from grounding.points import ArgMax
@@ -25,7 +27,8 @@ LADDER = {
 def ablations(method: Method, models: Sequence[str] = ()) -> dict[str, Method]:
     """The method without each of its parts, by what is different in it.
 
-    Each stage is left out in turn (an axis that it would have averaged is averaged when the map is composed). The
+    Each stage that later ones can do without is left out in turn (an axis that it would have averaged is averaged when
+    the map is composed). The
     point rule is replaced by the one point at the maximum, the mask choice by the segmenter's own estimate, and the
     cascade by one call. See `ladder` for what else a method with magnets or sinks has, and `joins` an ensemble's.
 
@@ -33,7 +36,11 @@ def ablations(method: Method, models: Sequence[str] = ()) -> dict[str, Method]:
         method: the full method.
         models: an ensemble's models.
     """
-    found = {f"without {stage.name}": without(method, stage.name) for stage in method.stages} | joins(method, models)
+    found = {}
+    for stage in method.stages:
+        with suppress(MethodError):  # later stages need it
+            found[f"without {stage.name}"] = without(method, stage.name)
+    found |= joins(method, models)
     if not isinstance(method.points, ArgMax):
         found["one point at the maximum"] = replace(method, points=ArgMax())
     if method.mask.choice != "iou":
@@ -75,7 +82,7 @@ def joins(method: Method, models: Sequence[str]) -> dict[str, Method]:
 
 
 def shared_spec(methods: Iterable[Method], layer_count: int) -> RecordSpec:
-    """The one recording that every method of a list can run on; all need the same magnets and the same flow, or none.
+    """The one recording that every method of a list can run on; all need the same kind of attention, magnets and flow.
 
     Args:
         methods: at least one.
@@ -85,7 +92,8 @@ def shared_spec(methods: Iterable[Method], layer_count: int) -> RecordSpec:
 
 
 def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> dict[RecordSpec, dict[str, Method]]:
-    """The least recordings that serve all methods: one per list of magnets and per flow, which change every weight.
+    """The least recordings that serve all methods: one per kind of attention, list of magnets and flow, which change
+    every weight.
 
     Args:
         methods: by name.
@@ -99,5 +107,5 @@ def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> dict[R
         spec = method.record_spec(layer_count)
         # A flow's layers are a part of it, whereas single layers are left out again by the methods that need fewer.
         through = None if spec.flow is None else (spec.flow, spec.layers)
-        groups.setdefault((spec.magnets, through), {})[name] = method
+        groups.setdefault((spec.magnets, through, spec.attention), {})[name] = method
     return {shared_spec(group.values(), layer_count): group for group in groups.values()}

@@ -17,6 +17,7 @@ from grounding.attention.backends.compiled import (
     refuse_compiled,
 )
 from grounding.attention.backends.diffusers import DispatchTap, dispatching, uses_dispatcher
+from grounding.attention.backends.linear import emitting_linear
 from grounding.attention.backends.sdpa import SdpaTap, head_count
 from grounding.attention.backends.transformers import emitting, refuse_kernel, uses_interface
 from grounding.attention.call import AttentionCall
@@ -68,6 +69,11 @@ def intercept(
     compiled = has_compiled_parts(model)
     if compiled:
         refuse_compiled(stack, scope, outside)
+        if scope.linear:
+            raise RecordingError(
+                "layers of linear attention are recorded of code that is not compiled: run the model without "
+                "torch.compile, or record its layers of softmax attention"
+            )
     fixed = [i for i in outside if not uses_dispatcher(stack.layers[i])]
     if scope.edits and (fixed or backend == "sdpa") and scope.calls:
         layer = stack.layers[fixed[0] if fixed else next(iter(scope.calls))]
@@ -92,6 +98,8 @@ def intercept(
                 undo.enter_context(dispatching())
             for i in scope.calls:
                 _tap(undo, route, passes, i, stack.layers[i], scope.log_sum_exp, backend)
+        for i in scope.linear:
+            undo.enter_context(emitting_linear(route, i, stack.layers[i]))
         for i in scope.residuals:
             _emit_residual(undo, route, i, stack.layers[i])
         for i in scope.gates:
@@ -106,7 +114,7 @@ def refuse_missing(scope: Scope, stack: LayerStack) -> None:
         RecordingError: one does not; the message names the first.
     """
     count = len(stack.layers)
-    for i in (*scope.calls, *scope.residuals, *scope.gates):
+    for i in (*scope.calls, *scope.residuals, *scope.gates, *scope.linear):
         if not 0 <= i < count:
             raise RecordingError(f"layer {i} does not exist: the model has {count} (0 to {count - 1})")
 

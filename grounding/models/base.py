@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
-from grounding.attention.coverage import row_layers
+from grounding.attention.coverage import linear_layers, row_layers
 from grounding.attention.introspect import decoder_stack
 from grounding.compat import reports_replacements
 from grounding.errors import ImageError, MethodError, ModelError
@@ -30,7 +30,7 @@ from grounding.models.prepared import Prepared, last_word
 from grounding.text.parse import NounFinder, parse
 from grounding.text.vocabulary import refuse_broken_text, refuse_control_tokens, refuse_unknown
 from grounding.text.words import split_words
-from grounding.types import AttentionMaps, IntArray, RecordSpec, Word
+from grounding.types import Attention, AttentionMaps, IntArray, RecordSpec, Word
 
 DEFAULT_PROMPT = "Where is {expression}?"
 DEFAULT_QUESTION = "Please describe this image in detail."
@@ -86,6 +86,8 @@ class VLM(ABC):
                 f"{self.name} has no attention weights in layers {', '.join(map(str, self.skipped_layers))} of its "
                 f"{self.layer_count} (linear attention): maps and steering leave them out."
             )
+            if self.linear_layers:
+                skipped += " A method with the stage 'linear-layers' maps them instead."
             self.notice = f"{self.notice} {skipped}" if self.notice else skipped
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -137,23 +139,38 @@ class VLM(ABC):
         """The layers with attention weights; in a hybrid model the others are linear attention or convolutions."""
         return row_layers(decoder_stack(self.model, self.decoder))
 
+    @cached_property
+    def linear_layers(self) -> tuple[int, ...]:
+        """The layers that attend by the gated delta rule, whose signed weights can be recorded for maps."""
+        return linear_layers(decoder_stack(self.model, self.decoder))
+
     @property
     def skipped_layers(self) -> tuple[int, ...]:
-        """The layers without attention weights, which maps and steering leave out."""
-        return tuple(sorted(set(range(self.layer_count)) - set(self.row_layers)))
+        """The layers without attention weights, which maps of softmax attention and steering leave out."""
+        return self.layers_without("softmax")
 
-    def with_rows(self, layers: Iterable[int]) -> tuple[int, ...]:
-        """Those of some layers that have attention weights.
+    def layers_without(self, attention: Attention) -> tuple[int, ...]:
+        """The layers that have no weights of a kind of attention."""
+        fit = self.row_layers if attention == "softmax" else self.linear_layers
+        return tuple(sorted(set(range(self.layer_count)) - set(fit)))
+
+    def with_rows(self, layers: Iterable[int], attention: Attention = "softmax") -> tuple[int, ...]:
+        """Those of some layers that have weights of a kind of attention.
 
         Raises:
             MethodError: none of them has.
         """
         wanted = tuple(layers)
-        kept = tuple(layer for layer in wanted if layer in self.row_layers)
-        if wanted and not kept:
+        fit = self.row_layers if attention == "softmax" else self.linear_layers
+        kept = tuple(layer for layer in wanted if layer in fit)
+        if attention == "linear" and not fit:
             raise MethodError(
-                f"layers {list(wanted)} of {self.name} have no attention weights: choose of {list(self.row_layers)}"
+                f"{self.name} has no layers of linear attention (the gated delta rule, as in Qwen3.5): leave the stage "
+                "'linear-layers' out"
             )
+        if wanted and not kept:
+            kind = "attention weights" if attention == "softmax" else "weights of linear attention"
+            raise MethodError(f"layers {list(wanted)} of {self.name} have no {kind}: choose of {list(fit)}")
         return kept
 
     @property
