@@ -38,7 +38,7 @@ def ablations(method: Method, models: Sequence[str] = ()) -> dict[str, Method]:
     """
     found = {}
     for stage in method.stages:
-        with suppress(MethodError):  # later stages need it
+        with suppress(MethodError):  # later stages need it, as a change of sinks needs magnets
             found[f"without {stage.name}"] = without(method, stage.name)
     found |= joins(method, models)
     if not isinstance(method.points, ArgMax):
@@ -60,8 +60,9 @@ def ladder(method: Method) -> dict[str, Method]:
         return {}
     found = {}
     for count in range(len(names)):
-        rung = reduce(without, names[count:], method)
-        found[f"+ {LADDER[names[count - 1]]}" if count else "raw map of all words"] = rung
+        with suppress(MethodError):
+            rung = reduce(without, names[count:], method)
+            found[f"+ {LADDER[names[count - 1]]}" if count else "raw map of all words"] = rung
     return found
 
 
@@ -82,7 +83,7 @@ def joins(method: Method, models: Sequence[str]) -> dict[str, Method]:
 
 
 def shared_spec(methods: Iterable[Method], layer_count: int) -> RecordSpec:
-    """The one recording that every method of a list can run on; all need the same kind of attention, magnets and flow.
+    """The one recording that every method of a list can run on; none may run the model otherwise than the others.
 
     Args:
         methods: at least one.
@@ -92,8 +93,9 @@ def shared_spec(methods: Iterable[Method], layer_count: int) -> RecordSpec:
 
 
 def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> dict[RecordSpec, dict[str, Method]]:
-    """The least recordings that serve all methods: one per kind of attention, list of magnets and flow, which change
-    every weight.
+    """The least recordings that serve all methods.
+
+    One per kind of attention, list of magnets, edit of sinks, readout and flow, since each changes every weight.
 
     Args:
         methods: by name.
@@ -107,5 +109,5 @@ def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> dict[R
         spec = method.record_spec(layer_count)
         # A flow's layers are a part of it, whereas single layers are left out again by the methods that need fewer.
         through = None if spec.flow is None else (spec.flow, spec.layers)
-        groups.setdefault((spec.magnets, through, spec.attention), {})[name] = method
+        groups.setdefault((spec.attention, spec.magnets, spec.sinks, spec.readout, through), {})[name] = method
     return {shared_spec(group.values(), layer_count): group for group in groups.values()}

@@ -31,14 +31,16 @@ class Outcome:
         return self.intersection / self.union if self.union else 0.0
 
 
-def judge(points: PointPrompts, segment: Segment, truth: BoolArray) -> Outcome:
+def judge(points: PointPrompts, segment: Segment | None, truth: BoolArray) -> Outcome:
     """Score an answer.
 
     Args:
         points: the point prompt.
-        segment: the segmenter's answer, mask [H, W].
+        segment: the segmenter's answer, mask [H, W]; None where nothing fits, which is an empty mask.
         truth: the target's mask, bool [H, W].
     """
+    if segment is None:
+        return Outcome(best_point_hits(points, truth), 0, int(truth.sum()))
     return Outcome(
         hit=best_point_hits(points, truth),
         intersection=int((segment.mask & truth).sum()),

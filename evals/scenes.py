@@ -20,7 +20,7 @@ from grounding.runs.attempts import attempt
 from grounding.scenes.drawing import Scene, draw_scene
 from grounding.scenes.files import scene_seed
 from grounding.scenes.language import Expression, SceneTexts
-from grounding.segmenters.mask_selection import predict_mask
+from grounding.segmenters.mask_selection import MaskRule, predict_mask
 from grounding.types import AttentionMaps, BoolArray, PointPrompts
 from pipelines.referring import ReferringSegmentation
 
@@ -186,12 +186,13 @@ def _answer(
         points = method.points(heatmap)
     except (EmptyMapError, ExpressionError):
         return gave_up(sample.truth)
-    return judge(points, pipe.ask(heatmap, points, sample.expression, method), sample.truth)
+    answer = pipe.ask(sample.image, sample.expression, maps, heatmap, points, method)
+    return judge(points, answer.segment, sample.truth)
 
 
 def _point(pipe: ReferringSegmentation, sample: ExpressionSample, point: PointPrompts) -> Outcome:
     """A control's answer: a point that does not come from the model, and the segmenter's own choice of the mask."""
-    return judge(point, predict_mask(pipe.segmenter, point, rule="iou"), sample.truth)
+    return judge(point, predict_mask(pipe.segmenter, point, rule=MaskRule("iou", specks=0.0)), sample.truth)
 
 
 def _centre(image: Image.Image) -> PointPrompts:

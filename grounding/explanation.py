@@ -27,7 +27,10 @@ An `Explanation` holds all of it as data; `grounding.viz_explanation` draws it, 
       "map": [[...]],                         # the heat map that points and masks were compared with
       "points": {"xy": [[x, y]], "label": [1], "weight": [1.0], "box_xyxy": null},
       "rule": "...",                          # how one candidate is chosen, in words
-      "candidates": [{                        # in the segmenter's order; exactly one is chosen
+      "confidence": 0.71,                     # that the chosen one is right; null where none was fitted
+      "candidates": [{                        # one is chosen, or none where nothing fits; of one prompt in the
+                                              # segmenter's order, of several proposers' best first
+        "origin": "the method's points",      # what led to it
         "segmentation": {...}, "area": 1234,  # COCO run lengths; pixels
         "estimated_iou": 0.93,                # the segmenter's own estimate
         "agreement": 0.71,                    # with the heat map, by the method's measure
@@ -41,9 +44,12 @@ Maps of words and stages have one value for each of the model's cells, whatever 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from grounding.candidates.base import RankedCandidate
+from grounding.candidates.rule import CandidateRule
 from grounding.equality import ByValue
 from grounding.io import encode_mask
 from grounding.map_trace import MapTrace, WordTrace
@@ -52,6 +58,9 @@ from grounding.types import BoolArray, FloatArray, Heatmap, PointPrompts
 
 if TYPE_CHECKING:
     from grounding.segmenters.base import MaskCandidates
+
+
+OWN_POINTS = "the method's points"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +74,7 @@ class CandidateTrace(ByValue):
         score: by the rule; the largest is chosen.
         chosen: whether it was.
         why: the score in words.
+        origin: what led to it, in words.
     """
 
     mask: BoolArray
@@ -73,6 +83,7 @@ class CandidateTrace(ByValue):
     score: float
     chosen: bool
     why: str
+    origin: str = OWN_POINTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +97,8 @@ class Explanation(ByValue):
         trace: from recorded attention to the heat map.
         points: the segmenter's point prompts.
         rule: how one candidate is chosen, in words.
-        candidates: the segmenter's masks, in its order.
+        candidates: the masks of one prompt in the segmenter's order, or the best of several prompts, best first.
+        confidence: the probability that the chosen one is right; None where none was fitted.
     """
 
     expression: str
@@ -96,11 +108,12 @@ class Explanation(ByValue):
     points: PointPrompts
     rule: str
     candidates: tuple[CandidateTrace, ...]
+    confidence: float | None = None
 
     @property
-    def chosen(self) -> CandidateTrace:
-        """The candidate that became the mask."""
-        return next(one for one in self.candidates if one.chosen)
+    def chosen(self) -> CandidateTrace | None:
+        """The candidate that became the mask; None where nothing fits."""
+        return next((one for one in self.candidates if one.chosen), None)
 
     def to_json(self) -> dict[str, Any]:
         """The explanation as JSON data; the keys are described at the top of this module."""
@@ -132,8 +145,10 @@ class Explanation(ByValue):
                 "box_xyxy": None if points.box_xyxy is None else [round(side, 2) for side in points.box_xyxy],
             },
             "rule": self.rule,
+            "confidence": None if self.confidence is None else round(self.confidence, 6),
             "candidates": [
                 {
+                    "origin": one.origin,
                     "segmentation": encode_mask(one.mask),
                     "area": int(one.mask.sum()),
                     "estimated_iou": round(one.estimated_iou, 6),
@@ -147,13 +162,16 @@ class Explanation(ByValue):
         }
 
 
-def trace_candidates(candidates: MaskCandidates, heatmap: Heatmap, rule: MaskRule) -> tuple[CandidateTrace, ...]:
+def trace_candidates(
+    candidates: MaskCandidates, heatmap: Heatmap, rule: MaskRule, *, chosen: bool = True
+) -> tuple[CandidateTrace, ...]:
     """Say of every candidate how the rule scores it.
 
     Args:
         candidates: the masks that the rule selected from.
         heatmap: the map they were compared with.
         rule: the method's.
+        chosen: whether the best one was taken.
     """
     best = select_mask(candidates, heatmap, rule)
     scores = rule.scores(candidates, heatmap)
@@ -161,8 +179,40 @@ def trace_candidates(candidates: MaskCandidates, heatmap: Heatmap, rule: MaskRul
     for index, (mask, estimate, score) in enumerate(zip(candidates.masks, candidates.scores, scores, strict=True)):
         agreed = agreement(mask, heatmap, rule.measure)
         why = _why(rule, float(estimate), agreed, float(score), float(mask.mean()))
-        found.append(CandidateTrace(mask, float(estimate), agreed, float(score), index == best, why))
+        found.append(CandidateTrace(mask, float(estimate), agreed, float(score), chosen and index == best, why))
     return tuple(found)
+
+
+def trace_ranking(ranking: Sequence[RankedCandidate], *, chosen: bool = True) -> tuple[CandidateTrace, ...]:
+    """The candidates of several prompts, best first; the first is the chosen one where one was taken."""
+    return tuple(
+        CandidateTrace(
+            mask=one.candidate.mask,
+            estimated_iou=one.candidate.score,
+            agreement=one.features["agreement"],
+            score=one.score,
+            chosen=chosen and place == 0,
+            why=one.why,
+            origin=one.candidate.origin,
+        )
+        for place, one in enumerate(ranking)
+    )
+
+
+def choice_in_words(candidates: CandidateRule, rule: MaskRule) -> str:
+    """Say who proposes and how one candidate is chosen."""
+    if candidates.kind == "points":
+        return rule_in_words(rule)
+    proposer = {
+        "boxes": "the segmenter's masks of several prompts of the map",
+        "auto": "the picture's own masks, from a grid of points",
+        "sam3": f"the instances that {candidates.concepts} finds",
+    }[candidates.kind]
+    return f"of {proposer}, the one of the highest weighted sum of features is chosen{_cleaned(rule)}"
+
+
+def _cleaned(rule: MaskRule) -> str:
+    return f"; then specks below {rule.specks:.0%} are removed" if rule.specks else ""
 
 
 def rule_in_words(rule: MaskRule) -> str:
@@ -174,8 +224,7 @@ def rule_in_words(rule: MaskRule) -> str:
         "both": f"the segmenter's estimate × the agreement with the map{measure}",
     }[rule.choice]
     calls = " of the last of three calls" if rule.cascade else ""
-    specks = f"; then specks below {rule.specks:.0%} are removed" if rule.specks else ""
-    return f"the highest score{calls} is chosen: {by}{specks}"
+    return f"the highest score{calls} is chosen: {by}{_cleaned(rule)}"
 
 
 def _why(rule: MaskRule, estimate: float, agreed: float, score: float, share: float) -> str:

@@ -1,4 +1,4 @@
-"""Define methods: the stages a map goes through, the point rule and the mask rule. One YAML file each.
+"""Define methods: the stages a map goes through, the point rule, and the choice of a mask. One YAML file each.
 
 A method from a new paper is one file under `configs/methods/` and, where it computes something new, one stage. A stage
 or point rule may come from another distribution; see `grounding.registry`.
@@ -15,9 +15,15 @@ from typing import Any
 import yaml
 
 from grounding import schema
+from grounding.candidates.confidence import Confidence
+from grounding.candidates.rule import CandidateRule
+from grounding.candidates.verification import Verification
 from grounding.errors import MethodError
+from grounding.joint_spec import Readout
 from grounding.maps.base import Part, Stage
 from grounding.maps.compose import Compose
+from grounding.maps.magnets import Magnets
+from grounding.maps.text_sinks import TextSinks
 from grounding.points import RULES, PointRule, SpreadPoints
 from grounding.presets import read_shipped, shipped_names
 from grounding.registry import Registry
@@ -77,9 +83,13 @@ class Method:
         source: the paper, and what in the file is not found there but chosen by this project.
         prompt: what the model is asked, with `{expression}` in it; None is the model family's own prompt.
         stages: the steps on the attention maps, in order.
+        readout: what maps are read from, for diffusion transformers.
         compose: from cells to the image.
         points: the point rule.
-        mask: how one mask is chosen among the segmenter's candidates.
+        mask: how one mask is chosen among those of one prompt, and cleaned.
+        candidates: where masks come from, and how one of them is chosen where they come from several prompts.
+        confidence: how sure an answer is, fitted on annotated pictures; None where nobody did.
+        verification: how a region is shown again and what is asked, where `candidates` says that it is.
     """
 
     name: str
@@ -87,9 +97,13 @@ class Method:
     source: str
     stages: tuple[Stage, ...]
     prompt: str | None = None
+    readout: Readout = field(default_factory=Readout)
     compose: Compose = field(default_factory=Compose)
     points: PointRule = field(default_factory=SpreadPoints)
     mask: MaskRule = field(default_factory=MaskRule)
+    candidates: CandidateRule = field(default_factory=CandidateRule)
+    confidence: Confidence | None = None
+    verification: Verification = field(default_factory=Verification)
 
     def __post_init__(self) -> None:
         if self.prompt is not None and "{expression}" not in self.prompt:
@@ -98,6 +112,13 @@ class Method:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise MethodError(f"method {self.name!r}: stage {twice[0]!r} occurs twice; each may occur once")
+        if any(isinstance(each, TextSinks) and each.handling == "redirect" for each in self.stages) and not any(
+            isinstance(each, Magnets) and each.needs(None).magnets for each in self.stages
+        ):
+            raise MethodError(
+                f"method {self.name!r}: sinks can only be redirected onto magnets: add the stage 'magnets', or handle "
+                "sinks by 'mask'"
+            )
         for index, earlier in enumerate(self.stages):
             for later in self.stages[index + 1 :]:
                 self._check_order(earlier, later)
@@ -149,7 +170,7 @@ class Method:
         Raises:
             MethodError: a stage names layers that the model does not have, or two stages name different prompts.
         """
-        wanted = RecordSpec()
+        wanted = RecordSpec(readout=None if self.readout == Readout() else self.readout)
         layers: set[int] = set()
         reduce: Reduce = "none"
         heads_read = False
@@ -171,10 +192,14 @@ class Method:
             "description": self.description,
             "source": self.source,
             "prompt": self.prompt,
+            "readout": schema.plain(self.readout),
             "stages": [{"stage": stage.name, **schema.plain(stage)} for stage in self.stages],
             "compose": schema.plain(self.compose),
             "points": {"rule": self.points.name, **schema.plain(self.points)},
             "mask": schema.plain(self.mask),
+            "candidates": schema.plain(self.candidates),
+            "confidence": schema.plain(self.confidence),
+            "verification": schema.plain(self.verification),
         }
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
 
@@ -221,16 +246,20 @@ def parse_method(text: str, name: str, where: str) -> Method:
             raise MethodError(f"{where}: {key} must be text, got {data.get(key)!r}")
     if not isinstance(data["stages"], list):
         raise MethodError(f"{where}: stages must be a list, each entry starting with 'stage: name'")
-    points = data.get("points")
+    points, confidence = data.get("points"), data.get("confidence")
     return Method(
         name=name,
         description=data["description"].strip(),
         source=data["source"].strip(),
         prompt=data.get("prompt"),
         stages=tuple(STAGES.build(entry, "stage", where) for entry in data["stages"]),
+        readout=schema.build(Readout, data.get("readout"), f"{where}: readout"),
         compose=schema.build(Compose, data.get("compose"), f"{where}: compose"),
         points=SpreadPoints() if points is None else RULES.build(points, "rule", where),
         mask=schema.build(MaskRule, data.get("mask"), f"{where}: mask"),
+        candidates=schema.build(CandidateRule, data.get("candidates"), f"{where}: candidates"),
+        confidence=None if confidence is None else schema.build(Confidence, confidence, f"{where}: confidence"),
+        verification=schema.build(Verification, data.get("verification"), f"{where}: verification"),
     )
 
 

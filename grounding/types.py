@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,10 @@ from grounding.attention_flow import AttentionFlow
 from grounding.equality import ByValue
 from grounding.errors import RecordingError
 from grounding.geometry import Box, tight_box
+from grounding.joint_spec import MagnetWords, Readout, SinkEdit
 from grounding.layout import ImageGrid
 
+T = TypeVar("T")
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -72,32 +74,6 @@ _REDUCED: dict[Reduce, frozenset[str]] = {
 STATISTICS = ("max_all", "max_image")
 """Head statistics that can be recorded."""
 
-MagnetEncoding = Literal["separate", "inline"]
-"""How a text encoder reads magnets: each alone, with an end token of its own, or behind the prompt in one string."""
-
-
-@dataclass(frozen=True)
-class MagnetWords:
-    """Words appended to a prompt to attract attention that would otherwise fall on the wrong cells.
-
-    Attributes:
-        texts: the words, in order; repeated ones are appended as often.
-        encoding: see `MagnetEncoding`.
-        skip_content: leave out a content word, such as a colour, that the expression holds.
-    """
-
-    texts: tuple[str, ...]
-    encoding: MagnetEncoding = "separate"
-    skip_content: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.texts or not all(text.strip() for text in self.texts):
-            raise RecordingError(f"magnets {self.texts} must be at least one word, none of them blank")
-        if self.encoding not in get_args(MagnetEncoding):
-            raise RecordingError(
-                f"magnet encoding {self.encoding!r} is unknown: use {', '.join(get_args(MagnetEncoding))}"
-            )
-
 
 @dataclass(frozen=True)
 class RecordSpec:
@@ -115,6 +91,8 @@ class RecordSpec:
         residual_sinks: record phi, how far each key's residual stands out in the layer's sink dimensions.
         text_to_text: record the weights of words on words, which diffusion transformers with joint attention have.
         magnets: words that the source appends to the prompt; None for none.
+        sinks: how the source changes attention to text sinks while the model runs; None for not at all.
+        readout: what maps are read from, and at which noise; None for attention, as the model's own settings say.
         background_prompt: a generic prompt to record as well, to the same spec; None where no stage contrasts.
         budget_bytes: most bytes that one recording may take, checked before the model runs.
     """
@@ -128,6 +106,8 @@ class RecordSpec:
     residual_sinks: bool = False
     text_to_text: bool = False
     magnets: MagnetWords | None = None
+    sinks: SinkEdit | None = None
+    readout: Readout | None = None
     background_prompt: str | None = None
     budget_bytes: int = 2 << 30
 
@@ -141,8 +121,8 @@ class RecordSpec:
             raise RecordingError(f"attention={self.attention!r} is unknown; use {' or '.join(get_args(Attention))}")
         if self.attention == "linear" and (self.flow or self.head_statistics or self.text_to_text):
             raise RecordingError(
-                "an attention flow, head_statistics and text_to_text are of softmax attention, and the weights of linear "
-                "attention are signed: leave them out, or record layers of softmax attention"
+                "an attention flow, head_statistics and text_to_text are of softmax attention, and those of linear attention "
+                "are signed: leave them out, or record layers of softmax attention"
             )
         if self.reduce not in get_args(Reduce):
             raise RecordingError(f"reduce={self.reduce!r} is unknown; use {', '.join(map(repr, get_args(Reduce)))}")
@@ -158,35 +138,35 @@ class RecordSpec:
     def __or__(self, other: RecordSpec) -> RecordSpec:
         """The least spec that records everything either of the two records; the larger budget is kept.
 
-        A recording with magnets or a flow differs from one without in every weight; None stands for a spec that takes
-        either, and so does `softmax` for one that takes either kind of attention.
+        A recording with magnets, an edit of sinks, a readout or a flow differs from one without in every weight; None
+        stands for a spec that takes either, and so does `softmax` for one that takes either kind of attention.
 
         Raises:
-            ValueError: the two name different background prompts, magnets or flows.
+            ValueError: the two name different background prompts, magnets, edits of sinks, readouts or flows.
         """
-        flows = [spec.flow for spec in (self, other) if spec.flow is not None]
-        if len(set(flows)) > 1:
-            raise ValueError(f"one recording has one attention flow, got {' and '.join(map(repr, flows))}")
-        magnets = [spec.magnets for spec in (self, other) if spec.magnets is not None]
-        if len(set(magnets)) > 1:
-            raise ValueError(f"one recording has one list of magnets, got {' and '.join(map(repr, magnets))}")
-        prompts = [spec.background_prompt for spec in (self, other) if spec.background_prompt is not None]
-        if len(set(prompts)) > 1:
-            raise ValueError(f"one recording has one background prompt, got {' and '.join(map(repr, prompts))}")
         reduced = _REDUCED[self.reduce] & _REDUCED[other.reduce]
         return RecordSpec(
             layers=_either(self.layers, other.layers),
             heads=_either(self.heads, other.heads),
             attention="linear" if "linear" in (self.attention, other.attention) else "softmax",
             reduce=next(name for name, axes in _REDUCED.items() if axes == reduced),
-            flow=flows[0] if flows else None,
+            flow=_only("attention flow", self.flow, other.flow),
             head_statistics=tuple(dict.fromkeys((*self.head_statistics, *other.head_statistics))),
             residual_sinks=self.residual_sinks or other.residual_sinks,
             text_to_text=self.text_to_text or other.text_to_text,
-            magnets=magnets[0] if magnets else None,
-            background_prompt=prompts[0] if prompts else None,
+            magnets=_only("list of magnets", self.magnets, other.magnets),
+            sinks=_only("edit of sinks", self.sinks, other.sinks),
+            readout=_only("readout", self.readout, other.readout),
+            background_prompt=_only("background prompt", self.background_prompt, other.background_prompt),
             budget_bytes=max(self.budget_bytes, other.budget_bytes),
         )
+
+
+def _only(what: str, one: T | None, other: T | None) -> T | None:
+    """The one that is given; None where neither is."""
+    if one is not None and other is not None and one != other:
+        raise ValueError(f"one recording has one {what}, got {one!r} and {other!r}")
+    return other if one is None else one
 
 
 def check_counted(name: str, values: Sequence[int]) -> None:
@@ -201,6 +181,20 @@ def check_counted(name: str, values: Sequence[int]) -> None:
 
 def _either(one: tuple[int, ...] | None, other: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return None if one is None or other is None else tuple(sorted({*one, *other}))
+
+
+@dataclass(frozen=True, eq=False)
+class EditedSinks(ByValue):
+    """Which words were sinks whose attention was changed while the model ran.
+
+    Attributes:
+        edited: (T,) share of the edited layers and heads in which a word's attention was taken away, in [0, 1].
+        evidence: [T, 3] what a `TextSinkRule` looked at in the unedited run: share, variation, weight from other
+            words; None where each head's strongest keys were taken.
+    """
+
+    edited: FloatArray  # [T]
+    evidence: FloatArray | None = None  # [T, 3]
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,6 +220,7 @@ class AttentionMaps(ByValue):
             largest weight over all keys, or over image keys.
         residual_sinks: [L, K] phi, how far each key's residual stands out in the sink dimensions; None if not recorded.
         text_to_text: [S, L, H, T, T] weights of words (fourth axis) on words (fifth); None if not recorded.
+        sinks: the text sinks whose attention was changed while the model ran; None where it was not.
         background: the maps of the same image under a generic prompt; None if not recorded.
         flow: the flow of which values are rows, L = H = 1; None where they are weights of single layers and heads, or
             their means.
@@ -245,6 +240,7 @@ class AttentionMaps(ByValue):
     head_statistics: dict[str, FloatArray] = field(default_factory=dict)  # each [L, H]
     residual_sinks: FloatArray | None = None  # [L, K]
     text_to_text: FloatArray | None = None  # [S, L, H, T, T]
+    sinks: EditedSinks | None = None
     background: AttentionMaps | None = None
     flow: AttentionFlow | None = None
     layer_count: int | None = None
@@ -353,6 +349,8 @@ class Segment(ByValue):
         points: the prompt that led to it.
         label: the words it stands for.
         agreement: how well the mask covers the map (see `segmenters/mask_selection.py`), where it was measured.
+        confidence: the probability that it is the right thing, in [0, 1], where one was fitted (see
+            `grounding/candidates/confidence.py`).
     """
 
     mask: BoolArray
@@ -360,6 +358,7 @@ class Segment(ByValue):
     points: PointPrompts
     label: str = ""
     agreement: float | None = None
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.mask.dtype != np.bool_:

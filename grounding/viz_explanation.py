@@ -17,7 +17,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw
 
-from grounding.explanation import CandidateTrace, Explanation
+from grounding.explanation import OWN_POINTS, CandidateTrace, Explanation
 from grounding.map_trace import StageTrace, as_shares
 from grounding.types import Direction, Heatmap
 from grounding.viz import (
@@ -162,9 +162,10 @@ def _candidates(picture: Image.Image, explanation: Explanation) -> Image.Image:
     if explanation.points.box_xyxy is not None:
         placed += ", and a box"
     drawn = [_card(final, cell, "final map", [placed], None)]
-    colour = contrasting(small, explanation.chosen.mask)
-    for number, one in enumerate(candidates, 1):
-        drawn.append(_candidate(small, cell, number, one, colour))
+    if candidates:
+        colour = contrasting(small, (explanation.chosen or candidates[0]).mask)
+        for number, one in enumerate(candidates, 1):
+            drawn.append(_candidate(small, cell, number, one, colour, explanation.confidence))
     return _grid(drawn, columns, cell, 14)
 
 
@@ -179,19 +180,25 @@ def _grid(drawn: Sequence[Image.Image], columns: int, cell: int, below: int) -> 
     return part
 
 
-def _candidate(small: Image.Image, cell: int, number: int, one: CandidateTrace, colour: Colour) -> Image.Image:
+def _candidate(
+    small: Image.Image, cell: int, number: int, one: CandidateTrace, colour: Colour, confidence: float | None
+) -> Image.Image:
     shown = blend_mask(small, one.mask, colour)
     if not one.chosen:
         shown = Image.blend(shown, Image.new("RGB", shown.size, PAPER), 0.3)
-    scored = f"score {one.score:.2f}" if one.why.startswith(("estimate", "agreement")) else f"score: {one.why}"
+    own = one.origin == OWN_POINTS
+    plain = own and one.why.startswith(("estimate", "agreement"))
+    scored = f"score {one.score:.2f}" if plain else f"score: {one.why}" if own else f"score {one.score:.2f}: {one.why}"
     measured = f"estimate {one.estimated_iou:.2f}, agreement {one.agreement:.2f}, area {one.mask.mean():.1%}"
-    lines = [text.replace("-", "−") for text in (measured, scored)]
+    origin = () if own else (one.origin,)
+    lines = [*origin, *(text.replace("-", "−") for text in (measured, scored))]
     title = f"candidate {number}" + (", chosen" if one.chosen else "")
+    title += f", confidence {confidence:.2f}" if one.chosen and confidence is not None else ""
     return _card(shown, cell, title, lines, colour if one.chosen else None)
 
 
 def _card(shown: Image.Image, cell: int, title: str, lines: Sequence[str], frame: Colour | None) -> Image.Image:
-    wrapped = [each for line in lines for each in wrap(line, font(13), cell, 2)]
+    wrapped = [each for line in lines for each in wrap(line, font(13), cell, 4)]
     part = Image.new("RGB", (cell, 30 + shown.height + 12 + 18 * len(wrapped)), PAPER)
     pen = ImageDraw.Draw(part)
     pen.text((0, 0), title, INK if frame is not None or title == "final map" else QUIET, font(15, bold=True))

@@ -138,7 +138,7 @@ class ObjectLister:
         """Every question about every view of every picture."""
         fixed = self.settings.questions(self.vlm.own_words)
         asked = [fixed] * len(found)
-        if self.settings.ensemble == "written":
+        if self.settings.question_ensemble == "written":
             wrote = self._generate([one.image for one in found], [WRITE_QUESTIONS] * len(found))
             asked = []
             for one, answer in zip(found, wrote, strict=True):

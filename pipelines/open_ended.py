@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+import numpy as np
 from PIL import Image
 
 from grounding.errors import EmptyMapError, GroundingError, MethodError, UsageError
@@ -15,6 +16,7 @@ from grounding.files import user_path
 from grounding.methods import Method
 from grounding.pictures import Picture, is_picture, to_image
 from grounding.segmenters.instance_suppression import suppress_segments
+from grounding.segmenters.mask_selection import agreement
 from grounding.segmenters.peeling import attention_inside, peel
 from grounding.steering.decoding import Decoding
 from grounding.text.categories import CategoryFinder, read_vocabulary
@@ -243,7 +245,9 @@ class OpenEndedSegmentation:
             peeled = peel(self.segmenter, heatmap, self._points, self._mask, self.settings.peeling, name.words)
         except EmptyMapError as wrong:
             return NamedMap(name, row.view, row.question, whole, (), str(wrong)), [], 0
-        segments = _joined(peeled.segments) if name.stuff and self.settings.stuff == "one" else peeled.segments
+        segments = peeled.segments
+        if name.stuff and self.settings.stuff == "one":
+            segments = self._joined(segments, heatmap)
         instances = [
             Instance(
                 name.name,
@@ -259,6 +263,14 @@ class OpenEndedSegmentation:
         reason = "" if segments else "the segmenter's mask is empty"
         masks = tuple(one.segment for one in instances)
         return NamedMap(name, row.view, row.question, whole, masks, reason), instances, peeled.asked
+
+    def _joined(self, segments: tuple[Segment, ...], heatmap: Heatmap) -> tuple[Segment, ...]:
+        """The union of a map's masks as one segment, with the first one's points and the lowest estimate."""
+        if len(segments) < 2:
+            return segments
+        mask = np.logical_or.reduce([one.mask for one in segments])
+        fit = agreement(mask, heatmap, self._mask.measure)
+        return (replace(segments[0], mask=mask, score=min(one.score for one in segments), agreement=fit),)
 
     def _score(self, segment: Segment, heatmap: Heatmap) -> float:
         estimate = min(1.0, max(0.0, segment.score))
@@ -279,7 +291,7 @@ class OpenEndedSegmentation:
         ] + [one for one in instances if not matches[one.words]]
 
     def _suppressed(self, instances: Sequence[Instance]) -> tuple[Instance, ...]:
-        # One mask under several likely categories is one instance: those never rival each other.
+        # One mask may be there under several likely categories, which are no rivals of each other.
         settings = self.settings
         several = self.categories is not None and self.categories.top > 1
         labels = [one.name for one in instances] if settings.overlap_by == "name" or several else None
@@ -291,13 +303,3 @@ class OpenEndedSegmentation:
             labels,
         )
         return tuple(instances[index] for index in kept)
-
-
-def _joined(segments: Sequence[Segment]) -> tuple[Segment, ...]:
-    """The union of a map's masks as one segment, with the first one's points and the lowest estimate."""
-    if len(segments) < 2:
-        return tuple(segments)
-    mask = segments[0].mask.copy()
-    for one in segments[1:]:
-        mask |= one.mask
-    return (replace(segments[0], mask=mask, score=min(one.score for one in segments), agreement=None),)

@@ -15,10 +15,10 @@ from grounding.text.categories import CategoryFinder, read_vocabulary
 from grounding.text.names import Merge, Stuff
 from pipelines.open_ended_settings import (  # fmt: skip
     DiscoverySettings,
-    Ensemble,
     MapsFrom,
     OverlapBy,
     Points,
+    QuestionEnsemble,
     Rank,
 )
 
@@ -32,7 +32,8 @@ class DiscoveryOptions:
 
     Attributes:
         question: the question for the objects; left out, the model's own.
-        ensemble: `off` asks one question, `fixed` several, `written` up to ten that the model writes about the image.
+        question_ensemble: `off` asks one question, `fixed` several, `written` up to ten that the model writes about the
+            image.
         multi_scale: look at the four quarters of the image too.
         answers: to each question; several need sampled decoding.
         maps: read a name's map in the `answer`, or ask for each name with the method's prompt (`question`; one more
@@ -56,7 +57,7 @@ class DiscoveryOptions:
     """
 
     question: str | None = None
-    ensemble: Ensemble = DiscoverySettings.ensemble
+    question_ensemble: QuestionEnsemble = DiscoverySettings.question_ensemble
     multi_scale: bool = DiscoverySettings.multi_scale
     answers: int = DiscoverySettings.answers
     maps: MapsFrom = DiscoverySettings.maps
@@ -87,7 +88,7 @@ class DiscoveryOptions:
             raise UsageError(f"--top-categories {self.top_categories} was given, expected at least 1")
         return DiscoverySettings(
             question=self.question,
-            ensemble=self.ensemble,
+            question_ensemble=self.question_ensemble,
             multi_scale=self.multi_scale,
             answers=self.answers,
             maps=self.maps,

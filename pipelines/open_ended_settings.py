@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from grounding.methods import Method
     from grounding.models.own_words import OwnWords
 
-Ensemble = Literal["off", "fixed", "written"]
+QuestionEnsemble = Literal["off", "fixed", "written"]
 MapsFrom = Literal["answer", "question"]
 Points = Literal["pair", "method"]
 Rank = Literal["attention", "agreement", "iou"]
@@ -49,8 +49,8 @@ class DiscoverySettings:
 
     Attributes:
         question: the question for the objects; where None the model's own, else the first of `LIST_QUESTIONS`.
-        ensemble: `off` asks one question; `fixed` asks all of the model's own questions, or of `LIST_QUESTIONS`;
-            `written` has the model write up to ten questions about the picture and asks these.
+        question_ensemble: `off` asks one question; `fixed` asks all of the model's own questions, or of
+            `LIST_QUESTIONS`; `written` has the model write up to ten questions about the picture and asks these.
         multi_scale: look at the four quarters of the picture too, each as a picture of its own.
         answers: to each question; more than one need a decoding that samples.
         maps: `answer` reads the map of a name where the model wrote it; `question` asks for each name with the
@@ -79,7 +79,7 @@ class DiscoverySettings:
     """
 
     question: str | None = None
-    ensemble: Ensemble = "off"
+    question_ensemble: QuestionEnsemble = "off"
     multi_scale: bool = False
     answers: int = 1
     maps: MapsFrom = "answer"
@@ -102,10 +102,12 @@ class DiscoverySettings:
             )
         if self.question is not None and not self.question.strip():
             raise MethodError("the question is empty: leave it out, or ask for the objects in words")
-        if self.question is not None and self.ensemble != "off":
-            raise MethodError(f"one question and the ensemble {self.ensemble!r} were given: leave one of them out")
+        if self.question is not None and self.question_ensemble != "off":
+            raise MethodError(
+                f"one question and the question ensemble {self.question_ensemble!r} were given: leave one of them out"
+            )
         for name, choice, known in (
-            ("ensemble", self.ensemble, Ensemble),
+            ("question_ensemble", self.question_ensemble, QuestionEnsemble),
             ("maps", self.maps, MapsFrom),
             ("merge", self.merge, Merge),
             ("stuff", self.stuff, Stuff),
@@ -122,7 +124,7 @@ class DiscoverySettings:
         fixed = own.listing or LIST_QUESTIONS
         if self.question is not None:
             return (self.question,)
-        return fixed if self.ensemble == "fixed" else fixed[:1]
+        return fixed if self.question_ensemble == "fixed" else fixed[:1]
 
     def point_rule(self, method: Method) -> PointRule:
         """What turns maps into prompts."""

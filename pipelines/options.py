@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from grounding.candidates.rule import Kind
 from grounding.errors import UsageError
 from grounding.sources import load_source, method_for
-from pipelines.referring import DEFAULT_BATCH, DEFAULT_MODEL, DEFAULT_SEGMENTER, ReferringSegmentation
+from pipelines.referring import (
+    DEFAULT_BATCH,
+    DEFAULT_MODEL,
+    DEFAULT_SEGMENTER,
+    ReferringSegmentation,
+    load_concepts,
+    with_candidates,
+)
 
 if TYPE_CHECKING:
     from grounding.methods import Method
@@ -116,9 +124,23 @@ class ModelOptions(LoadOptions):
 
     Attributes:
         batch_size: most image and expression pairs in one forward pass.
+        candidates: where masks come from: `points` (one prompt of the map's points), `boxes` (several prompts of
+            different kinds), `auto` (all masks of the picture, from a grid of points), `sam3` (SAM 3's instances of the
+            head noun); the model's attention chooses. The method's own by default.
+        least_confidence: an answer of a lower confidence is none; the method's own by default, which always answers.
+        verify: show the chosen region to the model again and ask whether it is what was asked for.
     """
 
     batch_size: int = DEFAULT_BATCH
+    candidates: Kind | None = None
+    least_confidence: float | None = None
+    verify: bool = False
+
+    def chosen_method(self) -> Method:
+        """The method that the options name, with the candidates that they ask for."""
+        return with_candidates(
+            super().chosen_method(), self.candidates, self.least_confidence, verify=True if self.verify else None
+        )
 
     def config(self) -> RunConfig:
         """What decides the results; made without loading the model.
@@ -147,7 +169,10 @@ class ModelOptions(LoadOptions):
         source = self.load_source(method)
         if check is not None:
             check(source)
-        return ReferringSegmentation(source, self.load_segmenter(), method, self.batch_size, explain=explain)
+        concepts = load_concepts(method, self.device, self.dtype)
+        return ReferringSegmentation(
+            source, self.load_segmenter(), method, self.batch_size, explain=explain, concepts=concepts
+        )
 
 
 def _print_notice(source: MapSource) -> None:

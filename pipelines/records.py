@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from grounding.candidates.base import RankedCandidate
 from grounding.errors import GroundingError
 from grounding.io import coco_result
 from grounding.types import PointPrompts, Segment
@@ -35,6 +36,9 @@ def result_record(item: ManifestItem, config: RunConfig, result: ReferringResult
         **_head(item, config),
         "image_size": list(result.map.image_size),
         "segments": [_segment(segment) for segment in result.segments],
+        "confidence": None if result.confidence is None else round(result.confidence, 6),
+        "ranking": [_ranked(one) for one in result.ranking],
+        **({} if result.verified is None else {"verified": [round(share, 6) for share in result.verified]}),
         "points": {
             **_points(points),
             "weight": [round(float(weight), 6) for weight in points.weight],
@@ -168,6 +172,21 @@ def _segment(segment: Segment) -> Record:
         "area": int(segment.mask.sum()),
         "estimated_iou": round(float(segment.score), 6),
         "agreement": None if segment.agreement is None else round(float(segment.agreement), 6),
+        "confidence": None if segment.confidence is None else round(float(segment.confidence), 6),
+    }
+
+
+def _ranked(one: RankedCandidate) -> Record:
+    box = one.candidate.packed.box_xyxy
+    return {
+        "origin": one.candidate.origin,
+        "box_xyxy": [round(side, 2) for side in box],
+        "area": one.candidate.packed.area,
+        "estimated_iou": round(one.candidate.score, 6),
+        "agreement": round(one.features["agreement"], 6),
+        "place": None if one.place is None else round(one.place, 6),
+        "score": round(one.score, 6),
+        "why": one.why,
     }
 
 

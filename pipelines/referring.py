@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -15,15 +16,18 @@ from grounding.pictures import Picture, is_picture, to_image
 from grounding.source import Backgrounds, MapSource, fingerprint, maps_and_backgrounds
 from grounding.sources import load_source, method_for
 from grounding.text.quotes import plain_quotes
-from grounding.types import AttentionMaps, Heatmap, PointPrompts, RecordSpec, Segment
+from grounding.types import AttentionMaps, Heatmap, PointPrompts, RecordSpec, Word, WordKind
+from pipelines.choosing import Answer, Asked, Chooser
 from pipelines.results import ReferringResult, Timings, picture_notes
 
 if TYPE_CHECKING:
     import torch
 
+    from grounding.candidates.rule import Kind
     from grounding.explanation import Explanation
     from grounding.map_trace import MapTrace
-    from grounding.segmenters.base import MaskCandidates, Segmenter
+    from grounding.segmenters.base import Segmenter
+    from grounding.segmenters.sam3_concept import Sam3Concepts
 
 Pair = tuple[Picture, str]
 T = TypeVar("T")
@@ -51,6 +55,7 @@ class ReferringSegmentation:
         batch_size: most pairs in one forward pass.
         explain: keep the map after every stage, every word's own map and all candidates, as
             `ReferringResult.explanation`.
+        concepts: SAM 3's detector, which a method needs whose candidates are SAM 3's instances.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class ReferringSegmentation:
         batch_size: int = DEFAULT_BATCH,
         *,
         explain: bool = False,
+        concepts: Sam3Concepts | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -72,6 +78,7 @@ class ReferringSegmentation:
         self.spec = method.record_spec(source.layer_count)
         self._encoded: bytes | None = None
         self._backgrounds = Backgrounds(source)
+        self._chooser = Chooser(segmenter, concepts, self.encode)
 
     @classmethod
     def from_pretrained(
@@ -86,6 +93,9 @@ class ReferringSegmentation:
         batch_size: int = DEFAULT_BATCH,
         nouns: str = "rules",
         explain: bool = False,
+        candidates: Kind | None = None,
+        least_confidence: float | None = None,
+        verify: bool | None = None,
     ) -> ReferringSegmentation:
         """Load model, segmenter and method by name.
 
@@ -100,6 +110,10 @@ class ReferringSegmentation:
             batch_size: most pairs in one forward pass.
             nouns: how head nouns are found: `rules` or `spacy`; see `grounding.text.parse.noun_finder`.
             explain: see the class.
+            candidates: who proposes masks: `points`, `auto`, `sam3` or `boxes`; see `CandidateRule`. The method's own
+                where None.
+            least_confidence: an answer of a lower confidence is none; the method's own where None.
+            verify: show the chosen region to the model again and ask; as the method says where None.
 
         Raises:
             GroundingError: something of this is unknown, missing or too large; see the loaders.
@@ -108,9 +122,14 @@ class ReferringSegmentation:
         from grounding.text.parse import noun_finder
 
         # Cheap parts first, so that a misspelt name is refused before a model is loaded.
-        chosen, finder = method_for(model, method), noun_finder(nouns)
+        chosen, finder = (
+            with_candidates(method_for(model, method), candidates, least_confidence, verify),
+            noun_finder(nouns),
+        )
         source = load_source(model, device, dtype, device_map, finder, chosen)
-        return cls(source, load_segmenter(segmenter, device, dtype), chosen, batch_size, explain=explain)
+        proposer = load_concepts(chosen, device, dtype)
+        asked = load_segmenter(segmenter, device, dtype)
+        return cls(source, asked, chosen, batch_size, explain=explain, concepts=proposer)
 
     @overload
     def __call__(self, image: Picture, expression: str) -> ReferringResult: ...
@@ -180,11 +199,27 @@ class ReferringSegmentation:
         self.segmenter.set_image(image)
         self._encoded = key
 
-    def ask(self, heatmap: Heatmap, points: PointPrompts, expression: str, method: Method | None = None) -> Segment:
-        """The mask for points on the picture encoded last, chosen by the method's rule."""
-        from grounding.segmenters.mask_selection import predict_mask
+    def ask(
+        self,
+        image: Image.Image,
+        expression: str,
+        recorded: AttentionMaps,
+        heatmap: Heatmap,
+        points: PointPrompts,
+        method: Method | None = None,
+    ) -> Answer:
+        """Choose the mask of an expression whose map and points are known.
 
-        return predict_mask(self.segmenter, points, heatmap, (method or self.method).mask, expression)
+        Args:
+            image: RGB; encoded unless it is the last one that was.
+            expression: the words.
+            recorded: their maps.
+            heatmap: what the method's stages made of them.
+            points: what its point rule made of that.
+            method: the pipeline's own where None.
+        """
+        asked = Asked(image, expression, _own_words(recorded), heatmap, points)
+        return self._chooser.answer(asked, method or self.method, self.source)
 
     def _run(self, pairs: list[Pair]) -> list[ReferringResult]:
         opened = _open(pairs)
@@ -208,30 +243,29 @@ class ReferringSegmentation:
         self, image: Image.Image, expression: str, recorded: AttentionMaps, attention: float
     ) -> ReferringResult:
         """From one pair's recorded maps to its mask; `attention` is the seconds that the recording took."""
-        from grounding.segmenters.mask_selection import predict_candidates, selected_segment
-
         marks = [time.perf_counter()]
         trace = self._trace(recorded)
         heatmap = run_stages(self.method, recorded) if trace is None else trace.map
         points = self.method.points(heatmap)
         marks.append(time.perf_counter())
-        self.encode(image)
+        self._chooser.prepare(image, self.method)
         marks.append(time.perf_counter())
-        rule = self.method.mask
-        candidates = predict_candidates(self.segmenter, points, heatmap, rule)
-        segment = selected_segment(candidates, points, heatmap, rule, expression)
+        answer = self.ask(image, expression, recorded, heatmap, points)
         marks.append(time.perf_counter())
         stages, encode, mask = (after - before for before, after in itertools.pairwise(marks))
-        explanation = None if trace is None else self._explanation(expression, trace, points, candidates)
+        explanation = None if trace is None else self._explanation(expression, trace, points, answer)
         return ReferringResult(
             image,
             expression,
-            (segment,),
+            () if answer.segment is None else (answer.segment,),
             heatmap,
             points,
             Timings(attention, stages, encode, mask),
-            picture_notes(image, recorded.grids),
+            (*picture_notes(image, recorded.grids), *((answer.note,) if answer.note else ())),
             explanation,
+            answer.ranking[: self.method.candidates.shown],
+            answer.confidence,
+            None if answer.verified is None else answer.verified.shares,
         )
 
     def _trace(self, recorded: AttentionMaps) -> MapTrace | None:
@@ -241,20 +275,57 @@ class ReferringSegmentation:
 
         return trace_map(self.method, recorded)
 
-    def _explanation(
-        self, expression: str, trace: MapTrace, points: PointPrompts, candidates: MaskCandidates
-    ) -> Explanation:
-        from grounding.explanation import Explanation, rule_in_words, trace_candidates
+    def _explanation(self, expression: str, trace: MapTrace, points: PointPrompts, answer: Answer) -> Explanation:
+        from grounding.explanation import Explanation, choice_in_words, trace_candidates, trace_ranking
 
+        method, taken = self.method, answer.segment is not None
         return Explanation(
             expression=plain_quotes(expression),
             source=self.source.name,
-            method=self.method.name,
+            method=method.name,
             trace=trace,
             points=points,
-            rule=rule_in_words(self.method.mask),
-            candidates=trace_candidates(candidates, trace.map, self.method.mask),
+            rule=choice_in_words(method.candidates, method.mask),
+            candidates=trace_candidates(answer.predicted, trace.map, method.mask, chosen=taken)
+            if answer.predicted is not None
+            else trace_ranking(answer.ranking[: method.candidates.shown], chosen=taken),
+            confidence=answer.confidence,
         )
+
+
+def with_candidates(
+    method: Method, kind: Kind | None = None, least_confidence: float | None = None, verify: bool | None = None
+) -> Method:
+    """A method with other candidates, another bar of confidence or with verification; unchanged where all are None.
+
+    Raises:
+        MethodError: the kind is unknown or the bar is outside [0, 1].
+    """
+    rule = method.candidates
+    return replace(
+        method,
+        candidates=replace(
+            rule,
+            kind=rule.kind if kind is None else kind,
+            least_confidence=rule.least_confidence if least_confidence is None else least_confidence,
+            verify=rule.verify if verify is None else verify,
+        ),
+    )
+
+
+def load_concepts(method: Method, device: str | torch.device, dtype: str | torch.dtype) -> Sam3Concepts | None:
+    """Load SAM 3's detector where the method's candidates are its instances; else None.
+
+    Raises:
+        SegmenterError: it cannot be loaded.
+    """
+    if method.candidates.kind != "sam3":
+        return None
+    from grounding.devices import resolve_device, resolve_dtype
+    from grounding.segmenters.sam3_concept import Sam3Concepts
+
+    place = resolve_device(device)
+    return Sam3Concepts.load(method.candidates.concepts, place, resolve_dtype(dtype, place))
 
 
 def _pairs(image: Any, expression: Any) -> list[Pair]:
@@ -302,3 +373,9 @@ def _by_picture(images: Sequence[Image.Image]) -> list[int]:
         key = known.setdefault(id(image), fingerprint(image))
         first.setdefault(key, len(first))
     return sorted(range(len(images)), key=lambda index: first[known[id(images[index])]])
+
+
+def _own_words(recorded: AttentionMaps) -> tuple[Word, ...]:
+    """The expression's own words, in order; without special tokens and magnets."""
+    own = (word for word in recorded.words if word.kind not in (WordKind.SPECIAL, WordKind.MAGNET))
+    return tuple(sorted(own, key=lambda word: word.span))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from grounding.candidates.base import RankedCandidate
 from grounding.equality import ByValue
 from grounding.errors import OutputError
 from grounding.files import file_stem, make_folder
@@ -59,12 +60,18 @@ class ReferringResult(ByValue):
     Attributes:
         image: RGB, upright.
         expression: the words.
-        segments: the masks, best first; today's methods give one.
+        segments: the masks, best first; today's methods give one, or none where nothing fits.
         map: where the expression's words attend, [h, w] in [0, 1] over the whole image.
         points: the segmenter's point prompts, in pixels of the image.
         timings: seconds by step; not compared by `==`.
         notes: what a reader of the result should know about the picture: a share that the model does not see, frames
-            that were not read, values that were scaled; one sentence each.
+            that were not read, values that were scaled; one sentence each. Also why there is no mask.
+        explanation: what led to the result, where it was asked for.
+        ranking: the best of the candidates, best first, each with its reasons.
+        confidence: the probability that the best candidate is right, in [0, 1]; None where none was fitted for this
+            model, segmenter and kind of candidates.
+        verified: the model's share of yes for the regions that it was shown again, in the order shown; None where it
+            was not asked.
     """
 
     image: Image.Image = field(repr=False)
@@ -75,6 +82,9 @@ class ReferringResult(ByValue):
     timings: Timings = field(compare=False)
     notes: tuple[str, ...] = ()
     explanation: Explanation | None = field(default=None, repr=False)
+    ranking: tuple[RankedCandidate, ...] = field(default=(), repr=False)
+    confidence: float | None = None
+    verified: tuple[float, ...] | None = None
 
     @property
     def stages(self) -> tuple[StageReport, ...]:

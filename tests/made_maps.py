@@ -64,7 +64,7 @@ def with_background(maps: AttentionMaps, seed: int = 7) -> AttentionMaps:
 
 
 def suited(maps: AttentionMaps, *stages) -> AttentionMaps:
-    """The maps as all stages can read them: as a flow, signed, or in their direction, with attention between words then."""
+    """The maps as all stages can read them: as a flow, signed, or in their direction with words on words."""
     flows = [stage for stage in stages if isinstance(stage, Flow)]
     if flows:
         joined = {"values": maps.values[:, :1, :1], "layers": (), "flow": flows[0].rule}

@@ -26,8 +26,10 @@ VLMS = [name for name in STARTERS if (starter_folder(name) / "config.json").is_f
 PIPELINES = [name for name in STARTERS if (starter_folder(name) / PIPELINE).is_file()]
 SCENES = "cannot be asked about drawn scenes, because its vocabulary lacks triangle"
 PHOTOS = "is outside the vocabulary of starter, which knows 63 words"
-TAKE_PIPELINES = ("eval scenes", "segment")
+TAKE_PIPELINES = ("calibrate confidence", "eval candidates", "eval scenes", "segment")
 REFUSED = {
+    # The made photos are noise, where no mask is right.
+    ("calibrate confidence", "starter-photo"): "a confidence needs right and wrong ones",
     # Whose subject the model has no words for: one sentence, before anything is written.
     ("eval scenes", "starter-photo"): SCENES,
     ("eval run discover", "starter-photo"): SCENES,
@@ -117,6 +119,10 @@ def chair(data: Data) -> tuple[str, ...]:
     return ("--ground-truth", data.path("truth.json"), "--synonyms", data.path("words.txt"), *on_pictures(data))
 
 
+def things(data: Data) -> tuple[str, ...]:
+    return ("--scenes", "2") if data.thing == "star" else ("--data", photo_set(data), "--no-absent")
+
+
 def on_pictures(data: Data) -> tuple[str, ...]:
     return ("--data", data.path("pictures"))
 
@@ -142,12 +148,14 @@ def picture(data: Data) -> str:
 
 
 OPTIONS: dict[str, Callable[[Data], tuple[str, ...]]] = {
+    "calibrate confidence": lambda data: (*things(data), "--out", data.path("method.yaml")),
     "calibrate gains": lambda data: ("--manifest", data.path("samples.jsonl"), "--out", data.path("gains.yaml")),
     "calibrate sensitivity": lambda data: ("--manifest", data.path("samples.jsonl"), "--out", data.path("heads.yaml")),
     "describe": lambda data: (picture(data),),
     "discover": lambda data: (picture(data),),
     "doctor": lambda data: (),
     "eval amber": amber,
+    "eval candidates": lambda data: (*things(data), "--part", "all"),
     "eval chair": chair,
     "eval diagnose": lambda data: (picture(data),),
     "eval hallusion": hallusion,
@@ -169,6 +177,7 @@ OPTIONS: dict[str, Callable[[Data], tuple[str, ...]]] = {
 SMALL = {
     # Numbers that are for hours of work, made small; how a model is asked stays as it is.
     "calibrate gains": ("--passes", "1"),
+    "eval candidates": ("--limit", "1"),
     "eval photos": ("--limit", "2"),
 }
 

@@ -63,8 +63,8 @@ class Joining(Stage):
 def test_tracing_changes_nothing_and_keeps_a_map_for_every_stage(name):
     loaded = load_method(name)
     maps = made_maps(heads=5)  # the heads that `starter-photo` reads are among them
-    maps = suited(maps, *loaded.stages)
     maps = with_background(maps) if loaded.background_prompt else maps
+    maps = suited(maps, *loaded.stages)
     trace = trace_map(loaded, maps)
     assert trace.map == run_stages(loaded, maps)
     assert tuple(one.report for one in trace.stages) == trace.map.stages

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from made_maps import WORDS, made_maps, suited, with_background
 
 from grounding.errors import ExpressionError, MethodError
+from grounding.joint_spec import Readout
 from grounding.maps.combine import Combine
 from grounding.maps.compose import Compose
 from grounding.maps.contrast import Difference, Ratio
@@ -54,6 +55,8 @@ some_stages = [
     st.builds(Magnets, preset=st.sampled_from(sorted(PRESETS)), encoding=st.sampled_from(["separate", "inline"])),
     st.builds(Magnets, words=st.just(("a", "no: 'quotes' #")), skip_content=st.booleans()),
     st.builds(TextSinks, share=st.floats(0.1, 9), handling=st.sampled_from(["drop", "renormalise"])),
+    st.builds(TextSinks, handling=st.just("mask"), strongest=st.integers(0, 3), queries=st.just("all"),
+              edit_start=st.none() | st.floats(0, 0.9)),
     st.builds(HeadNoun, keep=st.sampled_from(["noun", "phrase"])), st.builds(SpatialBias, floor=shares),
     st.builds(Combine, how=st.sampled_from(["sum", "mean", "max"])),
 ]  # fmt: skip
@@ -66,6 +69,11 @@ masks = st.builds(
     MaskRule, st.sampled_from(["iou", "agreement", "both"]), st.sampled_from(["pearson", "soft_iou", "consistency"]),
     st.booleans(), shares, shares, st.booleans(),
 )  # fmt: skip
+
+readouts = st.sampled_from([
+    Readout(), Readout(levels=(0.2, 0.5), draws=2), Readout("outputs", temperature=2.0, unit=True),
+    Readout("outputs", concepts="stream", background=("floor", "no: 'quotes' #"), pooled="zero"),
+])  # fmt: skip
 
 
 def method(*stages, **fields) -> Method:
@@ -216,6 +224,13 @@ def test_an_unknown_method_names_the_known_ones(name):
         (HEAD + "stages: []\nmask: {whole_share: 2}", "mask: whole_share, whole_penalty and specks are shares"),
         (HEAD + "stages: []\ncompose: {upscale: 0}", "mine.yaml: compose needs upscale >= 1"),
         (HEAD + "stages: []\nprompt: 3", "prompt must be text"),
+        (HEAD + "stages: []\nreadout: {what: inputs}", "readout: what: got 'inputs'"),
+        (HEAD + "stages: []\nreadout: {level: [0.5]}", "unknown key 'level' (did you mean 'levels'?)"),
+        (HEAD + "stages: []\nreadout: {levels: [1.5]}", "noise levels must lie between 0 (clean) and 1 (noise)"),
+        (HEAD + "stages: []\nreadout: {concepts: stream}", "are those of attention outputs: write 'what: outputs'"),
+        (HEAD + "stages: []\nreadout: {what: outputs, background: [floor]}", "write 'concepts: stream'"),
+        (HEAD + "stages: [{stage: text-sinks, strongest: 1}]", "for handling 'mask' and 'redirect' alone"),
+        (HEAD + "stages: [{stage: text-sinks, handling: redirect}]", "sinks can only be redirected onto magnets"),
         (HEAD + "stages: []\nprompt: Where is it?", "no {expression} in it"),
     ],
 )
@@ -260,10 +275,11 @@ def test_numbers_in_files_reach_the_stages():
 
 
 @settings(max_examples=60)
-@given(method_stages, rules, masks, st.integers(1, 4), st.none() | st.just("Where is {expression}?"))
-def test_any_method_written_as_yaml_reads_back_equal(stages, points, mask, upscale, prompt):
+@given(method_stages, rules, masks, st.integers(1, 4), st.none() | st.just("Where is {expression}?"), readouts)
+def test_any_method_written_as_yaml_reads_back_equal(stages, points, mask, upscale, prompt, readout):
+    composed = Compose(upscale=upscale)
     try:
-        made = method(*stages, points=points, mask=mask, compose=Compose(upscale=upscale), prompt=prompt)
+        made = method(*stages, points=points, mask=mask, compose=composed, prompt=prompt, readout=readout)
     except MethodError:
         assume(False)
     again = parse_method(made.to_yaml(), "m", "m.yaml")

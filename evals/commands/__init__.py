@@ -49,6 +49,11 @@ RECORD = Command(
     "evals.commands.bench:BenchRecordCommand",
     group="Benchmark",
 )
+COMPILED = Command(
+    "measure what recording costs a decode step of a compiled model",
+    "evals.commands.bench:BenchCompiledCommand",
+    group="Benchmark",
+)
 FLOW = Command(
     "measure time and memory of attention flow by rows, beside products of N x N matrices",
     "evals.commands.bench:BenchFlowCommand",
@@ -98,4 +103,14 @@ LAB = Command(
     "compare all steering methods on drawn scenes with planted co-occurrences",
     "evals.commands.lab:LabCommand",
     group="Measure",
+)
+CANDIDATES = Command(
+    "measure masks by kind of candidates, and how well the confidence tells right from wrong",
+    "evals.commands.candidates:EvalCandidatesCommand",
+    group="Measure",
+)
+CALIBRATE_CONFIDENCE = Command(
+    "fit how sure a mask is on annotated pictures, and write a method file",
+    "evals.commands.candidates:CalibrateConfidenceCommand",
+    group="Calibrate",
 )

@@ -59,7 +59,7 @@ def iter_columns(
         return
     if order == "text-of-mean-logit":
         for part in _chunks(few, rows):
-            yield part, torch.softmax(_masked_logits(few, element, rows[part]).mean(dim=0, keepdim=True), dim=-1)
+            yield part, torch.softmax(masked_logits(few, element, rows[part]).mean(dim=0, keepdim=True), dim=-1)
         return
     for part, weights in _joint(call, few, element, rows, columns):
         if order == "text-of-mean":
@@ -121,7 +121,7 @@ def _joint(
         assert call.log_sum_exp is not None
         lse = call.log_sum_exp[element]  # [H, Q]
         for part in _chunks(few, rows):
-            logits = _masked_logits(few, element, rows[part])
+            logits = masked_logits(few, element, rows[part])
             yield part, torch.exp(logits - lse.index_select(1, rows[part])[..., None])
         return
     for part, weights in iter_rows(call, element, rows):
@@ -132,13 +132,13 @@ def _is_exact(call: AttentionCall, element: int, row: Tensor) -> bool:
     """Whether the kernel's log-sum-exp is that of the logits; some kernels shift keys or count in base 2."""
     if call.log_sum_exp is None:
         return False
-    own = torch.logsumexp(_masked_logits(call, element, row), dim=-1)  # [H, 1]
+    own = torch.logsumexp(masked_logits(call, element, row), dim=-1)  # [H, 1]
     given = call.log_sum_exp[element].index_select(1, row)
     return bool((torch.expm1(own - given).abs() <= LSE_TOLERANCE).all())
 
 
-def _masked_logits(call: AttentionCall, element: int, rows: Tensor) -> Tensor:
-    """[H, R, K] float32 scaled logits with the mask and edits."""
+def masked_logits(call: AttentionCall, element: int, rows: Tensor) -> Tensor:
+    """Compute chosen rows of one element's logits [H, R, K] float32: scaled, with the mask and edits."""
     logits, mask = logit_rows(call, rows, element)[0], mask_rows(call, rows, element)
     bias = combined_edit(call, rows).logit_bias if call.edits else None
     if bias is not None:

@@ -1,7 +1,8 @@
 """Define the stream of attention events and its subscribers.
 
 For every run of a stack of layers the events are, in order: `begin_pass`; per layer `residual`, `edit`, `observe` and
-`gate`; `end_pass`. A layer of linear attention emits `observe_linear` in place of `edit` and `observe`. `begin_generation` precedes the passes of a call of `generate`, and `end_generation` follows them.
+`gate`, or of linear attention `residual` and `observe_linear`; `end_pass`. `begin_generation` precedes the passes of a
+call of `generate`, and `end_generation` follows them.
 Recording is a subscriber that keeps observed rows; steering is a subscriber that returns edits.
 """
 

@@ -16,7 +16,7 @@ from grounding.attention.backends.compiled import (
     own_code,
     refuse_compiled,
 )
-from grounding.attention.backends.diffusers import DispatchTap, dispatching, uses_dispatcher
+from grounding.attention.backends.diffusers import DispatchTap, dispatching, has_processor, uses_dispatcher
 from grounding.attention.backends.linear import emitting_linear
 from grounding.attention.backends.sdpa import SdpaTap, head_count
 from grounding.attention.backends.transformers import emitting, refuse_kernel, uses_interface
@@ -59,7 +59,7 @@ def intercept(
 
     Raises:
         RecordingError: the model has no such layers, is compiled or has a kernel that cannot be followed, or edits are
-            requested of layers that use neither the registry nor the dispatcher.
+            requested of layers that use neither the registry nor a processor of diffusers.
     """
     if backend not in get_args(Backend):
         raise RecordingError(f"backend {backend!r} is unknown: use one of {', '.join(get_args(Backend))}")
@@ -74,12 +74,13 @@ def intercept(
                 "layers of linear attention are recorded of code that is not compiled: run the model without "
                 "torch.compile, or record its layers of softmax attention"
             )
-    fixed = [i for i in outside if not uses_dispatcher(stack.layers[i])]
-    if scope.edits and (fixed or backend == "sdpa") and scope.calls:
-        layer = stack.layers[fixed[0] if fixed else next(iter(scope.calls))]
+    # Torch's function is not told which layers of a language model share key heads, and packs their decode steps.
+    asked = scope.calls if backend == "sdpa" else outside
+    fixed = [i for i in asked if not has_processor(stack.layers[i])]
+    if scope.edits and fixed:
         raise RecordingError(
-            f"{type(layer).__name__} does not take its attention kernel from transformers' registry or diffusers' "
-            "dispatcher, so its calls cannot be edited: expected a model that does"
+            f"{type(stack.layers[fixed[0]]).__name__} does not take its attention kernel from transformers' registry "
+            "or a processor of diffusers, so its calls cannot be edited: expected a model that does"
         )
     route = Route(subscriber, stack.layers, scope)
     with ExitStack() as undo:
@@ -138,7 +139,7 @@ def _tap(
 
     def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
         if route.is_active:
-            tap = DispatchTap(listen, lse, edit) if dispatched else SdpaTap(listen, heads, passes.queries, lse)
+            tap = DispatchTap(listen, lse, edit) if dispatched else SdpaTap(listen, heads, passes.queries, lse, edit)
             tap.__enter__()
             entered.append(tap)
 

@@ -25,10 +25,13 @@ from grounding.attention.introspect import LayerStack
 from grounding.attention.output_check import checked, output_error, refuse_unexplained
 from grounding.attention.rows import WORKING_BYTES, as_index, attention_rows, iter_rows
 from grounding.errors import BudgetError, RecordingError
+from grounding.joint_spec import Readout
 from grounding.types import RecordSpec, check_counted
 
-Table = Literal["image-to-text", "text-to-image", "text-to-text"]
-"""Queries and keys of a recorded table."""
+Table = Literal["image-to-text", "text-to-image", "text-to-text", "outputs"]
+"""Queries and keys of a recorded table; `outputs` is the softmax over text of the products of a cell's and each text
+token's attention output, heads side by side and before their projection, H = 1.
+"""
 
 Plan = Callable[[Pass], "JointRequest | None"]
 
@@ -260,12 +263,24 @@ class JointCollector(Subscriber):
         self._errors.append((layer, call.query.dtype, found))
         for name in request.tables:
             parts: Iterator[tuple[slice, Tensor]]
-            if name == "text-to-image":
+            if name == "outputs":
+                parts = iter(((slice(0, len(cells)), self._products(output[element], cells, text)),))
+            elif name == "text-to-image":
                 parts = ((part, w.index_select(-1, cells)) for part, w in iter_rows(call, element, text))
             else:
                 rows = cells if name == "image-to-text" else text
                 parts = iter_columns(call, element, rows, text, request.order)
             self._kept[name, layer] = torch.cat([self._reduced(weights) for _, weights in parts], dim=1)
+
+    def _products(self, output: Tensor, cells: Tensor, text: Tensor) -> Tensor:
+        """[1, X, T] softmax over text of the products of attention outputs [Q, H, Dv]."""
+        heads, readout = self._request.spec.heads, self._request.spec.readout or Readout()
+        if heads is not None:
+            output = output.index_select(1, as_index(heads, output.device))
+        own, words = (output.index_select(0, some).flatten(1).float() for some in (cells, text))
+        if readout.unit:
+            words = torch.nn.functional.normalize(words, dim=-1)
+        return torch.softmax(own @ words.T / readout.temperature, dim=-1)[None]
 
     def _reduced(self, weights: Tensor) -> Tensor:
         if self._request.spec.heads is not None and weights.shape[0] > 1:
@@ -317,6 +332,7 @@ def check_joint_budget(request: JointRequest, layers: tuple[int, ...], heads: in
         "image-to-text": cells * text,
         "text-to-image": cells * text,
         "text-to-text": text * text,
+        "outputs": cells * text,
     }
     kept = len(layers) * kept_heads * sum(sizes[name] for name in request.tables) * FLOAT
     total = kept + WORKING_BYTES

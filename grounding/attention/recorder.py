@@ -88,9 +88,7 @@ def record(
 
 
 @contextmanager
-def _recording_linear(
-    model: nn.Module, request: RowRequest, stack: LayerStack, *, verify: bool
-) -> Iterator[Recording]:
+def _recording_linear(model: nn.Module, request: RowRequest, stack: LayerStack, *, verify: bool) -> Iterator[Recording]:
     """Record rows of layers of linear attention; see `record`."""
     layers = request.spec.layers if request.spec.layers is not None else linear_layers(stack)
     refuse_other_layers(stack, [i for i in layers if i < len(stack.layers)])

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,15 +19,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from grounding.attention.events import Pass
-from grounding.attention.joint import record_joint
-from grounding.diffusion.latents import draw_noise, mixed, pixels_of
+from grounding.diffusion.concepts import ConceptStream, with_concepts
+from grounding.diffusion.latents import mixed, pixels_of
 from grounding.diffusion.magnets import PromptMagnets
-from grounding.diffusion.maps import joint_maps, request_for
 from grounding.diffusion.prompts import SLOT, Encoded, Observed, TextPrompt
 from grounding.diffusion.reading import ModelSettings, Pads
+from grounding.diffusion.run import NoisyRuns
 from grounding.diffusion.sequence import LatentShape, Placement, grids_of
+from grounding.diffusion.sink_edits import read_edited
 from grounding.diffusion.tokens import TextToken, padded, place, refuse_controls, refuse_long, tokenize
 from grounding.errors import ModelError
+from grounding.joint_spec import Readout
 from grounding.memory import explain_out_of_memory
 from grounding.source import fingerprint
 from grounding.text.parse import NounFinder, parse
@@ -58,8 +61,11 @@ class DiffusionSource(ABC):
             or in `calls` of their own, the prompt's first.
         per_token: arguments of the transformer that have one entry per text token, with the axis of the tokens; empty
             where the states of two prompts cannot follow each other.
+        concept_streams: whether nothing but attention mixes text tokens, which also have no positions, so that concepts
+            can run beside a prompt.
         default_prompt: prompt template used where a caller gives none.
         reading: how a picture is read.
+        magnets: encodes magnets and concepts.
         notice: one sentence that every run with this model must show, or None.
     """
 
@@ -73,6 +79,7 @@ class DiffusionSource(ABC):
     text_length: ClassVar[int]
     guidance: ClassVar[Literal["negative-first", "prompt-first", "calls"]]
     per_token: ClassVar[Mapping[str, int]] = {}
+    concept_streams: ClassVar[bool] = False
 
     def __init__(
         self, pipe: Any, name: str = "", finder: NounFinder | None = None, settings: ModelSettings | None = None
@@ -85,7 +92,7 @@ class DiffusionSource(ABC):
         self.notice: str | None = settings.notice
         self.reading = settings.reading
         self._latents: tuple[bytes, Tensor] | None = None
-        self._magnets = PromptMagnets(self)
+        self.magnets = PromptMagnets(self)
 
     # -- what a family says
 
@@ -334,29 +341,44 @@ class DiffusionSource(ABC):
         if len(clips) != len(expressions) or not clips:
             raise ValueError(f"{len(clips)} pictures for {len(expressions)} expressions: one per expression is needed")
         # Words first, so that a bad expression is refused before a picture is encoded.
-        prompts = [self._magnets.prompt(self.prompt(one, template), spec.magnets) for one in expressions]
+        prompts = [self.magnets.prompt(self.prompt(one, template), spec.magnets) for one in expressions]
         for prompt in prompts:
             self.tokens(prompt.text)
         return [self._read_one(clip, prompt, spec) for clip, prompt in zip(clips, prompts, strict=True)]
 
     def _read_one(self, frames: Sequence[Image.Image], prompt: TextPrompt, spec: RecordSpec) -> AttentionMaps:
         with torch.inference_mode(), explain_out_of_memory(f"running {self.name}", _REMEDY):
-            encoded = self._magnets.encode(prompt, spec.magnets)
+            readout, edit = spec.readout or Readout(), spec.sinks
+            if edit is not None and readout.what == "outputs":
+                raise ModelError(
+                    "text sinks are those of attention, and the method reads attention outputs: leave the stage "
+                    "'text-sinks' out, or write 'what: attention' in the method's readout"
+                )
+            encoded = self.magnets.encode(prompt, spec.magnets)
             clean = self._encoded_picture(frames)
             shape = self.latent_shape(clean)
             placement = self.placement(encoded.tokens, shape)
-            words = self.words(prompt, encoded.tokens, placement)
-            request = request_for(placement, self.reading, spec)
-            recordings = []
-            for level in self.reading.levels:
-                with record_joint(self.transformer, list(self.layers), request) as recording:
-                    for draw in range(self.reading.draws):
-                        noise = draw_noise(clean, self.reading.seed + draw)
-                        noisy = self.noisy(clean, noise, level).to(self.dtype)
-                        self.transformer(**self.inputs(noisy, level, encoded), return_dict=False)
-                recordings.append(recording)
-        grids = grids_of(placement, shape, (frames[0].width, frames[0].height), self.video, self.frames_per_latent)
-        return joint_maps(recordings, request, words, placement, grids, self.layer_count)
+            words, stream = self.words(prompt, encoded.tokens, placement), None
+            if readout.concepts == "stream":
+                self._check_streams()
+                found = with_concepts(prompt, encoded, self.magnets, readout.background, placement)
+                encoded, placement, words = found
+                stream = ConceptStream(placement, len(encoded.tokens))
+            encoded = encoded.without_pooled() if readout.pooled == "zero" else encoded
+            size = (frames[0].width, frames[0].height)
+            grids = grids_of(placement, shape, size, self.video, self.frames_per_latent)
+            runs = NoisyRuns(self, self.reading.under(readout), clean, encoded, placement, words, grids)
+            if edit is None:
+                return runs.maps(spec, stream)
+            return read_edited(partial(runs.maps, start=edit.start), spec, placement, words)
+
+    def _check_streams(self) -> None:
+        if not self.concept_streams:
+            raise ModelError(
+                f"{self.name} ({type(self).__name__}) has no place for concepts beside the prompt, because its text "
+                "tokens are numbered, pooled or keys alone: choose FLUX.1 or SD3, or in joint attention read the "
+                "prompt's own words, with 'concepts: prompt' and without 'background' in the method's readout"
+            )
 
     def _encoded_picture(self, frames: Sequence[Image.Image]) -> Tensor:
         """Clean latents; those of the latest picture are kept, since expressions of one picture follow each other."""

@@ -24,6 +24,7 @@ class Chroma(Flux):
 
     pipelines = ("ChromaPipeline",)
     required: ClassVar[tuple[str, ...]] = ("transformer", "vae", "text_encoder", "tokenizer")
+    concept_streams = False
     pad_rules: ClassVar[tuple[Pads, ...]] = ("mask", "drop", "ignore", "keep")
     per_token: ClassVar[Mapping[str, int]] = {"encoder_hidden_states": 1, "txt_ids": 0, "attention_mask": 1}
 

@@ -35,6 +35,7 @@ class Flux(DiffusionSource):
     pad_rules: ClassVar[tuple[Pads, ...]] = ("drop", "ignore", "keep", "mask")
     guidance = "calls"
     per_token: ClassVar[Mapping[str, int]] = {"encoder_hidden_states": 1, "txt_ids": 0}
+    concept_streams = True
     text_length = 512
 
     @property

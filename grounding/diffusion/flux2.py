@@ -27,6 +27,7 @@ class Flux2Klein(Flux):
     required = ("transformer", "vae", "text_encoder", "tokenizer")
     pad_rules: ClassVar[tuple[Pads, ...]] = ("drop", "ignore", "keep")
     per_token: ClassVar[Mapping[str, int]] = {}
+    concept_streams = False
     encoder = "Qwen3"
 
     @property

@@ -16,6 +16,7 @@ from grounding.diffusion.maps import joint_maps, request_for
 from grounding.diffusion.prompts import SLOT, Observed
 from grounding.diffusion.sequence import LatentShape, Placement, grids_of
 from grounding.errors import RecordingError
+from grounding.joint_spec import Readout
 from grounding.types import AttentionMaps, RecordSpec
 
 
@@ -69,6 +70,13 @@ def record_generation(
         raise RecordingError(
             "a pipeline that generates encodes its own prompt, so no magnets can be appended to it: record without "
             "magnets, or write them into the prompt"
+        )
+    readout = spec.readout or Readout()
+    changed = replace(readout, what="outputs", temperature=1.0, unit=False) != Readout("outputs")
+    if spec.sinks is not None or changed:
+        raise RecordingError(
+            "a pipeline that generates runs on its own noise and prompt, unedited: leave edits of sinks out of the "
+            "method, and levels, draws, concepts and pooled out of its readout"
         )
     read = source.prompt(prompt, SLOT)
     source.tokens(read.text)

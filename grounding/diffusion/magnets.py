@@ -13,8 +13,9 @@ from grounding.diffusion.prompts import Encoded, TextPrompt
 from grounding.diffusion.reading import Pads
 from grounding.diffusion.tokens import TextToken
 from grounding.errors import MethodError, ModelError
+from grounding.joint_spec import MagnetWords
 from grounding.text.kinds import kind_of, normal
-from grounding.types import MagnetWords, Word, WordKind
+from grounding.types import Word, WordKind
 
 
 class TextEncoding(Protocol):
@@ -75,7 +76,19 @@ class PromptMagnets:
         encoded = self._source.encode(prompt.text)
         if magnets is None or magnets.encoding == "inline":
             return encoded
-        added = [self._encode_alone(magnet) for magnet in _used(prompt, magnets)]
+        alone = (self.encode_alone(magnet) for magnet in _used(prompt, magnets))
+        return self.join(encoded, [replace(one, tokens=_as_magnets(one.tokens)) for one in alone])[0]
+
+    def join(self, encoded: Encoded, added: Sequence[Encoded]) -> tuple[Encoded, int]:
+        """Put states behind a prompt's own and before its padding.
+
+        Args:
+            encoded: the prompt.
+            added: states that follow it.
+
+        Returns:
+            (prompt, added states and padding; index of the first added token).
+        """
         # Padding stays last: a transformer that drops it keeps what stands before.
         count = len(encoded.tokens)
         end = count - sum(1 for _ in takewhile(lambda token: token.role == "pad", reversed(encoded.tokens)))
@@ -85,11 +98,15 @@ class PromptMagnets:
             name: torch.cat([part.inputs[name] for part in parts], dim=axis)
             for name, axis in self._source.per_token.items()
         }
-        return Encoded(tuple(token for part in parts for token in part.tokens), {**encoded.inputs, **joined})
+        return Encoded(tuple(token for part in parts for token in part.tokens), {**encoded.inputs, **joined}), end
+
+    def knows(self, text: str) -> bool:
+        """Whether all of a text is in the encoder's vocabulary."""
+        return not any(token.unknown for token in self._source.tokens(text))
 
     def _check_known(self, magnets: MagnetWords) -> None:
         for magnet in magnets.texts:
-            if any(token.unknown for token in self._source.tokens(magnet)):
+            if not self.knows(magnet):
                 raise MethodError(
                     f"the magnet {magnet!r} is outside the vocabulary of {self._source.name}: name others in the "
                     "method's stage 'magnets', such as 'words: [with, to]'"
@@ -102,16 +119,22 @@ class PromptMagnets:
                 "message, so magnets cannot be encoded alone: write 'encoding: inline' in the method's stage 'magnets'"
             )
 
-    def _encode_alone(self, magnet: str) -> Encoded:
-        """The magnet's own tokens and their states, without padding."""
+    def first_token(self, text: str) -> Encoded:
+        """The first token that stands for characters of a text that is encoded alone; it counts as text of its own."""
+        alone = self.encode_alone(text)
+        first = next(i for i, token in enumerate(alone.tokens) if token.role == "text")
+        one = self._part(alone, [first])
+        return replace(one, tokens=_as_magnets(one.tokens))
+
+    def encode_alone(self, magnet: str) -> Encoded:
+        """A text's own tokens and their states, without padding."""
         if magnet not in self._alone:
             source = self._source
             # Padding, where the text encoder sees it, changes the states of the tokens before it.
             alone = source.with_reading(pads="drop") if "drop" in source.pad_rules else source
             encoded = alone.encode(magnet)
-            own = self._part(encoded, [i for i, token in enumerate(encoded.tokens) if token.role != "pad"])
-            tokens = tuple(replace(token, role="magnet", span=(0, 0)) for token in own.tokens)
-            self._alone[magnet] = replace(own, tokens=tokens)
+            real = [i for i, token in enumerate(encoded.tokens) if token.role != "pad"]
+            self._alone[magnet] = self._part(encoded, real)
         return self._alone[magnet]
 
     def _part(self, encoded: Encoded, indices: Sequence[int]) -> Encoded:
@@ -123,6 +146,10 @@ class PromptMagnets:
                 axis, torch.tensor(list(indices), dtype=torch.long, device=values.device)
             )
         return Encoded(tuple(encoded.tokens[i] for i in indices), inputs)
+
+
+def _as_magnets(tokens: Sequence[TextToken]) -> tuple[TextToken, ...]:
+    return tuple(replace(token, role="magnet", span=(0, 0)) for token in tokens)
 
 
 def _used(prompt: TextPrompt, magnets: MagnetWords) -> Sequence[str]:

@@ -21,7 +21,7 @@ _TABLES: dict[Direction, Table] = {"image-to-word": "image-to-text", "word-to-im
 def request_for(
     placement: Placement, reading: MapReading, spec: RecordSpec, *, element: int = 0, batch: int = 1, mean: bool = True
 ) -> JointRequest:
-    """The request for the maps of all text tokens over all cells.
+    """The request for the maps of all text tokens over all cells; outputs have the direction image-to-word.
 
     Args:
         placement: positions.
@@ -32,16 +32,30 @@ def request_for(
         mean: average all passes.
 
     Raises:
-        ModelError: text has no queries in cross attention.
+        ModelError: text has no queries and no outputs in cross attention, or text-to-text is asked for with outputs.
         RecordingError: the spec asks for what a diffusion transformer does not have.
     """
-    tables: tuple[Table, ...] = (_TABLES[reading.direction],)
+    if spec.readout is not None and spec.readout.what == "outputs":
+        tables: tuple[Table, ...] = ("outputs",)
+        if not placement.joint:
+            raise ModelError(
+                "in cross attention text tokens are keys alone and have no attention outputs: choose a method that "
+                "reads attention, such as daam"
+            )
+        if spec.text_to_text:
+            raise ModelError(
+                "attention between words was asked for by a method that reads attention outputs: leave the stage "
+                "'text-sinks' out, or write 'what: attention' in the method's readout"
+            )
+    else:
+        tables = (_TABLES[reading.direction],)
     if spec.text_to_text:
         tables = (*tables, "text-to-text")
     if not placement.joint and tables != ("image-to-text",):
         raise ModelError(
             "in cross attention text tokens are keys alone, so only maps in the direction image-to-word exist: read "
-            "with direction='image-to-word', and leave out stages that need text-to-text attention"
+            "with direction='image-to-word', leave out stages that need text-to-text attention, and write 'between: 0' "
+            "in the stage 'text-sinks'"
         )
     return JointRequest(
         cells=placement.cells,
@@ -86,7 +100,7 @@ def joint_maps(
         return torch.cat([recording.table(name) for recording in recordings])
 
     table = request.tables[0]
-    if table == "image-to-text":
+    if table != "text-to-image":
         values = torch.einsum("slhxt,wt->slhwx", joined(table), member)
         direction: Direction = "image-to-word"
     else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 from grounding.diffusion.sequence import LatentShape
 from grounding.diffusion.tokens import TextToken
@@ -12,6 +14,8 @@ from grounding.types import Word
 
 SLOT = "{expression}"
 """Where a prompt template takes the expression."""
+
+_POOLED = ("pooled_projections",)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,11 @@ class Encoded:
 
     tokens: tuple[TextToken, ...]
     inputs: Mapping[str, Any]
+
+    def without_pooled(self) -> Encoded:
+        """The same with zeros in place of the prompt's pooled vector, where the transformer takes one."""
+        pooled = {name: torch.zeros_like(self.inputs[name]) for name in _POOLED if name in self.inputs}
+        return replace(self, inputs={**self.inputs, **pooled})
 
 
 @dataclass(frozen=True)

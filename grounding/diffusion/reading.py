@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from grounding import schema
 from grounding.attention.columns import Order
 from grounding.errors import ModelError
+from grounding.joint_spec import Readout
 from grounding.types import Direction
 
 Pads = Literal["drop", "ignore", "keep", "mask"]
@@ -74,6 +75,11 @@ class MapReading:
                 raise ModelError(f"{name}={value!r} is unknown: use {', '.join(get_args(known))}")
         if self.pads is not None and self.pads not in get_args(Pads):
             raise ModelError(f"pads={self.pads!r} is unknown: use {', '.join(get_args(Pads))}")
+
+    def under(self, readout: Readout) -> MapReading:
+        """The reading with a method's noise levels and draws in place of the model's own, where it names them."""
+        draws = self.draws if readout.draws is None else readout.draws
+        return replace(self, levels=readout.levels or self.levels, draws=draws)
 
 
 @dataclass(frozen=True)

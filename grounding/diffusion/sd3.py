@@ -30,6 +30,7 @@ class StableDiffusion3(DiffusionSource):
     pad_rules: ClassVar[tuple[Pads, ...]] = ("drop", "ignore", "keep")
     guidance = "negative-first"
     per_token: ClassVar[Mapping[str, int]] = {"encoder_hidden_states": 1}
+    concept_streams = True
     text_length = 256
 
     @property

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from grounding.errors import MethodError
 from grounding.layout import ImageGrid
-from grounding.types import AttentionMaps, Direction, FloatArray, IntArray, RecordSpec, StageReport
+from grounding.types import AttentionMaps, Direction, EditedSinks, FloatArray, IntArray, RecordSpec, StageReport
 
 N = TypeVar("N", bound=np.generic)
 Part = Literal["steps", "layers", "heads", "words", "background"]
@@ -99,7 +99,7 @@ class Stage(ABC):
             )
         if maps.signed and not self.takes_signed:
             raise MethodError(
-                f"stage {self.name!r} needs weights >= 0, but these maps are signed: leave the stage out, put the stage "
+                f"stage {self.name!r} needs weights >= 0, but these maps are signed: leave the stage out, put "
                 "'unsigned' before it, or record layers of softmax attention"
             )
         return self.with_background(maps)
@@ -162,12 +162,16 @@ def keep_layers(maps: AttentionMaps, indices: Sequence[int]) -> AttentionMaps:
 def keep_words(maps: AttentionMaps, indices: Sequence[int]) -> AttentionMaps:
     """The maps with only the given entries of the word axis."""
     at = list(indices)
-    between = maps.text_to_text
+    between, sinks = maps.text_to_text, maps.sinks
+    if sinks is not None:
+        evidence = None if sinks.evidence is None else sinks.evidence[at]
+        sinks = EditedSinks(sinks.edited[at], evidence)
     return replace(
         maps,
         values=maps.values[:, :, :, at],
         words=tuple(maps.words[i] for i in at),
         text_to_text=None if between is None else between[:, :, :, at][..., at],
+        sinks=sinks,
     )
 
 

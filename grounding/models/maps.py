@@ -170,8 +170,14 @@ def row_request(layouts: Sequence[TokenLayout], words: Sequence[Sequence[Word]],
         spec: layers, heads, reductions, statistics and budget.
 
     Raises:
-        RecordingError: the spec has magnets.
+        RecordingError: the spec has magnets, edits sinks, or reads outputs or noise levels.
     """
+    if spec.sinks is not None or spec.readout is not None:
+        asked = "a readout" if spec.sinks is None else "an edit of text sinks"
+        raise RecordingError(
+            f"the method has {asked}, which a diffusion transformer has a meaning for and a vision-language model has "
+            "not: choose another method, or a diffusion transformer"
+        )
     if spec.magnets is not None:
         raise RecordingError(
             "magnets share a cell's attention with the expression, and in a vision-language model cells do not attend "

@@ -6,9 +6,10 @@ adds 0.5 itself, so `to_input_frame` subtracts 0.5 after scaling.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -92,6 +93,39 @@ class Segmenter(Protocol):
         """
 
 
+@runtime_checkable
+class BatchSegmenter(Segmenter, Protocol):
+    """A segmenter that also decodes several prompts at once; every segmenter of this package does.
+
+    The two halves of `predict` stand apart, so that masks which a filter drops are never enlarged.
+
+    Attributes:
+        device: device of the model.
+    """
+
+    device: torch.device
+
+    def decode(
+        self, prompts: Sequence[PointPrompts], *, mask_input: FloatArray | None = None, multimask_output: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predict masks for several objects of the current image, in the decoder's frame.
+
+        Args:
+            prompts: one or more, all with the same number of points, and all or none with a box.
+            mask_input: see `Segmenter.predict`; the same for all.
+            multimask_output: see `Segmenter.predict`.
+
+        Returns:
+            Logits [P, M, h, w] float32 and scores [P, M] float32 on the segmenter's device.
+
+        Raises:
+            SegmenterError: no image was set, or the device ran out of memory.
+        """
+
+    def enlarge(self, logits: torch.Tensor) -> BoolArray:
+        """Convert logits [N, h, w] of `decode` to masks, bool [N, H, W] in the current image's size."""
+
+
 def check_image(image: Image.Image) -> Image.Image:
     """Convert an image to RGB.
 
@@ -113,28 +147,33 @@ def no_image(name: str) -> SegmenterError:
 
 
 def to_input_frame(
-    prompts: PointPrompts, original: tuple[int, int], content: tuple[int, int], device: torch.device
+    prompts: Sequence[PointPrompts], original: tuple[int, int], content: tuple[int, int], device: torch.device
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """Convert prompts to the coordinates of SAM's prompt encoder.
 
     Args:
-        prompts: in pixels of the original image.
+        prompts: P prompts in pixels of the original image, all with N points, and all or none with a box.
         original: (H, W) of the original image.
         content: (h, w) of the resized image inside the model's input, from its top left corner.
         device: device of the tensors.
 
     Returns:
-        points [N, 2] float32 and labels [N] int32, both None without points; box [4] float32 or None.
+        points [P, N, 2] float32 and labels [P, N] int32, both None without points; boxes [P, 4] float32 or None.
     """
+    forms = {(len(one.xy), one.box_xyxy is None) for one in prompts}
+    if len(forms) != 1:
+        raise ValueError(f"prompts of one batch have the same number of points and boxes, got {sorted(forms)}")
     scale = np.array([content[1] / original[1], content[0] / original[0]], dtype=np.float32)
-    points = labels = box = None
-    if len(prompts.xy):
-        points = torch.as_tensor(prompts.xy.astype(np.float32) * scale - 0.5, dtype=torch.float32, device=device)
-        labels = torch.as_tensor(prompts.label, dtype=torch.int32, device=device)
-    if prompts.box_xyxy is not None:
-        corners = np.array(prompts.box_xyxy, dtype=np.float32) * np.tile(scale, 2) - 0.5
-        box = torch.as_tensor(corners, dtype=torch.float32, device=device)
-    return points, labels, box
+    points = labels = boxes = None
+    ((count, boxless),) = forms
+    if count:
+        xy = np.stack([one.xy for one in prompts]).astype(np.float32)
+        points = torch.as_tensor(xy * scale - 0.5, dtype=torch.float32, device=device)
+        labels = torch.as_tensor(np.stack([one.label for one in prompts]), dtype=torch.int32, device=device)
+    if not boxless:
+        corners = np.array([one.box_xyxy for one in prompts], dtype=np.float32) * np.tile(scale, 2) - 0.5
+        boxes = torch.as_tensor(corners, dtype=torch.float32, device=device)
+    return points, labels, boxes
 
 
 def mask_tensor(mask_input: FloatArray | None, device: torch.device) -> torch.Tensor | None:
@@ -146,10 +185,10 @@ def mask_tensor(mask_input: FloatArray | None, device: torch.device) -> torch.Te
     return torch.as_tensor(mask_input, dtype=torch.float32, device=device)[None, None]
 
 
-def to_candidates(masks: torch.Tensor, scores: torch.Tensor, low_res_logits: torch.Tensor) -> MaskCandidates:
-    """Convert [M, H, W] masks, [M] scores and [M, h, w] logits of a model to NumPy arrays on the CPU."""
+def to_candidates(masks: BoolArray, scores: torch.Tensor, low_res_logits: torch.Tensor) -> MaskCandidates:
+    """Join [M, H, W] masks with [M] scores and [M, h, w] logits of a model, as NumPy arrays on the CPU."""
     return MaskCandidates(
-        masks=masks.cpu().numpy(),
+        masks=masks,
         scores=scores.float().cpu().numpy(),
         low_res_logits=low_res_logits.float().cpu().numpy(),
     )

@@ -9,9 +9,11 @@ processor resizes the image.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -27,7 +29,7 @@ from grounding.segmenters.base import (
     to_candidates,
     to_input_frame,
 )
-from grounding.types import FloatArray, PointPrompts
+from grounding.types import BoolArray, FloatArray, PointPrompts
 
 
 class HubSegmenter(ABC):
@@ -81,25 +83,37 @@ class HubSegmenter(ABC):
             embeddings = self._model.get_image_embeddings(pixels)
         self._embeddings = [e.float() for e in embeddings] if isinstance(embeddings, list) else embeddings.float()
 
-    @torch.inference_mode()
     def predict(
         self, prompts: PointPrompts, *, mask_input: FloatArray | None = None, multimask_output: bool = True
     ) -> MaskCandidates:
         """Predict masks for one prompt; see `Segmenter.predict`."""
+        logits, scores = self.decode([prompts], mask_input=mask_input, multimask_output=multimask_output)
+        return to_candidates(self.enlarge(logits[0]), scores[0], self._feed_back(logits[0]))
+
+    @torch.inference_mode()
+    def decode(
+        self, prompts: Sequence[PointPrompts], *, mask_input: FloatArray | None = None, multimask_output: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predict masks for several prompts; see `BatchSegmenter.decode`."""
         if self._embeddings is None:
             raise no_image(self.name)
-        points, labels, box = to_input_frame(prompts, self._original, self._content, self.device)
+        points, labels, boxes = to_input_frame(prompts, self._original, self._content, self.device)
         with explain_memory(self.name, self.device):
             output = self._model(
                 image_embeddings=self._embeddings,
-                input_points=None if points is None else points[None, None],  # [image, object, point, xy]
-                input_labels=None if labels is None else labels[None, None],
-                input_boxes=None if box is None else box[None, None],  # [image, object, 4]
+                input_points=None if points is None else points[None],  # [image, object, point, xy]
+                input_labels=None if labels is None else labels[None],
+                input_boxes=None if boxes is None else boxes[None],  # [image, object, 4]
                 input_masks=mask_tensor(mask_input, self.device),
                 multimask_output=multimask_output,
             )
-            logits = output.pred_masks[0].float()  # [object, M, h, w]
-            return to_candidates(self._upscale(logits)[0], output.iou_scores[0, 0], self._feed_back(logits[0]))
+        return output.pred_masks[0].float(), output.iou_scores[0].float()
+
+    @torch.inference_mode()
+    def enlarge(self, logits: torch.Tensor) -> BoolArray:
+        """Convert logits to masks; see `BatchSegmenter.enlarge`."""
+        with explain_memory(self.name, self.device):
+            return np.asarray(self._upscale(logits[:, None])[:, 0].cpu().numpy())
 
     @abstractmethod
     def _content_size(self, inputs: Any) -> tuple[int, int]:

@@ -95,7 +95,7 @@ def generate(
         shared = shared_prompt(vlm, images, questions, prepared) if share_prefix and steering is None else None
         inputs, length = (prepared.inputs, prepared.length) if shared is None else (shared.inputs, shared.length)
         if decoding.stop_at_repeats:
-            options["stopping_criteria"] = _repeats(vlm, length)
+            options.setdefault("stopping_criteria", _repeats(vlm, length))
         output = vlm.model.generate(**inputs, **options)
     texts = [_generated(vlm, row, decoding.stop_at_repeats) for row in output[:, length:].tolist()]
     for override in overrides:

@@ -35,7 +35,7 @@ class DiscoverCommand(DiscoveryOptions, ModelOptions):
     Every image becomes one line of OUT/results.jsonl: its instances with name, score, mask and points, what the model
     answered, and how often the models ran. A manifest that was interrupted is resumed; images named on the command
     line are always done again. Without options one question is asked about the whole image; --multi-scale and
-    --ensemble find more at the cost of more runs.
+    --question-ensemble find more at the cost of more runs.
 
     Exit codes: 0 everything is done; 1 some images of several failed, each with its sentence in its line; 2 refused,
     with nothing written (that is also how a single image fails); 130 interrupted.

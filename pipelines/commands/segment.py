@@ -142,13 +142,16 @@ class SegmentCommand(ModelOptions):
 
 
 def _line(record: Record, out: Path) -> str:
-    """One result as text: its first file, or the image's name, and the area of its masks.
+    """One result as text: its first file, or the image's name, the area of its masks, and how sure it is.
 
     The segmenter's own estimate is left out: it is about as high for masks of the wrong thing.
     """
     name = str(out / record["files"][0]) if record["files"] else record["image"]
     width, height = record["image_size"]
     masks = ", ".join(f"{segment['area'] / (width * height):.1%} of the image" for segment in record["segments"])
+    masks = masks or "no mask"
+    if record.get("confidence") is not None:
+        masks += f", confidence {record['confidence']:.2f}"
     notes = (f"note: {one}" for one in record.get("notes", ()))
     return "; ".join((f"{name}: {record['expression']!r}, {masks}", *notes))
 

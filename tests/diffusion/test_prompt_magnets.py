@@ -15,7 +15,8 @@ from grounding.diffusion.base import DiffusionSource
 from grounding.diffusion.generation import record_generation
 from grounding.diffusion.registry import PIPELINES
 from grounding.errors import ModelError, RecordingError
-from grounding.types import AttentionMaps, MagnetWords, RecordSpec, WordKind
+from grounding.joint_spec import MagnetWords
+from grounding.types import AttentionMaps, RecordSpec, WordKind
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
 EXPRESSION = "the red elephant"
@@ -77,7 +78,7 @@ def flux() -> DiffusionSource:
 def test_separate_magnets_are_the_states_of_the_word_alone(flux: DiffusionSource) -> None:
     magnets = MagnetWords(("with", "pink"))
     prompt = flux.prompt(EXPRESSION)
-    joined = flux._magnets.encode(prompt, magnets)
+    joined = flux.magnets.encode(prompt, magnets)
     alone = [flux.encode(text) for text in (prompt.text, "with", "pink")]
     assert torch.equal(
         joined.inputs["encoder_hidden_states"], torch.cat([one.inputs["encoder_hidden_states"] for one in alone], 1)

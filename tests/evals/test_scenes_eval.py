@@ -13,6 +13,7 @@ from evals.metrics import Outcome, best_point_hits, gave_up, judge
 from evals.report import change, score, score_table
 from evals.scenes import CENTRE, FULL, OTHER, TRUTH, answer_samples, draw_samples
 from grounding.cli import main
+from grounding.maps.text_sinks import TextSinks
 from grounding.methods import load_method
 from grounding.scenes.drawing import draw_scene
 from grounding.scenes.files import scene_seed
@@ -135,6 +136,18 @@ def test_methods_with_other_magnets_get_a_recording_of_their_own():
     with_magnets, without_magnets = recordings.values()
     assert set(with_magnets) | set(without_magnets) == set(methods)
     assert {"without magnets", "raw map of all words", "+ stop words dropped", "+ sinks out"} == set(without_magnets)
+
+
+def test_edits_of_sinks_are_recorded_apart_and_need_their_magnets():
+    plain = load_method("refam")
+    stages = [replace(s, handling="redirect") if isinstance(s, TextSinks) else s for s in plain.stages]
+    method = replace(plain, stages=tuple(stages))
+    found = ablations(method)
+    assert "without magnets" not in found
+    assert {"without text-sinks", "raw map of all words", "+ stop words dropped", "+ magnets"} <= set(found)
+    recordings = shared_recordings({"full": method} | found, layer_count=8)
+    edited = [(spec.sinks is not None, spec.magnets is not None) for spec in recordings]
+    assert edited == [(True, True), (False, True), (False, False)]
 
 
 def test_an_ensemble_is_measured_beside_each_of_its_models(tiny_model, tiny_segmenter):

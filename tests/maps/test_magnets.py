@@ -8,10 +8,11 @@ from made_maps import made_maps
 from made_text_maps import text_maps, text_words
 
 from grounding.errors import ExpressionError, MethodError
+from grounding.joint_spec import MagnetWords
 from grounding.maps.combine import Combine
 from grounding.maps.magnets import PRESETS, Magnets
 from grounding.maps.words import StopWords
-from grounding.types import MagnetWords, RecordSpec, WordKind
+from grounding.types import RecordSpec, WordKind
 
 EXPRESSION = (("the", "stop"), ("red", "content"), ("star", "content"), ("</s>", "special"))
 MAGNETS = (("a", "magnet"), ("</s>", "magnet"), ("pink", "magnet"), ("</s>", "magnet"))

@@ -7,8 +7,9 @@ import pytest
 from made_text_maps import text_maps, text_words
 
 from grounding.errors import MethodError
-from grounding.maps.text_sinks import TextSinks
-from grounding.types import RecordSpec
+from grounding.joint_spec import SinkEdit
+from grounding.maps.text_sinks import TextSinks, measure
+from grounding.types import EditedSinks, RecordSpec
 
 WORDS = text_words(("▁", "special"), ("the", "stop"), ("star", "content"), ("left", "spatial"), ("</s>", "special"))
 SINK, OBJECT = 0, 2
@@ -102,6 +103,27 @@ def test_renormalised_weights_are_a_softmax_without_the_sinks():
     logits, between = planted()
     result, _ = TextSinks(handling="renormalise")(text_maps(WORDS, logits, between))
     np.testing.assert_allclose(result.values, text_maps(WORDS[1:], logits[1:]).values, rtol=1e-4)
+
+
+def test_an_edit_of_the_network_is_asked_for_and_its_evidence_is_reported():
+    stage = TextSinks(handling="mask", share=1.5, edit_start=0.5, queries="all")
+    assert stage.needs(9) == RecordSpec(sinks=SinkEdit("mask", stage.rule, 0, "all", 0.5))
+    assert TextSinks(handling="redirect").needs(9).sinks.start == 0.67
+    logits, between = planted()
+    maps = text_maps(WORDS, logits, between)
+    evidence = measure(maps, stage.rule)
+    edited = np.zeros(5, np.float32)
+    edited[SINK] = 1
+    plain = text_maps(WORDS[1:], logits[1:]).values
+    values = np.concatenate([np.zeros_like(plain[:, :, :, :1]), plain], axis=3)
+    masked = replace(maps, values=values, text_to_text=None, sinks=EditedSinks(edited, evidence))
+    result, report = stage(masked)
+    assert [word.text for word in result.words] == ["the", "star", "left", "</s>"]
+    assert result.sinks == EditedSinks(edited[1:], evidence[1:])
+    assert report.data == TextSinks(share=1.5)(maps)[1].data
+    assert report.removed == 0
+    with pytest.raises(MethodError, match="were recorded without"):
+        stage(maps)
 
 
 def test_what_is_needed_is_asked_for():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,28 @@ def test_magnets_that_a_model_cannot_take_are_refused(segment, flux_folder, tiny
     assert (code, "the magnet '☃' is outside the vocabulary" in " ".join(err.split())) == (2, True)
     code, _, err = segment(tiny_model, pictures / "a.png", "red dog", "--method", "refam")
     assert (code, "use a diffusion transformer" in " ".join(err.split())) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("method", "edit"),
+    [
+        ("concept-attention", ("background: [background", "background: [dog, background")),
+        ("daam", ("", "")),
+        ("concept-attention-prompt", ("", "")),
+        ("refam", ("stage: text-sinks", "stage: text-sinks\n    handling: mask\n    strongest: 1")),
+        ("refam", ("stage: text-sinks", "stage: text-sinks\n    handling: redirect\n    share: 0.5\n    variation: 9")),
+    ],
+)
+def test_other_readouts_and_edits_of_sinks_segment(segment, flux_folder, tiny_model, pictures, tmp_path, method, edit):
+    text = resources.files("configs").joinpath("methods", f"{method}.yaml").read_text("utf-8").replace(*edit)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(text, encoding="utf-8")
+    code, out, err = segment(flux_folder, pictures / "a.png", "the red cat", "--method", mine, "--json", "--explain")
+    assert code == 0, err
+    assert json.loads(out)["points"]
+    code, _, err = segment(tiny_model, pictures / "a.png", "the red cat", "--method", mine)
+    assert code == 2
+    assert "diffusion transformer" in " ".join(err.split())
 
 
 def test_a_missing_text_encoder_is_refused(segment, flux_folder, pictures, tmp_path):

@@ -12,7 +12,14 @@ from PIL import Image, ImageDraw
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from tiny_sam import DECODER, SIDE, sam_config, sam_image_processor
 
+from grounding.segmenters.sam import SamSegmenter
+from grounding.segmenters.sam2 import Sam2Segmenter
+from grounding.segmenters.sam3_tracker import Sam3TrackerSegmenter
+from grounding.segmenters.segment_anything import SegmentAnything
 from grounding.types import PointPrompts
+
+CPU = torch.device("cpu")
+BACKENDS = {b.model_class: b for b in (SamSegmenter, Sam2Segmenter, Sam3TrackerSegmenter)}
 
 
 def _tiny_sam():
@@ -122,6 +129,16 @@ def tiny_original() -> Sam:
 @pytest.fixture
 def tiny_original_builder():
     return build_tiny_original
+
+
+@pytest.fixture(params=[*sorted(TINY), "segment-anything"])
+def any_segmenter(request):
+    """A segmenter of every backend, without an image."""
+    if request.param == "segment-anything":
+        return SegmentAnything(build_tiny_original(), request.param, CPU)
+    torch.manual_seed(0)
+    model, image_processor, _ = TINY[request.param]()
+    return BACKENDS[request.param](_spread_out(model).eval(), image_processor, request.param, CPU)
 
 
 @pytest.fixture(scope="session")

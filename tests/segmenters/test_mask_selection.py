@@ -160,7 +160,7 @@ def test_the_cascade_is_three_calls_with_the_last_answer_as_hint(tiny, points, w
 def test_ask_gives_the_chosen_mask_with_its_agreement(tiny, points, cascade):
     prompt = points((10, 20))
     values = heatmap(np.random.default_rng(1).random((4, 6)), image_size=(75, 30))
-    rule = MaskRule("agreement", whole_penalty=0.0)
+    rule = MaskRule("agreement", whole_penalty=0.0, specks=0.0)
     segment = predict_mask(tiny, prompt, values, replace(rule, cascade=cascade), label="noise")
     offered = refine_masks(tiny, prompt, values, rule) if cascade else tiny.predict(prompt)
     agreements = [agreement(mask, values) for mask in offered.masks]
@@ -177,7 +177,7 @@ def test_ask_without_a_map_measures_no_agreement(tiny, points):
 
 def test_a_single_mask_can_be_the_rule(tiny, points):
     single = tiny.predict(points((10, 20)), multimask_output=False)
-    segment = predict_mask(tiny, points((10, 20)), rule=MaskRule("iou", multimask=False))
+    segment = predict_mask(tiny, points((10, 20)), rule=MaskRule("iou", multimask=False, specks=0.0))
     np.testing.assert_array_equal(segment.mask, single.masks[0])
 
 

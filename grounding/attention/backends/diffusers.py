@@ -11,7 +11,6 @@ Shape letters as in `grounding.attention.call`; the dispatcher's own layout is [
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grounding.attention.backends.sdpa import Listener, SdpaTap
+from grounding.attention.backends.sdpa import UNGROUPED, Editor, Listener, SdpaTap
 from grounding.attention.call import AttentionCall
 from grounding.attention.edits import run_edited
 from grounding.attention.patches import SharedPatch
@@ -47,7 +46,7 @@ class DispatchTap:
         self,
         listener: Listener,
         log_sum_exp: bool = False,
-        edit: Callable[[AttentionCall], AttentionCall] | None = None,
+        edit: Editor | None = None,
     ) -> None:
         self.listener = listener
         self.log_sum_exp = log_sum_exp
@@ -63,7 +62,6 @@ class DispatchTap:
         _TAPS.set(tuple(tap for tap in _TAPS.get() if tap is not self))
 
 
-_UNGROUPED = nn.Identity()  # a module that shares no key heads, for transformers' kernel
 _TAPS: ContextVar[tuple[DispatchTap, ...]] = ContextVar("grounding_dispatch_taps", default=())
 
 
@@ -75,8 +73,20 @@ def uses_dispatcher(layer: nn.Module) -> bool:
     Args:
         layer: an attention module of diffusers, or a block that holds one.
     """
-    processors: set[Any] = {type(found) for module in layer.modules() if (found := getattr(module, "processor", None))}
-    return any(_calls_dispatcher(kind) for kind in processors)
+    return any(_calls_dispatcher(kind) for kind in _processors(layer))
+
+
+def has_processor(layer: nn.Module) -> bool:
+    """Whether the attention of a layer is that of a diffusers model, whatever its processor calls.
+
+    Args:
+        layer: an attention module, or a block that holds one.
+    """
+    return bool(_processors(layer))
+
+
+def _processors(layer: nn.Module) -> set[type]:
+    return {type(found) for module in layer.modules() if (found := getattr(module, "processor", None)) is not None}
 
 
 @cache
@@ -103,7 +113,7 @@ def _emit(name: str, kernel: Kernel, arguments: frozenset[str], **given: Any) ->
     if call.edits:
         # Flash kernels do not support an additive mask per head; torch's kernel does.
         options = {"scaling": call.scale, "is_causal": False}
-        output = run_edited(sdpa_kernel(), _UNGROUPED, call, call.mask, (), options)[0]
+        output = run_edited(sdpa_kernel(), UNGROUPED, call, call.mask, (), options)[0]
     elif any(tap.log_sum_exp for tap in taps):
         output, log_sum_exp = _with_lse(name, kernel, arguments, given, call)
         call = replace(call, log_sum_exp=log_sum_exp)

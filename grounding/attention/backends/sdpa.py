@@ -15,12 +15,20 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from grounding.attention.call import AttentionCall
-from grounding.compat import attention_with_lse, layer_settings
+from grounding.attention.edits import run_edited
+from grounding.compat import attention_with_lse, layer_settings, sdpa_kernel
 
 Listener = Callable[[AttentionCall, Tensor], None]
+Editor = Callable[[AttentionCall], AttentionCall]
 
-_DEPTH: ContextVar[int] = ContextVar("grounding_sdpa_taps", default=0)
-"""Number of taps that are active in this thread or async task."""
+UNGROUPED = nn.Identity()
+"""A module that shares no key heads, for transformers' kernel."""
+
+_TAPS: ContextVar[tuple[SdpaTap, ...]] = ContextVar("grounding_sdpa_taps", default=())
+"""The taps that are active in this thread or async task, outermost first."""
+
+_INSIDE: ContextVar[bool] = ContextVar("grounding_sdpa_inside", default=False)
+"""Whether an edited call is being computed, whose parts are no calls of the model."""
 
 _SDPA = torch.nn.functional.scaled_dot_product_attention
 
@@ -28,7 +36,8 @@ _SDPA = torch.nn.functional.scaled_dot_product_attention
 class SdpaTap(TorchFunctionMode):
     """Pass every `F.scaled_dot_product_attention` call of this thread to a listener while the mode is active.
 
-    The call's result is returned unchanged. Fused kernels that bypass the function, and compiled code, are not seen.
+    The call's result is returned unchanged unless a tap edits the call. Fused kernels that bypass the function, and
+    compiled code, are not seen.
 
     Args:
         listener: receives the call and its output [B, Q, H, Dv].
@@ -36,6 +45,7 @@ class SdpaTap(TorchFunctionMode):
         queries: Q of the running pass, if known.
         log_sum_exp: ask the kernel for its log-sum-exp, which leaves the output bit for bit as it is; calls of kernels
             that give none, and calls inside another tap, carry none.
+        edit: returns the call with edits, or as it is; None edits nothing. An edited call is what all taps are passed.
 
     Notes:
         From transformers 5.23 on, a masked grouped-query decode step packs the query heads of a key head into the
@@ -49,22 +59,24 @@ class SdpaTap(TorchFunctionMode):
         heads: int | None = None,
         queries: int | None = None,
         log_sum_exp: bool = False,
+        edit: Editor | None = None,
     ) -> None:
         super().__init__()
         self._listener = listener
         self._heads = heads
         self._queries = queries
         self._log_sum_exp = log_sum_exp
+        self._edit = edit
 
     def __enter__(self) -> SdpaTap:
         """Follow the calls from here on."""
         super().__enter__()
-        _DEPTH.set(_DEPTH.get() + 1)
+        _TAPS.set((*_TAPS.get(), self))
         return self
 
     def __exit__(self, *error: Any) -> None:
         """Stop following calls."""
-        _DEPTH.set(_DEPTH.get() - 1)
+        _TAPS.set(tuple(tap for tap in _TAPS.get() if tap is not self))
         super().__exit__(*error)
 
     def __torch_function__(
@@ -72,9 +84,15 @@ class SdpaTap(TorchFunctionMode):
     ) -> Any:
         """Run `func`, and pass it to the listener if it is attention."""
         kwargs = kwargs or {}
+        if func is _SDPA and _INSIDE.get():
+            return func(*args, **kwargs)
+        taps = _TAPS.get()
+        # The innermost tap comes first and edits for all, because the others only see what it calls.
+        if func is _SDPA and taps[-1:] == (self,) and (call := _edited(taps, args, kwargs)) is not None:
+            return _run(taps, call)
         # The function that returns the sum is another one, which an outer tap would not see.
         found = None
-        if func is _SDPA and self._log_sum_exp and _DEPTH.get() == 1:
+        if func is _SDPA and self._log_sum_exp and len(taps) == 1:
             found = attention_with_lse(*args, **kwargs)
         result, log_sum_exp = found if found is not None else (func(*args, **kwargs), None)
         # Torch disables a mode inside its own handler, so calls made by the listener are not reported.
@@ -97,6 +115,28 @@ class SdpaTap(TorchFunctionMode):
             and call.head_count < self._heads
             and call.head_count * call.query_count == self._heads
         )
+
+
+def _edited(taps: tuple[SdpaTap, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> AttentionCall | None:
+    """The call with all taps' edits; None where no tap edits it."""
+    edits = [tap._edit for tap in taps if tap._edit is not None]
+    call = _described(*args, **kwargs) if edits else None
+    for edit in edits:
+        call = None if call is None else edit(call)
+    return call if call is not None and call.edits else None
+
+
+def _run(taps: tuple[SdpaTap, ...], call: AttentionCall) -> Tensor:
+    """Run an edited call, and pass it to every tap; returns the output [B, H, Q, Dv]."""
+    token = _INSIDE.set(True)
+    try:
+        options = {"scaling": call.scale, "is_causal": False, "dropout": call.dropout}
+        output, _ = run_edited(sdpa_kernel(), UNGROUPED, call, call.mask, (), options)
+        for tap in taps:
+            tap._listener(call, output)
+    finally:
+        _INSIDE.reset(token)
+    return output.transpose(1, 2)
 
 
 def head_count(layer: nn.Module) -> int | None:

@@ -1,0 +1,229 @@
+"""`grounding eval candidates` and `grounding calibrate confidence`: choose among candidates, and know how sure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evals.choice.part import Part
+from grounding.candidates.rule import KINDS, Kind
+from grounding.console import emit, progress_bar, stderr, stdout
+from grounding.errors import EvalDataError, GroundingError, UsageError
+from grounding.files import user_path
+from pipelines.options import ModelOptions
+
+if TYPE_CHECKING:
+    from evals.choice.judged import Judged
+    from evals.choice.questions import Question
+    from pipelines.referring import ReferringSegmentation
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionOptions(ModelOptions):
+    """Which questions with known masks.
+
+    Attributes:
+        data: folders of annotated photos, with `images.json` and `instances_some.json` or with COCO's `instances.json`;
+            one in three photos, by a hash of the id, is for fitting and the others are held out.
+        scenes: this many freshly drawn scenes of `--seed` instead of photos.
+        absent: also ask for one thing per picture that is not in it, which only "none" answers rightly.
+        limit: most questions; 0 is all.
+    """
+
+    data: tuple[Path, ...] = ()
+    scenes: int = 0
+    absent: bool = True
+    limit: int = 0
+
+    def questions(self, part: Part) -> list[Question]:
+        """The questions of a part of the photos, or about scenes.
+
+        Raises:
+            UsageError: photos and scenes were both given, or neither.
+            GroundingError: the photos cannot be read.
+        """
+        from evals.choice.questions import photo_questions, scene_questions
+
+        if bool(self.data) == bool(self.scenes) or min(self.scenes, self.limit, self.seed) < 0:
+            raise UsageError(
+                f"--data with {len(self.data)} folders, --scenes {self.scenes}, --limit {self.limit} and --seed "
+                f"{self.seed} were given, expected annotated photos or a number of scenes, and numbers from 0"
+            )
+        if self.scenes:
+            found = list(scene_questions(self.seed, self.scenes, absent=self.absent))
+        else:
+            folders = [user_path(str(folder)) for folder in self.data]
+            found = photo_questions(folders, part, self.seed, absent=self.absent, left_out=_left_out)
+        return found[: self.limit or None]
+
+    def pipeline(self, kinds: Sequence[Kind]) -> ReferringSegmentation:
+        """Load what the kinds of candidates need.
+
+        Raises:
+            ModelError: the questions are about scenes, whose words the model does not know.
+        """
+        from grounding.scenes.known_words import check_scene_words
+
+        options = replace(self, candidates="sam3") if "sam3" in kinds else self
+        return options.load(check=check_scene_words if self.scenes else None)
+
+    def what(self, part: Part, asked: Sequence[Question]) -> str:
+        """The questions in words."""
+        pictures = len({one.picture for one in asked})
+        there = sum(one.truth is not None for one in asked)
+        source = f"scenes of seed {self.seed}" if self.scenes else f"photos ({part})"
+        return f"{there} things and {len(asked) - there} absent ones on {pictures} {source}"
+
+    def judged(
+        self, pipe: ReferringSegmentation, asked: Iterable[Question], kinds: Sequence[Kind], count: int
+    ) -> tuple[dict[Kind, list[Judged]], int]:
+        """Answer the questions under a progress bar; also the number of those that failed.
+
+        Raises:
+            EvalDataError: none was answered.
+        """
+        from evals.choice.judged import judge_kinds
+
+        failures: list[GroundingError] = []
+
+        def failed(question: Question, error: GroundingError) -> None:
+            failures.append(error)
+            stderr().print(f"failed: picture {question.picture}, {question.words!r}: {error}")
+
+        with progress_bar(stderr()) as progress:
+            task = progress.add_task("ask", total=count)
+            found = judge_kinds(pipe, asked, kinds, lambda done: progress.advance(task, done), failed)
+        if len(failures) == count:
+            raise EvalDataError(f"none of the {count} questions was answered; the first: {failures[0]}")
+        return found, len(failures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalCandidatesCommand(QuestionOptions):
+    """Measure masks by kind of candidates, and how well the confidence tells right masks from wrong ones.
+
+    Reported by kind: mean IoU and its paired difference from `points`, the mean IoU of the best candidate there was,
+    the share of answers with an IoU of at least 0.5, the AUROC of the confidence and of the segmenter's own estimate,
+    and the reliability of the confidence as a table and a diagram. Intervals are 95 % percentile bootstraps, resampled
+    by picture. Only photos that are not for fitting are used, unless `--part` says otherwise.
+
+    Exit codes: 0 success; 1 some questions failed, each with its reason on stderr; 2 refused.
+
+    Attributes:
+        kinds: of candidates to compare; the first is what the others are compared with.
+        part: which photos: `held-out`, `fit` or `all`.
+        out: folder for scores.json, scores.md and reliability.png.
+        json: print one JSON object on stdout instead of the tables.
+    """
+
+    kinds: tuple[Kind, ...] = ("points", "boxes")
+    part: Part = "held-out"
+    out: Path = Path("out/candidates")
+    json: bool = False
+
+    def run(self) -> int:
+        """Measure, print, and write the files."""
+        from grounding.runs.lock import hold
+
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            raise UsageError(
+                f"--kinds {' '.join(self.kinds)} was given, expected some of {', '.join(KINDS)}, each once"
+            )
+        asked, config = self.questions(self.part), self.config()
+        with hold(self.out):
+            return self._measure(asked, config.plain())
+
+    def _measure(self, asked: Sequence[Question], config: dict[str, Any]) -> int:
+        from evals.choice.report import draw_reliability, report
+        from evals.choice.scores import kind_scores
+        from grounding.files import write_json, write_text
+
+        pipe = self.pipeline(self.kinds)
+        found, failures = self.judged(pipe, asked, self.kinds, len(asked))
+        first = self.kinds[0]
+        data: dict[str, Any] = {
+            "config": config,
+            "what": self.what(self.part, asked),
+            "failed": failures,
+            "kinds": {
+                kind: kind_scores(answers, None if kind == first else found[first])
+                for kind, answers in found.items()
+                if answers
+            },
+        }
+        write_json(self.out / "scores.json", data)
+        text = report(data)
+        write_text(self.out / "scores.md", text)
+        draw_reliability(data["kinds"], self.out / "reliability.png")
+        if self.json:
+            emit(data)
+        else:
+            stdout().print(text, markup=False, highlight=False)
+        return 1 if failures else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfidenceCommand(QuestionOptions):
+    """Fit how sure an answer is on annotated pictures, and write the method with it as a file for --method.
+
+    The confidence is a logistic function of the agreement of mask and map, the lead over the next thing, the sharpness
+    of the map, the mask's size, the segmenter's estimate, and the model's own answer when it is asked whether there is
+    such a thing. It holds for the model, the segmenter and the candidates
+    that it was fitted with. Photos that are held out are not used; `grounding eval candidates` measures on them.
+
+    Exit codes: 0 success; 1 some questions failed, each with its reason on stderr; 2 refused.
+
+    Attributes:
+        weights: also fit the weights by which one of the candidates is chosen, from the method's own on.
+        out: the method file to write.
+        json: print one JSON object on stdout instead of the text.
+    """
+
+    weights: bool = False
+    out: Path = Path("method.yaml")
+    json: bool = False
+
+    def run(self) -> int:
+        """Ask, fit, write the file and print what was fitted."""
+        from evals.choice.fitting import fit_confidence, fit_weights
+        from evals.choice.judged import ranked_again, with_confidence, with_presence
+        from evals.choice.scores import kind_scores
+        from grounding.commands.calibration import check_out
+        from grounding.files import write_text
+        from grounding.methods import Method
+
+        check_out(self.out)
+        asked = self.questions("fit")
+        pipe = self.pipeline(())
+        method, kind = pipe.method, pipe.method.candidates.kind
+        if self.weights and kind == "points":
+            raise UsageError("--weights choose among several prompts' candidates: add --candidates boxes, auto or sam3")
+        found, failures = self.judged(pipe, asked, [kind], len(asked))
+        answers = found[kind]
+        if self.weights:
+            weights = fit_weights(answers, method.candidates.weights)
+            method = replace(method, candidates=replace(method.candidates, weights=weights))
+            answers = ranked_again(answers, method)
+        with progress_bar(stderr()) as progress:
+            task = progress.add_task("ask again", total=len(answers))
+            answers = with_presence(answers, pipe, lambda done: progress.advance(task, done))
+        what = self.what("fit", asked)
+        confidence = fit_confidence(answers, pipe.source.name, pipe.segmenter.name, kind, what)
+        fitted: Method = replace(method, confidence=confidence)
+        scores = kind_scores(with_confidence(answers, fitted), None)
+        write_text(self.out, fitted.to_yaml())
+        if self.json:
+            emit({"out": str(self.out), "what": what, "failed": failures, "on_the_fitted": scores})
+        else:
+            auroc = scores["auroc"]["confidence"]["all"]
+            stdout().print(
+                f"{self.out}: fitted on {what}; mIoU {scores['miou'][0]:.3f}, AUROC {auroc[0]:.3f} on the same answers "
+                "(use it with --method; measure it on others with grounding eval candidates)"
+            )
+        return 1 if failures else 0
+
+
+def _left_out(photo: Path, error: GroundingError) -> None:
+    stderr().print(f"failed: {photo}: {error}")

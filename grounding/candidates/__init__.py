@@ -1,0 +1,1 @@
+"""Candidates: masks proposed once, and the model's attention that chooses among them."""

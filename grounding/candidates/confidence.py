@@ -1,0 +1,126 @@
+"""How sure an answer is: the probability that its mask is right, from what can be seen without the truth.
+
+A segmenter's own score judges the outline and is about as high for the mask of a wrong thing. This confidence is a
+logistic function of how the chosen mask agrees with the map, how far it is ahead of the next thing, how sharp the map
+is, the mask's size, the segmenter's estimate, and the model's own answer when it is asked whether there is such a
+thing. It is fitted on annotated pictures by `grounding calibrate confidence` and holds for the model, the segmenter and
+the kind of candidates that it was fitted with.
+
+Notes:
+    The list of signals is our own. A mask counts as right from an IoU of `RIGHT` with the truth on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+
+import numpy as np
+
+from grounding.candidates.base import RankedCandidate
+from grounding.candidates.places import SAME_THING
+from grounding.run_lengths import insides
+from grounding.types import FloatArray, Heatmap
+
+RIGHT = 0.5
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What a confidence is made of; also the weight of each.
+
+    Attributes:
+        agreement: correlation of the chosen mask with the map.
+        concentration: see `grounding.candidates.features`.
+        soft_iou: see there.
+        estimate: the segmenter's own estimate.
+        consensus: mean IoU of the other candidates with the chosen one.
+        size: log2 of the share of the picture that it covers.
+        lead: how much more the chosen mask agrees with the map than the best of another thing does; the agreement
+            itself where there is no other thing.
+        sharpness: share of the map's cells that hold less than half of its largest value.
+        background: the median of the map, which is scaled to a largest value of 1.
+        presence: the model's share of yes, asked about the whole picture; 0 for a source that answers no questions.
+        crop: its share of yes, asked about the chosen region alone; see `grounding.candidates.verification`.
+    """
+
+    agreement: float = 0.0
+    concentration: float = 0.0
+    soft_iou: float = 0.0
+    estimate: float = 0.0
+    consensus: float = 0.0
+    size: float = 0.0
+    lead: float = 0.0
+    sharpness: float = 0.0
+    background: float = 0.0
+    presence: float = 0.0
+    crop: float = 0.0
+
+    def array(self) -> FloatArray:
+        """The values in the order of the fields, float64."""
+        return np.array(astuple(self), np.float64)
+
+
+SIGNALS = tuple(one.name for one in fields(Signals))
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """A fitted confidence.
+
+    Attributes:
+        model: name of the model that it was fitted with.
+        segmenter: name of the segmenter.
+        candidates: the kind of candidates.
+        intercept: the log odds where all signals are 0.
+        weights: change of the log odds per unit of each signal.
+        fitted_on: how many answers of which data, in words.
+    """
+
+    model: str
+    segmenter: str
+    candidates: str
+    intercept: float
+    weights: Signals
+    fitted_on: str = ""
+
+    def __call__(self, signals: Signals) -> float:
+        """The probability that the mask is right, in [0, 1]."""
+        odds = self.intercept + float(signals.array() @ self.weights.array())
+        return float(1 / (1 + np.exp(-np.clip(odds, -50, 50))))
+
+    @property
+    def asks(self) -> bool:
+        """Whether the model's own answers are among the signals."""
+        return bool(self.weights.presence or self.weights.crop)
+
+    def holds_for(self, model: str, segmenter: str, candidates: str) -> bool:
+        """Whether it was fitted with this model, segmenter and kind of candidates."""
+        return (self.model, self.segmenter, self.candidates) == (model, segmenter, candidates)
+
+
+def signals_of(ranked: Sequence[RankedCandidate], heatmap: Heatmap) -> Signals:
+    """Read the signals of an answer, without those for which the model must be asked.
+
+    Args:
+        ranked: all candidates, best first; at least one.
+        heatmap: the map that they were compared with.
+    """
+    best, others = ranked[0], ranked[1:]
+    masks = [one.candidate.packed for one in ranked]
+    within = insides(masks)
+    apart = np.maximum(within[0], within[:, 0]) <= SAME_THING
+    rivals = [one.features["agreement"] for one, other in zip(others, apart[1:], strict=True) if other]
+    agreement = best.features["agreement"]
+    values = heatmap.values
+    return Signals(
+        agreement=agreement,
+        concentration=best.features["concentration"],
+        soft_iou=best.features["soft_iou"],
+        estimate=best.features["estimate"],
+        consensus=best.features["consensus"],
+        size=best.features["size"],
+        lead=agreement - max(rivals, default=0.0),
+        sharpness=float((values < 0.5 * values.max()).mean()),
+        background=float(np.median(values)),
+    )
