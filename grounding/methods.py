@@ -18,7 +18,7 @@ from grounding import schema
 from grounding.candidates.confidence import Confidence
 from grounding.candidates.rule import CandidateRule
 from grounding.candidates.verification import Verification
-from grounding.errors import MethodError
+from grounding.errors import MethodError, RecordingError
 from grounding.joint_spec import Readout
 from grounding.maps.base import Part, Stage
 from grounding.maps.compose import Compose
@@ -178,7 +178,7 @@ class Method:
             try:
                 need = stage.needs(layer_count)
                 wanted |= need
-            except (MethodError, ValueError) as wrong:
+            except (MethodError, RecordingError, ValueError) as wrong:
                 raise MethodError(f"method {self.name!r}: {wrong}") from wrong
             layers.update(need.layers or ())
             if need.reduce == "heads" and not heads_read:

@@ -119,10 +119,11 @@ class RecordSpec:
                 check_counted(name, chosen)
         if self.attention not in get_args(Attention):
             raise RecordingError(f"attention={self.attention!r} is unknown; use {' or '.join(get_args(Attention))}")
-        if self.attention == "linear" and (self.flow or self.head_statistics or self.text_to_text):
+        of_softmax = self.flow or self.head_statistics or self.residual_sinks or self.text_to_text
+        if self.attention == "linear" and of_softmax:
             raise RecordingError(
-                "an attention flow, head_statistics and text_to_text are of softmax attention, and those of linear attention "
-                "are signed: leave them out, or record layers of softmax attention"
+                "a flow, head_statistics, residual_sinks and text_to_text are recorded of softmax attention: "
+                "leave them out, or record its layers with attention='softmax'"
             )
         if self.reduce not in get_args(Reduce):
             raise RecordingError(f"reduce={self.reduce!r} is unknown; use {', '.join(map(repr, get_args(Reduce)))}")

@@ -174,12 +174,10 @@ def refuse_of_linear(request: RowRequest) -> None:
     """Refuse a request for what is not recorded of linear attention.
 
     Raises:
-        RecordingError: decode steps, or sinks of the residual stream.
+        RecordingError: decode steps.
     """
     if request.decode:
         raise RecordingError(
             "layers of linear attention are recorded of the prompt, not of decode steps: leave decode out, and read a "
             "generated text in a pass of model(**inputs) over prompt and text"
         )
-    if request.spec.residual_sinks:
-        raise RecordingError("residual sinks are recorded with layers of softmax attention: leave residual_sinks out")

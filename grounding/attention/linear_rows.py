@@ -111,7 +111,7 @@ def delta_error(call: DeltaCall, element: int, rows: Tensor, weights: Tensor, ou
         output: [B, N, H, Dv] the kernel's output.
 
     Returns:
-        Scalar tensor: the largest difference of an output beyond its own rounding, as a share of the root of the sum of
+        Scalar tensor: the largest difference of an output beyond rounding, as a share of the root of the sum of
         squares of its terms w_j v_j, which is how far independent errors of all weights move it; not finite where the
         rows or the output are not.
     """
@@ -120,7 +120,9 @@ def delta_error(call: DeltaCall, element: int, rows: Tensor, weights: Tensor, ou
     expected = weights @ value
     energy = weights.square() @ value.square().sum(-1, keepdim=True)  # [H, R, 1]
     noise = energy.clamp(min=torch.finfo(torch.float32).tiny).sqrt()
-    rounding = torch.finfo(call.value.dtype).eps * expected.norm(dim=-1, keepdim=True)
+    # Kernels round queries, keys and products to the model's number format, which moves all weights alike.
+    size = weights.abs() @ value.norm(dim=-1, keepdim=True)
+    rounding = 2 * torch.finfo(call.value.dtype).eps * size
     return (((expected - actual).norm(dim=-1, keepdim=True) - rounding).clamp(min=0) / noise).max()
 
 
