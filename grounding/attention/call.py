@@ -97,8 +97,8 @@ class AttentionCall:
         edits: edits of the weights, in order; empty for a call as the model makes it.
         log_sum_exp: [B, H, Q] float32, per query the logarithm of the sum of the exponentials of its logits, as the
             kernel computed it; None where the kernel returns none or no subscriber asks for it.
-        sink_logits: [H], learned logits that every row's softmax has beside those of its keys, so that the keys' weights
-            sum to less than 1; None where there are none.
+        sink_logits: [H], learned logits in every row's softmax beside those of its keys, so that the keys' weights sum
+            to less than 1; None where there are none.
     """
 
     query: Tensor

@@ -5,7 +5,7 @@ For query r of one head, with q [D], k [K, D]:
     logits[r]  = softcap(scale * k @ q[r]) + position_bias[r]
     weights[r] = softmax(logits[r] + logit_bias[r] + mask[r]) * weight_scale[r]
 
-The softmax is in float32 over all K keys, and over a learned sink where the call has one; wanted columns are kept after it.
+The softmax is in float32 over all K keys, and a learned sink where the call has one; wanted columns are kept after it.
 
 Shape letters: B batch, H query heads, G query heads per key head, Q queries of this call, K keys of this call, R chosen
 rows, C kept columns, D head width, N sequence length.
@@ -50,8 +50,8 @@ def attention_rows(call: AttentionCall, element: int, rows: Tensor) -> Tensor:
         rows: [R] int64, indices into this call's queries, on the call's device.
 
     Returns:
-        [H, R, K] float32 weights, edits included; every row sums to 1 over all K keys unless an edit scales weights or a
-        learned sink takes a share.
+        [H, R, K] float32 weights, edits included; every row sums to 1 over all K keys unless an edit scales weights or
+        a learned sink takes a share.
     """
     logits = logit_rows(call, rows, element)[0]  # [H, R, K]
     edit = combined_edit(call, rows)

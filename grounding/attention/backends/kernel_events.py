@@ -65,7 +65,7 @@ def emit(
     if call.edits:
         if flash and call.sink_logits is not None:
             raise RecordingError(
-                f"{type(module).__name__} has learned attention sinks, which torch's kernel does not have, so its calls "
+                f"{type(module).__name__} has learned attention sinks, which torch's kernel lacks, so its calls "
                 "under a flash kernel cannot be edited: call model.set_attn_implementation('eager') first"
             )
         # Flash kernels do not support an additive mask per head; torch's kernel does.
