@@ -146,6 +146,15 @@ def need_layers(maps: AttentionMaps, stage: str) -> None:
         )
 
 
+def skipped_note(maps: AttentionMaps) -> str:
+    """What a report says of the model's layers that have no weights of the recorded kind; empty where all have."""
+    if not maps.skipped_layers:
+        return ""
+    of = f" of {maps.layer_count}" if maps.layer_count is not None else ""
+    kind = "weights of linear attention" if maps.signed else "attention weights"
+    return f"; {len(maps.skipped_layers)}{of} layers have no {kind}"
+
+
 def keep_layers(maps: AttentionMaps, indices: Sequence[int]) -> AttentionMaps:
     """The maps with only the given entries of the layer axis, statistics and sinks included."""
     at = list(indices)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from grounding.errors import MethodError
 from grounding.layers import LayerRange
-from grounding.maps.base import Part, Stage, average_layers, keep_layers, lost_share, need_layers
+from grounding.maps.base import Part, Stage, average_layers, keep_layers, lost_share, need_layers, skipped_note
 from grounding.types import AttentionMaps, RecordSpec, StageReport
 
 
@@ -74,4 +74,5 @@ class LayerMean(Stage):
         """Average the layers; layers that are averaged already stay as they are."""
         count = maps.values.shape[1]
         result = average_layers(maps, maps.values.mean(axis=1, keepdims=True))
-        return result, StageReport(self.name, 0.0, f"mean of {count} layers")
+        data = {"without weights": list(maps.skipped_layers)} if maps.skipped_layers else {}
+        return result, StageReport(self.name, 0.0, f"mean of {count} layers{skipped_note(maps)}", data)
