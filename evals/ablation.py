@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
-from operator import or_
 
 from grounding.errors import MethodError
 from grounding.maps.ensemble import HOW, JoinModels
 from grounding.methods import Method, without
 from grounding.points import ArgMax
-from grounding.types import RecordSpec
 
 LADDER = {
     "stop-words": "stop words dropped",
@@ -80,34 +78,3 @@ def joins(method: Method, models: Sequence[str]) -> dict[str, Method]:
         name: replace(method, stages=tuple(changed if stage is join else stage for stage in method.stages))
         for name, changed in (alone | others).items()
     }
-
-
-def shared_spec(methods: Iterable[Method], layer_count: int) -> RecordSpec:
-    """The one recording that every method of a list can run on; none may run the model otherwise than the others.
-
-    Args:
-        methods: at least one.
-        layer_count: the model's decoder layers.
-    """
-    return reduce(or_, (method.record_spec(layer_count) for method in methods))
-
-
-def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> dict[RecordSpec, dict[str, Method]]:
-    """The least recordings that serve all methods.
-
-    One per kind of attention, list of magnets, edit of sinks, readout and flow, since each changes every weight.
-
-    Args:
-        methods: by name.
-        layer_count: the model's decoder layers.
-
-    Returns:
-        Per recording the methods that run on it; that of the first method comes first.
-    """
-    groups: dict[object, dict[str, Method]] = {}
-    for name, method in methods.items():
-        spec = method.record_spec(layer_count)
-        # A flow's layers are a part of it, whereas single layers are left out again by the methods that need fewer.
-        through = None if spec.flow is None else (spec.flow, spec.layers)
-        groups.setdefault((spec.attention, spec.magnets, spec.sinks, spec.readout, through), {})[name] = method
-    return {shared_spec(group.values(), layer_count): group for group in groups.values()}

@@ -88,14 +88,15 @@ def change_json(found: Change) -> dict[str, Any]:
 
 
 def score_table(rows: Mapping[str, Score], changes: Mapping[str, Change] | None = None) -> str:
-    """Render scores as aligned text, one row per name, with intervals and the changes of mIoU."""
+    """Render scores as aligned text, one row per name, with intervals and the changes of pointing and mIoU."""
     changes = changes or {}
-    head = ["", "n", "pointing", "mIoU", "oIoU"] + (["mIoU against full"] if changes else [])
+    head = ["", "n", "pointing", "mIoU", "oIoU"] + (["pointing against full", "mIoU against full"] if changes else [])
     lines = [head]
     for name, found in rows.items():
         cells = [name, str(found.n), *(_cell(interval) for interval in (found.pointing, found.miou, found.oiou))]
         if changes:
-            cells.append(_cell(changes[name].miou, signed=True) if name in changes else "")
+            mine = (changes[name].pointing, changes[name].miou) if name in changes else ()
+            cells += [_cell(interval, signed=True) for interval in mine] or ["", ""]
         lines.append(cells)
     return aligned(lines)
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 from PIL import Image
 
-from evals.ablation import ablations, shared_recordings
+from evals.ablation import ablations
+from evals.asked_once import AskedOnce
 from evals.bench.segmenter import deepest_point
 from evals.metrics import Outcome, gave_up, judge
+from evals.recordings import shared_recordings
 from grounding.ensemble import Ensemble
-from grounding.errors import EmptyMapError, ExpressionError, GroundingError
+from grounding.errors import EmptyMapError, ExpressionError, GroundingError, MethodError, RecordingError
 from grounding.faults import attempt_one
 from grounding.methods import Method, run_stages
-from grounding.runs.attempts import attempt
 from grounding.scenes.drawing import Scene, draw_scene
 from grounding.scenes.files import scene_seed
 from grounding.scenes.language import Expression, SceneTexts
 from grounding.segmenters.mask_selection import MaskRule, predict_mask
-from grounding.types import AttentionMaps, BoolArray, PointPrompts
+from grounding.types import AttentionMaps, BoolArray, PointPrompts, RecordSpec
 from pipelines.referring import ReferringSegmentation
 
 FULL = "full method"
@@ -93,46 +94,48 @@ def answer_samples(
     samples: Iterator[ExpressionSample],
     *,
     ablate: bool = False,
+    methods: Mapping[str, Method] | None = None,
     advance: Callable[[int], None] = lambda count: None,
     failed: Callable[[ExpressionSample, GroundingError], None] = lambda sample, error: None,
 ) -> Answers:
     """Record every sample once and evaluate all variants on the same recording.
 
-    The model runs once per sample and list of magnets (and once for the words of another object), the segmenter's
-    encoder once per image; each variant then runs its own stages on the recorded maps.
+    The model runs once per sample, prompt, list of magnets and flow, once per background (and for the words of another
+    object), the segmenter's encoder once per image; each variant then runs its own stages on the recorded maps.
 
     Args:
         pipe: the pipeline that is measured.
         samples: the questions.
         ablate: also the method with each of its parts switched off.
+        methods: other methods by name, compared with the pipeline's own.
         advance: called with how many samples have been answered since the last call.
         failed: called with a sample that model or segmenter refuse, and the error; it counts as a miss of the variants
             that it concerns.
 
     Returns:
-        The outcomes of the full method, of the controls and, where asked for, of the ablations.
+        The outcomes of the full method, of the controls and, where asked for, of the ablations and other methods.
     """
+    pipe = ReferringSegmentation(
+        pipe.source, AskedOnce(pipe.segmenter), pipe.method, pipe.batch_size, concepts=pipe.concepts
+    )
     models = pipe.source.member_names if isinstance(pipe.source, Ensemble) else ()
-    methods = {FULL: pipe.method} | (ablations(pipe.method, models) if ablate else {})
-    recordings = shared_recordings(methods, pipe.source.layer_count)
-    first = next(iter(recordings))
+    variants = {FULL: pipe.method} | (ablations(pipe.method, models) if ablate else {}) | dict(methods or {})
+    recordings = shared_recordings(variants, pipe.source.layer_count)
     scenes: list[int] = []
     kinds: list[str] = []
-    outcomes: dict[str, list[Outcome | None]] = {name: [] for name in (*methods, CENTRE, OTHER, TRUTH)}
+    outcomes: dict[str, list[Outcome | None]] = {name: [] for name in (*variants, CENTRE, OTHER, TRUTH)}
     for batch in _batches(samples, pipe.batch_size):
         pairs = [(sample.image, sample.expression) for sample in batch]
-        maps = {spec: attempt(pairs, partial(pipe.record_maps, spec=spec)) for spec in recordings}
+        maps = [recording.record(pipe, pairs) for recording in recordings]
         asked = [(sample.image, sample.other) for sample in batch if sample.other]
-        others = iter(attempt(asked, partial(pipe.record_maps, spec=first)))
+        others = iter(recordings[0].record(pipe, asked, [FULL]) if asked else ())
         for index, sample in enumerate(batch):
-            variants = [
-                (name, method, maps[spec][index]) for spec, own in recordings.items() for name, method in own.items()
-            ]
+            recorded = {name: one for each in maps for name, one in each[index].items()}
             scenes.append(sample.scene)
             kinds.append(sample.kind)
-            other = next(others) if sample.other else None
-            found = attempt_one(partial(_outcomes, pipe, sample, variants, other))
-            for error in (found, *(each[index] for each in maps.values()), other):
+            other = next(others)[FULL] if sample.other else None
+            found = attempt_one(partial(_outcomes, pipe, sample, variants, recorded, other))
+            for error in (found, *recorded.values(), other):
                 if isinstance(error, GroundingError):
                     failed(sample, error)
                     break
@@ -142,6 +145,47 @@ def answer_samples(
                 outcomes[name].append(outcome)
         advance(len(batch))
     return Answers(tuple(scenes), tuple(kinds), {name: tuple(found) for name, found in outcomes.items()})
+
+
+def fitting(
+    pipe: ReferringSegmentation,
+    methods: Mapping[str, Method],
+    sample: ExpressionSample,
+    left_out: Callable[[str, GroundingError], None],
+) -> dict[str, Method]:
+    """The methods that can be run on the pipeline's source, found out on one sample.
+
+    Args:
+        pipe: the pipeline.
+        methods: by name.
+        sample: any sample that the source can be asked about.
+        left_out: called with the name of a method that does not fit the source, and why.
+    """
+    kept = {}
+    pair = [(sample.image, sample.expression)]
+    for name, method in methods.items():
+        try:
+            spec = method.record_spec(pipe.source.layer_count)
+            (maps,) = pipe.record_maps(pair, spec.without_background(), method)
+            if spec.has_background:
+                maps = replace(maps, background=_background(pipe, pair, spec, method))
+            run_stages(method, maps)
+        except (RecordingError, MethodError) as why:
+            left_out(name, why)
+            continue
+        except (EmptyMapError, ExpressionError):
+            pass  # the sample's words, not the method
+        kept[name] = method
+    return kept
+
+
+def _background(
+    pipe: ReferringSegmentation, pair: list[tuple[Image.Image, str]], spec: RecordSpec, method: Method
+) -> AttentionMaps:
+    try:
+        return pipe.record_backgrounds(pair, spec, method)[0]
+    except ExpressionError as wrong:
+        raise MethodError(f"its background cannot be recorded: {wrong}") from wrong
 
 
 def _sample(
@@ -162,13 +206,14 @@ def _sample(
 def _outcomes(
     pipe: ReferringSegmentation,
     sample: ExpressionSample,
-    variants: Sequence[tuple[str, Method, AttentionMaps | GroundingError]],
+    variants: Mapping[str, Method],
+    recorded: Mapping[str, AttentionMaps | GroundingError],
     other: AttentionMaps | GroundingError | None,
 ) -> dict[str, Outcome | None]:
     """One sample's outcomes by variant."""
     pipe.encode(sample.image)
     return {
-        **{name: _answer(pipe, sample, recorded, method) for name, method, recorded in variants},
+        **{name: _answer(pipe, sample, recorded[name], method) for name, method in variants.items()},
         CENTRE: _point(pipe, sample, _centre(sample.image)),
         OTHER: None if other is None else _answer(pipe, sample, other, pipe.method),
         TRUTH: _point(pipe, sample, deepest_point(sample.truth)),

@@ -190,6 +190,10 @@ def _pack(maps: AttentionMaps, prefix: str, tensors: dict[str, npt.NDArray[Any]]
         arrays["residual_sinks"] = maps.residual_sinks
     if maps.text_to_text is not None:
         arrays["text_to_text"] = maps.text_to_text
+    if maps.features is not None:
+        arrays["features"] = maps.features
+    if maps.logits is not None:
+        arrays["logits"] = maps.logits
     tensors |= {prefix + name: np.ascontiguousarray(array) for name, array in arrays.items()}
     return {
         "layers": maps.layers,
@@ -238,6 +242,8 @@ def _unpack(described: dict[str, Any], prefix: str, tensors: dict[str, npt.NDArr
         head_statistics={name: tensors[f"{prefix}statistic.{name}"] for name in described["head_statistics"]},
         residual_sinks=tensors[prefix + "residual_sinks"] if described["residual_sinks"] else None,
         text_to_text=tensors.get(prefix + "text_to_text"),
+        features=tensors.get(prefix + "features"),
+        logits=tensors.get(prefix + "logits"),
         background=None if behind is None else _unpack(behind, prefix + "background.", tensors),
         flow=AttentionFlow(**described["flow"]) if described.get("flow") else None,
         layer_count=described["layer_count"],

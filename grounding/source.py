@@ -9,12 +9,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
+import numpy as np
+from PIL import Image, ImageChops
+
+from grounding.errors import MethodError
 from grounding.types import AttentionMaps, RecordSpec
 
-if TYPE_CHECKING:
-    from PIL import Image
+SLOT = "{expression}"
+"""What an expression replaces in a prompt's template."""
+
+_SHIFTS = ((0.5, 0.0), (0.0, 0.5), (0.5, 0.5))
+_Key = tuple[bytes, str, str | None, RecordSpec]
 
 
 @runtime_checkable
@@ -46,7 +53,7 @@ class MapSource(Protocol):
         Args:
             images: RGB pictures, one per expression.
             expressions: referring expressions; not read where the prompt has no slot.
-            spec: what to record, apart from its `background_prompt`, which `Backgrounds` records through this method.
+            spec: what to record, apart from its background, which `Backgrounds` records through this method.
             prompt: template with one `{expression}`, or a generic prompt without it; the source's own where None.
 
         Returns:
@@ -59,10 +66,11 @@ class MapSource(Protocol):
 
 
 class Backgrounds:
-    """Attention maps under a generic prompt, recorded once per picture.
+    """Attention maps that others are compared with, recorded once per picture and words.
 
-    Maps of the latest call are kept and reused by the next one. The key is the picture's pixels and the whole spec,
-    which includes the prompt. Make a new object when the source's weights change.
+    Maps of the latest call for a spec are kept and reused by the next one. The key is the picture's pixels, the whole
+    spec, which includes a generic prompt, and the words where the background has them. Make a new object when the
+    source's weights change.
 
     Args:
         source: records the maps.
@@ -70,28 +78,93 @@ class Backgrounds:
 
     def __init__(self, source: MapSource) -> None:
         self._source = source
-        self._known: dict[tuple[bytes, RecordSpec], AttentionMaps] = {}
+        self._known: dict[_Key, AttentionMaps] = {}
 
-    def of(self, images: Sequence[Image.Image], spec: RecordSpec) -> list[AttentionMaps]:
-        """The maps under the spec's generic prompt, one per picture.
+    def of(
+        self,
+        images: Sequence[Image.Image],
+        spec: RecordSpec,
+        expressions: Sequence[str] = (),
+        prompt: str | None = None,
+    ) -> list[AttentionMaps]:
+        """The background of every picture.
 
         Args:
             images: RGB pictures; equal pictures are recorded once.
-            spec: what to record; its `background_prompt` is given.
+            spec: what to record; its `background_prompt` or `background_kind` is given.
+            expressions: one per picture; needed where the background keeps the words.
+            prompt: the run's own template; the source's where None. Not read under a generic prompt.
 
         Raises:
+            MethodError: the run's own prompt is nothing but the expression, and the background is to do without it.
             GroundingError: see `MapSource.maps`.
         """
-        if spec.background_prompt is None:
-            raise ValueError("the spec has no background_prompt: nothing to record")
-        keys = [(fingerprint(image), spec) for image in images]
-        self._known = {key: maps for key, maps in self._known.items() if key in keys}
+        kind = spec.background_kind
+        if not spec.has_background:
+            raise ValueError("the spec has no background_prompt and no background_kind: nothing to record")
+        if kind is None:
+            prompt = spec.background_prompt
+        elif kind == "no-query":
+            template: str = getattr(self._source, "default_prompt", SLOT)
+            prompt = without_expression(template if prompt is None else prompt)
+        keeps_words = prompt is None or SLOT in prompt
+        words = list(expressions) if keeps_words else [""] * len(images)
+        keys = [(fingerprint(image), own, prompt, spec) for image, own in zip(images, words, strict=True)]
+        self._known = {key: maps for key, maps in self._known.items() if key in keys or key[3] != spec}
         fresh = {key: image for key, image in zip(keys, images, strict=True) if key not in self._known}
         if fresh:
-            plain = replace(spec, background_prompt=None)
-            recorded = self._source.maps(list(fresh.values()), [""] * len(fresh), plain, spec.background_prompt)
-            self._known.update(zip(fresh, recorded, strict=True))
+            plain = replace(spec.without_background(), features=False)
+            asked = [own for _, own, _, _ in fresh]
+            views = [[_blank(one) for one in fresh.values()]] if kind == "blank" else [list(fresh.values())]
+            if kind == "shifted":
+                views = [[_moved(one, *by) for one in fresh.values()] for by in _SHIFTS]
+            recorded = [self._source.maps(view, asked, plain, prompt) for view in views]
+            self._known.update(zip(fresh, map(_joined, *recorded), strict=True))
         return [self._known[key] for key in keys]
+
+
+def without_expression(template: str) -> str:
+    """A prompt's template without its expression.
+
+    Raises:
+        MethodError: nothing is left of it.
+    """
+    left = " ".join(template.replace(SLOT, " ").split())
+    if not left:
+        raise MethodError(
+            "the background is the prompt without its expression, but the prompt is nothing else: give the method a "
+            "prompt with words around {expression}, or contrast with another background"
+        )
+    return left
+
+
+def _joined(*recorded: AttentionMaps) -> AttentionMaps:
+    """Maps of several views of one picture as the steps of one."""
+    return replace(recorded[0], values=np.concatenate([one.values for one in recorded]))
+
+
+def _blank(image: Image.Image) -> Image.Image:
+    """A picture of the same size in the picture's mean colour."""
+    colour = np.asarray(image.convert("RGB"), np.float64).mean(axis=(0, 1)).round().astype(int)
+    return Image.new("RGB", image.size, tuple(colour.tolist()))
+
+
+def _moved(image: Image.Image, right: float, down: float) -> Image.Image:
+    """The picture moved by shares of its sides; what leaves it comes in on the other side."""
+    return ImageChops.offset(image, round(right * image.width), round(down * image.height))
+
+
+def refuse_particular_background(spec: RecordSpec, method: str) -> None:
+    """Refuse a background of one expression, for what records texts of its own.
+
+    Raises:
+        MethodError: the spec has one.
+    """
+    if spec.background_kind is not None:
+        raise MethodError(
+            f"method {method!r} contrasts with the background {spec.background_kind!r}, which needs a referring "
+            "expression: choose a method that contrasts with a generic prompt, or with nothing"
+        )
 
 
 def maps_and_backgrounds(
@@ -102,7 +175,7 @@ def maps_and_backgrounds(
     prompt: str | None,
     backgrounds: Backgrounds,
 ) -> list[AttentionMaps]:
-    """Record one batch, with the maps under the spec's generic prompt, if any, as `background`.
+    """Record one batch, with the maps under the spec's background, if any, as `background`.
 
     Args:
         source: records the maps.
@@ -115,10 +188,10 @@ def maps_and_backgrounds(
     Raises:
         GroundingError: see `MapSource.maps`.
     """
-    maps = source.maps(images, expressions, replace(spec, background_prompt=None), prompt)
-    if spec.background_prompt is None:
+    maps = source.maps(images, expressions, spec.without_background(), prompt)
+    if not spec.has_background:
         return maps
-    behind = backgrounds.of(images, spec)
+    behind = backgrounds.of(images, spec, expressions, prompt)
     return [replace(one, background=other) for one, other in zip(maps, behind, strict=True)]
 
 

@@ -8,7 +8,7 @@ centre lies at +0.5, so an image of width W spans x in [0, W].
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, TypeVar, get_args
 
@@ -74,6 +74,10 @@ _REDUCED: dict[Reduce, frozenset[str]] = {
 STATISTICS = ("max_all", "max_image")
 """Head statistics that can be recorded."""
 
+BackgroundKind = Literal["no-query", "blank", "shifted"]
+"""A background that is not a generic prompt: the run's own prompt without the expression, the expression on a blank
+picture, or on the picture moved around itself."""
+
 
 @dataclass(frozen=True)
 class RecordSpec:
@@ -91,9 +95,12 @@ class RecordSpec:
         residual_sinks: record phi, how far each key's residual stands out in the layer's sink dimensions.
         text_to_text: record the weights of words on words, which diffusion transformers with joint attention have.
         magnets: words that the source appends to the prompt; None for none.
+        features: record the vision tower's own features of every image key.
+        logits: record the words' logits at every image key, as the language model's head gives them there.
         sinks: how the source changes attention to text sinks while the model runs; None for not at all.
         readout: what maps are read from, and at which noise; None for attention, as the model's own settings say.
         background_prompt: a generic prompt to record as well, to the same spec; None where no stage contrasts.
+        background_kind: another background in its place.
         budget_bytes: most bytes that one recording may take, checked before the model runs.
     """
 
@@ -106,9 +113,12 @@ class RecordSpec:
     residual_sinks: bool = False
     text_to_text: bool = False
     magnets: MagnetWords | None = None
+    features: bool = False
+    logits: bool = False
     sinks: SinkEdit | None = None
     readout: Readout | None = None
     background_prompt: str | None = None
+    background_kind: BackgroundKind | None = None
     budget_bytes: int = 2 << 30
 
     def __post_init__(self) -> None:
@@ -130,11 +140,30 @@ class RecordSpec:
         unknown = [name for name in self.head_statistics if name not in STATISTICS]
         if unknown:
             raise RecordingError(f"head statistic {unknown[0]!r} is unknown; known are {', '.join(STATISTICS)}")
+        if self.background_kind is not None and self.background_kind not in get_args(BackgroundKind):
+            raise RecordingError(
+                f"background {self.background_kind!r} is unknown: use a generic prompt, "
+                f"{', '.join(get_args(BackgroundKind))}"
+            )
+        if self.background_prompt is not None and self.background_kind is not None:
+            raise RecordingError(
+                f"one recording has one background, got the prompt {self.background_prompt!r} and "
+                f"{self.background_kind!r}"
+            )
         if self.flow is not None and (self.heads or self.head_statistics or self.residual_sinks or self.text_to_text):
             raise RecordingError(
                 "an attention flow joins all heads of all its layers, so heads, head_statistics, residual_sinks and "
                 "text_to_text cannot be recorded with it: record them in a pass of their own"
             )
+
+    @property
+    def has_background(self) -> bool:
+        """Whether a background is recorded as well."""
+        return self.background_prompt is not None or self.background_kind is not None
+
+    def without_background(self) -> RecordSpec:
+        """The same recording without a background."""
+        return replace(self, background_prompt=None, background_kind=None)
 
     def __or__(self, other: RecordSpec) -> RecordSpec:
         """The least spec that records everything either of the two records; the larger budget is kept.
@@ -143,8 +172,12 @@ class RecordSpec:
         stands for a spec that takes either, and so does `softmax` for one that takes either kind of attention.
 
         Raises:
-            ValueError: the two name different background prompts, magnets, edits of sinks, readouts or flows.
+            ValueError: the two name different backgrounds, magnets, edits of sinks, readouts or flows.
         """
+        prompt = _only("background prompt", self.background_prompt, other.background_prompt)
+        kind: BackgroundKind | None = _only("background", self.background_kind, other.background_kind)
+        if prompt is not None and kind is not None:
+            raise ValueError(f"one recording has one background, got {prompt!r} and {kind!r}")
         reduced = _REDUCED[self.reduce] & _REDUCED[other.reduce]
         return RecordSpec(
             layers=_either(self.layers, other.layers),
@@ -158,7 +191,10 @@ class RecordSpec:
             magnets=_only("list of magnets", self.magnets, other.magnets),
             sinks=_only("edit of sinks", self.sinks, other.sinks),
             readout=_only("readout", self.readout, other.readout),
-            background_prompt=_only("background prompt", self.background_prompt, other.background_prompt),
+            features=self.features or other.features,
+            logits=self.logits or other.logits,
+            background_prompt=prompt,
+            background_kind=kind,
             budget_bytes=max(self.budget_bytes, other.budget_bytes),
         )
 
@@ -221,8 +257,11 @@ class AttentionMaps(ByValue):
             largest weight over all keys, or over image keys.
         residual_sinks: [L, K] phi, how far each key's residual stands out in the sink dimensions; None if not recorded.
         text_to_text: [S, L, H, T, T] weights of words (fourth axis) on words (fifth); None if not recorded.
+        features: [K, E] the vision tower's own features of the image at the keys; None if not recorded.
+        logits: [T, K] each word's logit at every key, the mean over its tokens; None if not recorded.
+        background: the maps that they are compared with, those of the same image under a generic prompt for one; None
+            if not recorded. Its steps may be others.
         sinks: the text sinks whose attention was changed while the model ran; None where it was not.
-        background: the maps of the same image under a generic prompt; None if not recorded.
         flow: the flow of which values are rows, L = H = 1; None where they are weights of single layers and heads, or
             their means.
         layer_count: how many decoder layers the model has; None where it is not known.
@@ -241,6 +280,8 @@ class AttentionMaps(ByValue):
     head_statistics: dict[str, FloatArray] = field(default_factory=dict)  # each [L, H]
     residual_sinks: FloatArray | None = None  # [L, K]
     text_to_text: FloatArray | None = None  # [S, L, H, T, T]
+    features: FloatArray | None = None  # [K, E]
+    logits: FloatArray | None = None  # [T, K]
     sinks: EditedSinks | None = None
     background: AttentionMaps | None = None
     flow: AttentionFlow | None = None
@@ -260,6 +301,10 @@ class AttentionMaps(ByValue):
                 f"text-to-text weights must be [S, L, H, T, T] of the values' axes {self.values.shape[:4]}, got shape "
                 f"{self.text_to_text.shape}"
             )
+        if self.features is not None and (self.features.ndim != 2 or len(self.features) != columns):
+            raise ValueError(f"features must be [K, E] of {columns} keys, got shape {self.features.shape}")
+        if self.logits is not None and self.logits.shape != (rows, columns):
+            raise ValueError(f"logits must be [T, K] = ({rows}, {columns}), got shape {self.logits.shape}")
         known = set(self.keys.tolist())
         for grid in self.grids:
             missing = [p for p in grid.positions.tolist() if p not in known]

@@ -12,7 +12,7 @@ from grounding.files import make_folder, write_bytes, write_text
 from grounding.maps.base import image_columns
 from grounding.methods import Method, run_stages
 from grounding.pictures import Picture, to_image
-from grounding.source import Backgrounds
+from grounding.source import Backgrounds, refuse_particular_background
 from grounding.steering.decoding import Decoding
 from grounding.types import AttentionMaps, Heatmap
 from pipelines.referring import DEFAULT_MODEL, method_for
@@ -94,6 +94,7 @@ class AnswerMaps:
         self.method = method
         self.decoding = decoding or Decoding(max_new_tokens=128, stop_at_repeats=True)
         self.spec = method.record_spec(vlm.layer_count)
+        refuse_particular_background(self.spec, method.name)
         self._backgrounds = Backgrounds(vlm)
 
     @classmethod

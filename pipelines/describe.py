@@ -14,7 +14,7 @@ from grounding.errors import MethodError
 from grounding.maps.support import supports
 from grounding.methods import Method, run_stages
 from grounding.pictures import Picture, is_picture, to_image
-from grounding.source import Backgrounds
+from grounding.source import Backgrounds, refuse_particular_background
 from grounding.sources import method_for
 from grounding.steering.decoding import Decoding, Generated
 from grounding.steering.method import Steering, load_steering
@@ -83,6 +83,7 @@ class FaithfulDescription:
         # Visual support is a mean over all layers of softmax attention; other methods select their own from them.
         self._apart = spec.flow is not None or spec.attention == "linear"
         self.spec = spec if self._apart else replace(spec, layers=None)
+        refuse_particular_background(self.spec, method.name)
         self._backgrounds = Backgrounds(vlm)
         self._warm = False
 

@@ -12,7 +12,7 @@ from grounding.errors import EmptyMapError, ExpressionError, GroundingError
 from grounding.layout import ImageGrid
 from grounding.methods import Method, run_stages
 from grounding.runs.attempts import attempt, cut
-from grounding.source import Backgrounds
+from grounding.source import Backgrounds, refuse_particular_background
 from grounding.steering.decoding import Decoding, Generated
 from grounding.text.names import ObjectName, listed_phrases, object_names
 from grounding.types import AttentionMaps, Heatmap
@@ -106,6 +106,7 @@ class ObjectLister:
         self.steering = steering
         self.batch_size = batch_size
         self.spec = method.record_spec(vlm.layer_count)
+        refuse_particular_background(self.spec, method.name)
         self._backgrounds = Backgrounds(vlm)
         # Whether prompts can share a beginning is found out at the first batch that could.
         self._unshared: str | None = None if steering is None else "steering edits every pass"

@@ -75,6 +75,7 @@ class ReferringSegmentation:
         self.method = method
         self.batch_size = batch_size
         self.explain = explain
+        self.concepts = concepts
         self.spec = method.record_spec(source.layer_count)
         self._encoded: bytes | None = None
         self._backgrounds = Backgrounds(source)
@@ -173,7 +174,7 @@ class ReferringSegmentation:
         return results[0] if is_picture(image) and isinstance(expression, str) else results
 
     def record_maps(
-        self, pairs: Sequence[tuple[Image.Image, str]], spec: RecordSpec | None = None
+        self, pairs: Sequence[tuple[Image.Image, str]], spec: RecordSpec | None = None, method: Method | None = None
     ) -> list[AttentionMaps]:
         """Record the maps of one batch.
 
@@ -181,14 +182,30 @@ class ReferringSegmentation:
             pairs: (RGB picture, expression).
             spec: what to record; what the method needs where None. An evaluation that compares methods gives the union
                 of their specs.
+            method: whose prompt is put to the model; the pipeline's own where None.
 
         Returns:
-            The maps of the expressions' words, with those of the spec's generic prompt, if any, as `background`.
+            The maps of the expressions' words, with the spec's background, if any, as `background`.
         """
         spec = spec or self.spec
         images = [image for image, _ in pairs]
         expressions = [plain_quotes(expression) for _, expression in pairs]
-        return maps_and_backgrounds(self.source, images, expressions, spec, self.method.prompt, self._backgrounds)
+        prompt = (method or self.method).prompt
+        return maps_and_backgrounds(self.source, images, expressions, spec, prompt, self._backgrounds)
+
+    def record_backgrounds(
+        self, pairs: Sequence[tuple[Image.Image, str]], spec: RecordSpec, method: Method | None = None
+    ) -> list[AttentionMaps]:
+        """Record the backgrounds of one batch alone; see `record_maps`.
+
+        Args:
+            pairs: (RGB picture, expression).
+            spec: what to record, with a background.
+            method: whose prompt is put to the model; the pipeline's own where None.
+        """
+        expressions = [plain_quotes(expression) for _, expression in pairs]
+        prompt = (method or self.method).prompt
+        return self._backgrounds.of([image for image, _ in pairs], spec, expressions, prompt)
 
     def encode(self, image: Image.Image) -> None:
         """Encode a picture with the segmenter, unless it is the last one encoded."""

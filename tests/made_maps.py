@@ -45,6 +45,8 @@ def made_maps(
             "max_image": rng.uniform(0.1, 1, (len(layers), heads)).astype(np.float32),
         },
         residual_sinks=rng.uniform(0, 5, (len(layers), cells + extra)).astype(np.float32),
+        features=rng.normal(size=(cells + extra, 5)).astype(np.float32),
+        logits=rng.normal(size=(len(words), cells + extra)).astype(np.float32),
     )
 
 

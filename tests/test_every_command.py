@@ -87,6 +87,8 @@ def made(folder: Path, model: str) -> Data:
     data.write("truth.json", {"1": [data.thing], "2": [data.other]})
     data.write("coco_pope_random.json", {"question_id": 1, "image": image, "text": asked, "label": "yes"})
     data.write("samples.jsonl", {"image": f"pictures/{image}", "answer": data.answer})
+    looked = {"expression": f"the {data.thing}", "other": f"the {data.other}"}
+    data.write("expressions.jsonl", {"image": f"pictures/{image}"} | looked)
     data.write("amber/annotations.json", [{"id": 1, "type": "generative", "truth": [data.thing], "hallu": []}])
     data.write("amber/query_all.json", [{"id": 1, "image": image, "query": "Describe this image."}])
     data.write("amber/relation.json", {data.thing: [], data.other: []})
@@ -150,6 +152,7 @@ def picture(data: Data) -> str:
 OPTIONS: dict[str, Callable[[Data], tuple[str, ...]]] = {
     "calibrate confidence": lambda data: (*things(data), "--out", data.path("method.yaml")),
     "calibrate gains": lambda data: ("--manifest", data.path("samples.jsonl"), "--out", data.path("gains.yaml")),
+    "calibrate heads": lambda data: ("--data", data.path("expressions.jsonl"), "--out", data.path("found.yaml")),
     "calibrate sensitivity": lambda data: ("--manifest", data.path("samples.jsonl"), "--out", data.path("heads.yaml")),
     "describe": lambda data: (picture(data),),
     "discover": lambda data: (picture(data),),
@@ -275,7 +278,7 @@ def test_a_run_that_failed_on_everything_leaves_its_folder_to_the_corrected_comm
     assert "holds a run of another configuration" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["calibrate gains", "calibrate sensitivity"])
+@pytest.mark.parametrize("command", ["calibrate gains", "calibrate heads", "calibrate sensitivity"])
 def test_a_calibration_on_scenes_needs_their_words(command, data, tmp_path, capsys) -> None:
     words = [*command.split(), "--scenes", "2", *SMALL.get(command, ()), "--out", str(tmp_path / "out.yaml")]
     code = main([*words, "--model", data.model])

@@ -133,7 +133,9 @@ def test_what_a_method_asks_for_is_enough(name):
             head_statistics={key: maps.head_statistics[key][at] for key in spec.head_statistics},
             residual_sinks=maps.residual_sinks[at] if spec.residual_sinks else None,
             text_to_text=_reduced(maps.text_to_text[:, at], spec) if spec.text_to_text else None,
-            background=None if spec.background_prompt is None or maps.background is None else recorded(maps.background),
+            features=maps.features if spec.features else None,
+            logits=maps.logits if spec.logits else None,
+            background=recorded(maps.background) if spec.has_background and maps.background is not None else None,
         )
 
     # The sink test reads every recorded layer, so it may see more in the full maps; it has its own tests.

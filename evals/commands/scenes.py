@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from grounding.console import emit, progress_bar, stderr, stdout
 from grounding.errors import GroundingError, UsageError
@@ -32,6 +32,10 @@ class EvalScenesCommand(ModelOptions):
         seed: of the scenes; with every seed they differ from the starter's training scenes.
         per_scene: most expressions of one scene; with 1 the samples are independent.
         ablate: also measure the method with each of its parts switched off.
+        methods: other methods to measure on the same recordings, shipped ones or YAML files; `all` is every shipped one
+            that fits the model. The differences are from the method named with --method.
+        vary: variants of the method to measure too: `contrasts`, every way of contrast against every background in the
+            place of its own; `refinements`, one at its end.
         json: print one JSON object on stdout instead of the table.
     """
 
@@ -40,6 +44,8 @@ class EvalScenesCommand(ModelOptions):
     seed: int = 0
     per_scene: int = 1
     ablate: bool = False
+    methods: tuple[str, ...] = ()
+    vary: tuple[Literal["contrasts", "refinements"], ...] = ()
     json: bool = False
 
     def run(self) -> int:
@@ -50,10 +56,15 @@ class EvalScenesCommand(ModelOptions):
                 "per-scene of at least 1 and a seed from 0"
             )
         config = self.config()
-        from evals.scenes import answer_samples, draw_samples
+        from evals.scenes import answer_samples, draw_samples, fitting
+        from evals.variants import GENERIC, compared
         from grounding.scenes.known_words import check_scene_words
 
+        compared(self.chosen_method(), self.methods, self.vary)  # refuses a misspelt name before a model is loaded
         pipe = self.load(check=check_scene_words)
+        first = next(draw_samples(self.seed, 1))
+        asked = getattr(pipe.source, "default_question", GENERIC)
+        others = fitting(pipe, compared(pipe.method, self.methods, self.vary, asked), first, print_left_out)
 
         started, refused = time.perf_counter(), 0
 
@@ -68,6 +79,7 @@ class EvalScenesCommand(ModelOptions):
                 pipe,
                 draw_samples(self.seed, self.limit, self.per_scene),
                 ablate=self.ablate,
+                methods=others,
                 advance=lambda count: progress.advance(task, count),
                 failed=failed,
             )
@@ -127,6 +139,11 @@ class EvalScenesCommand(ModelOptions):
         stdout().print(score_table(rows, changes))
         stdout().print("\nby kind of expression, full method\n")
         stdout().print(score_table(kind_scores(answers)))
+
+
+def print_left_out(name: str, why: GroundingError) -> None:
+    """Say on stderr that a method is not compared."""
+    stderr().print(f"left out: method {name}: {why}", markup=False, highlight=False)
 
 
 def kind_scores(answers: Answers) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from evals.bench.segmenter import decode
+from evals.photos.coco import coco_masks, is_coco
 from grounding.errors import GroundingError
 from grounding.faults import attempt_one
 from grounding.geometry import Box
@@ -56,7 +57,7 @@ def nouns(folder: Path, photos: PhotoSet, seed: int = 0, left_out: LeftOut = lam
     """List every annotated class of at least 2 % of its photo, photo by photo.
 
     Args:
-        folder: of the photos.
+        folder: of the photos, with `instances_some.json` or COCO's `instances.json`.
         photos: its photos; only test photos are used.
         seed: of the choice of other classes.
         left_out: called for every photo that cannot be opened.
@@ -64,16 +65,15 @@ def nouns(folder: Path, photos: PhotoSet, seed: int = 0, left_out: LeftOut = lam
     Raises:
         ManifestError: the polygons cannot be read.
     """
-    annotated: dict[str, Any] = read_json(folder / "instances_some.json")
+    annotated = coco_masks(folder) if is_coco(folder) else _some_masks(folder)
     rng = np.random.default_rng(seed)
     found: list[Noun] = []
     for photo in photos.test:
-        entries = annotated.get(str(photo.id), {"anns": {}})["anns"].values()
         masks: dict[str, BoolArray] = {}
         width, height = photo.size
-        for entry in entries:
-            mask = decode(entry["segm"], height, width)
-            masks[entry["cat"]] = masks.get(entry["cat"], np.zeros_like(mask)) | mask
+        for name, segmentation in annotated.get(photo.id, ()):
+            mask = decode(segmentation, height, width)
+            masks[name] = masks.get(name, np.zeros_like(mask)) | mask
         opened = attempt_one(partial(open_image, photo.file)) if masks else None
         if isinstance(opened, GroundingError):
             left_out(photo.file, opened)
@@ -112,6 +112,15 @@ def expressions(folder: Path, photos: PhotoSet, left_out: LeftOut = lambda photo
             x0, y0, x1, y1 = (float(value) * scale[i % 2] for i, value in enumerate(row["box_xyxy"]))
             found.append(Referred(photo, row["expression"], (x0, y0, x1, y1)))
     return found
+
+
+def _some_masks(folder: Path) -> dict[int, list[tuple[str, Any]]]:
+    """Per photo the (class, segmentation) of its objects."""
+    annotated: dict[str, Any] = read_json(folder / "instances_some.json")
+    return {
+        int(photo): [(entry["cat"], entry["segm"]) for entry in one["anns"].values()]
+        for photo, one in annotated.items()
+    }
 
 
 def _stored_size(photo: Photo) -> tuple[int, int]:

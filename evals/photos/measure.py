@@ -11,8 +11,9 @@ from evals.photos.plan import PhotoPlan
 from evals.photos.pointing import Pointed, noun_samples, point_at, shuffled_hits
 from evals.photos.questions import caption_scores, pope_scores
 from evals.report import change, change_json, score, score_json
-from evals.scenes import CENTRE, FULL, TRUTH, answer_samples
+from evals.scenes import CENTRE, FULL, TRUTH, answer_samples, fitting
 from evals.statistics import Interval, bootstrap, bootstrap_difference, mean_of
+from evals.variants import GENERIC, compared
 from grounding.errors import EvalDataError, GroundingError
 from grounding.faults import attempt_one
 from grounding.models.base import VLM
@@ -57,14 +58,27 @@ def measure(
 def noun_scores(
     pipe: ReferringSegmentation, photos: PhotoSet, plan: PhotoPlan, advance: Callable[[int], None], failed: Failed
 ) -> dict[str, Any]:
-    """Score points and masks of nouns, the controls, and the difference of the full method from each of them."""
+    """Score points and masks of nouns, the controls, and the difference of the full method from each of them.
+
+    `left_out` holds the methods that do not fit the model, and why.
+    """
     found = nouns(plan.data, photos, plan.seed, lambda photo, error: failed(photo.name, error))[: plan.limit]
     if not found:
         raise EvalDataError(f"{plan.data} has no annotated class on a test photo that can be opened: leave out nouns")
+    vlm = pipe.source
+    asked = vlm.default_question if isinstance(vlm, VLM) else GENERIC
+    left_out: dict[str, str] = {}
+    others = fitting(
+        pipe,
+        compared(pipe.method, plan.methods, plan.vary, asked),
+        next(noun_samples(found)),
+        lambda name, why: left_out.update({name: str(why)}),
+    )
     answers = answer_samples(
         pipe,
         noun_samples(found),
         ablate=plan.ablate,
+        methods=others,
         advance=advance,
         failed=lambda sample, error: failed(f"photo {sample.scene}, {sample.expression!r}", error),
     )
@@ -75,6 +89,7 @@ def noun_scores(
     control = mean_of(shuffled, groups)
     return {
         "photos": len(set(groups)),
+        "left_out": left_out,
         "variants": {name: score_json(score(found, groups)) for name, found in outcomes.items()},
         "full_minus": {
             name: change_json(change(full, outcomes[name], groups)) for name in outcomes if name not in (FULL, TRUTH)

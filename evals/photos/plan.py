@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,8 @@ class PhotoPlan:
         ablate: measure nouns also with each part of the method switched off.
         limit: most questions of each part; None for all.
         seed: of the controls and the bootstrap.
+        methods: other methods to measure nouns with; see `evals.variants.compared`.
+        vary: variants of the method to measure nouns with.
     """
 
     data: Path
@@ -25,3 +28,5 @@ class PhotoPlan:
     ablate: bool = False
     limit: int | None = None
     seed: int = 0
+    methods: tuple[str, ...] = ()
+    vary: tuple[Literal["contrasts", "refinements"], ...] = ()

@@ -14,17 +14,20 @@ def report(data: dict[str, Any]) -> str:
     ]
     if "nouns" in data:
         part = data["nouns"]
-        lines += ["", "| nouns | n | point in mask | full minus this | mIoU |", "|---|---|---|---|---|"]
+        lines += ["", "| nouns | n | point in mask | full minus this | mIoU | mIoU, full minus this |"]
+        lines += ["|---|---|---|---|---|---|"]
         for name, row in part["variants"].items():
             ahead = part["full_minus"].get(name)
             lines.append(
                 f"| {name} | {row['n']} | {_of(row, 'pointing_accuracy')} | "
-                f"{_of(ahead, 'pointing_accuracy') if ahead else ''} | {_of(row, 'miou')} |"
+                f"{_of(ahead, 'pointing_accuracy') if ahead else ''} | {_of(row, 'miou')} | "
+                f"{_of(ahead, 'miou') if ahead else ''} |"
             )
         heads = part["shuffled_heads"]
         lines.append(
-            f"| heads of other photos | | {_shown(heads['pointing_accuracy'])} | {_shown(heads['full_minus'])} | |"
+            f"| heads of other photos | | {_shown(heads['pointing_accuracy'])} | {_shown(heads['full_minus'])} | | |"
         )
+        lines += [line for name, why in part["left_out"].items() for line in ("", f"Left out: {name}: {why}")]
         most = ", ".join(f"{name} {hit}/{asked}" for name, (hit, asked) in list(part["by_class"].items())[:25])
         lines += ["", f"Hits by class: {most}."]
     if "expressions" in data:

@@ -19,6 +19,11 @@ CALIBRATE_GAINS = Command(
     "grounding.commands.gains:CalibrateGainsCommand",
     group="Calibrate",
 )
+CALIBRATE_HEADS = Command(
+    "rank the heads that localise objects, for method files",
+    "grounding.commands.heads:CalibrateHeadsCommand",
+    group="Calibrate",
+)
 CALIBRATE_SENSITIVITY = Command(
     "measure how much each head depends on the image, for steering files",
     "grounding.commands.sensitivity:CalibrateSensitivityCommand",

@@ -22,7 +22,7 @@ from grounding.attention.events import Pass
 from grounding.diffusion.concepts import ConceptStream, with_concepts
 from grounding.diffusion.latents import mixed, pixels_of
 from grounding.diffusion.magnets import PromptMagnets
-from grounding.diffusion.prompts import SLOT, Encoded, Observed, TextPrompt
+from grounding.diffusion.prompts import Encoded, Observed, TextPrompt
 from grounding.diffusion.reading import ModelSettings, Pads
 from grounding.diffusion.run import NoisyRuns
 from grounding.diffusion.sequence import LatentShape, Placement, grids_of
@@ -31,7 +31,7 @@ from grounding.diffusion.tokens import TextToken, padded, place, refuse_controls
 from grounding.errors import ModelError
 from grounding.joint_spec import Readout
 from grounding.memory import explain_out_of_memory
-from grounding.source import fingerprint
+from grounding.source import SLOT, fingerprint
 from grounding.text.parse import NounFinder, parse
 from grounding.text.words import split_words
 from grounding.types import AttentionMaps, RecordSpec, Word, WordKind

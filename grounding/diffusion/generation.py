@@ -13,10 +13,11 @@ from grounding.attention.events import Pass
 from grounding.attention.joint import JointRequest, record_joint
 from grounding.diffusion.base import DiffusionSource
 from grounding.diffusion.maps import joint_maps, request_for
-from grounding.diffusion.prompts import SLOT, Observed
+from grounding.diffusion.prompts import Observed
 from grounding.diffusion.sequence import LatentShape, Placement, grids_of
 from grounding.errors import RecordingError
 from grounding.joint_spec import Readout
+from grounding.source import SLOT
 from grounding.types import AttentionMaps, RecordSpec
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from grounding.attention.joint import JointRecording, JointRequest, Table
 from grounding.diffusion.reading import MapReading
 from grounding.diffusion.sequence import Placement
-from grounding.errors import ModelError
+from grounding.errors import ModelError, RecordingError
 from grounding.layout import ImageGrid
 from grounding.types import AttentionMaps, Direction, RecordSpec, Word
 
@@ -35,6 +35,12 @@ def request_for(
         ModelError: text has no queries and no outputs in cross attention, or text-to-text is asked for with outputs.
         RecordingError: the spec asks for what a diffusion transformer does not have.
     """
+    for asked, what in ((spec.features, "features of a vision tower"), (spec.logits, "logits of words")):
+        if asked:
+            raise RecordingError(
+                f"a diffusion transformer has no {what}: leave out the stage that reads them, or use a vision-language "
+                "model"
+            )
     if spec.readout is not None and spec.readout.what == "outputs":
         tables: tuple[Table, ...] = ("outputs",)
         if not placement.joint:

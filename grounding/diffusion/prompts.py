@@ -12,9 +12,6 @@ from grounding.diffusion.sequence import LatentShape
 from grounding.diffusion.tokens import TextToken
 from grounding.types import Word
 
-SLOT = "{expression}"
-"""Where a prompt template takes the expression."""
-
 _POOLED = ("pooled_projections",)
 
 

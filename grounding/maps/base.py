@@ -179,6 +179,7 @@ def keep_words(maps: AttentionMaps, indices: Sequence[int]) -> AttentionMaps:
         maps,
         values=maps.values[:, :, :, at],
         words=tuple(maps.words[i] for i in at),
+        logits=None if maps.logits is None else maps.logits[at],
         text_to_text=None if between is None else between[:, :, :, at][..., at],
         sinks=sinks,
     )

@@ -64,7 +64,7 @@ class Combine(Stage):
         removed = lost_share(float(maps.values.sum(dtype=float)), float(joined.sum(dtype=float)))
         named = [word.text for word in own.words]
         detail = f"{self.how} of {len(named)} of {len(maps.words)} words: {', '.join(named)}"
-        result = replace(own, values=joined, words=(word,), text_to_text=None)
+        result = replace(own, values=joined, words=(word,), text_to_text=None, logits=None)
         names = {WordKind.SPECIAL: "special token", WordKind.MAGNET: "magnet"}
         why = {i: names[word.kind] for i, word in enumerate(maps.words) if i not in kept}
         share = tuple(float(i in kept) / len(kept) for i in range(len(maps.words)))

@@ -92,5 +92,5 @@ class JoinModels(Stage):
         weights = tuple(round(float(share), 6) for share in shares)
         unread = {index: "weight 0" for index, share in enumerate(shares) if not share}
         data = {"weights": dict(zip(names, weights, strict=True))}
-        result = replace(maps, values=values, words=(word,), text_to_text=None)
+        result = replace(maps, values=values, words=(word,), text_to_text=None, logits=None)
         return result, StageReport(self.name, removed, detail, data, unread, weights)

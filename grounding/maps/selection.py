@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from grounding.errors import MethodError
@@ -22,11 +23,11 @@ from grounding.maps.base import (
     need_layers,
     on_grid,
 )  # fmt: skip
+from grounding.maps.head_ranking import Head, load_ranking
 from grounding.types import AttentionMaps, Direction, FloatArray, RecordSpec, StageReport
 
 EIGHT = ndimage.generate_binary_structure(2, 2)
 _SMALLEST = np.finfo(np.float32).tiny  # a weight of 0 has no logarithm
-Head = tuple[int, int]
 Join = Literal["mean", "geometric"]
 
 
@@ -38,7 +39,10 @@ class HeadsFixed(Stage):
     belongs to that model. The paper sums three heads; the mean differs by a constant factor.
 
     Attributes:
-        pairs: (layer, head) of each, counted from 0.
+        pairs: (layer, head) of each, counted from 0; filled in from a file where one is named.
+        heads: path of a file written by `grounding calibrate heads`, instead of pairs, relative to the working
+            directory.
+        count: how many of its best heads are read; the paper's 3.
         join: `mean`, or `geometric` for the geometric mean of the heads' weights.
 
     Notes:
@@ -49,16 +53,31 @@ class HeadsFixed(Stage):
     name: ClassVar[str] = "heads-fixed"
     spends: ClassVar[frozenset[Part]] = frozenset({"layers", "heads"})
     requires: ClassVar[frozenset[Part]] = frozenset({"layers", "heads", "background"})
-    pairs: tuple[Head, ...]
+    pairs: tuple[Head, ...] = ()
+    heads: str = ""
+    count: int = 3
     join: Join = "mean"
 
     def __post_init__(self) -> None:
+        if self.heads:
+            named = load_ranking(self.heads).top(self.count)
+            if self.pairs not in ((), named):
+                raise MethodError(
+                    f"stage 'heads-fixed' names pairs {self.pairs}, but the best {self.count} heads in {self.heads} "
+                    f"are {named}: keep one of both"
+                )
+            object.__setattr__(self, "pairs", named)
         if not self.pairs or min(min(pair) for pair in self.pairs) < 0 or len(set(self.pairs)) != len(self.pairs):
             raise MethodError(f"stage 'heads-fixed' needs different (layer, head) pairs from 0 up, got {self.pairs}")
 
     def needs(self, layer_count: int | None) -> RecordSpec:
         """The layers of the named heads."""
         named = tuple(sorted({layer for layer, _ in self.pairs}))
+        if self.heads and layer_count is not None and (held := load_ranking(self.heads)).layers != layer_count:
+            raise MethodError(
+                f"the heads in {self.heads} are those of {held.model}, which has {held.layers} layers, but the model "
+                f"has {layer_count}: run grounding calibrate heads for it"
+            )
         if layer_count is not None and named[-1] >= layer_count:
             raise MethodError(
                 f"stage 'heads-fixed' names heads in layer {named[-1]}, but the model has {layer_count} layers: the "
@@ -139,10 +158,10 @@ class HeadsByEntropy(Stage):
                 f"stage 'heads-entropy' skips the first {self.skip_layers} layers, but only layers {maps.layers} are "
                 "there: lower skip_layers or record more layers"
             )
-        least = _elbow(share[allowed]) if self.min_share is None else self.min_share
+        least = elbow(share[allowed]) if self.min_share is None else self.min_share
         looking = allowed & (share >= least)
         candidates = np.argwhere(looking if looking.any() else allowed)
-        scored = [(_spatial_entropy(maps, values[i, j]), -float(share[i, j]), int(i), int(j)) for i, j in candidates]
+        scored = [(spatial_entropy(maps, values[i, j]), -float(share[i, j]), int(i), int(j)) for i, j in candidates]
         return tuple((maps.layers[i], j) for _, _, i, j in sorted(scored)[: self.count])
 
 
@@ -190,7 +209,8 @@ def _average_pairs(
     return result, StageReport(stage, float(np.clip(removed, 0, 1)), detail, {"heads": [list(pair) for pair in pairs]})
 
 
-def _spatial_entropy(maps: AttentionMaps, row: FloatArray) -> float:
+def spatial_entropy(maps: AttentionMaps, row: FloatArray) -> float:
+    """The spatial entropy of a row [K], added over grids; see `HeadsByEntropy`."""
     total = 0.0
     for columns, grid in zip(grid_columns(maps), maps.grids, strict=True):
         cells = on_grid(row, columns, grid)
@@ -203,7 +223,8 @@ def _spatial_entropy(maps: AttentionMaps, row: FloatArray) -> float:
     return total
 
 
-def _elbow(shares: FloatArray) -> float:
+def elbow(shares: npt.NDArray[np.floating]) -> float:
+    """The value at the sorted values' largest distance below the chord between their ends."""
     ranked = np.sort(shares.astype(np.float64))
     if len(ranked) < 3 or ranked[-1] <= ranked[0]:
         return float(ranked[0])

@@ -78,8 +78,8 @@ class Rows(Stage):
 
     Notes:
         The weighted mix is our choice. VL-SAM reads the generated object token; localisation heads, DecAF and ViCrop
-        read the prompt's last token (`last: 1` alone). A background is always read at its last token, as DecAF and
-        ViCrop do, because the words of a generic prompt name no object; so is a prompt that has no words of its own.
+        read the prompt's last token (`last: 1` alone). A background of other words is read at its last token, as DecAF
+        and ViCrop do, because the words of a generic prompt name no object; so is a prompt without words of its own.
     """
 
     name: ClassVar[str] = "rows"
@@ -101,10 +101,15 @@ class Rows(Stage):
             )
 
     def with_background(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
-        """Mix the maps' rows; of the background keep the last token's row, or the mean of all where it has none."""
+        """Mix the maps' rows; of the background keep the last token's row, or the mean of all where it has none.
+
+        A background of the same words is mixed in the same way.
+        """
         result, report = self.apply(maps)
         behind = maps.background
-        if behind is not None:
+        if behind is not None and [word.text for word in behind.words] == [word.text for word in maps.words]:
+            result = replace(result, background=self.apply(behind)[0])
+        elif behind is not None:
             last = any(word.text == LAST for word in behind.words)
             rule = Rows(last=1, normalise=self.normalise) if last else Rows(words=1, normalise=self.normalise)
             result = replace(result, background=rule.apply(behind)[0])
@@ -149,7 +154,7 @@ class Rows(Stage):
             sorted({p for word, part in zip(maps.words, share, strict=True) if part for p in word.positions})
         )
         mixed = Word(text=f"<{label}>", span=(0, 0), positions=positions, kind=WordKind.SPECIAL)
-        result = replace(maps, values=values, words=(mixed,), text_to_text=None)
+        result = replace(maps, values=values, words=(mixed,), text_to_text=None, logits=None)
         read = [word.text for word, part in zip(maps.words, share, strict=True) if part]
         removed = lost_share(float(mass.sum()), float(mass[share > 0].sum()))
         data = {

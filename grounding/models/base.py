@@ -15,18 +15,20 @@ from typing import Any, ClassVar
 
 import torch
 from PIL import Image
+from torch import nn
 
 from grounding.attention.coverage import linear_layers, row_layers
 from grounding.attention.introspect import decoder_stack
 from grounding.compat import reports_replacements
 from grounding.errors import ImageError, MethodError, ModelError
 from grounding.layout import ImageGrid, TokenLayout
-from grounding.models.chat import SLOT, Rendered, render
+from grounding.models.chat import Rendered, render
 from grounding.models.maps import record_maps
 from grounding.models.own_words import OwnWords
 from grounding.models.picture import Picture, Pictures, nested, written_texts
 from grounding.models.placement import Tokens
 from grounding.models.prepared import Prepared, last_word
+from grounding.source import SLOT
 from grounding.text.parse import NounFinder, parse
 from grounding.text.vocabulary import refuse_broken_text, refuse_control_tokens, refuse_unknown
 from grounding.text.words import split_words
@@ -177,6 +179,16 @@ class VLM(ABC):
     def head_count(self) -> int:
         """H, query heads per decoder layer."""
         return int(self.model.config.get_text_config().num_attention_heads)
+
+    @property
+    def projector(self) -> nn.Module | None:
+        """The module whose input rows are the vision tower's features, for `RecordSpec.features`.
+
+        The rows of all pictures follow each other in the order of their image tokens; an equal number of neighbouring
+        rows may make one token. None, the default, where a family's rows do not: its features are then the image tokens
+        as they enter the language model, which is the tower's output behind the projector.
+        """
+        return None
 
     @property
     def image_token(self) -> str:

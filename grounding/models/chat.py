@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from grounding.errors import ModelError
+from grounding.source import SLOT
 
-SLOT = "{expression}"
 # Private-use characters, which chat templates and expressions do not contain.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from grounding.errors import ModelError
 from grounding.layout import ImageGrid
 from grounding.models.base import VLM
@@ -21,6 +23,12 @@ class Llava(VLM):
     """
 
     model_types = ("llava",)
+
+    @property
+    def projector(self) -> nn.Module | None:
+        """The projector between tower and language model."""
+        found: nn.Module = self.model.model.multi_modal_projector
+        return found
 
     def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
         """One grid of patches; see `VLM.grids`."""

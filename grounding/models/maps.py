@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
@@ -15,6 +16,7 @@ from grounding.compat import last_logits
 from grounding.errors import RecordingError
 from grounding.layout import TokenLayout
 from grounding.memory import explain_out_of_memory
+from grounding.models.cell_rows import CellRows, cell_rows
 from grounding.numerics import refuse_overflow
 from grounding.types import Attention, AttentionMaps, RecordSpec, Word
 
@@ -30,6 +32,21 @@ class Recordable(Protocol):
 
     model: Any
     name: str
+
+    @property
+    def decoder(self) -> Any:
+        """The language model's module whose `.layers` are the decoder blocks."""
+        ...
+
+    @property
+    def projector(self) -> nn.Module | None:
+        """See `VLM.projector`."""
+        ...
+
+    @property
+    def image_token_id(self) -> int:
+        """The id of an image token."""
+        ...
 
     @property
     def layer_count(self) -> int:
@@ -54,6 +71,7 @@ class RecordedPass:
         request: what was recorded.
         layouts: per element the layout of its sequence.
         layer_count: L of the model, also where fewer layers were recorded.
+        cells: what the picture's cells carried.
         skipped_layers: layers of the model without weights of the recorded kind.
     """
 
@@ -61,6 +79,7 @@ class RecordedPass:
     request: RowRequest
     layouts: tuple[TokenLayout, ...]
     layer_count: int
+    cells: CellRows
     skipped_layers: tuple[int, ...] = ()
 
     def maps(self, element: int, words: tuple[Word, ...], picture: int = 0) -> AttentionMaps:
@@ -85,6 +104,7 @@ class RecordedPass:
         values = torch.stack([rows[:, :, group].mean(dim=2) for group in groups], dim=2)[..., columns]  # [L, H, T, K]
         statistics = recording.head_statistics[element] if request.spec.head_statistics else {}
         sinks = recording.residual_sinks
+        logits = self.cells.logits(element, words)
         return AttentionMaps(
             values=values[None].numpy(),  # one step
             layers=() if request.reduces_layers else recording.layers,
@@ -97,6 +117,8 @@ class RecordedPass:
             skipped_layers=self.skipped_layers,
             head_statistics={name: table.numpy() for name, table in statistics.items()},
             residual_sinks=None if sinks is None else sinks[element].numpy()[:, columns],
+            features=self.cells.features[element].numpy()[columns] if self.cells.features else None,
+            logits=None if logits is None else logits.numpy()[:, columns],
             flow=request.spec.flow,
         )
 
@@ -107,7 +129,7 @@ def record_maps(vlm: Recordable, prepared: Prepared, spec: RecordSpec) -> list[A
     Args:
         vlm: the model.
         prepared: the batch, from the same model.
-        spec: what to record. Its `background_prompt` is not recorded here; see `grounding.source.Backgrounds`.
+        spec: what to record. Its background is not recorded here; see `grounding.source.Backgrounds`.
 
     Returns:
         One maps object per picture, by element and then in the order of its prompt, the words in the order of
@@ -154,11 +176,12 @@ def record_pass(
     with (
         torch.inference_mode(),
         explain_out_of_memory(f"running {vlm.name}", _REMEDY),
+        cell_rows(vlm, inputs, layouts, spec) as cells,
         record(vlm.model, request) as recording,
     ):
         logits = vlm.model(**inputs, use_cache=False, logits_to_keep=last_logits()).logits
     refuse_overflow(logits, vlm.name)
-    return RecordedPass(recording, request, layouts, vlm.layer_count, skipped)
+    return RecordedPass(recording, request, layouts, vlm.layer_count, cells, skipped)
 
 
 def row_request(layouts: Sequence[TokenLayout], words: Sequence[Sequence[Word]], spec: RecordSpec) -> RowRequest:

@@ -28,6 +28,9 @@ class QwenVL(VLM):
 
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 
+    # Patches run through the tower in the order of its windows, and the merger's rows are in that order too, so
+    # `projector` stays None: features are the image tokens as they enter the language model.
+
     def check_picture(self, image: Image.Image) -> None:
         """Refuse a picture that `smart_resize` refuses.
 

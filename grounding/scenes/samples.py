@@ -6,10 +6,14 @@ from functools import partial
 
 import numpy as np
 
+from grounding.localization.samples import HeadSample
+from grounding.localization.samples import Source as HeadSource
 from grounding.scenes.drawing import draw_scene
 from grounding.scenes.files import scene_seed
 from grounding.scenes.language import DESCRIBE, SceneTexts
 from grounding.steering.samples import CalibrationSample, Source
+
+_PURPOSE = 17  # a seed of its own for the choice of expressions, apart from the scene's draws
 
 
 def scene_samples(count: int, seed: int) -> list[Source]:
@@ -22,6 +26,37 @@ def scene_samples(count: int, seed: int) -> list[Source]:
         seed: seed of the set, from 0.
     """
     return [partial(_sample, seed, index) for index in range(count)]
+
+
+def head_samples(count: int, seed: int) -> list[HeadSource]:
+    """Make samples of drawn scenes for ranking heads: an expression, another one, and the thing's mask.
+
+    The answer is the scene's long caption, of which the word is the thing's shape.
+
+    Args:
+        count: number of samples.
+        seed: seed of the set, from 0.
+    """
+    return [partial(_head_sample, seed, index) for index in range(count)]
+
+
+def _head_sample(seed: int, index: int) -> HeadSample:
+    number = scene_seed(seed, index)
+    scene = draw_scene(number)
+    texts, generator = SceneTexts(scene), np.random.default_rng((number, _PURPOSE))
+    expressions = texts.expressions
+    asked = expressions[generator.integers(len(expressions))]
+    others = [one.text for one in expressions if one.target_index != asked.target_index]
+    thing = scene.objects[asked.target_index]
+    return HeadSample(
+        scene.image,
+        asked.text,
+        others[generator.integers(len(others))] if others else None,
+        thing.mask,
+        DESCRIBE,
+        texts.captions[0],
+        thing.kind.shape,
+    )
 
 
 def _sample(seed: int, index: int) -> CalibrationSample:

@@ -135,6 +135,34 @@ def head_values(vlm: VLM, sample: CalibrationSample, kind: Kind, *, sinks: SinkR
     return values.float().cpu().numpy()
 
 
+def mask_effects(vlm: VLM, sample: CalibrationSample) -> FloatArray:
+    """Measure how much every head brings an answer from the cells of the mask.
+
+    As `ablation`, but only the contribution of cells that the mask covers by half is removed.
+
+    Args:
+        vlm: the model.
+        sample: image, question, answer and mask.
+
+    Returns:
+        [L, H] float32, decrease of the mean log-probability of the word's tokens.
+
+    Raises:
+        ImageError: there is no mask, or it covers half of no cell.
+        GroundingError: otherwise as `head_values`.
+    """
+    with explain_out_of_memory(f"measuring heads of {vlm.name}", _REMEDY):
+        forced = TeacherForcedSample.of(vlm, sample)
+        image = forced.prepared.layouts[0].image
+        cells = image[(_covered(forced, sample.mask) >= 0.5).numpy()].tolist()
+        if not cells:
+            raise ImageError("the mask covers half of no cell of the image: leave out things that small")
+        values = _ablation(forced, keys=cells)
+    if not bool(values.isfinite().all()):
+        raise overflow(f"the effects of heads of {vlm.name}", vlm.model.dtype)
+    return values.float().cpu().numpy()
+
+
 def _image_rows(forced: TeacherForcedSample, sinks: SinkRule) -> Tensor:
     """Record [L, H, R, C] attention on image keys, 0 on sinks."""
     image = (tuple(forced.prepared.layouts[0].image.tolist()),)
@@ -213,9 +241,14 @@ class _HeadOutputs(Subscriber):
         self._outputs.append(outputs)
 
 
-def _ablation(forced: TeacherForcedSample, at_once: int = 16) -> Tensor:
-    """Compute [L, H]; `at_once` heads are ablated in one batch, each in its own copy."""
+def _ablation(forced: TeacherForcedSample, at_once: int = 16, keys: list[int] | None = None) -> Tensor:
+    """Compute [L, H]; `at_once` heads are ablated in one batch, each in its own copy.
+
+    Image keys are ablated, or those in `keys` alone.
+    """
     editor, vlm = _WithoutImage(forced), forced.vlm
+    if keys is not None:
+        editor.image = keys
     values = torch.zeros(vlm.layer_count, vlm.head_count)
     with torch.no_grad(), apply(vlm.model, editor, forced.prepared.length, 1):
         forward = AnswerForward(forced)

@@ -207,6 +207,17 @@ def test_cells_are_the_image_tokens_and_cover_the_picture(subject: Subject) -> N
             assert uncovered_share([grid.box_xyxy for grid in layout.grids], subject.family.sizes[index]) == 0
 
 
+def test_every_cell_has_a_feature_of_its_own_and_logits(subject: Subject) -> None:
+    spec = RecordSpec(features=True, logits=True)
+    for maps in subject.vlm.maps(subject.pictures, EXPRESSIONS, spec):
+        assert maps.features is not None
+        assert maps.logits is not None
+        assert maps.logits.shape == (len(maps.words), len(maps.keys))
+        assert np.isfinite(maps.logits).all()
+        at = np.searchsorted(maps.keys, np.concatenate([grid.positions for grid in maps.grids]))
+        assert len(np.unique(maps.features[at], axis=0)) == len(at)  # the picture is noise
+
+
 def test_each_words_tokens_spell_the_word(subject: Subject) -> None:
     for prepared in (subject.batch, subject.pair):
         for words, ids in zip(prepared.words, prepared.inputs["input_ids"], strict=True):

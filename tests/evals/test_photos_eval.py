@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_maps import WORDS, made_maps
+from PIL import Image
 from tiny_photos import tiny_spec, write_photos
 
 from evals.commands.photos import EvalPhotosCommand
 from evals.photos.annotations import expressions, nouns
+from evals.photos.coco import read_coco
 from evals.photos.measure import point_in_box
 from evals.photos.plan import PhotoPlan
 from evals.photos.pointing import Pointed, box_mask, shuffle_heads
@@ -20,7 +22,7 @@ from evals.scenes import CENTRE
 from evals.task import Answer
 from evals.tasks.chair import ChairTask
 from evals.tasks.pope import PopeTask
-from grounding.errors import EvalDataError, ImageError, UsageError
+from grounding.errors import EvalDataError, ImageError, ManifestError, UsageError
 from grounding.models.load import load
 from grounding.photos import read_photos
 from grounding.starter.photo.model import build_model, build_processor
@@ -193,6 +195,65 @@ def test_questions_with_unknown_words_are_counted_as_failed(folder: Path, tiny_s
         "popular": (3, 1),
         "adversarial": (4, 0),
     }
+
+
+def coco_folder(folder: Path, **change: object) -> Path:
+    """Two photos in COCO's format: a dog on the left half of one, a crowd of dogs on the other."""
+    (folder / "images").mkdir(parents=True)
+    for number in (1, 2):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.jpg")
+    box = [[0, 0, 24, 0, 24, 32, 0, 32]]
+    data: dict[str, object] = {
+        "images": [{"id": n, "file_name": f"{n}.jpg", "width": 48, "height": 32} for n in (1, 2)],
+        "categories": [{"id": 18, "name": "dog"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 18, "segmentation": box, "iscrowd": 0},
+            {"image_id": 2, "category_id": 18, "segmentation": {"size": [32, 48], "counts": [0, 1536]}, "iscrowd": 1},
+        ],
+    }
+    (folder / "instances.json").write_text(json.dumps(data | change))
+    return folder
+
+
+def test_nouns_of_a_coco_folder_are_compared_over_methods(
+    tmp_path: Path, tiny_starter: Path, tiny_segmenter: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = coco_folder(tmp_path / "coco")
+    (found,) = nouns(folder, read_coco(folder))
+    assert (found.photo.id, found.name) == (1, "dog")
+    assert found.truth[:, :23].all()
+    assert not found.truth[:, 25:].any()
+    options = dict(
+        data=folder, model=str(tiny_starter), segmenter=str(tiny_segmenter), method="plain-mean", device="cpu"
+    )
+    with pytest.raises(UsageError, match="choose --parts nouns"):
+        EvalPhotosCommand(**options, out=tmp_path / "out").run()
+    command = EvalPhotosCommand(
+        **options, parts=("nouns",), methods=("last-layer", "refam"), vary=("refinements",), out=tmp_path / "out"
+    )
+    assert command.run() == 0
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())["nouns"]
+    assert {"full method", "last-layer", "+ biased cut"} <= set(scores["variants"])
+    assert "last-layer" in scores["full_minus"]
+    assert list(scores["left_out"]) == ["refam"]
+    assert "mIoU, full minus this" in (tmp_path / "out" / "scores.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"annotations": [{"image_id": 1, "category_id": 7, "segmentation": []}]},
+            "category 7, which it does not list",
+        ),
+        ({"images": [{"id": 1}]}, "field required at images.0.file_name"),
+        ({"images": [{"id": 9, "file_name": "9.jpg", "width": 4, "height": 4}]}, "1 of 1 photos are missing"),
+    ],
+)
+def test_a_wrong_coco_file_is_one_sentence(tmp_path: Path, change: dict[str, object], said: str):
+    with pytest.raises(ManifestError, match=said):
+        read_coco(coco_folder(tmp_path / "coco", **change))
 
 
 def test_a_wrong_synonym_list_is_found_before_any_work(folder: Path, tiny_starter: Path, tmp_path: Path, monkeypatch):

@@ -7,11 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evals.ablation import ablations, joins, ladder, shared_recordings, shared_spec
+from evals.ablation import ablations, joins, ladder
+from evals.asked_once import AskedOnce
 from evals.commands.bench import print_measurement
 from evals.metrics import Outcome, best_point_hits, gave_up, judge
+from evals.recordings import shared_recordings
 from evals.report import change, score, score_table
 from evals.scenes import CENTRE, FULL, OTHER, TRUTH, answer_samples, draw_samples
+from evals.variants import contrasts, refinements
 from grounding.cli import main
 from grounding.maps.text_sinks import TextSinks
 from grounding.methods import load_method
@@ -107,14 +110,17 @@ def test_every_part_of_a_method_can_be_switched_off(name):
         changed = [f for f in ("stages", "points", "mask") if getattr(variant, f) != getattr(method, f)]
         assert len(changed) == 1, key
         assert replace(variant, **{changed[0]: getattr(method, changed[0])}, name=method.name) == method
-    spec = shared_spec([method, *found.values()], layer_count=6)
+    (recording,) = shared_recordings({"full": method} | found, layer_count=6)
+    spec = recording.spec
     for variant in (method, *found.values()):
         needed = variant.record_spec(6)
         assert spec.layers is None or (needed.layers is not None and set(needed.layers) <= set(spec.layers))
         assert set(needed.head_statistics) <= set(spec.head_statistics)
         assert spec.residual_sinks >= needed.residual_sinks
         assert spec.reduce in ("none", needed.reduce)
-        assert needed.background_prompt in (None, spec.background_prompt)
+    behind = {spec.background_prompt for spec in recording.backgrounds.values()}
+    assert behind == ({method.background_prompt} if method.background_prompt else set())
+    assert not spec.has_background
 
 
 def test_the_ladder_adds_a_stage_at_a_time():
@@ -132,8 +138,8 @@ def test_methods_with_other_magnets_get_a_recording_of_their_own():
     method = load_method("refam")
     methods = {"full": method} | ablations(method)
     recordings = shared_recordings(methods, layer_count=8)
-    assert [spec.magnets for spec in recordings] == [method.record_spec(8).magnets, None]
-    with_magnets, without_magnets = recordings.values()
+    assert [one.spec.magnets for one in recordings] == [method.record_spec(8).magnets, None]
+    with_magnets, without_magnets = (one.methods for one in recordings)
     assert set(with_magnets) | set(without_magnets) == set(methods)
     assert {"without magnets", "raw map of all words", "+ stop words dropped", "+ sinks out"} == set(without_magnets)
 
@@ -146,7 +152,7 @@ def test_edits_of_sinks_are_recorded_apart_and_need_their_magnets():
     assert "without magnets" not in found
     assert {"without text-sinks", "raw map of all words", "+ stop words dropped", "+ magnets"} <= set(found)
     recordings = shared_recordings({"full": method} | found, layer_count=8)
-    edited = [(spec.sinks is not None, spec.magnets is not None) for spec in recordings]
+    edited = [(one.spec.sinks is not None, one.spec.magnets is not None) for one in recordings]
     assert edited == [(True, True), (False, True), (False, False)]
 
 
@@ -244,3 +250,68 @@ def test_bench_segmenter_measures_drawn_scenes(tiny_segmenter, tmp_path, capsys)
     found = json.loads(capsys.readouterr().out)
     assert 0 <= found["miou"] <= 1
     assert found["images"] == 1
+
+
+def test_methods_and_variants_are_compared_on_one_recording(tiny_model, tiny_segmenter, capsys):
+    arguments = ["eval", "scenes", "--limit", "2", "--seed", "9", "--method", "plain-mean"]
+    arguments += ["--model", str(tiny_model), "--segmenter", str(tiny_segmenter)]
+    assert main([*arguments, "--methods", "last-layer", "refam", "relative", "--vary", "contrasts", "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)["ablations"]
+    assert {"last-layer", "difference from a blank picture", "least squares on earlier words"} <= set(found)
+    assert "refam" not in found
+    assert "left out: method refam" in err
+    for one in found.values():
+        low, high = one["change"]["intervals"]["pointing_accuracy"]
+        assert low <= one["change"]["pointing_accuracy"] <= high
+    assert main([*arguments, "--methods", "no-such"]) == 2
+    assert "method 'no-such' is unknown" in capsys.readouterr().err
+
+
+def test_contrasts_stand_in_the_place_of_the_methods_own():
+    method = load_method("default")
+    found = contrasts(method, "not used")
+    names = [stage.name for stage in method.stages]
+    assert "difference from a generic prompt" not in found  # that is the method itself
+    for name, variant in found.items():
+        own = [stage.name for stage in variant.stages]
+        added = [stage for stage in own if stage.startswith("contrast")]
+        assert len(added) == (name != "no contrast")
+        assert [stage for stage in own if stage not in added] == names[:-1]
+        if name.startswith("ratio"):
+            assert own[-1] == "contrast-ratio"
+    assert found["ratio to a generic prompt"].stages[-1].prompt == "Describe the image."
+    plain = contrasts(load_method("starter"), "say .")
+    assert "no contrast" not in plain
+    assert plain["difference from a generic prompt"].background_prompt == "say ."
+
+
+def test_refinements_come_last_and_each_once():
+    for name, variant in refinements(load_method("starter-photo")).items():
+        own = [stage.name for stage in variant.stages]
+        assert len(set(own)) == len(own)
+        assert own[-1].startswith(("refine", "smooth-ranks")), name
+
+
+def test_equal_prompts_are_asked_once():
+    class Counting:
+        name, asked = "counting", 0
+
+        def set_image(self, image):
+            pass
+
+        def predict(self, prompts, *, mask_input=None, multimask_output=True):
+            self.asked += 1
+            return object()
+
+    counting = Counting()
+    once = AskedOnce(counting)
+    for _ in range(2):
+        once.predict(points((1, 2, 1, 0.5)))
+        once.predict(points((1, 2, 1, 0.9)))  # weights do not reach a segmenter
+    once.predict(points((1, 2, 0, 0.5)))
+    once.predict(points((1, 2, 1, 0.5)), multimask_output=False)
+    assert counting.asked == 3
+    once.set_image(None)
+    once.predict(points((1, 2, 1, 0.5)))
+    assert counting.asked == 4

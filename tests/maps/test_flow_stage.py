@@ -11,7 +11,7 @@ from explicit_flow import VLSAM, explicit_flow
 from made_maps import made_maps
 from PIL import Image
 
-from evals.ablation import shared_recordings
+from evals.recordings import shared_recordings
 from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
 from grounding.attention_flow import AttentionFlow
@@ -124,11 +124,11 @@ def test_a_spec_has_one_flow_and_nothing_of_single_heads() -> None:
 def test_methods_of_other_flows_are_recorded_apart() -> None:
     names = ("plain-mean", "vl-sam", "starter", "decaf")
     found = shared_recordings({name: load_method(name) for name in names}, 6)
-    assert [sorted(group) for group in found.values()] == [["plain-mean", "starter"], ["vl-sam"], ["decaf"]]
+    assert [sorted(one.methods) for one in found] == [["plain-mean", "starter"], ["vl-sam"], ["decaf"]]
     late = Flow(start=0.5)
     method = load_method("vl-sam")
     found = shared_recordings({"all": method, "late": replace(method, stages=(late, *method.stages[1:]))}, 6)
-    assert [spec.layers for spec in found] == [(0, 1, 2, 3, 4, 5), (3, 4, 5)]
+    assert [one.spec.layers for one in found] == [(0, 1, 2, 3, 4, 5), (3, 4, 5)]
 
 
 def test_saved_maps_keep_their_flow(tmp_path) -> None:

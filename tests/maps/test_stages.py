@@ -13,16 +13,18 @@ from made_maps import made_maps, suited, with_background
 from grounding.errors import MethodError
 from grounding.joint_spec import MagnetWords
 from grounding.maps.combine import Combine
-from grounding.maps.contrast import Difference, Ratio
+from grounding.maps.contrast import Difference, LayerByContrast, LeastSquares, OtherWords, Ratio
 from grounding.maps.ensemble import JoinModels
 from grounding.maps.head_noun import HeadNoun
 from grounding.maps.heads import HeadMaxImage, HeadMean, HeadMeanMax
 from grounding.maps.layers import LayerChoice, LayerMean
 from grounding.maps.linear import Unsigned
+from grounding.maps.logits import LogitLens
 from grounding.maps.magnets import Magnets
+from grounding.maps.refine import BiasedCut, Propagate
 from grounding.maps.selection import HeadsByEntropy, HeadsFixed
 from grounding.maps.sinks import ColumnOutliers, ResidualSinks
-from grounding.maps.smooth import Smooth
+from grounding.maps.smooth import Smooth, SmoothRanks
 from grounding.maps.spatial_bias import SpatialBias
 from grounding.maps.text_sinks import TextSinks
 from grounding.maps.words import Rows, StopWords
@@ -33,11 +35,21 @@ EVERY = [
     StopWords(), Rows(last=1), Magnets(), TextSinks(), HeadNoun(), SpatialBias(), Combine(), JoinModels(),
     LayerChoice(start=0.5), LayerMean(), Unsigned(), HeadMean(), HeadMeanMax(), HeadMaxImage(),
     HeadsFixed(pairs=((1, 2), (3, 0))), HeadsByEntropy(count=2), ColumnOutliers(), ResidualSinks(tau=4.0),
-    Ratio("x"), Difference("x"), Smooth(),
+    Ratio("x"), Difference("x"), LeastSquares("x"), OtherWords(), LayerByContrast(background="blank"),
+    LogitLens(), BiasedCut(), Propagate(), Smooth(), SmoothRanks(),
 ]  # fmt: skip
 READERS = ("flow", "linear-layers")
 """Stages that only check which kind of recording they were given; they have tests of their own."""
 
+MEAN_OF_STEPS = (
+    "heads-entropy",
+    "sinks-columns",
+    "text-sinks",
+    "rows",
+    "contrast-ratio",
+    "contrast-layer",
+    "logit-lens",
+)
 AXES = {"steps": 0, "layers": 1, "heads": 2, "words": 3}
 
 
@@ -71,7 +83,7 @@ def test_text_to_text_weights_follow_the_maps_axes(stage) -> None:
     maps = replace(maps, text_to_text=np.stack([between, between]).astype(np.float32))
     result, _ = stage(maps)
     found = result.text_to_text
-    if "words" in stage.spends or stage.name in ("heads-mean-max", "heads-max-image"):
+    if "words" in stage.spends or stage.name in ("heads-mean-max", "heads-max-image", "logit-lens"):
         assert found is None
         return
     assert found is not None
@@ -101,11 +113,13 @@ def test_what_a_stage_does_not_need_may_be_missing(stage) -> None:
                 name: table[at] for name, table in one.head_statistics.items() if name in spec.head_statistics
             },
             residual_sinks=one.residual_sinks[at] if spec.residual_sinks else None,
+            features=one.features if spec.features else None,
+            logits=one.logits if spec.logits else None,
             background=None,
         )
 
     given = recorded(maps)
-    if spec.background_prompt is not None:
+    if spec.has_background:
         given = replace(given, background=recorded(maps.background))
     else:
         maps = replace(maps, background=None)
@@ -132,7 +146,8 @@ def test_what_is_averaged_may_be_signed_and_what_is_a_share_may_not() -> None:
         "stop-words", "head-noun", "layers-select", "layers-mean", "unsigned", "heads-mean", "smooth",
     }  # fmt: skip
     assert {stage.name for stage in EVERY if "image-to-word" not in stage.directions} == {
-        "heads-mean-max", "heads-max-image", "heads-entropy", "sinks-columns", "sinks-residual", "ensemble",
+        "heads-mean-max", "heads-max-image", "heads-entropy", "sinks-columns", "sinks-residual", "contrast-words",
+        "logit-lens", "refine-cut", "refine-propagate", "ensemble",
     }  # fmt: skip
     assert {stage.name for stage in EVERY if "word-to-image" not in stage.directions} == {
         "magnets", "text-sinks", "ensemble",
@@ -143,7 +158,7 @@ def test_what_is_averaged_may_be_signed_and_what_is_a_share_may_not() -> None:
 @settings(max_examples=10)
 @pytest.mark.parametrize(
     "stage",
-    [s for s in EVERY if s.name not in ("heads-entropy", "sinks-columns", "text-sinks", "rows", "contrast-ratio")],
+    [s for s in EVERY if s.name not in MEAN_OF_STEPS],
     ids=named,
 )
 @given(st.integers(0, 2**32 - 1))

@@ -88,10 +88,13 @@ def test_a_prompt_without_words_is_read_from_its_last_token():
 
 def test_a_generic_prompts_own_words_are_not_read():
     maps = made_maps()
-    behind = made_maps(3)
+    words = tuple(replace(word, text=f"{word.text}s") for word in WORDS[:-1])
+    behind = made_maps(3, words=(*words, LAST))
     result, _ = Rows(content=1, head=1, normalise=False)(replace(maps, background=behind))
     np.testing.assert_array_equal(result.background.values, behind.values[:, :, :, -1:])
-    wordy = made_maps(3, words=WORDS[:2])
+    same, _ = Rows(content=1, normalise=False)(replace(maps, background=made_maps(3)))
+    np.testing.assert_allclose(same.background.values, made_maps(3).values[:, :, :, 1:3].mean(3, keepdims=True))
+    wordy = made_maps(3, words=words[:2])
     result, _ = Rows(last=1, normalise=False)(replace(maps, background=wordy))
     np.testing.assert_allclose(result.background.values, wordy.values.mean(3, keepdims=True), rtol=1e-5)
 

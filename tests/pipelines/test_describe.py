@@ -269,3 +269,8 @@ def test_a_batch_ends_each_text_at_its_own_repeat(starter) -> None:
         assert other.repeated == (start is not None)
         assert other.text == (one.text if start is None else one.text[:start].strip())
         assert one.token_ids[: len(other.token_ids)] == other.token_ids
+
+
+def test_a_background_that_needs_an_expression_is_refused() -> None:
+    with pytest.raises(MethodError, match="'no-query', which needs a referring expression"):
+        FaithfulDescription(Llava(*tiny_llava()), load_method("laser"))
