@@ -26,9 +26,9 @@ def ablations(method: Method, models: Sequence[str] = ()) -> dict[str, Method]:
     """The method without each of its parts, by what is different in it.
 
     Each stage that later ones can do without is left out in turn (an axis that it would have averaged is averaged when
-    the map is composed). The
-    point rule is replaced by the one point at the maximum, the mask choice by the segmenter's own estimate, and the
-    cascade by one call. See `ladder` for what else a method with magnets or sinks has, and `joins` an ensemble's.
+    the map is composed). The point rule is replaced by the one point at the maximum, the mask choice by the segmenter's
+    own estimate, and the cascade by one call. See `ladder` for what else a method with magnets or sinks has, and
+    `joins` an ensemble's.
 
     Args:
         method: the full method.

@@ -70,9 +70,9 @@ class SharedRecording:
 def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> tuple[SharedRecording, ...]:
     """The least recordings that serve all methods; that of the first method comes first.
 
-    Magnets, an edit of sinks, a readout, a flow and the prompt change every weight, so that each has a recording of its
-    own. A contrast needs both
-    sides recorded to one spec, so all backgrounds are recorded to that of the words.
+    The kind of attention, magnets, an edit of sinks, a readout, a flow and the prompt change every weight, so that each
+    has a recording of its own. A contrast needs both sides recorded to one spec, so all backgrounds are recorded to
+    that of the words.
 
     Args:
         methods: by name, at least one.

@@ -46,7 +46,8 @@ def check(model: VLM | str | None = None) -> list[Check]:
 
     Returns:
         The checks in order, one for the versions and six per family, seven of hybrids with linear attention. A check
-        that cannot run fails with the reason. A family of another distribution is skipped, in one check, where `grounding.models.tiny.TINY` has no model of it.
+        that cannot run fails with the reason. A family of another distribution is skipped, in one check, where
+        `grounding.models.tiny.TINY` has no model of it.
 
     Raises:
         ModelError: the named model cannot be found, or its type has no family.
