@@ -153,8 +153,10 @@ class VLM(ABC):
 
     def layers_without(self, attention: Attention) -> tuple[int, ...]:
         """The layers that have no weights of a kind of attention."""
-        fit = self.row_layers if attention == "softmax" else self.linear_layers
-        return tuple(sorted(set(range(self.layer_count)) - set(fit)))
+        return tuple(sorted(set(range(self.layer_count)) - set(self._layers_with(attention))))
+
+    def _layers_with(self, attention: Attention) -> tuple[int, ...]:
+        return self.row_layers if attention == "softmax" else self.linear_layers
 
     def with_rows(self, layers: Iterable[int], attention: Attention = "softmax") -> tuple[int, ...]:
         """Those of some layers that have weights of a kind of attention.
@@ -162,14 +164,10 @@ class VLM(ABC):
         Raises:
             MethodError: none of them has.
         """
-        wanted = tuple(layers)
-        fit = self.row_layers if attention == "softmax" else self.linear_layers
+        wanted, fit = tuple(layers), self._layers_with(attention)
         kept = tuple(layer for layer in wanted if layer in fit)
         if attention == "linear" and not fit:
-            raise MethodError(
-                f"{self.name} has no layers of linear attention (the gated delta rule, as in Qwen3.5): leave the stage "
-                "'linear-layers' out"
-            )
+            raise MethodError(f"{self.name} has no layers of linear attention: leave the stage 'linear-layers' out")
         if wanted and not kept:
             kind = "attention weights" if attention == "softmax" else "weights of linear attention"
             raise MethodError(f"layers {list(wanted)} of {self.name} have no {kind}: choose of {list(fit)}")
