@@ -44,6 +44,7 @@ class SteeredModel(lmms):
         device: see `grounding.models.load.load`; each of several processes uses its own GPU.
         dtype: see `load`.
         device_map: see `load`; empty for none.
+        family: see `load`; empty for the model's own.
         batch_size: requests per batch.
         seed: of sampling.
 
@@ -60,6 +61,7 @@ class SteeredModel(lmms):
         device: str = "auto",
         dtype: str = "auto",
         device_map: str = "",
+        family: str = "",
         batch_size: int | str = 1,
         seed: int = 0,
     ) -> None:
@@ -70,7 +72,7 @@ class SteeredModel(lmms):
         self.seed = int(seed)
         self.steering = load_steering(steer) if steer else None
         target = self.accelerator.device if self._world_size > 1 else device
-        self.vlm = load(pretrained, target, dtype, device_map or None)
+        self.vlm = load(pretrained, target, dtype, device_map or None, family=family or None)
         if self.steering is not None:
             check_steering(self.steering, self.vlm, Decoding())
 

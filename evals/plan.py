@@ -37,6 +37,7 @@ class Plan:
         device: see `load`.
         dtype: see `load`.
         device_map: see `load`.
+        family: see `load`.
 
     Raises:
         UsageError: batch size or limit are out of range.
@@ -51,6 +52,7 @@ class Plan:
     device: str = "auto"
     dtype: str = "auto"
     device_map: str | None = None
+    family: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.limit < 0:
@@ -163,7 +165,7 @@ def config_of(task: Task, samples: Sequence[Sample], plan: Plan) -> dict[str, An
         "task": task.name,
         "version": task.version,
         "samples": samples_hash(samples),
-        **asdict(model_identity(plan.model, plan.device, plan.dtype)),
+        **asdict(model_identity(plan.model, plan.device, plan.dtype, plan.family)),
         "steering": settings_text(plan.steering) if plan.steering else None,
         "decoding": asdict(plan.decoding),
         "batch_size": plan.batch_size,

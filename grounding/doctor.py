@@ -63,7 +63,7 @@ def check(model: VLM | str | None = None) -> list[Check]:
         family_class(model_types[0], model)
     else:
         model_types = [model.model.config.model_type]
-    return [_versions(), *(one for model_type in model_types for one in check_family(model_type))]
+    return [check_versions(), *(one for model_type in model_types for one in check_family(model_type))]
 
 
 def check_family(model_type: str) -> list[Check]:
@@ -77,17 +77,17 @@ def check_family(model_type: str) -> list[Check]:
         vlm = family_class(model_type)(*TINY[model_type](), f"tiny {model_type}")
         prepared = vlm.prepare(_pictures(), EXPRESSIONS)
     except ImportError as missing:  # a package that transformers needs for this family's processor
-        return [Check(f"{model_type}: all checks", None, f"skipped: {_one_line(missing)}")]
+        return [Check(f"{model_type}: all checks", None, f"skipped: {one_line(missing)}")]
     except Exception as error:
-        return [Check(f"{model_type}: words and cells are found", False, _one_line(error))]
+        return [Check(f"{model_type}: words and cells are found", False, one_line(error))]
     cells = sum(len(layout.cells) for layout in prepared.layouts)
     words = sum(len(words) for words in prepared.words)
     checks = [Check(f"{model_type}: words and cells are found", True, f"{words} words, {cells} cells in a batch of 2")]
     properties: tuple[tuple[str, Callable[[VLM, Prepared], tuple[bool, str]]], ...] = (
-        ("rows equal eager attention", _rows_equal_eager),
+        ("rows equal eager attention", rows_equal_eager),
         ("rows of generated tokens equal eager attention", _generated_rows_equal_eager),
-        ("logits are unchanged by recording", _logits_unchanged),
-        ("generation is unchanged by recording", _generation_unchanged),
+        ("logits are unchanged by recording", logits_unchanged),
+        ("generation is unchanged by recording", generation_unchanged),
         ("a left-padded batch equals its single elements", _batch_equals_single),
     )
     if vlm.linear_layers:
@@ -96,12 +96,13 @@ def check_family(model_type: str) -> list[Check]:
         try:
             passed, detail = holds(vlm, prepared)
         except Exception as error:  # a broken installation can raise anything
-            passed, detail = False, _one_line(error)
+            passed, detail = False, one_line(error)
         checks.append(Check(f"{model_type}: {name}", passed, detail))
     return checks
 
 
-def _versions() -> Check:
+def check_versions() -> Check:
+    """Check the versions of transformers and torch."""
     import torch
     import transformers
 
@@ -113,20 +114,27 @@ def _versions() -> Check:
     return Check("versions", True, detail)
 
 
-def _rows_equal_eager(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
+def rows_equal_eager(vlm: VLM, prepared: Prepared, allowed: float | None = None) -> tuple[bool, str]:
+    """Whether rows under the model's own kernel equal those of eager attention, and what was seen.
+
+    Args:
+        vlm: the model.
+        prepared: a batch.
+        allowed: largest difference; that of one layer in float32 where None.
+    """
     import torch
 
     from grounding.attention.rows import TOLERANCE
 
-    allowed = TOLERANCE[torch.float32]
+    allowed = allowed or TOLERANCE[torch.float32]
     recording = _recorded(vlm, prepared)
-    with _eager(vlm.model), torch.inference_mode():
+    with eager(vlm.model), torch.inference_mode():
         attentions = vlm.model(**prepared.inputs, output_attentions=True, use_cache=False).attentions
     if len(attentions) != len(vlm.row_layers):
         return False, f"eager attention gave {len(attentions)} layers, expected {len(vlm.row_layers)}"
     full = torch.stack(list(attentions), dim=1).float()  # [B, L, H, N, N]
     worst = 0.0
-    for index, queries in enumerate(_queries(prepared)):
+    for index, queries in enumerate(queries_of(prepared)):
         expected = full[index][:, :, list(queries)]
         worst = max(worst, float((recording.prefill[index] - expected).abs().max()))
     without = f"; layers {list(vlm.skipped_layers)} have no softmax attention" if vlm.skipped_layers else ""
@@ -140,7 +148,7 @@ def _linear_rows(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     from grounding.attention.request import RowRequest
     from grounding.types import RecordSpec
 
-    request = RowRequest(queries=_queries(prepared), spec=RecordSpec(attention="linear"))
+    request = RowRequest(queries=queries_of(prepared), spec=RecordSpec(attention="linear"))
     with torch.inference_mode(), record(vlm.model, request, verify=True) as recording:
         vlm.model(**prepared.inputs, use_cache=False)  # the recording compares rows @ values with the outputs
     below = float((recording.prefill[0] < 0).float().mean())
@@ -155,9 +163,9 @@ def _generated_rows_equal_eager(vlm: VLM, prepared: Prepared) -> tuple[bool, str
     allowed = TOLERANCE[torch.float32]
     with _recording(vlm, prepared) as recording:
         _generate(vlm, prepared)
-    with _eager(vlm.model):
-        eager = _generate(vlm, prepared, output_attentions=True)
-    worst, steps = 0.0, eager.attentions[1:]  # the first entry is the prompt's
+    with eager(vlm.model):
+        slow = _generate(vlm, prepared, output_attentions=True)
+    worst, steps = 0.0, slow.attentions[1:]  # the first entry is the prompt's
     for index in range(len(prepared)):
         recorded = recording.decode[index]  # [steps, L, H, 1, C]
         if len(recorded) != len(steps):
@@ -171,7 +179,8 @@ def _generated_rows_equal_eager(vlm: VLM, prepared: Prepared) -> tuple[bool, str
     return bool(steps) and worst <= allowed, detail
 
 
-def _logits_unchanged(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
+def logits_unchanged(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
+    """Whether logits have the same bits with and without recording, and what was seen."""
     import torch
 
     with torch.inference_mode():
@@ -186,7 +195,8 @@ def _logits_unchanged(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     return True, "equal bits during and after recording"
 
 
-def _generation_unchanged(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
+def generation_unchanged(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
+    """Whether generated tokens and scores have the same bits with and without recording, and what was seen."""
     import torch
 
     plain = _generate(vlm, prepared)
@@ -215,7 +225,8 @@ def _batch_equals_single(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     return passed, f"{padding} padding tokens, largest difference {worst:.1e}, allowed {BATCH_TOLERANCE:.0e}"
 
 
-def _queries(prepared: Prepared) -> tuple[tuple[int, ...], ...]:
+def queries_of(prepared: Prepared) -> tuple[tuple[int, ...], ...]:
+    """Per element the positions of its words."""
     return tuple(
         tuple(dict.fromkeys(position for word in words for position in word.positions)) for words in prepared.words
     )
@@ -235,7 +246,7 @@ def _recording(vlm: VLM, prepared: Prepared) -> Any:
     from grounding.types import RecordSpec
 
     spec = RecordSpec(layers=vlm.row_layers)
-    return record(vlm.model, RowRequest(queries=_queries(prepared), decode=True, spec=spec))
+    return record(vlm.model, RowRequest(queries=queries_of(prepared), decode=True, spec=spec))
 
 
 def _generate(vlm: VLM, prepared: Prepared, **options: Any) -> Any:
@@ -258,7 +269,8 @@ def _generate(vlm: VLM, prepared: Prepared, **options: Any) -> Any:
 
 
 @contextmanager
-def _eager(model: Any) -> Iterator[None]:
+def eager(model: Any) -> Iterator[None]:
+    """Run eager attention inside the block."""
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
@@ -278,5 +290,6 @@ def _pictures() -> list[Any]:
     ]
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """An error as one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -38,6 +38,16 @@ def user_path(path: str | Path) -> Path:
         return Path(path)
 
 
+def cache_folder() -> Path:
+    """The user's folder of what can be computed again; it need not exist.
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
+    return Path(base).expanduser() / "vlm-grounding"
+
+
 def make_folder(path: str | Path) -> Path:
     """Make a folder and the folders above it.
 

@@ -85,6 +85,10 @@ class Registry(Generic[T]):
         """Whether the name is known."""
         return isinstance(name, str) and (name in self._builtin or name in self._outside)
 
+    def is_own(self, name: str) -> bool:
+        """Whether the project itself has the name."""
+        return name in self._builtin
+
     def __len__(self) -> int:
         """How many names are known."""
         return sum(1 for _ in self)

@@ -25,6 +25,7 @@ def load_source(
     device_map: str | dict[str, Any] | None = None,
     finder: NounFinder | None = None,
     method: Method | None = None,
+    family: str | None = None,
 ) -> MapSource:
     """Load a vision-language model, a diffusion pipeline where `model_index.json` says that it is one, or an ensemble.
 
@@ -36,19 +37,21 @@ def load_source(
         device_map: accelerate's placement of a vision-language model over several devices; None uses `device` alone.
         finder: finds the head noun of an expression; None uses the built-in rules.
         method: an ensemble's, whose stage `ensemble` names its members' methods; each model's own where None.
+        family: of a vision-language model, where not its own; see `grounding.models.load.load`.
 
     Raises:
-        ModelError: the model cannot be loaded, or a diffusion pipeline was to be spread over devices.
+        ModelError: the model cannot be loaded, or a diffusion pipeline was to be spread over devices or has a family
+            named.
         MethodError: the method is not for this ensemble, or names an unknown one.
         MissingExtraError: a diffusion pipeline, without the extra `diffusion`.
     """
     names = model_names(name)
     if len(names) == 1:
-        return _load_one(name, device, dtype, device_map, finder)
+        return _load_one(name, device, dtype, device_map, finder, family)
     from grounding.ensemble import Ensemble, Member
 
     methods = member_methods(name, method or method_for(name))
-    load = cache(lambda one: _load_one(one, device, dtype, device_map, finder))
+    load = cache(lambda one: _load_one(one, device, dtype, device_map, finder, family))
     return Ensemble([Member(load(one), own) for one, own in zip(names, methods, strict=True)])
 
 
@@ -113,11 +116,16 @@ def _load_one(
     dtype: str | torch.dtype,
     device_map: str | dict[str, Any] | None,
     finder: NounFinder | None,
+    family: str | None,
 ) -> MapSource:
     if not is_pipeline(name):
         from grounding.models.load import load
 
-        return load(name, device, dtype, device_map, finder)
+        return load(name, device, dtype, device_map, finder, family)
+    if family is not None:
+        raise ModelError(
+            f"--family was given, but {name} is a diffusion pipeline, whose class says its family: leave it out"
+        )
     if device_map is not None:
         raise ModelError(
             f"--device-map was given, but {name} is a diffusion pipeline, whose transformer must stand on one device "

@@ -106,6 +106,7 @@ class AnswerMaps:
         dtype: str | torch.dtype = "auto",
         *,
         device_map: str | dict[str, Any] | None = None,
+        family: str | None = None,
         decoding: Decoding | None = None,
     ) -> AnswerMaps:
         """Load model and method by name.
@@ -116,6 +117,7 @@ class AnswerMaps:
             device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
             dtype: `auto`, `float32`, `bfloat16` or `float16`.
             device_map: spreads the model over devices through accelerate.
+            family: of the model, where not its own; see `grounding.models.load.load`.
             decoding: how answers are generated.
 
         Raises:
@@ -124,7 +126,7 @@ class AnswerMaps:
         from grounding.models.load import load
 
         chosen = method_for(model, method)
-        return cls(load(model, device, dtype, device_map), chosen, decoding)
+        return cls(load(model, device, dtype, device_map, family=family), chosen, decoding)
 
     def __call__(self, image: Picture, question: str | None = None, answer: str | None = None) -> MappedAnswer:
         """Answer a question about a picture.

@@ -97,6 +97,7 @@ class FaithfulDescription:
         dtype: str | torch.dtype = "auto",
         *,
         device_map: str | dict[str, Any] | None = None,
+        family: str | None = None,
         steer: str | Path | None = None,
         decoding: Decoding | None = None,
         threshold: float | None = None,
@@ -111,6 +112,7 @@ class FaithfulDescription:
             device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
             dtype: `auto`, `float32`, `bfloat16` or `float16`.
             device_map: spreads the model over devices through accelerate; `device` then applies to the segmenter only.
+            family: of the model, where not its own; see `grounding.models.load.load`.
             steer: a steering method's name or YAML file.
             decoding: how texts are generated.
             threshold: support below which a noun is not supported, in [0, 1]; the model's own where None.
@@ -126,7 +128,7 @@ class FaithfulDescription:
         # Cheap parts first, so that a misspelt name is refused before a model is loaded.
         chosen, finder = method_for(model, method), noun_finder(nouns)
         steering = None if steer is None else load_steering(steer)
-        vlm = load(model, device, dtype, device_map, finder)
+        vlm = load(model, device, dtype, device_map, finder, family)
         masks = None if segmenter is None else load_segmenter(segmenter, device, dtype)
         return cls(vlm, chosen, masks, steering, decoding, threshold)
 

@@ -113,6 +113,7 @@ class OpenEndedSegmentation:
         dtype: str | torch.dtype = "auto",
         *,
         device_map: str | dict[str, Any] | None = None,
+        family: str | None = None,
         settings: DiscoverySettings | None = None,
         decoding: Decoding = DEFAULT_DECODING,
         steer: str | Path | None = None,
@@ -130,6 +131,7 @@ class OpenEndedSegmentation:
             device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
             dtype: `auto`, `float32`, `bfloat16` or `float16`.
             device_map: spreads the model over devices through accelerate; `device` then applies to the segmenter only.
+            family: of the model, where not its own; see `grounding.models.load.load`.
             settings: see the class.
             decoding: see the class.
             steer: a steering method's name or YAML file.
@@ -153,7 +155,7 @@ class OpenEndedSegmentation:
         categories = None if vocabulary is None else CategoryFinder(read_vocabulary(user_path(vocabulary)))
         if embedder is not None and categories is None:
             raise UsageError(f"the embedding model {embedder!r} was given without a vocabulary: give a category list")
-        vlm = load(model, device, dtype, device_map, finder)
+        vlm = load(model, device, dtype, device_map, finder, family)
         if embedder is not None and categories is not None:
             categories = replace(categories, embed=TextEmbedding.from_pretrained(embedder))
         masks = load_segmenter(segmenter, device, dtype)

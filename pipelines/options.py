@@ -42,6 +42,7 @@ class LoadOptions:
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         device_map: spread the model over several devices: `auto`.
+        family: `probe` for a model without a family here, or a model type to read it as; its own if left out.
         nouns: what finds nouns: `rules`, or `spacy` (`spacy:MODEL`), which needs the extra nlp.
         seed: of random generators; the shipped methods draw nothing at random.
     """
@@ -52,6 +53,7 @@ class LoadOptions:
     device: str = "auto"
     dtype: str = "auto"
     device_map: str | None = None
+    family: str | None = None
     nouns: str = "rules"
     seed: int = 0
 
@@ -71,7 +73,9 @@ class LoadOptions:
         kind, colon, model = self.nouns.partition(":")
         if self.nouns != "rules" and (kind != "spacy" or bool(colon) != bool(model)):
             raise UsageError(f"--nouns {self.nouns!r} was given, expected rules, spacy or spacy:MODEL")
-        return run_config(self.model, segmenter, self.chosen_method(), self.device, self.dtype, self.seed, self.nouns)
+        return run_config(
+            self.model, segmenter, self.chosen_method(), self.device, self.dtype, self.seed, self.nouns, self.family
+        )
 
     def load_vlm(self) -> VLM:
         """Load a vision-language model, and print its notice on stderr.
@@ -81,7 +85,7 @@ class LoadOptions:
         """
         from grounding.models.load import load
 
-        vlm = load(self.model, self.device, self.dtype, self.device_map, self._prepared())
+        vlm = load(self.model, self.device, self.dtype, self.device_map, self._prepared(), self.family)
         _print_notice(vlm)
         return vlm
 
@@ -97,7 +101,9 @@ class LoadOptions:
             from diffusers.utils.logging import disable_progress_bar
 
             disable_progress_bar()  # it counts parts
-        source = load_source(self.model, self.device, self.dtype, self.device_map, self._prepared(), method)
+        source = load_source(
+            self.model, self.device, self.dtype, self.device_map, self._prepared(), method, self.family
+        )
         _print_notice(source)
         return source
 

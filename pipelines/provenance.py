@@ -119,6 +119,7 @@ def run_config(
     dtype: str = "auto",
     seed: int = 0,
     nouns: str = DEFAULT_NOUNS,
+    family: str | None = None,
 ) -> RunConfig:
     """Make the configuration of a run without loading model or segmenter; an empty `segmenter` is none.
 
@@ -130,7 +131,7 @@ def run_config(
     name, weights = segmenter_identity(segmenter) if segmenter else ("", None)
     members = [f"# member, method {own.name}\n{settings_text(own)}" for own in member_methods(model, method)]
     return RunConfig(
-        **asdict(model_identity(model, device, dtype)),
+        **asdict(model_identity(model, device, dtype, family)),
         segmenter=name,
         segmenter_weights=weights,
         method=method.name,

@@ -91,6 +91,7 @@ class ReferringSegmentation:
         dtype: str | torch.dtype = "auto",
         *,
         device_map: str | dict[str, Any] | None = None,
+        family: str | None = None,
         batch_size: int = DEFAULT_BATCH,
         nouns: str = "rules",
         explain: bool = False,
@@ -108,6 +109,7 @@ class ReferringSegmentation:
             device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
             dtype: `auto`, `float32`, `bfloat16` or `float16`, for the model and the segmenter's image encoder.
             device_map: spreads the model over devices through accelerate; `device` then applies to the segmenter only.
+            family: of the model, where not its own; see `grounding.models.load.load`.
             batch_size: most pairs in one forward pass.
             nouns: how head nouns are found: `rules` or `spacy`; see `grounding.text.parse.noun_finder`.
             explain: see the class.
@@ -127,7 +129,7 @@ class ReferringSegmentation:
             with_candidates(method_for(model, method), candidates, least_confidence, verify),
             noun_finder(nouns),
         )
-        source = load_source(model, device, dtype, device_map, finder, chosen)
+        source = load_source(model, device, dtype, device_map, finder, chosen, family)
         proposer = load_concepts(chosen, device, dtype)
         asked = load_segmenter(segmenter, device, dtype)
         return cls(source, asked, chosen, batch_size, explain=explain, concepts=proposer)

@@ -118,7 +118,7 @@ def test_version(capsys):
     [
         (["segmnt"], "did you mean 'segment'?"),
         (["eval", "scene"], "'grounding eval' has no command 'scene'; did you mean 'scenes'?"),
-        (["xyz"], "known: bench, calibrate, describe, discover, doctor, eval, lab, look, scenes, segment"),
+        (["xyz"], "known: bench, calibrate, describe, discover, doctor, eval, lab, look, models, scenes, segment"),
     ],
 )
 def test_an_unknown_command_is_one_sentence(argv, sentence, capsys):

@@ -181,6 +181,7 @@ SMALL = {
     # Numbers that are for hours of work, made small; how a model is asked stays as it is.
     "calibrate gains": ("--passes", "1"),
     "eval candidates": ("--limit", "1"),
+    "doctor": ("--no-weights",),
     "eval photos": ("--limit", "2"),
 }
 

@@ -43,6 +43,7 @@ class EvalDiagnoseCommand:
         tau: image keys with a phi of at least tau count as visual sinks.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        family: `probe` for a model without a family here, or a model type to read it as; its own if left out.
         seed: of the scenes and the bootstrap.
         budget_mib: memory budget of one step's attention, in MiB.
         out: folder to write to; the run's own where one is given.
@@ -61,6 +62,7 @@ class EvalDiagnoseCommand:
     tau: float = 20.0
     device: str = "auto"
     dtype: str = "auto"
+    family: str | None = None
     seed: int = 0
     budget_mib: int = 2048
     out: Path | None = None
@@ -134,7 +136,7 @@ class EvalDiagnoseCommand:
         from grounding.steering.decoding import Decoding
 
         decoding, sinks = Decoding(max_new_tokens=self.max_new_tokens), SinkRule(self.tau)
-        vlm = load(model, self.device, self.dtype)
+        vlm = load(model, self.device, self.dtype, family=self.family)
         if vlm.notice:
             stderr().print(f"note: {vlm.notice}")
         items = [replace(item, question=item.question or vlm.default_question) for item in items]
@@ -159,7 +161,7 @@ class EvalDiagnoseCommand:
         if not looked:
             raise EvalDataError(f"none of the {len(items)} pictures could be used; the first: {first}")
         settings: dict[str, Any] = {
-            **asdict(model_identity(model, self.device, self.dtype)),
+            **asdict(model_identity(model, self.device, self.dtype, self.family)),
             "steering": steering.to_yaml() if steering else None,
             "decoding": asdict(decoding),
             "sinks": asdict(sinks),

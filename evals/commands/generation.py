@@ -68,6 +68,7 @@ class GenerationOptions:
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         device_map: spread the model over several devices: `auto`.
+        family: `probe` for a model without a family here, or a model type to read it as; its own if left out.
         json: print one JSON object on stdout instead of the tables.
     """
 
@@ -86,6 +87,7 @@ class GenerationOptions:
     device: str = "auto"
     dtype: str = "auto"
     device_map: str | None = None
+    family: str | None = None
     json: bool = False
 
     def generates(self, answers: object, option: str) -> bool:
@@ -158,7 +160,7 @@ class GenerationOptions:
 
         if not isinstance(task, Rewordable):
             return task
-        asked = task.in_words_of(own_words(self.model))
+        asked = task.in_words_of(own_words(self.model, self.family))
         if asked != task and me.is_main:
             new = [(name, value) for name, value in schema.plain(asked).items() if schema.plain(task)[name] != value]
             said = ", ".join(f"{'--prompt' if name == 'words' else f'--{name}'} {value!r}" for name, value in new)
@@ -187,6 +189,7 @@ class GenerationOptions:
             device=self.device,
             dtype=self.dtype,
             device_map=self.device_map,
+            family=self.family,
         )
 
     def _work(self, run: Run, todo: Sequence[Any], plan: Plan, me: Worker) -> None:
@@ -218,7 +221,7 @@ class GenerationOptions:
         from grounding.models.load import load
 
         disable_progress_bar()
-        vlm = load(self.model, me.device(self.device), self.dtype, self.device_map)
+        vlm = load(self.model, me.device(self.device), self.dtype, self.device_map, family=self.family)
         if vlm.notice and me.is_main:
             stderr().print(f"note: {vlm.notice}")
         return vlm

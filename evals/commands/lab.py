@@ -35,6 +35,8 @@ class LabCommand:
     Attributes:
         plan: YAML file of methods and grids; the shipped plan if left out.
         model: instead of the plan's model.
+        family: `probe` for a model without a family here, or a model type to read it as; its own if
+            left out.
         out: folder for run folders, `lab.json`, `lab.txt` and `lab.png`.
         limit: instead of the plan's numbers of scenes, for a quick look.
         batch_size: questions per batch.
@@ -43,6 +45,7 @@ class LabCommand:
 
     plan: Path | None = None
     model: str | None = None
+    family: str | None = None
     out: Path = Path("runs/lab")
     limit: int | None = None
     batch_size: int = 64
@@ -76,7 +79,7 @@ class LabCommand:
         from grounding.runs.provenance import short_hash, versions
         from grounding.scenes.known_words import check_scene_words
 
-        vlm = load(plan.model)
+        vlm = load(plan.model, family=self.family)
         if vlm.notice:
             stderr().print(f"note: {vlm.notice}")
         check_scene_words(vlm)
@@ -130,7 +133,11 @@ class LabCommand:
         from grounding.runs.provenance import model_identity, short_hash
 
         assert candidate.fit is not None
-        what = {**asdict(model_identity(plan.model)), "seed": plan.calibration_seed, "scenes": plan.calibration_scenes}
+        what = {
+            **asdict(model_identity(plan.model, family=self.family)),
+            "seed": plan.calibration_seed,
+            "scenes": plan.calibration_scenes,
+        }
         settings = short_hash({**what, **asdict(candidate.fit)}, 8)
         return self.out / "fits" / f"{slug(candidate.name)}-{settings}.yaml"
 

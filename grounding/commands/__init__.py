@@ -9,6 +9,11 @@ DOCTOR = Command(
     "grounding.commands.doctor:DoctorCommand",
     group="Look at your installation",
 )
+MODELS = Command(
+    "list the families of models, and what tests verify of each",
+    "grounding.commands.models:ModelsCommand",
+    group="Look at your installation",
+)
 SCENES = Command(
     "draw scenes of shapes with exact masks and referring expressions",
     "grounding.commands.scenes:ScenesCommand",

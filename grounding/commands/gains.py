@@ -29,6 +29,7 @@ class CalibrateGainsCommand:
         fit: settings of the fit.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        family: `probe` for a model without a family here, or a model type to read it as; its own if left out.
         json: print one JSON object about the fit on stdout.
     """
 
@@ -41,6 +42,7 @@ class CalibrateGainsCommand:
     fit: FitSettings = field(default_factory=FitSettings)
     device: str = "auto"
     dtype: str = "auto"
+    family: str | None = None
     json: bool = False
 
     def run(self) -> int:
@@ -52,7 +54,7 @@ class CalibrateGainsCommand:
         from grounding.steering.fitting import fit_gains
         from grounding.text.parse import noun_finder
 
-        vlm = load(self.model, self.device, self.dtype, finder=noun_finder(self.nouns))
+        vlm = load(self.model, self.device, self.dtype, finder=noun_finder(self.nouns), family=self.family)
         check_sources(vlm, self.scenes)
         missed = 0
         with progress_bar(stderr()) as progress:

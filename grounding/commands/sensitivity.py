@@ -32,6 +32,7 @@ class CalibrateSensitivityCommand:
         sink_tau: phi from which an image key counts as a sink, for `mass` and `agreement`.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        family: `probe` for a model without a family here, or a model type to read it as; its own if left out.
         json: print one JSON object about the measurement on stdout.
     """
 
@@ -44,6 +45,7 @@ class CalibrateSensitivityCommand:
     sink_tau: float = 20.0
     device: str = "auto"
     dtype: str = "auto"
+    family: str | None = None
     json: bool = False
 
     def run(self) -> int:
@@ -56,7 +58,7 @@ class CalibrateSensitivityCommand:
         from grounding.steering.measure import calibrate
 
         sources = read_sources(self.manifest, self.scenes, self.seed)
-        vlm = load(self.model, self.device, self.dtype)
+        vlm = load(self.model, self.device, self.dtype, family=self.family)
         check_sources(vlm, self.scenes)
         with progress_bar(stderr()) as progress:
             task = progress.add_task("measure", total=len(sources))

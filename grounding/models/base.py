@@ -339,6 +339,10 @@ class VLM(ABC):
             layouts.append(layout)
         return Prepared(self._to_device(batch), tuple(placed), tuple(layouts))
 
+    def processed(self, pictures: Sequence[Sequence[Image.Image]], rendered: Sequence[Rendered]) -> dict[str, Any]:
+        """The model's inputs for a batch of rendered prompts with their pictures, on the model's device."""
+        return self._to_device(self._processed(pictures, rendered))
+
     def _processed(self, pictures: Sequence[Sequence[Image.Image]], rendered: Sequence[Rendered]) -> Mapping[str, Any]:
         """The processor's output for a batch."""
         # Newer processors say on request what they wrote in place of the image tokens.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,14 +53,18 @@ def load_config(name: str) -> Any:
         return AutoConfig.from_pretrained(source)
 
 
-def own_words(name: str) -> OwnWords:
+def own_words(name: str, family: str | None = None) -> OwnWords:
     """Read the words that a model is asked in, without its weights.
+
+    Args:
+        name: see `load`.
+        family: see `load`.
 
     Raises:
         ModelError: the model cannot be found, its config cannot be read, or no family supports its type.
     """
     config = load_config(name)
-    return OwnWords.of(config, family_class(config.model_type, name).family_words)
+    return OwnWords.of(config, family_class(config.model_type, name, family).family_words)
 
 
 def load(
@@ -67,6 +73,7 @@ def load(
     dtype: str | torch.dtype = "auto",
     device_map: str | dict[str, Any] | None = None,
     finder: NounFinder | None = None,
+    family: str | None = None,
 ) -> VLM:
     """Load a model and its processor.
 
@@ -76,6 +83,8 @@ def load(
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         device_map: accelerate's placement over several devices, for example `auto`; None uses `device` alone.
         finder: finds the head noun of an expression; None uses the built-in rules.
+        family: `probe` for a model that has no family here (see `grounding.models.probing.family`), or a known model
+            type to read it as; its own if None.
 
     Returns:
         The VLM, its model in eval mode with the sdpa kernel, or the eager one where its logits are soft-capped.
@@ -90,7 +99,7 @@ def load(
     number_format = resolve_dtype(dtype, target)
     source = source_of(name_or_folder)
     with hub.without_waiting(source):
-        return _loaded(name_or_folder, source, target, number_format, device_map, finder)
+        return _loaded(name_or_folder, source, target, number_format, device_map, finder, family)
 
 
 def _loaded(
@@ -100,17 +109,18 @@ def _loaded(
     number_format: torch.dtype,
     device_map: str | dict[str, Any] | None,
     finder: NounFinder | None,
+    family: str | None,
 ) -> VLM:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from grounding.memory import explain_out_of_memory
 
     config = load_config(name_or_folder)
-    vlm = family_class(config.model_type, name_or_folder)
+    vlm = family_class(config.model_type, name_or_folder, family)
     with explain_out_of_memory(f"loading {name_or_folder} on {target}", _SMALLER):
         with explained(name_or_folder, "its processor"):
             processor = AutoProcessor.from_pretrained(source)
-        with explained(name_or_folder, "its weights"):
+        with explained(name_or_folder, "its weights"), _of_one_class(name_or_folder, config):
             model, report = AutoModelForImageTextToText.from_pretrained(
                 source,
                 config=config,
@@ -128,6 +138,20 @@ def _loaded(
         if device_map is None:
             model = model.to(target)
     return vlm(model.eval(), processor, name_or_folder, finder)
+
+
+@contextmanager
+def _of_one_class(name: str, config: Any) -> Iterator[None]:
+    """Say that weights are of another shape than the config's class has them."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "mismatch" not in str(error):
+            raise
+        raise ModelError(
+            f"the weights of {name} have other shapes than its config asks for, which is of model type "
+            f"{config.model_type!r}: they belong to another class or size; get config and weights of one model"
+        ) from error
 
 
 def _kernel(config: Any) -> str:

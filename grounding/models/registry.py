@@ -45,20 +45,38 @@ FAMILIES: Registry[VLM] = Registry(
 """Model families by model type; entry-point group `grounding.families`."""
 
 
-def family_class(model_type: str, name: str = "") -> type[VLM]:
+PROBE = "probe"
+"""The family of models that have none of their own; see `grounding.models.probing.family`."""
+
+
+def family_class(model_type: str, name: str = "", family: str | None = None) -> type[VLM]:
     """Return the class for a model type.
 
     Args:
         model_type: `config.model_type` of a transformers model.
         name: the model that was asked for, for the error message.
+        family: a known model type to read the model as, or `probe`, instead of its own.
 
     Returns:
         The family's class; its module is imported now.
 
     Raises:
-        ModelError: no family supports this model type.
+        ModelError: no family supports this model type, or the named one is unknown.
     """
+    if family == PROBE:
+        from grounding.models.probing.family import Probed
+
+        return Probed
+    if family is not None:
+        if family not in FAMILIES:
+            raise ModelError(
+                f"--family {family} was given, expected {PROBE} or a known model type{FAMILIES.unknown(family)}"
+            )
+        return FAMILIES.get(family)
     if model_type not in FAMILIES:
         subject = f"{name} is of model type {model_type!r}" if name else f"the model type is {model_type!r}"
-        raise ModelError(f"{subject}, which no family here supports: known types are {', '.join(sorted(FAMILIES))}")
+        raise ModelError(
+            f"{subject}, which no family here supports{FAMILIES.unknown(model_type)}; --family {PROBE} finds where the "
+            "cells of a picture lie in a model without a family"
+        )
     return FAMILIES.get(model_type)

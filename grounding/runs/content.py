@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from grounding.errors import OutputError
-from grounding.files import utf8, write_text
+from grounding.files import cache_folder, utf8, write_text
 
 _LARGE = 1 << 28  # bytes; a smaller file is read again in a fraction of a second
 _SETTLED = 2_000_000_000  # ns; a file changed within the last two seconds may change again without another time
@@ -97,8 +97,7 @@ def _stamp(place: str) -> _Stamp:
 
 
 def _list_file() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
-    return Path(base).expanduser() / "vlm-grounding" / "content.json"
+    return cache_folder() / "content.json"
 
 
 def _read_list() -> dict[str, tuple[_Stamp, str]]:

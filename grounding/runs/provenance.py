@@ -32,7 +32,8 @@ class ModelIdentity:
 
     Attributes:
         model: hub id, starter's name, or a folder's last name; of an ensemble those of its models, joined by `+`.
-        weights: `folder_hash` of a model folder, or the commit of a hub model; of an ensemble likewise.
+        weights: `folder_hash` of a model folder, or the commit of a hub model; of an ensemble likewise. The family
+            stands behind it where it is not the model's own.
         dtype: the resolved number format, `float32` for instance.
     """
 
@@ -41,13 +42,14 @@ class ModelIdentity:
     dtype: str
 
 
-def model_identity(model: str, device: str = "auto", dtype: str = "auto") -> ModelIdentity:
+def model_identity(model: str, device: str = "auto", dtype: str = "auto", family: str | None = None) -> ModelIdentity:
     """Identify a model without loading it; a hub is asked for the commit that would be loaded.
 
     Args:
         model: see `grounding.models.load.load`.
         device: decides on the number format where `dtype` is `auto`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        family: that the model is read as, where it is not its own.
 
     Raises:
         ModelError: the model's folder is missing or cannot be read, the hub does not know the model or cannot be
@@ -57,14 +59,14 @@ def model_identity(model: str, device: str = "auto", dtype: str = "auto") -> Mod
     from grounding.model_files import hub_commit, model_names, source_of
 
     if len(names := model_names(model)) > 1:
-        each = [model_identity(name, device, dtype) for name in names]
+        each = [model_identity(name, device, dtype, family) for name in names]
         return ModelIdentity("+".join(one.model for one in each), "+".join(one.weights for one in each), each[0].dtype)
     number_format = str(resolve_dtype(dtype, resolve_device(device))).removeprefix("torch.")
-    source = Path(source_of(model))
+    source, read_as = Path(source_of(model)), f" as {family}" if family else ""
     if not source.is_dir():
-        return ModelIdentity(model, hub_commit(model), number_format)
+        return ModelIdentity(model, hub_commit(model) + read_as, number_format)
     with _readable(source, ModelError):
-        return ModelIdentity(Path(model).name, folder_hash(source), number_format)
+        return ModelIdentity(Path(model).name, folder_hash(source) + read_as, number_format)
 
 
 def segmenter_identity(segmenter: str) -> tuple[str, str]:

@@ -1,0 +1,105 @@
+"""Every family hidden: probing finds the layout that the family claims, and the tokenizer its words."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from families import FAMILIES
+from PIL import Image
+
+from grounding.errors import ModelError
+from grounding.layout import ImageGrid
+from grounding.models.base import VLM
+from grounding.models.probing import family as probing
+from grounding.models.probing.family import Probed, probe
+
+NO_CHAT = ("paligemma",)
+"""Families without a chat template: their pictures are probed in the family's own prompt."""
+BANDS = 32
+
+
+@cache
+def known(name: str) -> VLM:
+    return FAMILIES[name].vlm(name.partition("/")[0])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(Probed, "bands", BANDS)
+
+
+def hidden(name: str) -> Probed:
+    vlm = known(name)
+    return Probed(vlm.model, vlm.processor)
+
+
+def check_grids(found: tuple[ImageGrid, ...], claimed: tuple[ImageGrid, ...]) -> None:
+    assert [grid.shape for grid in found] == [grid.shape for grid in claimed]
+    for one, other in zip(found, claimed, strict=True):
+        np.testing.assert_array_equal(one.positions, other.positions)
+        assert one.picture == other.picture
+        x0, y0, x1, y1 = other.box_xyxy
+        cell = np.tile([(x1 - x0) / other.shape[1], (y1 - y0) / other.shape[0]], 2)
+        assert (np.abs(np.subtract(one.box_xyxy, other.box_xyxy)) < 0.3 * cell).all()
+
+
+def chatting() -> list[str]:
+    return [name for name in FAMILIES if name.partition("/")[0] not in NO_CHAT]
+
+
+@pytest.mark.parametrize("name", chatting())
+def test_a_hidden_family_has_the_same_layout_and_words(name: str) -> None:
+    size = FAMILIES[name].sizes[0]
+    picture = Image.new("RGB", size)
+    claimed, found = (vlm.prepare([picture], ["the red dog"]) for vlm in (known(name), hidden(name)))
+    check_grids(found.layouts[0].grids, claimed.layouts[0].grids)
+    assert found.words == claimed.words
+    np.testing.assert_array_equal(found.layouts[0].image, claimed.layouts[0].image)
+
+
+@pytest.mark.parametrize("name", [name for name in chatting() if known(name).takes_several])
+def test_a_hidden_family_has_the_same_layout_of_two_pictures(name: str) -> None:
+    size = FAMILIES[name].sizes[1]
+    pictures = [Image.new("RGB", size)] * 2
+    claimed, found = (vlm.prepare([pictures], ["dog"]) for vlm in (known(name), hidden(name)))
+    check_grids(found.layouts[0].grids, claimed.layouts[0].grids)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in chatting()])
+def test_without_a_chat_template_the_layout_alone_is_found(name: str) -> None:
+    vlm = known(name)
+    for size in FAMILIES[name].sizes:
+        (layout,) = vlm.prepare([Image.new("RGB", size)], ["dog"]).layouts
+        grids, movement = probe(vlm, size, bands=BANDS)
+        image = np.flatnonzero(np.isin(np.arange(layout.length), layout.image))
+        check_grids(tuple(ImageGrid(image[one.positions], one.shape, one.box_xyxy) for one in grids), layout.grids)
+        assert movement.passes >= 2 * BANDS
+    with pytest.raises(ModelError, match="has no chat template, so probing cannot place words"):
+        hidden(name)
+
+
+def test_a_layout_is_probed_once_for_a_model_and_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    probed: list[Any] = []
+    monkeypatch.setattr(probing, "probe", lambda *args: probed.append(args[1:3]) or probe(*args))
+    small, large = Image.new("RGB", (60, 40)), Image.new("RGB", (90, 60))
+    vlm = hidden("llava")
+    for pictures in ([small], [small, large], [small]):
+        first = vlm.prepare(pictures, ["dog"] * len(pictures)).layouts[0]
+    assert probed == [((60, 40), True), ((90, 60), True)]
+    assert len(list((tmp_path / "vlm-grounding" / "layouts").iterdir())) == 2
+    assert hidden("llava").prepare([small], ["dog"]).layouts[0] == first  # another process reads the file
+    assert len(probed) == 2
+    other = FAMILIES["llava"].vlm("llava", seed=1)
+    Probed(other.model, other.processor).prepare([small], ["dog"])  # other weights
+    exact = known("llava/exact size")
+    Probed(vlm.model, exact.processor).prepare([small], ["dog"])  # other settings of the processor
+    assert len(probed) == 4
+    for file in (tmp_path / "vlm-grounding" / "layouts").iterdir():
+        file.write_text("{")
+    assert hidden("llava").prepare([small], ["dog"]).layouts[0] == first  # a broken file is probed again
+    assert len(probed) == 5

@@ -1,0 +1,99 @@
+"""What `grounding models` calls verified is run by tests, for every family that it names."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import sys
+from types import ModuleType
+
+import pytest
+from command_mentions import ROOT
+
+from grounding.catalogue import COMPILED, DIFFUSION_TESTS, MODEL_TESTS, attention_kinds, catalogue, matrix
+from grounding.cli import main
+from grounding.diffusion.registry import PIPELINES
+from grounding.models.registry import FAMILIES
+from grounding.models.tiny import TINY
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def module_of(test: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    file = ROOT / test.partition("::")[0]
+    monkeypatch.syspath_prepend(str(file.parent))
+    spec = importlib.util.spec_from_file_location(f"catalogue_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_model_type_runs_the_tests_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for test in (one for tests in MODEL_TESTS.values() for one in tests):
+        module = module_of(test, monkeypatch)
+        function = getattr(module, test.partition("::")[2])
+        assert "subject" in inspect.signature(function).parameters  # the fixture whose parameters are the families
+        assert not hasattr(function, "pytestmark"), "a mark may skip a family"
+        assert {name.partition("/")[0] for name in module.FAMILIES} >= {
+            name for name in FAMILIES if FAMILIES.is_own(name)
+        }
+
+
+def test_every_pipeline_runs_the_tests_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for test in (one for tests in DIFFUSION_TESTS.values() for one in tests):
+        module = module_of(test, monkeypatch)
+        function = getattr(module, test.partition("::")[2])
+        assert "source" in inspect.signature(function).parameters
+        assert not hasattr(function, "pytestmark")
+        assert set(module.CASES) >= {name for name in PIPELINES if PIPELINES.is_own(name)}
+
+
+def test_the_compiled_types_have_the_tests_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for model_type, tests in COMPILED.items():
+        for test in tests:
+            module = module_of(test, monkeypatch)
+            function = getattr(module, test.partition("::")[2])
+            assert "vlm" in inspect.signature(function).parameters
+            assert model_type == "llava"
+            assert module.tiny_llava is TINY[model_type]
+
+
+def test_the_command_lists_every_family(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["families"]}
+    assert list(rows) == [*FAMILIES, *PIPELINES]
+    assert rows["llava"]["verified"]["recording"] == list(MODEL_TESTS["recording"])
+    assert "compiled" in rows["llava"]["verified"]
+    assert rows["llava"]["attention"] == ["full"]
+    assert "compiled" not in rows["WanPipeline"]["verified"]
+    assert rows["WanPipeline"]["attention"] == ["cross"]
+
+
+def test_a_family_of_another_package_is_not_called_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FAMILIES, "_builtin", {name: to for name, to in FAMILIES._builtin.items() if name != "llava"})
+    monkeypatch.setattr(FAMILIES, "_outside", {"llava": []}, raising=False)
+    row = next(row for row in catalogue() if row.name == "llava")
+    assert "recording" not in row.verified
+
+
+def test_the_readme_holds_the_table() -> None:
+    rows = catalogue()
+    if any(row.kind == "vision-language" and row.model_class is None for row in rows):
+        pytest.skip("the installed transformers lacks some of the classes")
+    shown = README.partition("<!-- grounding models -->\n")[2].partition("\n<!-- end of grounding models -->")[0]
+    assert shown == matrix(rows)
+
+
+def test_kinds_of_attention_are_read_from_the_config() -> None:
+    from transformers import Gemma2Config, LlamaConfig, Qwen2Config
+
+    assert attention_kinds(LlamaConfig()) == ("full",)
+    assert attention_kinds(Qwen2Config(use_sliding_window=True, max_window_layers=1, num_hidden_layers=2)) == (
+        "full",
+        "sliding window",
+    )
+    assert attention_kinds(Gemma2Config()) == ("full", "sliding window", "soft-capped")
