@@ -25,9 +25,10 @@ LADDER = {
 def ablations(method: Method, models: Sequence[str] = ()) -> dict[str, Method]:
     """The method without each of its parts, by what is different in it.
 
-    Each stage is left out in turn (an axis that it would have averaged is averaged when the map is composed). The
-    point rule is replaced by the one point at the maximum, the mask choice by the segmenter's own estimate, and the
-    cascade by one call. See `ladder` for what else a method with magnets or sinks has, and `joins` an ensemble's.
+    Each stage that later ones can do without is left out in turn (an axis that it would have averaged is averaged when
+    the map is composed). The point rule is replaced by the one point at the maximum, the mask choice by the segmenter's
+    own estimate, and the cascade by one call. See `ladder` for what else a method with magnets or sinks has, and
+    `joins` an ensemble's.
 
     Args:
         method: the full method.
@@ -35,7 +36,7 @@ def ablations(method: Method, models: Sequence[str] = ()) -> dict[str, Method]:
     """
     found = {}
     for stage in method.stages:
-        with suppress(MethodError):  # sinks cannot be redirected without magnets
+        with suppress(MethodError):  # later stages need it, as a change of sinks needs magnets
             found[f"without {stage.name}"] = without(method, stage.name)
     found |= joins(method, models)
     if not isinstance(method.points, ArgMax):

@@ -70,9 +70,9 @@ class SharedRecording:
 def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> tuple[SharedRecording, ...]:
     """The least recordings that serve all methods; that of the first method comes first.
 
-    Magnets, an edit of sinks, a readout, a flow and the prompt change every weight, so that each has a recording of its
-    own. A contrast needs both
-    sides recorded to one spec, so all backgrounds are recorded to that of the words.
+    The kind of attention, magnets, an edit of sinks, a readout, a flow and the prompt change every weight, so that each
+    has a recording of its own. A contrast needs both sides recorded to one spec, so all backgrounds are recorded to
+    that of the words.
 
     Args:
         methods: by name, at least one.
@@ -83,7 +83,9 @@ def shared_recordings(methods: Mapping[str, Method], layer_count: int) -> tuple[
         spec = method.record_spec(layer_count)
         # A flow's layers are a part of it, whereas single layers are left out again by the methods that need fewer.
         through = None if spec.flow is None else (spec.flow, spec.layers)
-        groups.setdefault((method.prompt, spec.magnets, spec.sinks, spec.readout, through), {})[name] = method
+        groups.setdefault((method.prompt, spec.attention, spec.magnets, spec.sinks, spec.readout, through), {})[
+            name
+        ] = method
     return tuple(_shared(group, layer_count) for group in groups.values())
 
 

@@ -45,8 +45,9 @@ def check(model: VLM | str | None = None) -> list[Check]:
             model type; every known family if None.
 
     Returns:
-        The checks in order, one for the versions and six per family. A check that cannot run fails with the reason. A
-        family of another distribution is skipped, in one check, where `grounding.models.tiny.TINY` has no model of it.
+        The checks in order, one for the versions and six per family, seven of hybrids with linear attention. A check
+        that cannot run fails with the reason. A family of another distribution is skipped, in one check, where
+        `grounding.models.tiny.TINY` has no model of it.
 
     Raises:
         ModelError: the named model cannot be found, or its type has no family.
@@ -66,7 +67,7 @@ def check(model: VLM | str | None = None) -> list[Check]:
 
 
 def check_family(model_type: str) -> list[Check]:
-    """Run the six checks of one family on its tiny model; see `check`."""
+    """Run the checks of one family on its tiny model; see `check`."""
     from grounding.models.registry import family_class
     from grounding.models.tiny import TINY
 
@@ -89,6 +90,8 @@ def check_family(model_type: str) -> list[Check]:
         ("generation is unchanged by recording", generation_unchanged),
         ("a left-padded batch equals its single elements", _batch_equals_single),
     )
+    if vlm.linear_layers:
+        properties = (*properties, ("rows of linear attention give the layers' outputs", _linear_rows))
     for name, holds in properties:
         try:
             passed, detail = holds(vlm, prepared)
@@ -134,7 +137,22 @@ def rows_equal_eager(vlm: VLM, prepared: Prepared, allowed: float | None = None)
     for index, queries in enumerate(queries_of(prepared)):
         expected = full[index][:, :, list(queries)]
         worst = max(worst, float((recording.prefill[index] - expected).abs().max()))
-    return worst <= allowed, f"largest difference {worst:.1e}, allowed {allowed:.0e}"
+    without = f"; layers {list(vlm.skipped_layers)} have no softmax attention" if vlm.skipped_layers else ""
+    return worst <= allowed, f"largest difference {worst:.1e}, allowed {allowed:.0e}{without}"
+
+
+def _linear_rows(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
+    import torch
+
+    from grounding.attention.recorder import record
+    from grounding.attention.request import RowRequest
+    from grounding.types import RecordSpec
+
+    request = RowRequest(queries=queries_of(prepared), spec=RecordSpec(attention="linear"))
+    with torch.inference_mode(), record(vlm.model, request, verify=True) as recording:
+        vlm.model(**prepared.inputs, use_cache=False)  # the recording compares rows @ values with the outputs
+    below = float((recording.prefill[0] < 0).float().mean())
+    return True, f"layers {list(recording.layers)}, {below:.0%} of the weights below 0, outputs unchanged"
 
 
 def _generated_rows_equal_eager(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:

@@ -192,7 +192,7 @@ def _words(maps: AttentionMaps, compose: Compose, fates: _Fates) -> tuple[WordTr
     found = []
     for index, word in enumerate(maps.words):
         rows = maps.values[:, :, :, index : index + 1]
-        alone = compose(replace(maps, values=rows, words=(word,), text_to_text=None, background=None))
+        alone = compose(replace(maps, values=rows, words=(word,), text_to_text=None, logits=None, background=None))
         share, variation = float(shares[index]), float(variations[index])
         found.append(WordTrace(word, share, variation, alone, weights[index], fates.dropped.get(index)))
     return tuple(found)

@@ -18,7 +18,7 @@ from grounding import schema
 from grounding.candidates.confidence import Confidence
 from grounding.candidates.rule import CandidateRule
 from grounding.candidates.verification import Verification
-from grounding.errors import MethodError
+from grounding.errors import MethodError, RecordingError
 from grounding.joint_spec import Readout
 from grounding.maps.base import Part, Stage
 from grounding.maps.compose import Compose
@@ -45,6 +45,8 @@ STAGES: Registry[Stage] = Registry(
         "layers-select": "grounding.maps.layers:LayerChoice",
         "layers-mean": "grounding.maps.layers:LayerMean",
         "flow": "grounding.maps.flow:Flow",
+        "linear-layers": "grounding.maps.linear:LinearLayers",
+        "unsigned": "grounding.maps.linear:Unsigned",
         "heads-mean": "grounding.maps.heads:HeadMean",
         "heads-mean-max": "grounding.maps.heads:HeadMeanMax",
         "heads-max-image": "grounding.maps.heads:HeadMaxImage",
@@ -127,6 +129,14 @@ class Method:
         for index, earlier in enumerate(self.stages):
             for later in self.stages[index + 1 :]:
                 self._check_order(earlier, later)
+        signed = False
+        for stage in self.stages:
+            if signed and not stage.takes_signed:
+                raise MethodError(
+                    f"method {self.name!r}: stage {stage.name!r} needs weights >= 0, and those of linear attention are "
+                    "signed: put the stage 'unsigned' before it, or leave it out"
+                )
+            signed = signed if stage.leaves_signed is None else stage.leaves_signed
 
     def _check_order(self, earlier: Stage, later: Stage) -> None:
         """Refuse a stage whose required parts an earlier one has spent.
@@ -175,7 +185,7 @@ class Method:
             try:
                 need = stage.needs(layer_count)
                 wanted |= need
-            except (MethodError, ValueError) as wrong:
+            except (MethodError, RecordingError, ValueError) as wrong:
                 raise MethodError(f"method {self.name!r}: {wrong}") from wrong
             layers.update(need.layers or ())
             if need.reduce == "heads" and not heads_read:

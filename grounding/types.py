@@ -59,6 +59,9 @@ class Word:
 
 
 Reduce = Literal["none", "heads", "layers", "both"]
+Attention = Literal["softmax", "linear"]
+"""Kinds of attention layers that can be recorded: `linear` stands for the gated delta rule."""
+
 Direction = Literal["word-to-image", "image-to-word", "model-to-image"]
 
 _REDUCED: dict[Reduce, frozenset[str]] = {
@@ -82,7 +85,9 @@ class RecordSpec:
 
     Attributes:
         layers: decoder layers, counted from 0; None for all.
-        heads: query heads, counted from 0; None for all.
+        heads: query heads, counted from 0 (of linear attention value heads); None for all.
+        attention: `softmax`: layers whose weights are a softmax over keys; `linear`: layers that attend by the gated
+            delta rule, whose weights are signed and do not sum to 1. One recording has layers of one kind.
         reduce: axes averaged while the model runs; an averaged axis keeps length 1.
         flow: record rows of the attention flow through the layers in place of every layer's and head's own, so that
             both axes have length 1; layers without softmax attention are passed over. None for no flow.
@@ -101,6 +106,7 @@ class RecordSpec:
 
     layers: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
+    attention: Attention = "softmax"
     reduce: Reduce = "none"
     flow: AttentionFlow | None = None
     head_statistics: tuple[str, ...] = ()
@@ -121,6 +127,14 @@ class RecordSpec:
                 if not chosen or len(set(chosen)) != len(chosen):
                     raise RecordingError(f"{name}={chosen} must name each wanted one once, or be None")
                 check_counted(name, chosen)
+        if self.attention not in get_args(Attention):
+            raise RecordingError(f"attention={self.attention!r} is unknown; use {' or '.join(get_args(Attention))}")
+        of_softmax = self.flow or self.head_statistics or self.residual_sinks or self.text_to_text
+        if self.attention == "linear" and of_softmax:
+            raise RecordingError(
+                "a flow, head_statistics, residual_sinks and text_to_text are recorded of softmax attention: "
+                "leave them out, or record its layers with attention='softmax'"
+            )
         if self.reduce not in get_args(Reduce):
             raise RecordingError(f"reduce={self.reduce!r} is unknown; use {', '.join(map(repr, get_args(Reduce)))}")
         unknown = [name for name in self.head_statistics if name not in STATISTICS]
@@ -155,7 +169,7 @@ class RecordSpec:
         """The least spec that records everything either of the two records; the larger budget is kept.
 
         A recording with magnets, an edit of sinks, a readout or a flow differs from one without in every weight; None
-        stands for a spec that takes either.
+        stands for a spec that takes either, and so does `softmax` for one that takes either kind of attention.
 
         Raises:
             ValueError: the two name different backgrounds, magnets, edits of sinks, readouts or flows.
@@ -168,6 +182,7 @@ class RecordSpec:
         return RecordSpec(
             layers=_either(self.layers, other.layers),
             heads=_either(self.heads, other.heads),
+            attention="linear" if "linear" in (self.attention, other.attention) else "softmax",
             reduce=next(name for name, axes in _REDUCED.items() if axes == reduced),
             flow=_only("attention flow", self.flow, other.flow),
             head_statistics=tuple(dict.fromkeys((*self.head_statistics, *other.head_statistics))),
@@ -250,7 +265,8 @@ class AttentionMaps(ByValue):
         flow: the flow of which values are rows, L = H = 1; None where they are weights of single layers and heads, or
             their means.
         layer_count: how many decoder layers the model has; None where it is not known.
-        skipped_layers: the model's layers that have no attention weights, as linear attention has none.
+        skipped_layers: the model's layers that have no weights of the recorded kind: of softmax attention, or where
+            signed of linear attention.
     """
 
     values: FloatArray  # [S, L, H, T, K]

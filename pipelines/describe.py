@@ -80,8 +80,9 @@ class FaithfulDescription:
             check_steering(steering, vlm, self.decoding)
         self.threshold = vlm.support_threshold if threshold is None else threshold
         spec = method.record_spec(vlm.layer_count)
-        # Visual support is a mean over all layers; a method without a flow selects its own from them.
-        self.spec = spec if spec.flow is not None else replace(spec, layers=None)
+        # Visual support is a mean over all layers of softmax attention; other methods select their own from them.
+        self._apart = spec.flow is not None or spec.attention == "linear"
+        self.spec = spec if self._apart else replace(spec, layers=None)
         refuse_particular_background(self.spec, method.name)
         self._backgrounds = Backgrounds(vlm)
         self._warm = False
@@ -221,10 +222,10 @@ class FaithfulDescription:
         from grounding.models.teacher_forcing import teacher_forced_maps
 
         # Visual support leaves sinks out, and needs the rows of single layers, which a flow replaces.
-        spec = replace(self.spec, layers=None, flow=None, residual_sinks=True)
+        spec = replace(self.spec, layers=None, flow=None, attention="softmax", residual_sinks=True)
         text = teacher_forced_maps(self.vlm, prepared, [generated.token_ids], spec)[0]
         maps = text.maps
-        if self.spec.flow is not None:
+        if self._apart:
             maps = teacher_forced_maps(self.vlm, prepared, [generated.token_ids], self.spec)[0].maps
         nouns = tuple(self._nouns(image, text, maps))
         count = len(generated.token_ids)

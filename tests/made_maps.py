@@ -8,6 +8,7 @@ import numpy as np
 
 from grounding.layout import ImageGrid
 from grounding.maps.flow import Flow
+from grounding.maps.linear import LinearLayers
 from grounding.types import AttentionMaps, Word, WordKind
 
 LAST = Word("<last>", (0, 0), (90,), WordKind.SPECIAL)
@@ -65,12 +66,16 @@ def with_background(maps: AttentionMaps, seed: int = 7) -> AttentionMaps:
 
 
 def suited(maps: AttentionMaps, *stages) -> AttentionMaps:
-    """The maps as all stages can read them: as a flow, or in their direction, with attention between words then."""
+    """The maps as all stages can read them: as a flow, signed, or in their direction with words on words."""
     flows = [stage for stage in stages if isinstance(stage, Flow)]
     if flows:
         joined = {"values": maps.values[:, :1, :1], "layers": (), "flow": flows[0].rule}
         behind = None if maps.background is None else suited(maps.background, *stages)
         return replace(maps, **joined, head_statistics={}, residual_sinks=None, background=behind)
+    if any(isinstance(stage, LinearLayers) for stage in stages):
+        behind = None if maps.background is None else suited(maps.background, *stages)
+        sign = np.where(np.arange(maps.values.shape[2]) % 2, -1, 1).astype(np.float32)[:, None, None]
+        maps = replace(maps, values=maps.values * sign, signed=True, background=behind)
     if all("word-to-image" in stage.directions for stage in stages):
         return maps
     if all("model-to-image" in stage.directions for stage in stages):

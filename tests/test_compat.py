@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from grounding import compat
-from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
+from grounding.models.tiny import TINY, tiny_llava, tiny_qwen2_5_vl
 
 
 def test_a_config_says_its_kernels_name() -> None:
@@ -247,3 +247,41 @@ def test_processors_that_report_what_they_wrote_for_a_picture_are_known() -> Non
     found = processor(images=[picture], text=["<image> dog"], return_text_replacement_offsets=True)
     assert compat.reports_replacements(processor) == ("text_replacement_offsets" in found)
     assert not compat.reports_replacements(object())
+
+
+def test_the_gated_delta_rule_is_wrapped_where_its_module_looks_it_up_and_undone() -> None:
+    if "qwen3_5" not in TINY:
+        pytest.skip("no tiny Qwen3.5")
+    model = TINY["qwen3_5"]()[0]
+    linear, full = model.get_decoder().layers
+    module = compat.delta_module(linear)
+    assert module is not None
+    assert compat.delta_module(full) is None
+    assert compat.delta_sizes(module) == (4, 2, 8)
+    owner = compat.delta_rule_owner(module)
+    before, seen = dict(vars(owner)), []
+
+    def wrap(rule: compat.Kernel) -> compat.Kernel:
+        def wrapped(query: Any, key: Any, value: Any, *args: Any, **options: Any) -> Any:
+            seen.append((query.shape, key.shape, value.shape, set(options)))
+            return rule(query, key, value, *args, **options)
+
+        return wrapped
+
+    ids = torch.arange(5, 12)[None]
+    with torch.no_grad(), compat.wrapped_delta_rules(owner, wrap):
+        model(input_ids=ids)
+    assert dict(vars(owner)) == before
+    assert [shapes[2] for shapes in seen] == [(1, 7, 4, 8)]
+    assert seen[0][0] == seen[0][1] in ((1, 7, 2, 8), (1, 7, 4, 8))  # older releases do not share key heads
+    assert {"g", "beta", "use_qk_l2norm_in_kernel"} <= seen[0][3]
+    assert any(name in vars(owner) for name in compat.DELTA_RULES)
+
+
+def test_older_releases_keep_the_gated_delta_rule_in_the_module() -> None:
+    module: Any = compat.delta_module(TINY["qwen3_5"]()[0].get_decoder().layers[0])
+    module.chunk_gated_delta_rule = rule = lambda: "the rule"
+    assert compat.delta_rule_owner(module) is module
+    with compat.wrapped_delta_rules(module, lambda found: lambda: f"around {found()}"):
+        assert module.chunk_gated_delta_rule() == "around the rule"
+    assert module.chunk_gated_delta_rule is rule

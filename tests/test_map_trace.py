@@ -43,7 +43,8 @@ class Silent(Stage):
 
     def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
         kept = tuple(replace(maps.words[i], kind=WordKind.CONTENT) for i in self.keep)
-        return replace(maps, values=maps.values[:, :, :, self.keep], words=kept), StageReport(self.name, 0.0, "")
+        values = maps.values[:, :, :, self.keep]
+        return replace(maps, values=values, words=kept, logits=None), StageReport(self.name, 0.0, "")
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,8 @@ class Joining(Stage):
     name: ClassVar[str] = "joining"
 
     def apply(self, maps: AttentionMaps) -> tuple[AttentionMaps, StageReport]:
-        joined = replace(
-            maps, values=maps.values.max(3, keepdims=True), words=(Word("all", (0, 0), (), WordKind.SPECIAL),)
-        )
+        word = Word("all", (0, 0), (), WordKind.SPECIAL)
+        joined = replace(maps, values=maps.values.max(3, keepdims=True), words=(word,), logits=None)
         return joined, StageReport(self.name, 0.0, "the largest")
 
 
@@ -63,8 +63,8 @@ class Joining(Stage):
 def test_tracing_changes_nothing_and_keeps_a_map_for_every_stage(name):
     loaded = load_method(name)
     maps = made_maps(heads=5)  # the heads that `starter-photo` reads are among them
+    maps = with_background(maps) if loaded.record_spec().has_background else maps
     maps = suited(maps, *loaded.stages)
-    maps = with_background(maps) if loaded.background_prompt else maps
     trace = trace_map(loaded, maps)
     assert trace.map == run_stages(loaded, maps)
     assert tuple(one.report for one in trace.stages) == trace.map.stages

@@ -19,6 +19,7 @@ from grounding.maps.flow import Flow
 from grounding.maps.head_noun import HeadNoun
 from grounding.maps.heads import HeadMaxImage, HeadMean, HeadMeanMax
 from grounding.maps.layers import LayerChoice, LayerMean
+from grounding.maps.linear import LinearLayers, Unsigned
 from grounding.maps.magnets import PRESETS, Magnets
 from grounding.maps.selection import HeadsByEntropy, HeadsFixed
 from grounding.maps.sinks import ColumnOutliers, ResidualSinks
@@ -29,7 +30,7 @@ from grounding.maps.words import Rows, StopWords
 from grounding.methods import STAGES, Method, load_method, method_names, parse_method, run_stages, without
 from grounding.points import RULES, ArgMax, MaxMinPair, OtsuBox, SpreadPoints
 from grounding.segmenters.mask_selection import MaskRule
-from grounding.types import WordKind
+from grounding.types import RecordSpec, WordKind
 
 SHIPPED = ("decaf", "default", "plain-mean", "relative", "starter", "vl-sam", "vl-sam-points")
 HEAD = "description: d\nsource: s\n"
@@ -312,3 +313,28 @@ def test_every_stage_and_rule_documents_itself():
 def test_methods_load_without_torch():
     code = "import sys, grounding.methods as m; m.load_method('default'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_stage_that_reads_shares_needs_linear_attention_without_its_sign():
+    with pytest.raises(MethodError, match=r"stage 'rows' needs weights >= 0.*put the stage 'unsigned' before it"):
+        method(LinearLayers(), Rows(last=1.0))
+    fit = method(LinearLayers(), LayerChoice(start=0.5), Unsigned(), HeadMean(), Rows(last=1.0))
+    assert fit.record_spec(8) == RecordSpec(layers=(4, 5, 6, 7), attention="linear")  # heads only after the sign
+    with pytest.raises(MethodError, match="'unsigned' must come before 'heads-mean'"):
+        method(LinearLayers(), HeadMean(), Unsigned())
+    with pytest.raises(MethodError, match="but the maps hold weights of softmax attention"):
+        run_stages(fit, made_maps(layers=tuple(range(8))))
+    with pytest.raises(MethodError, match=r"head_statistics.* are recorded of softmax attention"):
+        method(LinearLayers(), Unsigned(), HeadMeanMax()).record_spec(8)
+
+
+@pytest.mark.parametrize(("how", "removed"), [("absolute", 0.0), ("positive", 0.5)])
+def test_weights_lose_their_sign(how, removed):
+    maps = made_maps()
+    turned = replace(maps, values=np.concatenate([maps.values, -maps.values], axis=2), signed=True)
+    result, report = Unsigned(how)(turned)
+    size = np.abs(maps.values)
+    expected = size if how == "absolute" else np.zeros_like(size)
+    np.testing.assert_array_equal(result.values, np.concatenate([size, expected], axis=2))
+    assert not result.signed
+    assert report.removed == pytest.approx(removed)

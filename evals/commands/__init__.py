@@ -64,6 +64,11 @@ JOINT = Command(
     "evals.commands.bench:BenchJointCommand",
     group="Benchmark",
 )
+LINEAR = Command(
+    "measure what rows of linear attention cost a pass, and how exact they are",
+    "evals.commands.bench:BenchLinearCommand",
+    group="Benchmark",
+)
 SEGMENTER = Command(
     "measure masks from one point, and their time, on annotated photos",
     "evals.commands.bench:BenchSegmenterCommand",

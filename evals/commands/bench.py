@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from evals.bench.compiled import CompiledBenchSize, measure_compiled
 from evals.bench.flow import FlowBenchSize, measure_flow
 from evals.bench.joint import JointBenchSize
+from evals.bench.linear import LinearBenchSize, measure_linear
 from evals.bench.record import BenchSize, measure_record
 from evals.bench.sizes import refuse_below_one
 from evals.bench.steer import SteerBenchSize, measure_steer
@@ -129,6 +130,28 @@ class BenchCompiledCommand(CompiledBenchSize):
         size = CompiledBenchSize(**{one.name: getattr(self, one.name) for one in fields(CompiledBenchSize)})
         refuse_below_one(rounds=self.rounds)
         print_measurement(asdict(measure_compiled(size, self.rounds)), self.json)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchLinearCommand(LinearBenchSize):
+    """Time of recording rows of linear attention in a random Qwen3.5, and their difference from a plain recurrence.
+
+    The defaults take about two minutes on two idle cores.
+
+    Attributes:
+        rounds: alternating rounds of a plain and a recorded pass.
+        json: print one JSON object on stdout instead of the list.
+    """
+
+    rounds: int = 5
+    json: bool = False
+
+    def run(self) -> int:
+        """Measure and print."""
+        size = LinearBenchSize(**{one.name: getattr(self, one.name) for one in fields(LinearBenchSize)})
+        refuse_below_one(rounds=self.rounds)
+        print_measurement(asdict(measure_linear(size, self.rounds)), self.json)
         return 0
 
 

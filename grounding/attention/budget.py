@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from grounding.attention.flow import BLOCK_BYTES, MOST_ROWS
+from grounding.attention.introspect import LayerStack
+from grounding.attention.linear_rows import CHUNK
 from grounding.attention.request import RowRequest
 from grounding.attention.rows import UPCAST_KEYS, rows_per_chunk
 from grounding.attention_flow import AttentionFlow
-from grounding.compat import layer_settings
+from grounding.compat import delta_module, delta_sizes, layer_settings
 from grounding.errors import BudgetError, RecordingError
 
 FLOAT = 4
@@ -26,8 +28,8 @@ class DecoderShape:
 
     Attributes:
         layers: L, decoder layers.
-        heads: H, query heads.
-        kv_heads: key and value heads; the largest number where it differs by layer.
+        heads: H, query heads; of linear attention its value heads.
+        kv_heads: key and value heads; of linear attention its key heads; the largest number where it differs by layer.
         head_width: D, query and key width; the largest where it differs by layer.
         number_bytes: bytes of one number of the model's queries and keys.
     """
@@ -37,6 +39,13 @@ class DecoderShape:
     kv_heads: int
     head_width: int
     number_bytes: int = FLOAT
+
+    @classmethod
+    def of_linear(cls, stack: LayerStack) -> DecoderShape:
+        """Read the shape of a decoder's linear attention off its first layer that attends by the gated delta rule."""
+        module = next(found for layer in stack.layers if (found := delta_module(layer)) is not None)
+        heads, key_heads, width = delta_sizes(module)
+        return cls(len(stack.layers), heads, key_heads, width)
 
     @classmethod
     def of(cls, config: Any, layers: int, number_bytes: int = FLOAT) -> DecoderShape:
@@ -94,6 +103,11 @@ def estimate(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
     """
     if request.spec.flow is not None:
         return _estimate_flow(request, request.spec.flow, shape, length)
+    cost = _estimate_rows(request, shape, length)
+    return cost if request.spec.attention == "softmax" else _of_linear(cost, request, shape, length)
+
+
+def _estimate_rows(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
     layers = len(request.spec.layers) if request.spec.layers is not None else shape.layers
     heads = len(request.spec.heads) if request.spec.heads is not None else shape.heads
     kept_layers = 1 if request.reduces_layers else layers
@@ -115,6 +129,16 @@ def estimate(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
     upcast = min(UPCAST_KEYS, length) * shape.kv_heads * shape.head_width * FLOAT  # half-precision models only
     working = 3 * chunk * shape.heads * length * FLOAT + upcast
     return Estimate(kept, working, flops)
+
+
+def _of_linear(rows: Estimate, request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
+    """The estimate of rows that are computed all at once from float32 queries and keys, chunk by chunk."""
+    most = max(len(queries) for queries in request.queries)
+    chunk = min(CHUNK, length)
+    widths = length * (most + 2 * shape.head_width) + chunk * (3 * chunk + 3 * most) + 3 * most * shape.head_width
+    layers = len(request.spec.layers or range(shape.layers))
+    solved = 2 * layers * shape.heads * length * chunk * (most + shape.head_width) * request.batch_size
+    return Estimate(rows.kept_bytes, shape.heads * widths * FLOAT, rows.flops + solved)
 
 
 def _estimate_flow(request: RowRequest, flow: AttentionFlow, shape: DecoderShape, length: int) -> Estimate:

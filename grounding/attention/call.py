@@ -97,6 +97,8 @@ class AttentionCall:
         edits: edits of the weights, in order; empty for a call as the model makes it.
         log_sum_exp: [B, H, Q] float32, per query the logarithm of the sum of the exponentials of its logits, as the
             kernel computed it; None where the kernel returns none or no subscriber asks for it.
+        sink_logits: [H], learned logits in every row's softmax beside those of its keys, so that the keys' weights sum
+            to less than 1; None where there are none.
     """
 
     query: Tensor
@@ -114,6 +116,7 @@ class AttentionCall:
     real: Tensor | None = None
     edits: tuple[RowEdit, ...] = ()
     log_sum_exp: Tensor | None = None
+    sink_logits: Tensor | None = None
 
     @property
     def query_count(self) -> int:
@@ -150,6 +153,7 @@ class AttentionCall:
             key_offset=self.key_offset + part.start,
             edits=(),
             log_sum_exp=None,
+            sink_logits=None,
         )
 
     def heads(self, chosen: Tensor) -> AttentionCall:
@@ -168,6 +172,7 @@ class AttentionCall:
             bias=_some_heads(self.bias, chosen),
             edits=(),
             log_sum_exp=None if self.log_sum_exp is None else self.log_sum_exp.index_select(1, chosen),
+            sink_logits=None if self.sink_logits is None else self.sink_logits.index_select(0, chosen),
         )
 
 

@@ -35,6 +35,7 @@ from grounding.attention.rows import (
     keep_columns,
     real_queries,
 )
+from grounding.attention.sink_shares import SinkShares
 from grounding.attention.store import RowStore
 from grounding.attention.token_rows import TokenRows
 from grounding.errors import BudgetError, RecordingError
@@ -70,6 +71,7 @@ class RowCollector(Subscriber):
         self._token = TokenRows(request, len(self.layers), partial(self._store.add_token, -1))
         self._deferred = DeferredRows(request, len(self.layers), self._store.add_token)
         self._statistics = PromptStatistics(request, self.layers)
+        self._learned = SinkShares(request, self.layers, shape.heads)
         self._flow = None if spec.flow is None else FlowStore(request)
         self._running = False
         self._checked_length = 0
@@ -195,6 +197,11 @@ class RowCollector(Subscriber):
         call = replace(call, query_offset=self._past, key_offset=offset, real=self._tokens)
         with torch.no_grad():
             if self._flow is not None:
+                if call.sink_logits is not None:
+                    raise RecordingError(
+                        f"layer {layer} has learned attention sinks, which an attention flow does not follow: record "
+                        "rows without a flow"
+                    )
                 self._flow.add(layer, call)
             for element in range(self.request.batch_size):
                 rows, slots = self._wanted(call, element, check=first)
@@ -270,7 +277,7 @@ class RowCollector(Subscriber):
         sinks = None
         if self.request.spec.residual_sinks:
             sinks = [self._statistics.sinks(b, prefill[b].shape[-1]) for b in elements]
-        recording._complete(prefill, decode, statistics, sinks)
+        recording._complete(prefill, decode, statistics, sinks, self._learned.finished())
 
     # -- keeping
 
@@ -309,6 +316,8 @@ class RowCollector(Subscriber):
                 self._errors.append((layer, self._dtype, error))
             if self._flow is not None:
                 continue
+            if call.sink_logits is not None and not self._decoding:
+                self._learned.add(layer, element, slots[part], 1 - weights.sum(-1))
             kept = keep_columns(weights, columns, call.key_offset, self._total)
             kept = kept if heads is None else kept.index_select(0, heads)
             self._store.add(layer, element, slots[part], kept, decode=self._decoding)

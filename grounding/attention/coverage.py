@@ -11,6 +11,7 @@ from torch import nn
 
 from grounding.attention.call import AttentionCall
 from grounding.attention.introspect import LayerStack
+from grounding.compat import delta_module
 from grounding.errors import RecordingError
 
 _ENTRIES = ("ALL_ATTENTION_FUNCTIONS", "scaled_dot_product_attention", "sdpa_attention_forward")
@@ -39,9 +40,11 @@ def refuse_layers(stack: LayerStack, chosen: Collection[int]) -> None:
                 f"{name} cannot be recorded: its layers have no attention, or compute it without transformers' "
                 "attention interface and torch's scaled_dot_product_attention; use another model"
             )
+        linear = linear_layers(stack)
+        also = f" (layers {_short(linear)} have with RecordSpec(attention='linear'))" if linear else ""
         raise RecordingError(
-            f"layers {_short(bad)} of {name} have no attention weights that can be recorded, as linear attention and "
-            f"convolutions have none: {_others(fit)}"
+            f"layers {_short(bad)} of {name} have no softmax attention that can be recorded, as linear attention and "
+            f"convolutions have none: {_others(fit)}{also}"
         )
     if bad := [i for i in sorted(chosen) if kinds[i] == "cross"]:
         raise RecordingError(
@@ -57,6 +60,35 @@ def row_layers(stack: LayerStack) -> tuple[int, ...]:
         stack: the decoder.
     """
     return tuple(i for i, layer in enumerate(stack.layers) if _kind(layer) == "sequence")
+
+
+def linear_layers(stack: LayerStack) -> tuple[int, ...]:
+    """The layers that attend by the gated delta rule, whose weights can be recorded as `RecordSpec.attention` says.
+
+    Args:
+        stack: the decoder.
+    """
+    return tuple(i for i, layer in enumerate(stack.layers) if delta_module(layer) is not None)
+
+
+def refuse_other_layers(stack: LayerStack, chosen: Collection[int]) -> None:
+    """Refuse layers that do not attend by the gated delta rule, before the model runs.
+
+    Raises:
+        RecordingError: there is one.
+    """
+    fit = linear_layers(stack)
+    name = type(stack.module).__name__
+    if not fit:
+        raise RecordingError(
+            f"{name} has no layers of linear attention that can be recorded (the gated delta rule, as in Qwen3.5): "
+            "record its softmax attention with RecordSpec(attention='softmax')"
+        )
+    if bad := [i for i in sorted(chosen) if i not in fit]:
+        raise RecordingError(
+            f"layers {_short(bad)} of {name} do not attend by the gated delta rule, so they have no weights of linear "
+            f"attention: {_others(fit)}"
+        )
 
 
 def refuse_other_keys(layer: int, call: AttentionCall, past: int, cache: Any) -> None:

@@ -115,7 +115,7 @@ class DeferredRows:
         Raises:
             RecordingError: the cache was changed in place since the last pass.
         """
-        if call.edits or call.bias is not None or call.key_count != self._length:
+        if call.edits or call.bias is not None or call.sink_logits is not None or call.key_count != self._length:
             return False
         if not self._has(layer, call.key) or _was_changed(call.key):
             return False

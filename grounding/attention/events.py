@@ -1,7 +1,8 @@
 """Define the stream of attention events and its subscribers.
 
 For every run of a stack of layers the events are, in order: `begin_pass`; per layer `residual`, `edit`, `observe` and
-`gate`; `end_pass`. `begin_generation` precedes the passes of a call of `generate`, and `end_generation` follows them.
+`gate`, or of linear attention `residual` and `observe_linear`; `end_pass`. `begin_generation` precedes the passes of a
+call of `generate`, and `end_generation` follows them.
 Recording is a subscriber that keeps observed rows; steering is a subscriber that returns edits.
 """
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from grounding.attention.call import AttentionCall
 from grounding.attention.generation import Prompt
+from grounding.attention.linear_rows import DeltaCall
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ class Subscriber:
     def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
         """Receive a call, edits included, and its output [B, Q, H, Dv]; neither may be modified."""
 
+    def observe_linear(self, layer: int, call: DeltaCall, output: Tensor) -> None:
+        """Receive a call of the gated delta rule and its output [B, Q, H, Dv]; neither may be modified."""
+
     def gate(self, layer: int, outputs: Tensor) -> Tensor | None:
         """Return new heads' outputs [B, Q, H * Dv] before the output projection, or None to keep them."""
         return None
@@ -86,6 +91,7 @@ class Scope:
         calls: layers whose attention calls are emitted.
         residuals: layers whose inputs are emitted.
         gates: layers whose heads' outputs are emitted.
+        linear: layers of linear attention whose calls are emitted.
         edits: whether the subscriber may edit calls.
         log_sum_exp: whether calls are to carry the kernel's log-sum-exp where it gives one.
     """
@@ -93,6 +99,7 @@ class Scope:
     calls: Collection[int] = ()
     residuals: Collection[int] = ()
     gates: Collection[int] = ()
+    linear: Collection[int] = ()
     edits: bool = False
     log_sum_exp: bool = False
 
@@ -110,7 +117,7 @@ class Route:
         self.subscriber = subscriber
         self.edits = scope.edits
         self._residual_of = {id(layers[i]): i for i in scope.residuals}
-        self._layer_of = {id(module): i for i in scope.calls for module in layers[i].modules()}
+        self._layer_of = {id(module): i for i in (*scope.calls, *scope.linear) for module in layers[i].modules()}
 
     def layer(self, module: nn.Module) -> int | None:
         """Return the layer of a module; None if it is outside the scope or the subscriber does not want its calls."""

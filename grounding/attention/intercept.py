@@ -17,6 +17,7 @@ from grounding.attention.backends.compiled import (
     refuse_compiled,
 )
 from grounding.attention.backends.diffusers import DispatchTap, dispatching, has_processor, uses_dispatcher
+from grounding.attention.backends.linear import emitting_linear
 from grounding.attention.backends.sdpa import SdpaTap, head_count
 from grounding.attention.backends.transformers import emitting, refuse_kernel, uses_interface
 from grounding.attention.call import AttentionCall
@@ -68,6 +69,11 @@ def intercept(
     compiled = has_compiled_parts(model)
     if compiled:
         refuse_compiled(stack, scope, outside)
+        if scope.linear:
+            raise RecordingError(
+                "layers of linear attention are recorded of code that is not compiled: run the model without "
+                "torch.compile, or record its layers of softmax attention"
+            )
     # Torch's function is not told which layers of a language model share key heads, and packs their decode steps.
     asked = scope.calls if backend == "sdpa" else outside
     fixed = [i for i in asked if not has_processor(stack.layers[i])]
@@ -93,6 +99,8 @@ def intercept(
                 undo.enter_context(dispatching())
             for i in scope.calls:
                 _tap(undo, route, passes, i, stack.layers[i], scope.log_sum_exp, backend)
+        for i in scope.linear:
+            undo.enter_context(emitting_linear(route, i, stack.layers[i]))
         for i in scope.residuals:
             _emit_residual(undo, route, i, stack.layers[i])
         for i in scope.gates:
@@ -107,7 +115,7 @@ def refuse_missing(scope: Scope, stack: LayerStack) -> None:
         RecordingError: one does not; the message names the first.
     """
     count = len(stack.layers)
-    for i in (*scope.calls, *scope.residuals, *scope.gates):
+    for i in (*scope.calls, *scope.residuals, *scope.gates, *scope.linear):
         if not 0 <= i < count:
             raise RecordingError(f"layer {i} does not exist: the model has {count} (0 to {count - 1})")
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from grounding.attention.budget import DecoderShape
 from grounding.attention.collector import RowCollector
-from grounding.attention.coverage import refuse_layers, row_layers
+from grounding.attention.coverage import linear_layers, refuse_layers, refuse_other_layers, row_layers
 from grounding.attention.events import Scope, observes
 from grounding.attention.intercept import intercept
-from grounding.attention.introspect import decoder_stack
+from grounding.attention.introspect import LayerStack, decoder_stack
+from grounding.attention.linear_collector import LinearCollector
 from grounding.attention.request import Recording, RowRequest
 from grounding.attention.verify import verifying
 from grounding.errors import RecordingError
@@ -55,6 +56,10 @@ def record(
         BudgetError: the request exceeds its budget (raised before the run), or its decode steps do (during the run).
     """
     stack = decoder_stack(model, decoder)
+    if request.spec.attention == "linear":
+        with _recording_linear(model, request, stack, verify=verify) as recording:
+            yield recording
+        return
     chosen = request.spec.layers if request.spec.layers is not None else range(len(stack.layers))
     existing = [i for i in chosen if i < len(stack.layers)]
     if request.spec.flow is None:
@@ -76,6 +81,24 @@ def record(
         recording = Recording(collector.layers)
         residuals = collector.layers if request.spec.residual_sinks else ()
         undo.enter_context(intercept(model, collector, Scope(collector.layers, residuals), stack=stack))
+        if verify:
+            undo.enter_context(verifying(model, stack, partial(observes, collector)))
+        yield recording
+    collector.finish(recording)
+
+
+@contextmanager
+def _recording_linear(model: nn.Module, request: RowRequest, stack: LayerStack, *, verify: bool) -> Iterator[Recording]:
+    """Record rows of layers of linear attention; see `record`."""
+    layers = request.spec.layers if request.spec.layers is not None else linear_layers(stack)
+    refuse_other_layers(stack, [i for i in layers if i < len(stack.layers)])
+    shape = DecoderShape.of_linear(stack)
+    _refuse_unknown(request, shape)
+    collector = LinearCollector(replace(request, spec=replace(request.spec, layers=layers)), shape)
+    collector.before_model(_least_length(request))
+    recording = Recording(layers)
+    with ExitStack() as undo:
+        undo.enter_context(intercept(model, collector, Scope(linear=layers), stack=stack))
         if verify:
             undo.enter_context(verifying(model, stack, partial(observes, collector)))
         yield recording

@@ -116,6 +116,7 @@ class Recording:
         self._decode: list[Tensor] = []
         self._statistics: list[dict[str, Tensor]] = []
         self._sinks: list[Tensor] | None = None
+        self._learned: list[Tensor] | None = None
 
     @property
     def prefill(self) -> list[Tensor]:
@@ -146,6 +147,16 @@ class Recording:
         self._check_complete()
         return self._sinks
 
+    @property
+    def learned_sinks(self) -> list[Tensor] | None:
+        """Per batch element [L, H, R], what a row lacks of a sum of 1: the weight of learned sinks (gpt-oss).
+
+        It is of all recorded layers and heads, never reduced, and 0 in layers without such sinks; None if no layer has
+        them. Of decode steps it is not kept: there it is 1 minus the sum of a row of all keys.
+        """
+        self._check_complete()
+        return self._learned
+
     def _check_complete(self) -> None:
         if self._prefill is None:
             raise RecordingError(
@@ -159,5 +170,7 @@ class Recording:
         decode: list[Tensor],
         statistics: list[dict[str, Tensor]],
         sinks: list[Tensor] | None,
+        learned: list[Tensor] | None = None,
     ) -> None:
-        self._prefill, self._decode, self._statistics, self._sinks = prefill, decode, statistics, sinks
+        self._prefill, self._decode, self._statistics = prefill, decode, statistics
+        self._sinks, self._learned = sinks, learned

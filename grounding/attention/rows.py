@@ -5,7 +5,7 @@ For query r of one head, with q [D], k [K, D]:
     logits[r]  = softcap(scale * k @ q[r]) + position_bias[r]
     weights[r] = softmax(logits[r] + logit_bias[r] + mask[r]) * weight_scale[r]
 
-The softmax is in float32 over all K keys; wanted columns are kept after it.
+The softmax is in float32 over all K keys, and a learned sink where the call has one; wanted columns are kept after it.
 
 Shape letters: B batch, H query heads, G query heads per key head, Q queries of this call, K keys of this call, R chosen
 rows, C kept columns, D head width, N sequence length.
@@ -50,14 +50,15 @@ def attention_rows(call: AttentionCall, element: int, rows: Tensor) -> Tensor:
         rows: [R] int64, indices into this call's queries, on the call's device.
 
     Returns:
-        [H, R, K] float32 weights, edits included; every row sums to 1 over all K keys unless an edit scales weights.
+        [H, R, K] float32 weights, edits included; every row sums to 1 over all K keys unless an edit scales weights or
+        a learned sink takes a share.
     """
     logits = logit_rows(call, rows, element)[0]  # [H, R, K]
     edit = combined_edit(call, rows)
     if edit.logit_bias is not None:
         logits = logits + edit.logit_bias[min(element, edit.logit_bias.shape[0] - 1)]
     mask = mask_rows(call, rows, element)
-    weights = torch.softmax(logits if mask is None else logits + mask[0], dim=-1)
+    weights = _softmax(call, logits if mask is None else logits + mask[0])
     if edit.weight_scale is None:
         return weights
     heads, scale = edit.weight_scale
@@ -115,14 +116,22 @@ def weight_rows(call: AttentionCall, rows: Tensor, bias: Tensor | None = None) -
         bias: [B or 1, H or 1, R or 1, K] added to the logits; the logit bias of the call's own edits where None.
 
     Returns:
-        [B, H, R, K] float32; every row sums to 1.
+        [B, H, R, K] float32; every row sums to 1, or to less with a learned sink.
     """
     logits = logit_rows(call, rows)
     if bias is None and call.edits:
         bias = combined_edit(call, rows).logit_bias
     for part in (bias, mask_rows(call, rows)):
         logits = logits if part is None else logits + part
-    return torch.softmax(logits, dim=-1)
+    return _softmax(call, logits)
+
+
+def _softmax(call: AttentionCall, logits: Tensor) -> Tensor:
+    """Weights of all keys from masked logits [..., H, R, K]; a learned sink takes its share and is left out."""
+    if call.sink_logits is None:
+        return torch.softmax(logits, dim=-1)
+    sink = call.sink_logits.float()[:, None, None].expand(*logits.shape[:-1], 1)
+    return torch.softmax(torch.cat([logits, sink], dim=-1), dim=-1)[..., :-1]
 
 
 def logit_rows(call: AttentionCall, rows: Tensor, element: int | None = None) -> Tensor:

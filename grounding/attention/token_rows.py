@@ -54,7 +54,9 @@ class TokenRows:
         self._open.clear()
 
     def add(self, layer: int, call: AttentionCall) -> bool:
-        """Add a layer's call of one query; return False where it has edits that this class does not compute."""
+        """Add a layer's call of one query; return False where its row is not computed here: scaled weights, sinks."""
+        if call.sink_logits is not None:
+            return False
         edit = combined_edit(call, torch.zeros(1, dtype=torch.int64, device=call.query.device)) if call.edits else None
         if edit is not None and edit.weight_scale is not None:
             return False

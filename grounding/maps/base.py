@@ -43,6 +43,7 @@ class Stage(ABC):
         first: whether no stage may come earlier, because the stage's work is done as the model runs.
         directions: the directions of attention that the stage has a meaning for.
         takes_signed: whether the stage has a meaning for weights that may be negative.
+        leaves_signed: whether weights may be negative behind the stage; None where they are what they were before it.
     """
 
     name: ClassVar[str]
@@ -52,6 +53,7 @@ class Stage(ABC):
     first: ClassVar[bool] = False
     directions: ClassVar[frozenset[Direction]] = BOTH
     takes_signed: ClassVar[bool] = False
+    leaves_signed: ClassVar[bool | None] = None
 
     def needs(self, layer_count: int | None) -> RecordSpec:
         """What must be recorded for this stage.
@@ -97,8 +99,8 @@ class Stage(ABC):
             )
         if maps.signed and not self.takes_signed:
             raise MethodError(
-                f"stage {self.name!r} needs weights >= 0, but these maps are signed: leave the stage out, or record "
-                "layers of softmax attention"
+                f"stage {self.name!r} needs weights >= 0, but these maps are signed: leave the stage out, put "
+                "'unsigned' before it, or record layers of softmax attention"
             )
         return self.with_background(maps)
 
@@ -142,6 +144,15 @@ def need_layers(maps: AttentionMaps, stage: str) -> None:
             f"stage {stage!r} needs single layers, but they have been averaged: place it before the stage that "
             "averages them, and record without reduction"
         )
+
+
+def skipped_note(maps: AttentionMaps) -> str:
+    """What a report says of the model's layers that have no weights of the recorded kind; empty where all have."""
+    if not maps.skipped_layers:
+        return ""
+    of = f" of {maps.layer_count}" if maps.layer_count is not None else ""
+    kind = "weights of linear attention" if maps.signed else "attention weights"
+    return f"; {len(maps.skipped_layers)}{of} layers have no {kind}"
 
 
 def keep_layers(maps: AttentionMaps, indices: Sequence[int]) -> AttentionMaps:

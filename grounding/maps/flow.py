@@ -8,7 +8,7 @@ from typing import ClassVar
 from grounding.attention_flow import AttentionFlow
 from grounding.errors import MethodError
 from grounding.layers import LayerRange
-from grounding.maps.base import WORD_TO_IMAGE, Part, Stage
+from grounding.maps.base import WORD_TO_IMAGE, Part, Stage, skipped_note
 from grounding.types import AttentionMaps, Direction, RecordSpec, StageReport
 
 
@@ -52,4 +52,4 @@ class Flow(Stage, AttentionFlow, LayerRange):
             )
         heads = {"mean": "all heads alike", "max_all": "heads by their largest weight on any token"}
         joined = heads.get(self.head_weights, "heads by their largest weight on the image")
-        return maps, StageReport(self.name, 0.0, f"attention followed through the layers, {joined}")
+        return maps, StageReport(self.name, 0.0, f"attention followed through the layers, {joined}{skipped_note(maps)}")

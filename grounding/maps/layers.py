@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from grounding.errors import MethodError
 from grounding.layers import LayerRange
-from grounding.maps.base import Part, Stage, average_layers, keep_layers, lost_share, need_layers
+from grounding.maps.base import Part, Stage, average_layers, keep_layers, lost_share, need_layers, skipped_note
 from grounding.types import AttentionMaps, RecordSpec, StageReport
 
 
@@ -34,8 +34,9 @@ class LayerChoice(Stage, LayerRange):
         everything = self.chosen(self._depth(maps))
         chosen = [layer for layer in everything if layer not in maps.skipped_layers]
         without = [layer for layer in everything if layer in maps.skipped_layers]
+        weights = "weights of linear attention" if maps.signed else "attention weights"
         if not chosen:
-            raise MethodError(f"stage 'layers-select' wants layers {without}, which have no attention weights")
+            raise MethodError(f"stage 'layers-select' wants layers {without}, which have no {weights}")
         missing = [layer for layer in chosen if layer not in maps.layers]
         if missing:
             raise MethodError(
@@ -44,7 +45,7 @@ class LayerChoice(Stage, LayerRange):
         result = keep_layers(maps, [maps.layers.index(layer) for layer in chosen])
         detail = f"kept layers {', '.join(map(str, chosen))}"
         if without:
-            detail += f"; {', '.join(map(str, without))} have no attention weights"
+            detail += f"; {', '.join(map(str, without))} have no {weights}"
         removed = lost_share(float(maps.values.sum(dtype=float)), float(result.values.sum(dtype=float)))
         return result, StageReport(self.name, removed, detail, {"layers": chosen, "without weights": without})
 
@@ -73,4 +74,5 @@ class LayerMean(Stage):
         """Average the layers; layers that are averaged already stay as they are."""
         count = maps.values.shape[1]
         result = average_layers(maps, maps.values.mean(axis=1, keepdims=True))
-        return result, StageReport(self.name, 0.0, f"mean of {count} layers")
+        data = {"without weights": list(maps.skipped_layers)} if maps.skipped_layers else {}
+        return result, StageReport(self.name, 0.0, f"mean of {count} layers{skipped_note(maps)}", data)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from grounding.attention.coverage import row_layers
+from grounding.attention.coverage import linear_layers, row_layers
 from grounding.attention.introspect import decoder_stack
 from grounding.compat import reports_replacements
 from grounding.errors import ImageError, MethodError, ModelError
@@ -32,7 +32,7 @@ from grounding.source import SLOT
 from grounding.text.parse import NounFinder, parse
 from grounding.text.vocabulary import refuse_broken_text, refuse_control_tokens, refuse_unknown
 from grounding.text.words import split_words
-from grounding.types import AttentionMaps, IntArray, RecordSpec, Word
+from grounding.types import Attention, AttentionMaps, IntArray, RecordSpec, Word
 
 DEFAULT_PROMPT = "Where is {expression}?"
 DEFAULT_QUESTION = "Please describe this image in detail."
@@ -88,6 +88,8 @@ class VLM(ABC):
                 f"{self.name} has no attention weights in layers {', '.join(map(str, self.skipped_layers))} of its "
                 f"{self.layer_count} (linear attention or convolution): maps and steering leave them out."
             )
+            if self.linear_layers:
+                skipped += " A method with the stage 'linear-layers' maps them instead."
             self.notice = f"{self.notice} {skipped}" if self.notice else skipped
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -139,23 +141,36 @@ class VLM(ABC):
         """The layers with attention weights; in a hybrid model the others are linear attention or convolutions."""
         return row_layers(decoder_stack(self.model, self.decoder))
 
+    @cached_property
+    def linear_layers(self) -> tuple[int, ...]:
+        """The layers that attend by the gated delta rule, whose signed weights can be recorded for maps."""
+        return linear_layers(decoder_stack(self.model, self.decoder))
+
     @property
     def skipped_layers(self) -> tuple[int, ...]:
-        """The layers without attention weights, which maps and steering leave out."""
-        return tuple(sorted(set(range(self.layer_count)) - set(self.row_layers)))
+        """The layers without attention weights, which maps of softmax attention and steering leave out."""
+        return self.layers_without("softmax")
 
-    def with_rows(self, layers: Iterable[int]) -> tuple[int, ...]:
-        """Those of some layers that have attention weights.
+    def layers_without(self, attention: Attention) -> tuple[int, ...]:
+        """The layers that have no weights of a kind of attention."""
+        return tuple(sorted(set(range(self.layer_count)) - set(self._layers_with(attention))))
+
+    def _layers_with(self, attention: Attention) -> tuple[int, ...]:
+        return self.row_layers if attention == "softmax" else self.linear_layers
+
+    def with_rows(self, layers: Iterable[int], attention: Attention = "softmax") -> tuple[int, ...]:
+        """Those of some layers that have weights of a kind of attention.
 
         Raises:
             MethodError: none of them has.
         """
-        wanted = tuple(layers)
-        kept = tuple(layer for layer in wanted if layer in self.row_layers)
+        wanted, fit = tuple(layers), self._layers_with(attention)
+        kept = tuple(layer for layer in wanted if layer in fit)
+        if attention == "linear" and not fit:
+            raise MethodError(f"{self.name} has no layers of linear attention: leave the stage 'linear-layers' out")
         if wanted and not kept:
-            raise MethodError(
-                f"layers {list(wanted)} of {self.name} have no attention weights: choose of {list(self.row_layers)}"
-            )
+            kind = "attention weights" if attention == "softmax" else "weights of linear attention"
+            raise MethodError(f"layers {list(wanted)} of {self.name} have no {kind}: choose of {list(fit)}")
         return kept
 
     @property

@@ -18,7 +18,7 @@ from grounding.layout import TokenLayout
 from grounding.memory import explain_out_of_memory
 from grounding.models.cell_rows import CellRows, cell_rows
 from grounding.numerics import refuse_overflow
-from grounding.types import AttentionMaps, RecordSpec, Word
+from grounding.types import Attention, AttentionMaps, RecordSpec, Word
 
 if TYPE_CHECKING:
     from grounding.attention.request import Recording
@@ -53,13 +53,12 @@ class Recordable(Protocol):
         """L, decoder layers."""
         ...
 
-    @property
-    def skipped_layers(self) -> tuple[int, ...]:
-        """Layers without attention weights."""
+    def layers_without(self, attention: Attention) -> tuple[int, ...]:
+        """Layers without weights of a kind of attention."""
         ...
 
-    def with_rows(self, layers: Iterable[int]) -> tuple[int, ...]:
-        """Those of some layers that have attention weights."""
+    def with_rows(self, layers: Iterable[int], attention: Attention = "softmax") -> tuple[int, ...]:
+        """Those of some layers that have weights of a kind of attention."""
         ...
 
 
@@ -73,7 +72,7 @@ class RecordedPass:
         layouts: per element the layout of its sequence.
         layer_count: L of the model, also where fewer layers were recorded.
         cells: what the picture's cells carried.
-        skipped_layers: layers of the model without attention weights.
+        skipped_layers: layers of the model without weights of the recorded kind.
     """
 
     recording: Recording
@@ -113,6 +112,7 @@ class RecordedPass:
             keys=keys,
             grids=tuple(grid for grid in layout.grids if grid.picture == picture),
             image_size=layout.image_sizes[picture],
+            signed=request.spec.attention == "linear",
             layer_count=self.layer_count,
             skipped_layers=self.skipped_layers,
             head_statistics={name: table.numpy() for name, table in statistics.items()},
@@ -162,15 +162,16 @@ def record_pass(
         inputs: tensors by the model's argument names.
         layouts: per element the layout of its sequence.
         words: per element the words whose tokens are the queries.
-        spec: what to record. Layers without attention weights are left out.
+        spec: what to record. Layers without weights of its kind of attention are left out.
 
     Raises:
         BudgetError, RecordingError, ModelError: see `record_maps`.
-        MethodError: no layer of the spec has attention weights.
+        MethodError: no layer of the spec has weights of its kind of attention.
     """
-    if vlm.skipped_layers:
+    skipped = vlm.layers_without(spec.attention)
+    if skipped:
         wanted = range(vlm.layer_count) if spec.layers is None else spec.layers
-        spec = replace(spec, layers=vlm.with_rows(wanted))
+        spec = replace(spec, layers=vlm.with_rows(wanted, spec.attention))
     request = row_request(layouts, words, spec)
     with (
         torch.inference_mode(),
@@ -180,7 +181,7 @@ def record_pass(
     ):
         logits = vlm.model(**inputs, use_cache=False, logits_to_keep=last_logits()).logits
     refuse_overflow(logits, vlm.name)
-    return RecordedPass(recording, request, layouts, vlm.layer_count, cells, vlm.skipped_layers)
+    return RecordedPass(recording, request, layouts, vlm.layer_count, cells, skipped)
 
 
 def row_request(layouts: Sequence[TokenLayout], words: Sequence[Sequence[Word]], spec: RecordSpec) -> RowRequest:

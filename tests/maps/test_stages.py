@@ -18,6 +18,7 @@ from grounding.maps.ensemble import JoinModels
 from grounding.maps.head_noun import HeadNoun
 from grounding.maps.heads import HeadMaxImage, HeadMean, HeadMeanMax
 from grounding.maps.layers import LayerChoice, LayerMean
+from grounding.maps.linear import Unsigned
 from grounding.maps.logits import LogitLens
 from grounding.maps.magnets import Magnets
 from grounding.maps.refine import BiasedCut, Propagate
@@ -32,11 +33,14 @@ from grounding.types import AttentionMaps, RecordSpec
 
 EVERY = [
     StopWords(), Rows(last=1), Magnets(), TextSinks(), HeadNoun(), SpatialBias(), Combine(), JoinModels(),
-    LayerChoice(start=0.5), LayerMean(), HeadMean(), HeadMeanMax(), HeadMaxImage(),
+    LayerChoice(start=0.5), LayerMean(), Unsigned(), HeadMean(), HeadMeanMax(), HeadMaxImage(),
     HeadsFixed(pairs=((1, 2), (3, 0))), HeadsByEntropy(count=2), ColumnOutliers(), ResidualSinks(tau=4.0),
     Ratio("x"), Difference("x"), LeastSquares("x"), OtherWords(), LayerByContrast(background="blank"),
     LogitLens(), BiasedCut(), Propagate(), Smooth(), SmoothRanks(),
 ]  # fmt: skip
+READERS = ("flow", "linear-layers")
+"""Stages that only check which kind of recording they were given; they have tests of their own."""
+
 MEAN_OF_STEPS = (
     "heads-entropy",
     "sinks-columns",
@@ -54,7 +58,7 @@ def named(stage) -> str:
 
 
 def test_every_registered_stage_is_among_these() -> None:
-    assert [stage.name for stage in EVERY] == [name for name in STAGES if name != "flow"]  # has tests of its own
+    assert [stage.name for stage in EVERY] == [name for name in STAGES if name not in READERS]
 
 
 @pytest.mark.parametrize("stage", EVERY, ids=named)
@@ -139,7 +143,7 @@ def test_maps_that_a_stage_has_no_meaning_for_are_refused(stage) -> None:
 
 def test_what_is_averaged_may_be_signed_and_what_is_a_share_may_not() -> None:
     assert {stage.name for stage in EVERY if stage.takes_signed} == {
-        "stop-words", "head-noun", "layers-select", "layers-mean", "heads-mean", "smooth",
+        "stop-words", "head-noun", "layers-select", "layers-mean", "unsigned", "heads-mean", "smooth",
     }  # fmt: skip
     assert {stage.name for stage in EVERY if "image-to-word" not in stage.directions} == {
         "heads-mean-max", "heads-max-image", "heads-entropy", "sinks-columns", "sinks-residual", "contrast-words",

@@ -17,7 +17,10 @@ from grounding.compat import Kernel, sdpa_kernel
 from grounding.errors import RecordingError
 
 FOREIGN = {"cache": "a paged cache", "s_aux": "learned attention sinks in the softmax"}
-"""Options of a kernel with which its rows are not a softmax over the sequence's own keys."""
+"""Options of a kernel with which its rows are not a softmax over the sequence's own keys, as compiled code names them.
+
+Of learned sinks uncompiled code sees the logits, and records them; see `AttentionCall.sink_logits`.
+"""
 
 
 def emit(
@@ -60,6 +63,11 @@ def emit(
         if route.edits:
             call = route.subscriber.edit(layer, call)
     if call.edits:
+        if flash and call.sink_logits is not None:
+            raise RecordingError(
+                f"{type(module).__name__} has learned attention sinks, which torch's kernel lacks, so its calls "
+                "under a flash kernel cannot be edited: call model.set_attn_implementation('eager') first"
+            )
         # Flash kernels do not support an additive mask per head; torch's kernel does.
         result: Any = run_edited(sdpa_kernel() if flash else kernel, module, call, attention_mask, args, options)
     else:
@@ -109,8 +117,9 @@ def _described(
     Raises:
         RecordingError: the mask or an option is of a form whose rows cannot be recomputed.
     """
+    sinks = options.get("s_aux")
     for option, meaning in FOREIGN.items():
-        if options.get(option) is not None:
+        if options.get(option) is not None and not (option == "s_aux" and isinstance(sinks, Tensor)):
             raise RecordingError(
                 f"{type(module).__name__} attends with {meaning}, which recorded rows would not show; expected a "
                 "softmax over the sequence's own keys"
@@ -138,4 +147,5 @@ def _described(
         softcap=options.get("softcap"),
         bias=options.get("position_bias"),
         dropout=float(options.get("dropout") or 0.0),
+        sink_logits=sinks.detach().reshape(-1) if isinstance(sinks, Tensor) else None,
     )
