@@ -1,0 +1,80 @@
+"""Models and processors of transformers, and where the hub keeps them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def hub_commit(name: str, file: str = "config.json") -> str:
+    """Return the commit of a hub model that would be loaded now; only one of its files is fetched.
+
+    Without a network the local cache decides.
+
+    Raises:
+        OSError: the hub does not know the model, or cannot be reached and the model is not in the local cache.
+    """
+    from transformers.utils.hub import cached_file
+
+    return Path(str(cached_file(name, file))).parent.name  # .../snapshots/COMMIT/FILE
+
+
+@contextmanager
+def hub_offline() -> Iterator[None]:
+    """Let huggingface_hub, and the libraries that fetch through it, use its cache alone inside the block.
+
+    Its environment variable does the same, but is read once, when the package is imported.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def reports_replacements(processor: Any) -> bool:
+    """Whether a transformers processor can report what it wrote in place of image tokens."""
+    from transformers import processing_utils
+
+    known = "return_text_replacement_offsets" in inspect.getsource(processing_utils.ProcessorMixin.__call__)
+    return known and isinstance(processor, processing_utils.ProcessorMixin)
+
+
+def last_logits() -> Tensor:
+    """Return the `logits_to_keep` of a pass that gives the last position's logits and runs each layer over the prompt.
+
+    Given the number 1 instead, models whose last layers use the keys of earlier ones run those layers over the last
+    position alone (Gemma 3n and 4).
+    """
+    return torch.tensor([-1])
+
+
+def last_logits_option(model: Any) -> dict[str, Tensor]:
+    """Return `last_logits` as an option of `model.generate`; none where the model always gives all logits."""
+    return {"logits_to_keep": last_logits()} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+
+
+def complete_llama4_output(model: Any) -> None:
+    """Give what Llama 4's language model returns the attribute `image_outputs`, once for each model.
+
+    `Llama4ForConditionalGeneration.forward` of transformers 5.24 reads it from an output that lacks it, so that every
+    pass fails.
+    """
+    language_model = model.language_model
+    if complete_llama4_output_hook not in language_model._forward_hooks.values():
+        language_model.register_forward_hook(complete_llama4_output_hook)
+
+
+def complete_llama4_output_hook(module: Any, args: Any, output: Any) -> None:
+    """Set `image_outputs` of a model output that has none to None."""
+    if not isinstance(output, tuple) and not hasattr(output, "image_outputs"):
+        output.image_outputs = None
