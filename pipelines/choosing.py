@@ -58,7 +58,7 @@ class Asked:
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class ChosenAnswer:
     """The mask that was chosen, and what it was chosen from.
 
     Attributes:
@@ -108,7 +108,7 @@ class Chooser:
             self._detector().set_image(image)
             self._shown = key
 
-    def answer(self, asked: Asked, method: Method, source: MapSource) -> Answer:
+    def answer(self, asked: Asked, method: Method, source: MapSource) -> ChosenAnswer:
         """Choose a mask.
 
         Args:
@@ -128,40 +128,42 @@ class Chooser:
         verifies = method.candidates.verify and answer.segment is not None and answer.ranking
         return self._verified(answer, asked, method, source) if verifies else answer
 
-    def _by_candidates(self, asked: Asked, method: Method, source: MapSource) -> Answer:
+    def _by_candidates(self, asked: Asked, method: Method, source: MapSource) -> ChosenAnswer:
         candidates = self._proposed(asked, method)
         if not candidates:
-            return Answer(None, (), None, None, note=f"no candidate was found by --candidates {method.candidates.kind}")
+            return ChosenAnswer(
+                None, (), None, None, note=f"no candidate was found by --candidates {method.candidates.kind}"
+            )
         ranked = rank(candidates, asked.heatmap, method.candidates, asked.order)
         return self._sure(_segment(ranked[0], asked, method), ranked, asked, method, source)
 
-    def _by_points(self, asked: Asked, method: Method, source: MapSource) -> Answer:
+    def _by_points(self, asked: Asked, method: Method, source: MapSource) -> ChosenAnswer:
         rule = method.mask
         predicted = predict_candidates(self._segmenter, asked.points, asked.heatmap, rule)
         segment = selected_segment(predicted, asked.points, asked.heatmap, rule, asked.expression)
         candidates = of_prompt(predicted, asked.points, "the method's points")
         if not candidates:
-            return Answer(segment, (), None, None, predicted)
+            return ChosenAnswer(segment, (), None, None, predicted)
         ranked = _as_chosen(candidates, predicted, asked.heatmap, method)
         return replace(self._sure(segment, ranked, asked, method, source), predicted=predicted)
 
     def _sure(
         self, segment: Segment, ranked: tuple[RankedCandidate, ...], asked: Asked, method: Method, source: MapSource
-    ) -> Answer:
+    ) -> ChosenAnswer:
         """Say how sure an answer is, and take it back where it is not sure enough."""
         rule, signals = method.candidates, signals_of(ranked, asked.heatmap)
         fitted = method.confidence
         if fitted is None or not fitted.holds_for(source.name, self._segmenter.name, rule.kind):
-            return Answer(segment, ranked, None, signals)
+            return ChosenAnswer(segment, ranked, None, signals)
         if fitted.asks:
             signals = with_presence(signals, ranked, asked, method, source)
         confidence = fitted(signals)
         if confidence < rule.least_confidence:
             note = f"nothing fits: the best candidate's confidence is {confidence:.2f}, below {rule.least_confidence:g}"
-            return Answer(None, ranked, confidence, signals, note=note)
-        return Answer(replace(segment, confidence=confidence), ranked, confidence, signals)
+            return ChosenAnswer(None, ranked, confidence, signals, note=note)
+        return ChosenAnswer(replace(segment, confidence=confidence), ranked, confidence, signals)
 
-    def _verified(self, answer: Answer, asked: Asked, method: Method, source: MapSource) -> Answer:
+    def _verified(self, answer: ChosenAnswer, asked: Asked, method: Method, source: MapSource) -> ChosenAnswer:
         """Ask the model about the candidates, best first, and take the first that it accepts."""
         how = method.verification
         found = verify(source, asked.image, answer.ranking, asked.expression, asked.noun, how)

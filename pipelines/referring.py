@@ -17,7 +17,7 @@ from grounding.source import Backgrounds, MapSource, fingerprint, maps_and_backg
 from grounding.sources import load_source, method_for
 from grounding.text.quotes import plain_quotes
 from grounding.types import AttentionMaps, Heatmap, PointPrompts, RecordSpec, Word, WordKind
-from pipelines.choosing import Answer, Asked, Chooser
+from pipelines.choosing import Asked, Chooser, ChosenAnswer
 from pipelines.results import ReferringResult, Timings, picture_notes
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class ReferringSegmentation:
         heatmap: Heatmap,
         points: PointPrompts,
         method: Method | None = None,
-    ) -> Answer:
+    ) -> ChosenAnswer:
         """Choose the mask of an expression whose map and points are known.
 
         Args:
@@ -294,7 +294,7 @@ class ReferringSegmentation:
 
         return trace_map(self.method, recorded)
 
-    def _explanation(self, expression: str, trace: MapTrace, points: PointPrompts, answer: Answer) -> Explanation:
+    def _explanation(self, expression: str, trace: MapTrace, points: PointPrompts, answer: ChosenAnswer) -> Explanation:
         from grounding.explanation import Explanation, choice_in_words, trace_candidates, trace_ranking
 
         method, taken = self.method, answer.segment is not None

@@ -143,7 +143,7 @@ def test_a_model_of_an_unknown_type(refused, picture, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     said = refused(picture, WORDS, model=tmp_path)
     assert "'bert'" in said
-    assert re.search("known types are .*llava, .*qwen2_5_vl", said)
+    assert re.search("the known ones are .*llava, .*qwen2_5_vl", said)
 
 
 def test_no_hub(refused, picture, monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from evals.choice.questions import Question
+from evals.choice.questions import MaskQuestion
 from grounding.candidates.base import RankedCandidate
 from grounding.candidates.choose import rank
 from grounding.candidates.confidence import Signals, signals_of
@@ -22,7 +22,7 @@ from grounding.segmenters.specks import without_specks
 from grounding.text.order import order_of
 from grounding.text.parse import parse
 from grounding.types import Heatmap
-from pipelines.choosing import Answer
+from pipelines.choosing import ChosenAnswer
 from pipelines.referring import ReferringSegmentation, with_candidates
 from pipelines.verify import presence
 
@@ -74,10 +74,10 @@ class Judged:
 
 def judge_kinds(
     pipe: ReferringSegmentation,
-    questions: Iterable[Question],
+    questions: Iterable[MaskQuestion],
     kinds: Sequence[Kind],
     advance: Callable[[int], None] = lambda count: None,
-    failed: Callable[[Question, GroundingError], None] = lambda question, error: None,
+    failed: Callable[[MaskQuestion, GroundingError], None] = lambda question, error: None,
 ) -> dict[Kind, list[Judged]]:
     """Answer every question once for each kind of candidates; the model and the segmenter's encoder run once.
 
@@ -108,22 +108,22 @@ def judge_kinds(
 
 
 def _answers(
-    pipe: ReferringSegmentation, question: Question, methods: dict[Kind, Method]
-) -> dict[Kind, tuple[Answer, Heatmap | None]]:
+    pipe: ReferringSegmentation, question: MaskQuestion, methods: dict[Kind, Method]
+) -> dict[Kind, tuple[ChosenAnswer, Heatmap | None]]:
     image = question.image()
     maps = pipe.record_maps([(image, question.words)])[0]
     try:
         heatmap = run_stages(pipe.method, maps)
         points = pipe.method.points(heatmap)
     except EmptyMapError:
-        return {kind: (Answer(None, (), None, None), None) for kind in methods}
+        return {kind: (ChosenAnswer(None, (), None, None), None) for kind in methods}
     return {
         kind: (pipe.ask(image, question.words, maps, heatmap, points, method), heatmap)
         for kind, method in methods.items()
     }
 
 
-def _judged(question: Question, answer: Answer, heatmap: Heatmap | None) -> Judged:
+def _judged(question: MaskQuestion, answer: ChosenAnswer, heatmap: Heatmap | None) -> Judged:
     truth = None if question.truth is None else pack(question.truth)
     return Judged(
         picture=question.picture,

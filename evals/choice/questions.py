@@ -25,7 +25,7 @@ from grounding.types import BoolArray
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class MaskQuestion:
     """Words about a picture, and their mask.
 
     Attributes:
@@ -48,7 +48,7 @@ def photo_questions(
     *,
     absent: bool = True,
     left_out: LeftOut = lambda photo, error: None,
-) -> list[Question]:
+) -> list[MaskQuestion]:
     """Ask for every class of at least 2 % of its photo, and for one class that is not in the photo.
 
     Args:
@@ -64,7 +64,7 @@ def photo_questions(
         EvalDataError: there is nothing to ask.
     """
     rng = np.random.default_rng(seed)
-    found: list[Question] = []
+    found: list[MaskQuestion] = []
     seen: set[int] = set()
     for folder in folders:
         own = _coco(folder, left_out) if (folder / "instances.json").is_file() else _mini(folder, seed, left_out)
@@ -72,25 +72,25 @@ def photo_questions(
             if number in seen or (part != "all" and is_for_fitting(number) != (part == "fit")):
                 continue
             seen.add(number)
-            found += [Question(number, image, name, mask) for name, mask in masks.items()]
+            found += [MaskQuestion(number, image, name, mask) for name, mask in masks.items()]
             others = [name for name in coco_classes() if name not in objects]
             if absent and masks:
-                found.append(Question(number, image, others[rng.integers(len(others))], None))
+                found.append(MaskQuestion(number, image, others[rng.integers(len(others))], None))
     if not found:
         raise EvalDataError(f"{', '.join(map(str, folders))}: no annotated class of at least {MIN_AREA:.0%} of a photo")
     return found
 
 
-def scene_questions(seed: int, limit: int, *, absent: bool = True) -> Iterator[Question]:
+def scene_questions(seed: int, limit: int, *, absent: bool = True) -> Iterator[MaskQuestion]:
     """Ask for one thing of each scene, as `evals.scenes.draw_samples` does, and for a shape that is not in it."""
     rng = np.random.default_rng((seed, limit))
     for sample in draw_samples(seed, limit):
-        yield Question(sample.scene, partial(_same, sample.image), sample.expression, sample.truth)
+        yield MaskQuestion(sample.scene, partial(_same, sample.image), sample.expression, sample.truth)
         shapes = {str(one.kind.shape) for one in draw_scene(scene_seed(seed, sample.scene)).objects}
         others = sorted(set(SHAPES) - shapes)
         if absent and others:
             name = f"the {others[rng.integers(len(others))]}"
-            yield Question(sample.scene, partial(_same, sample.image), name, None)
+            yield MaskQuestion(sample.scene, partial(_same, sample.image), name, None)
 
 
 _Photo = tuple[int, Callable[[], Image.Image], dict[str, BoolArray], frozenset[str]]

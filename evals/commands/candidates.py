@@ -16,7 +16,7 @@ from pipelines.options import ModelOptions
 
 if TYPE_CHECKING:
     from evals.choice.judged import Judged
-    from evals.choice.questions import Question
+    from evals.choice.questions import MaskQuestion
     from pipelines.referring import ReferringSegmentation
 
 
@@ -37,7 +37,7 @@ class QuestionOptions(ModelOptions):
     absent: bool = True
     limit: int = 0
 
-    def questions(self, part: Part) -> list[Question]:
+    def questions(self, part: Part) -> list[MaskQuestion]:
         """The questions of a part of the photos, or about scenes.
 
         Raises:
@@ -69,7 +69,7 @@ class QuestionOptions(ModelOptions):
         options = replace(self, candidates="sam3") if "sam3" in kinds else self
         return options.load(check=check_scene_words if self.scenes else None)
 
-    def what(self, part: Part, asked: Sequence[Question]) -> str:
+    def what(self, part: Part, asked: Sequence[MaskQuestion]) -> str:
         """The questions in words."""
         pictures = len({one.picture for one in asked})
         there = sum(one.truth is not None for one in asked)
@@ -77,7 +77,7 @@ class QuestionOptions(ModelOptions):
         return f"{there} things and {len(asked) - there} absent ones on {pictures} {source}"
 
     def judged(
-        self, pipe: ReferringSegmentation, asked: Iterable[Question], kinds: Sequence[Kind], count: int
+        self, pipe: ReferringSegmentation, asked: Iterable[MaskQuestion], kinds: Sequence[Kind], count: int
     ) -> tuple[dict[Kind, list[Judged]], int]:
         """Answer the questions under a progress bar; also the number of those that failed.
 
@@ -88,7 +88,7 @@ class QuestionOptions(ModelOptions):
 
         failures: list[GroundingError] = []
 
-        def failed(question: Question, error: GroundingError) -> None:
+        def failed(question: MaskQuestion, error: GroundingError) -> None:
             failures.append(error)
             stderr().print(f"failed: picture {question.picture}, {question.words!r}: {error}")
 
@@ -135,7 +135,7 @@ class EvalCandidatesCommand(QuestionOptions):
         with hold(self.out):
             return self._measure(asked, config.plain())
 
-    def _measure(self, asked: Sequence[Question], config: dict[str, Any]) -> int:
+    def _measure(self, asked: Sequence[MaskQuestion], config: dict[str, Any]) -> int:
         from evals.choice.report import draw_reliability, report
         from evals.choice.scores import kind_scores
         from grounding.files import write_json, write_text

@@ -14,7 +14,7 @@ from grounding.errors import ModelError
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from evals.lab.plan import Candidate, LabPlan
+    from evals.lab.plan import LabCandidate, LabPlan
     from evals.task import Answer
     from evals.tasks.scenes import ScenesTask
     from grounding.models.base import VLM
@@ -110,7 +110,7 @@ class LabCommand:
             stdout().print(text)
         return 0
 
-    def _fitted(self, plan: LabPlan, candidate: Candidate, vlm: VLM, progress: Progress) -> Steering:
+    def _fitted(self, plan: LabPlan, candidate: LabCandidate, vlm: VLM, progress: Progress) -> Steering:
         """Fit a candidate's gains, or load them from the file of an earlier fit with the same settings."""
         from evals.lab.compare import calibration_sources
         from grounding.files import slug, write_text
@@ -127,7 +127,7 @@ class LabCommand:
             write_text(file, found.steering(name, vlm.name, candidate.fit).to_yaml())
         return load_steering(file)
 
-    def fit_file(self, plan: LabPlan, candidate: Candidate) -> Path:
+    def fit_file(self, plan: LabPlan, candidate: LabCandidate) -> Path:
         """Where a candidate's fitted gains are stored: a name of its own for every model, set of scenes and fit."""
         from grounding.files import slug
         from grounding.runs.provenance import model_identity, short_hash

@@ -9,7 +9,7 @@ from functools import partial
 
 from evals.chair.curve import CurvePoint, truncation_curve
 from evals.chair.score import CaptionScore, cut, ratios
-from evals.lab.plan import Candidate, LabPlan
+from evals.lab.plan import LabCandidate, LabPlan
 from evals.task import Answer
 from evals.tasks.scenes import ScenesTask, caption_scores, scene_lexicon
 from grounding.scenes.habits import measuring_scene
@@ -20,7 +20,7 @@ from grounding.steering.samples import CalibrationSample, Source
 UNSTEERED = "unsteered"
 TRUNCATION = "truncation"
 Ask = Callable[[str, ScenesTask, Steering | None], tuple[Answer, ...]]
-FitOne = Callable[[Candidate], Steering]
+FitOne = Callable[[LabCandidate], Steering]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ Number = bool | int | float
 
 
 @dataclass(frozen=True)
-class Candidate:
+class LabCandidate:
     """One steering method and its grid.
 
     Attributes:
@@ -87,7 +87,7 @@ class LabPlan:
     recall_loss: float
     length_change: float
     cuts: tuple[int, ...]
-    contenders: tuple[Candidate, ...]
+    contenders: tuple[LabCandidate, ...]
     calibration_scenes: int = 200
     calibration_seed: int = 3
     seed: int = 0

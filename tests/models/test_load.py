@@ -138,7 +138,7 @@ def test_an_unknown_model_type(broken: Path) -> None:
     from transformers import BertConfig
 
     BertConfig().save_pretrained(broken)
-    with pytest.raises(ModelError, match=r"is of model type 'bert'.*known types are .*llava, .*qwen2_5_vl"):
+    with pytest.raises(ModelError, match=r"is of model type 'bert'.*the known ones are .*llava, .*qwen2_5_vl"):
         load(str(broken))
 
 

@@ -88,7 +88,7 @@ class Probed(VLM):
 
     def _layout(self, size: Size, alone: bool) -> tuple[ImageGrid, ...]:
         if (size, alone) not in self._layouts:
-            key = layout_key(self._hash, Prompt(self, size, alone).encode([_ramps(size)]), size, self.bands)
+            key = layout_key(self._hash, ProbePrompt(self, size, alone).encode([_ramps(size)]), size, self.bands)
             grids = read_layout(key)
             if grids is None:
                 grids, _ = probe(self, size, alone, self.bands)
@@ -129,7 +129,7 @@ def probe(vlm: VLM, size: Size, alone: bool = True, bands: int = BANDS) -> tuple
     Raises:
         ModelError: the model does not show where its cells lie.
     """
-    prompt = Prompt(vlm, size, alone)
+    prompt = ProbePrompt(vlm, size, alone)
     ids = prompt.encode([Image.new("RGB", size, GREY)])["input_ids"][0].cpu().numpy()
     positions: IntArray = np.flatnonzero(ids == vlm.image_token_id)
     try:
@@ -148,7 +148,7 @@ def probe(vlm: VLM, size: Size, alone: bool = True, bands: int = BANDS) -> tuple
 
 
 @dataclass(frozen=True)
-class Prompt:
+class ProbePrompt:
     """The prompt that pictures of one size are probed in.
 
     Attributes:

@@ -28,7 +28,7 @@ SNAP = 0.25  # of a cell: an edge nearer than this to the picture's border is th
 
 
 @dataclass(frozen=True)
-class Cell:
+class ProbedCell:
     """One image token that moves.
 
     Attributes:
@@ -51,7 +51,7 @@ class Cell:
         return self.high[0] - self.low[0], self.high[1] - self.low[1]
 
 
-Row = list[Cell]
+Row = list[ProbedCell]
 Rows = list[Row]
 
 
@@ -82,7 +82,7 @@ def find_grids(movement: Movement, positions: IntArray, name: str) -> tuple[Imag
     raise refused
 
 
-def _read(cells: Sequence[Cell], name: str) -> list[Rows]:
+def _read(cells: Sequence[ProbedCell], name: str) -> list[Rows]:
     """The grids of the cells in order.
 
     Raises:
@@ -99,7 +99,7 @@ def _read(cells: Sequence[Cell], name: str) -> list[Rows]:
     return blocks
 
 
-def find_cells(movement: Movement, positions: IntArray, name: str, ignored: float) -> list[Cell]:
+def find_cells(movement: Movement, positions: IntArray, name: str, ignored: float) -> list[ProbedCell]:
     """The tokens that move, with where they lie.
 
     Raises:
@@ -142,7 +142,7 @@ def _contested(moved: FloatArray, ignored: float) -> FloatArray:
     return np.where(beside < ignored, 0, own)
 
 
-def _cell(size: tuple[int, int], shares: tuple[FloatArray, FloatArray], place: int, position: int) -> Cell:
+def _cell(size: tuple[int, int], shares: tuple[FloatArray, FloatArray], place: int, position: int) -> ProbedCell:
     sides = []
     for axis, share in enumerate(shares):
         edges = band_edges(size[axis], len(share))
@@ -150,10 +150,10 @@ def _cell(size: tuple[int, int], shares: tuple[FloatArray, FloatArray], place: i
         middle = (weights * (edges[:-1] + edges[1:])).sum() / weights.sum() / 2
         sides.append((float(middle), float(edges[seen[0]]), float(edges[seen[-1] + 1])))
     (x, x0, x1), (y, y0, y1) = sides
-    return Cell(place, position, (x, y), (x0, y0), (x1, y1))
+    return ProbedCell(place, position, (x, y), (x0, y0), (x1, y1))
 
 
-def _rows(cells: Sequence[Cell]) -> Rows:
+def _rows(cells: Sequence[ProbedCell]) -> Rows:
     rows: Rows = [[cells[0]]]
     for before, cell in pairwise(cells):
         if cell.place == before.place + 1 and _follows(before, cell, 0):
@@ -180,7 +180,7 @@ def _gap(above: Row, below: Row) -> int:
     return below[0].position - above[-1].position
 
 
-def _follows(before: Cell, cell: Cell, axis: int) -> bool:
+def _follows(before: ProbedCell, cell: ProbedCell, axis: int) -> bool:
     """Whether a cell is the next to the right (axis 0) or below (1) in the same grid."""
     step = cell.middle[axis] - before.middle[axis]
     aside = abs(cell.middle[1 - axis] - before.middle[1 - axis])
@@ -188,7 +188,7 @@ def _follows(before: Cell, cell: Cell, axis: int) -> bool:
     return NEAR * length < step < FAR * length and aside < NEAR * across
 
 
-def _lattice(cells: Sequence[Cell]) -> list[Rows]:
+def _lattice(cells: Sequence[ProbedCell]) -> list[Rows]:
     """All cells as one grid, whatever their order; none where they do not fill one."""
     lines = [_lines(cells, axis) for axis in (0, 1)]
     places = {(y, x): cell for cell, x, y in zip(cells, *lines, strict=True)}
@@ -198,7 +198,7 @@ def _lattice(cells: Sequence[Cell]) -> list[Rows]:
     return [[[places[row, column] for column in range(width)] for row in range(height)]]
 
 
-def _lines(cells: Sequence[Cell], axis: int) -> list[int]:
+def _lines(cells: Sequence[ProbedCell], axis: int) -> list[int]:
     """For each cell the number of its column (axis 0) or row (1)."""
     middles = np.array([cell.middle[axis] for cell in cells])
     order = np.argsort(middles)
@@ -228,7 +228,7 @@ def _grid(rows: Rows, size: tuple[int, int]) -> ImageGrid:
     return ImageGrid(positions, (len(rows), len(columns)), (x0, y0, x1, y1))
 
 
-def _extent(lines: Sequence[Sequence[Cell]], axis: int, border: int) -> tuple[float, float]:
+def _extent(lines: Sequence[Sequence[ProbedCell]], axis: int, border: int) -> tuple[float, float]:
     """The two edges of equal cells along an axis, from where neighbours meet.
 
     The first and last cells may reach over the picture's border, so that less is seen of them.

@@ -60,7 +60,7 @@ class SamplesConfig:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedSample:
     """A prompt with questions: about its objects (answer yes) and about an absent object (answer no)."""
 
     prompt: str
@@ -70,7 +70,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedSample:
     """Shares of "yes" in [0, 1]: for described and for absent objects, on samples and on the drawn scenes."""
 
     prompts: int
@@ -80,7 +80,7 @@ class Judged:
     absent_in_drawn: float
 
 
-def prompts(count: int, seed: int) -> list[Asked]:
+def prompts(count: int, seed: int) -> list[AskedSample]:
     """Draw scenes of at most three objects with their prompts and questions."""
     asked = []
     for index in range(count):
@@ -88,7 +88,7 @@ def prompts(count: int, seed: int) -> list[Asked]:
         described = [f"{_noun(thing)} {place(thing)}" for thing in scene.objects]
         text = described[0] if len(described) == 1 else f"{' , '.join(described[:-1])} and {described[-1]}"
         present = tuple(dict.fromkeys(_question(thing.kind.colour, thing.kind.shape) for thing in scene.objects))
-        asked.append(Asked(text, present, _absent(scene.objects, scene.seed), scene.image))
+        asked.append(AskedSample(text, present, _absent(scene.objects, scene.seed), scene.image))
     return asked
 
 
@@ -112,7 +112,7 @@ def draw(pipe: FluxPipeline, texts: Sequence[str], config: SamplesConfig) -> lis
     return pictures
 
 
-def judge(asked: Sequence[Asked], pictures: Sequence[Image.Image]) -> Judged:
+def judge(asked: Sequence[AskedSample], pictures: Sequence[Image.Image]) -> JudgedSample:
     """Ask the starter vision-language model about the samples and about the drawn pictures."""
     from grounding.models.load import load
     from grounding.steering.decoding import Decoding
@@ -128,10 +128,10 @@ def judge(asked: Sequence[Asked], pictures: Sequence[Image.Image]) -> Judged:
         pairs = [(image, question) for image, one in zip(images, asked, strict=True) for question in one.present]
         return yes(*zip(*pairs, strict=True)), yes(images, [one.absent for one in asked])
 
-    return Judged(len(asked), *both(pictures), *both([one.drawn for one in asked]))
+    return JudgedSample(len(asked), *both(pictures), *both([one.drawn for one in asked]))
 
 
-def sheet(asked: Sequence[Asked], pictures: Sequence[Image.Image], path: Path) -> None:
+def sheet(asked: Sequence[AskedSample], pictures: Sequence[Image.Image], path: Path) -> None:
     """Save the samples side by side, each under its prompt."""
     from matplotlib.figure import Figure
 

@@ -7,7 +7,7 @@ import pytest
 
 from evals.commands.lab import LabCommand
 from evals.lab.compare import Figures, Trial, best_trial
-from evals.lab.plan import Candidate, load_plan, with_value
+from evals.lab.plan import LabCandidate, load_plan, with_value
 from evals.lab.report import truncated_at
 from grounding.errors import EvalDataError, MethodError
 from grounding.steering.head_gains import HeadGains
@@ -115,7 +115,7 @@ def test_gains_of_other_weights_of_the_same_name_are_not_those_of_a_model(plan, 
 
     folder = tmp_path / "starter"
     shutil.copytree(starter_folder(), folder)
-    candidate = Candidate("head-wise", {}, fit=FitSettings(passes=1))
+    candidate = LabCandidate("head-wise", {}, fit=FitSettings(passes=1))
 
     def stored(lab):
         return LabCommand(out=tmp_path / "lab").fit_file(lab, candidate)
@@ -159,7 +159,7 @@ def test_tuning_on_the_test_scenes_is_refused(plan):
 
 
 def test_candidates_differ_in_the_grid_alone():
-    one, other = Candidate("g", {"text-guidance.gamma": (1.1, 2.0)}, "pai-guidance").settings()
+    one, other = LabCandidate("g", {"text-guidance.gamma": (1.1, 2.0)}, "pai-guidance").settings()
     assert one.steps[0].gamma == 1.1
     assert with_value(one, "text-guidance.gamma", 2.0).steps == other.steps
 
