@@ -101,7 +101,9 @@ def why_not_shared(vlm: VLM, image: Image.Image, questions: Sequence[str]) -> st
             if shared is None:
                 return "its prompts do not begin alike up to the picture's last token"
             found = _next_logits(vlm, shared.inputs)
-        except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, IndexError) as wrong:
+        # Models refuse a copied cache in ways of their own, by any of these; each means that it cannot be shared, and
+        # the questions are then asked whole. What is no refusal, such as an interrupt or full memory, is passed on.
+        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as wrong:
             if isinstance(wrong, torch.OutOfMemoryError):
                 raise
             return f"it does not go on from a cache ({type(wrong).__name__})"

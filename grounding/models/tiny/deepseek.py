@@ -10,6 +10,7 @@ from grounding.text.tiny import byte_tokenizer
 
 PATCH = 14  # px
 SIDE = 5 * PATCH  # px, 5x5 cells
+# `<image_placeholder>` is the image token of DeepSeek-VL's own tokenizer.
 TEMPLATE = (
     "{% for message in messages %}User: {% for content in message['content'] %}{% if content['type'] == 'image' %}"
     "<image_placeholder>{% else %}{{ content['text'] }}{% endif %}{% endfor %}\n\n{% endfor %}"
