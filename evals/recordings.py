@@ -11,8 +11,9 @@ from PIL import Image
 
 from grounding.errors import GroundingError
 from grounding.methods import Method
+from grounding.record_spec import RecordSpec
 from grounding.runs.attempts import attempt
-from grounding.types import AttentionMaps, RecordSpec
+from grounding.types import AttentionMaps
 from pipelines.referring import ReferringSegmentation
 
 Pairs = Sequence[tuple[Image.Image, str]]

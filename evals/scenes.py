@@ -18,11 +18,12 @@ from grounding.ensemble import Ensemble
 from grounding.errors import EmptyMapError, ExpressionError, GroundingError, MethodError, RecordingError
 from grounding.faults import attempt_one
 from grounding.methods import Method, run_stages
+from grounding.record_spec import RecordSpec
 from grounding.scenes.drawing import Scene, draw_scene
 from grounding.scenes.files import scene_seed
 from grounding.scenes.language import Expression, SceneTexts
 from grounding.segmenters.mask_selection import MaskRule, predict_mask
-from grounding.types import AttentionMaps, BoolArray, PointPrompts, RecordSpec
+from grounding.types import AttentionMaps, BoolArray, PointPrompts
 from pipelines.referring import ReferringSegmentation
 
 FULL = "full method"

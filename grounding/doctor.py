@@ -146,7 +146,7 @@ def _linear_rows(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
 
     from grounding.attention.recorder import record
     from grounding.attention.request import RowRequest
-    from grounding.types import RecordSpec
+    from grounding.record_spec import RecordSpec
 
     request = RowRequest(queries=queries_of(prepared), spec=RecordSpec(attention="linear"))
     with torch.inference_mode(), record(vlm.model, request, verify=True) as recording:
@@ -211,7 +211,7 @@ def generation_unchanged(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
 
 def _batch_equals_single(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     from grounding.models.maps import record_maps
-    from grounding.types import RecordSpec
+    from grounding.record_spec import RecordSpec
 
     together = record_maps(vlm, prepared, RecordSpec())
     worst = 0.0
@@ -243,7 +243,7 @@ def _recorded(vlm: VLM, prepared: Prepared) -> Any:
 def _recording(vlm: VLM, prepared: Prepared) -> Any:
     from grounding.attention.recorder import record
     from grounding.attention.request import RowRequest
-    from grounding.types import RecordSpec
+    from grounding.record_spec import RecordSpec
 
     spec = RecordSpec(layers=vlm.row_layers)
     return record(vlm.model, RowRequest(queries=queries_of(prepared), decode=True, spec=spec))

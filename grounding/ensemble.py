@@ -12,8 +12,9 @@ from grounding.errors import MethodError
 from grounding.layout import ImageGrid
 from grounding.maps.compose import lay
 from grounding.methods import Method, run_stages
+from grounding.record_spec import RecordSpec
 from grounding.source import Backgrounds, MapSource, maps_and_backgrounds
-from grounding.types import AttentionMaps, Heatmap, RecordSpec, Word, WordKind
+from grounding.types import AttentionMaps, Heatmap, Word, WordKind
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -26,9 +26,10 @@ from grounding.maps.magnets import Magnets
 from grounding.maps.text_sinks import TextSinks
 from grounding.points import RULES, PointRule, SpreadPoints
 from grounding.presets import read_shipped, shipped_names
+from grounding.record_spec import RecordSpec, Reduce
 from grounding.registry import Registry
 from grounding.segmenters.mask_selection import MaskRule
-from grounding.types import AttentionMaps, Heatmap, RecordSpec, Reduce, StageReport
+from grounding.types import AttentionMaps, Heatmap, StageReport
 
 STAGES: Registry[Stage] = Registry(
     "stage",

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from grounding.errors import MethodError
-from grounding.types import AttentionMaps, RecordSpec
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps
 
 SLOT = "{expression}"
 """What an expression replaces in a prompt's template."""

@@ -13,10 +13,11 @@ from PIL import Image
 
 from grounding.methods import Method, run_stages
 from grounding.pictures import Picture, is_picture, to_image
+from grounding.record_spec import RecordSpec
 from grounding.source import Backgrounds, MapSource, fingerprint, maps_and_backgrounds
 from grounding.sources import load_source, method_for
 from grounding.text.quotes import plain_quotes
-from grounding.types import AttentionMaps, Heatmap, PointPrompts, RecordSpec, Word, WordKind
+from grounding.types import AttentionMaps, Heatmap, PointPrompts, Word, WordKind
 from pipelines.choosing import Asked, Chooser, ChosenAnswer
 from pipelines.results import ReferringResult, Timings, picture_notes
 

@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image
 
 from grounding.layout import ImageGrid
+from grounding.record_spec import RecordSpec
 from grounding.text.parse import parse
 from grounding.text.words import split_words
-from grounding.types import AttentionMaps, RecordSpec, Word, WordKind
+from grounding.types import AttentionMaps, Word, WordKind
 
 
 @dataclass

@@ -11,8 +11,9 @@ from grounding.ensemble import Ensemble, Member
 from grounding.errors import MethodError
 from grounding.maps.compose import lay
 from grounding.methods import load_method, run_stages
+from grounding.record_spec import RecordSpec
 from grounding.source import MapSource
-from grounding.types import RecordSpec, WordKind
+from grounding.types import WordKind
 
 PICTURE = Image.new("RGB", (120, 90), (20, 20, 20))
 PICTURE.paste((250, 250, 250), (70, 10, 110, 40))

@@ -29,8 +29,9 @@ from grounding.maps.text_sinks import TextSinks
 from grounding.maps.words import Rows, StopWords
 from grounding.methods import STAGES, Method, load_method, method_names, parse_method, run_stages, without
 from grounding.points import RULES, ArgMax, MaxMinPair, OtsuBox, SpreadPoints
+from grounding.record_spec import RecordSpec
 from grounding.segmenters.mask_selection import MaskRule
-from grounding.types import RecordSpec, WordKind
+from grounding.types import WordKind
 
 SHIPPED = ("decaf", "default", "plain-mean", "relative", "starter", "vl-sam", "vl-sam-points")
 HEAD = "description: d\nsource: s\n"

@@ -18,10 +18,10 @@ from grounding.errors import MethodError, ModelError
 from grounding.models.llava import Llava
 from grounding.models.tiny import tiny_llava
 from grounding.numerics import finite_logits, overflow, refuse_overflow
+from grounding.record_spec import RecordSpec
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.steering.method import load_steering
-from grounding.types import RecordSpec
 
 LAYERS = 4  # some steering methods leave out the first two
 PLACES = {"before attention": 0, "after all attention": LAYERS - 1}

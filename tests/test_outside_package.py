@@ -23,7 +23,8 @@ import numpy as np
 
 from grounding.maps.base import Stage
 from grounding.points import PointRule
-from grounding.types import RecordSpec, StageReport
+from grounding.record_spec import RecordSpec
+from grounding.types import StageReport
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from PIL import Image
 from grounding.errors import MethodError
 from grounding.models.llava import Llava
 from grounding.models.tiny import tiny_llava
+from grounding.record_spec import RecordSpec
 from grounding.source import Backgrounds, MapSource, fingerprint
-from grounding.types import RecordSpec
 
 SPEC = RecordSpec(background_prompt="Describe the image.")
 

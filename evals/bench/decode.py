@@ -100,7 +100,7 @@ class DecodeRunner:
 
         from grounding.attention import RowRequest, record
         from grounding.compat import cache_argument
-        from grounding.types import RecordSpec
+        from grounding.record_spec import RecordSpec
 
         size, model = self.size, self.model
         keys = None if way == "all_columns" else (tuple(range(size.length - size.columns, size.length)),)

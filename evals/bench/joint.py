@@ -243,7 +243,7 @@ class _JointRunner:
 
     def _recorded(self, order: Any) -> Any:
         from grounding.attention.joint import JointRequest, record_joint
-        from grounding.types import RecordSpec
+        from grounding.record_spec import RecordSpec
 
         size = self.size
         request = JointRequest(

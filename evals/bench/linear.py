@@ -127,7 +127,7 @@ class LinearRunner:
         import torch
 
         from grounding.attention import RowRequest, record
-        from grounding.types import RecordSpec
+        from grounding.record_spec import RecordSpec
 
         size = self.size
         queries = tuple(range(size.length - size.rows, size.length))

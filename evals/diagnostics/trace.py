@@ -13,10 +13,11 @@ from grounding.attention.request import RowRequest
 from grounding.attention.sinks import SinkRule
 from grounding.models.base import VLM
 from grounding.models.spelling import spell
+from grounding.record_spec import RecordSpec
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.text.align import Span
-from grounding.types import FloatArray, IntArray, RecordSpec
+from grounding.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -17,8 +17,9 @@ from grounding.faults import attempt_one
 from grounding.geometry import Box
 from grounding.images import open_image
 from grounding.methods import run_stages
+from grounding.record_spec import RecordSpec
 from grounding.text.parse import parse
-from grounding.types import AttentionMaps, BoolArray, PointPrompts, RecordSpec
+from grounding.types import AttentionMaps, BoolArray, PointPrompts
 from pipelines.referring import ReferringSegmentation
 
 _DONORS = 24  # photos whose maps are kept for shuffling heads

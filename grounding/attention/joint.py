@@ -26,7 +26,7 @@ from grounding.attention.output_check import checked, output_error, refuse_unexp
 from grounding.attention.rows import WORKING_BYTES, as_index, attention_rows, iter_rows
 from grounding.errors import BudgetError, RecordingError
 from grounding.joint_spec import Readout
-from grounding.types import RecordSpec, check_counted
+from grounding.record_spec import RecordSpec, check_counted
 
 Table = Literal["image-to-text", "text-to-image", "text-to-text", "outputs"]
 """Queries and keys of a recorded table; `outputs` is the softmax over text of the products of a cell's and each text

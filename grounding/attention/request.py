@@ -7,7 +7,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any
 
 from grounding.errors import RecordingError
-from grounding.types import RecordSpec, check_counted
+from grounding.record_spec import RecordSpec, check_counted
 
 if TYPE_CHECKING:
     from torch import Tensor

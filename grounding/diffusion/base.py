@@ -31,10 +31,11 @@ from grounding.diffusion.tokens import TextToken, padded, place, refuse_controls
 from grounding.errors import ModelError
 from grounding.joint_spec import Readout
 from grounding.memory import explain_out_of_memory
+from grounding.record_spec import RecordSpec
 from grounding.source import SLOT, fingerprint
 from grounding.text.parse import NounFinder, parse
 from grounding.text.words import split_words
-from grounding.types import AttentionMaps, RecordSpec, Word, WordKind
+from grounding.types import AttentionMaps, Word, WordKind
 
 _REMEDY = "read the picture at a smaller size, choose --dtype bfloat16, or a smaller model"
 

@@ -17,8 +17,9 @@ from grounding.diffusion.prompts import Observed
 from grounding.diffusion.sequence import LatentShape, Placement, grids_of
 from grounding.errors import RecordingError
 from grounding.joint_spec import Readout
+from grounding.record_spec import RecordSpec
 from grounding.source import SLOT
-from grounding.types import AttentionMaps, RecordSpec
+from grounding.types import AttentionMaps
 
 
 @dataclass

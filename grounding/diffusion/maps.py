@@ -13,7 +13,8 @@ from grounding.diffusion.reading import MapReading
 from grounding.diffusion.sequence import Placement
 from grounding.errors import ModelError, RecordingError
 from grounding.layout import ImageGrid
-from grounding.types import AttentionMaps, Direction, RecordSpec, Word
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, Direction, Word
 
 _TABLES: dict[Direction, Table] = {"image-to-word": "image-to-text", "word-to-image": "text-to-image"}
 

@@ -21,7 +21,8 @@ from grounding.diffusion.reading import MapReading
 from grounding.diffusion.sequence import Placement
 from grounding.layers import share_of
 from grounding.layout import ImageGrid
-from grounding.types import AttentionMaps, RecordSpec, Word
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, Word
 
 
 class NoisySource(Protocol):

@@ -28,7 +28,8 @@ from grounding.diffusion.sequence import Placement
 from grounding.errors import ExpressionError
 from grounding.joint_spec import SinkEdit
 from grounding.maps.text_sinks import find_sinks, measure
-from grounding.types import AttentionMaps, BoolArray, EditedSinks, FloatArray, RecordSpec, Word, WordKind
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, BoolArray, EditedSinks, FloatArray, Word, WordKind
 
 Recorder = Callable[[RecordSpec, "SinkEditor | None"], AttentionMaps]
 """Runs the transformer on the same noise every time, edited where an editor is given, and returns the maps."""

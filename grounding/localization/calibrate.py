@@ -24,9 +24,10 @@ from grounding.localization.samples import HeadSample, Source
 from grounding.localization.scores import HeadScores, Row, head_scores
 from grounding.maps.head_ranking import HeadRanking, HeadRule
 from grounding.models.base import VLM
+from grounding.record_spec import RecordSpec
 from grounding.steering.measure import mask_effects
 from grounding.steering.samples import CalibrationSample
-from grounding.types import FloatArray, RecordSpec
+from grounding.types import FloatArray
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ from grounding.localization.samples import HeadSample
 from grounding.localization.scores import Row, row_of
 from grounding.maps.base import image_columns
 from grounding.models.base import VLM
-from grounding.types import AttentionMaps, FloatArray, RecordSpec
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, FloatArray
 
 _LEAST = 1e-12
 

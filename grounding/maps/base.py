@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from grounding.errors import MethodError
 from grounding.layout import ImageGrid
-from grounding.types import AttentionMaps, Direction, EditedSinks, FloatArray, IntArray, RecordSpec, StageReport
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, Direction, EditedSinks, FloatArray, IntArray, StageReport
 
 N = TypeVar("N", bound=np.generic)
 Part = Literal["steps", "layers", "heads", "words", "background"]

@@ -9,7 +9,8 @@ from grounding.attention_flow import AttentionFlow
 from grounding.errors import MethodError
 from grounding.layers import LayerRange
 from grounding.maps.base import WORD_TO_IMAGE, Part, Stage, skipped_note
-from grounding.types import AttentionMaps, Direction, RecordSpec, StageReport
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, Direction, StageReport
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import numpy as np
 
 from grounding.errors import MethodError
 from grounding.maps.base import WORD_TO_IMAGE, Part, Stage, image_mass, lost_share
-from grounding.types import AttentionMaps, Direction, FloatArray, RecordSpec, StageReport
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, Direction, FloatArray, StageReport
 
 
 @dataclass(frozen=True)

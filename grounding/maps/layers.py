@@ -8,7 +8,8 @@ from typing import ClassVar
 from grounding.errors import MethodError
 from grounding.layers import LayerRange
 from grounding.maps.base import Part, Stage, average_layers, keep_layers, lost_share, need_layers, skipped_note
-from grounding.types import AttentionMaps, RecordSpec, StageReport
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, StageReport
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from typing import ClassVar
 from grounding.errors import MethodError
 from grounding.joint_spec import MagnetEncoding, MagnetWords
 from grounding.maps.base import Part, Stage, keep_words, lost_share
-from grounding.types import AttentionMaps, Direction, RecordSpec, StageReport, WordKind
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, Direction, StageReport, WordKind
 
 PRESETS: dict[str, tuple[str, ...]] = {
     "teaser": ("_", "with", "a", "the", "pink"),

@@ -24,7 +24,8 @@ from grounding.maps.base import (
     on_grid,
 )  # fmt: skip
 from grounding.maps.head_ranking import Head, load_ranking
-from grounding.types import AttentionMaps, Direction, FloatArray, RecordSpec, StageReport
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, Direction, FloatArray, StageReport
 
 EIGHT = ndimage.generate_binary_structure(2, 2)
 _SMALLEST = np.finfo(np.float32).tiny  # a weight of 0 has no logarithm

@@ -25,7 +25,8 @@ from grounding.maps.base import (
     need_layers,
     on_grid,
 )  # fmt: skip
-from grounding.types import AttentionMaps, BoolArray, Direction, FloatArray, RecordSpec, StageReport
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, BoolArray, Direction, FloatArray, StageReport
 
 Fill = Literal["zero", "neighbours"]
 

@@ -11,16 +11,8 @@ from grounding.errors import MethodError
 from grounding.joint_spec import EditedQueries, SinkEdit, TextSinkRule
 from grounding.layers import share_of
 from grounding.maps.base import Part, Stage, image_columns, keep_words, lost_share
-from grounding.types import (
-    AttentionMaps,
-    BoolArray,
-    Direction,
-    EditedSinks,
-    FloatArray,
-    RecordSpec,
-    StageReport,
-    WordKind,
-)
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, BoolArray, Direction, EditedSinks, FloatArray, StageReport, WordKind
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from grounding.models.maps import record_pass
 from grounding.models.prepared import Prepared, last_word
 from grounding.models.spelling import spell, until_end
 from grounding.models.teacher_forcing import continued, control_tokens_hidden
+from grounding.record_spec import RecordSpec
 from grounding.text.align import align
 from grounding.text.words import split_words
-from grounding.types import AttentionMaps, RecordSpec, Word, WordKind
+from grounding.types import AttentionMaps, Word, WordKind
 
 
 @dataclass(frozen=True)

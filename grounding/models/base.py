@@ -28,11 +28,12 @@ from grounding.models.own_words import OwnWords
 from grounding.models.picture import Picture, Pictures, nested, written_texts
 from grounding.models.placement import Tokens
 from grounding.models.prepared import Prepared, last_word
+from grounding.record_spec import Attention, RecordSpec
 from grounding.source import SLOT
 from grounding.text.parse import NounFinder, parse
 from grounding.text.vocabulary import refuse_broken_text, refuse_control_tokens, refuse_unknown
 from grounding.text.words import split_words
-from grounding.types import Attention, AttentionMaps, IntArray, RecordSpec, Word
+from grounding.types import AttentionMaps, IntArray, Word
 
 DEFAULT_PROMPT = "Where is {expression}?"
 DEFAULT_QUESTION = "Please describe this image in detail."

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from grounding.attention.budget import readable
 from grounding.errors import BudgetError, RecordingError
 from grounding.layout import TokenLayout
-from grounding.types import RecordSpec, Word
+from grounding.record_spec import RecordSpec
+from grounding.types import Word
 
 _BYTES = 4  # float32
 

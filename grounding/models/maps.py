@@ -18,7 +18,8 @@ from grounding.layout import TokenLayout
 from grounding.memory import explain_out_of_memory
 from grounding.models.cell_rows import CellRows, cell_rows
 from grounding.numerics import refuse_overflow
-from grounding.types import Attention, AttentionMaps, RecordSpec, Word
+from grounding.record_spec import Attention, RecordSpec
+from grounding.types import AttentionMaps, Word
 
 if TYPE_CHECKING:
     from grounding.attention.request import Recording

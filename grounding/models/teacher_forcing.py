@@ -15,11 +15,12 @@ from grounding.models.base import VLM
 from grounding.models.maps import record_pass
 from grounding.models.prepared import Prepared, last_word
 from grounding.models.spelling import spell, until_end
+from grounding.record_spec import RecordSpec
 from grounding.text.align import align
 from grounding.text.nouns import NounPhrase, noun_phrases
 from grounding.text.vocabulary import refuse_broken_text, refuse_control_tokens
 from grounding.text.words import split_words
-from grounding.types import AttentionMaps, RecordSpec, Word, WordKind
+from grounding.types import AttentionMaps, Word, WordKind
 
 FindPhrases = Callable[[str], Sequence[NounPhrase]]
 

@@ -42,11 +42,12 @@ from grounding.geometry import cell_coverage
 from grounding.memory import explain_out_of_memory
 from grounding.models.base import VLM
 from grounding.numerics import overflow
+from grounding.record_spec import RecordSpec
 from grounding.steering.apply import apply
 from grounding.steering.samples import CalibrationSample, Source
 from grounding.steering.sensitivity import Kind, Sensitivity
 from grounding.steering.teacher_forcing import AnswerEditor, AnswerForward, TeacherForcedSample
-from grounding.types import BoolArray, FloatArray, RecordSpec
+from grounding.types import BoolArray, FloatArray
 
 _REMEDY = "use a smaller picture, a shorter answer, --dtype bfloat16, or a smaller model"
 

@@ -25,8 +25,9 @@ from grounding.attention.request import RowRequest
 from grounding.attention.rows import attention_rows, iter_rows
 from grounding.compat import last_logits
 from grounding.errors import MethodError
+from grounding.record_spec import RecordSpec
 from grounding.steering.base import GenerationContext
-from grounding.types import FloatArray, RecordSpec
+from grounding.types import FloatArray
 
 
 @dataclass(frozen=True)

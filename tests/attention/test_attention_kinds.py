@@ -18,7 +18,7 @@ from grounding.attention.intercept import intercept
 from grounding.attention.rows import TOLERANCE, attention_rows
 from grounding.attention_flow import AttentionFlow
 from grounding.errors import ModelError, RecordingError
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 QUERIES = (2, N // 2, N - 1)
 GROUPED: dict[str, Any] = TEXT | {"num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.15}

@@ -20,11 +20,11 @@ from grounding.models.base import VLM
 from grounding.models.llava import Llava
 from grounding.models.prepared import Prepared
 from grounding.models.tiny import tiny_llava
+from grounding.record_spec import RecordSpec
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.steering.method import Steering
 from grounding.steering.modulation import Renormalise
-from grounding.types import RecordSpec
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8))
 OPTIONS = {"backend": "eager", "fullgraph": True}

@@ -12,7 +12,7 @@ from explicit_flow import VLSAM, explicit_flow
 from grounding.attention import RowRequest, record
 from grounding.attention.rows import TOLERANCE
 from grounding.errors import RecordingError
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 IDS = torch.arange(5, 29)[None]
 N = IDS.shape[1]

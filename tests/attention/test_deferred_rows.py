@@ -13,7 +13,7 @@ from torch import Tensor
 from grounding.attention import Recording, RowRequest, deferred_rows, record
 from grounding.attention.deferred_rows import STEPS, DeferredRows
 from grounding.errors import BudgetError, ModelError, RecordingError
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 N = 12
 MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}

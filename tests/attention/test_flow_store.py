@@ -15,7 +15,7 @@ from grounding.attention.flow_store import FlowStore
 from grounding.attention_flow import AttentionFlow
 from grounding.errors import BudgetError, RecordingError
 from grounding.models.tiny import tiny_qwen2_5_vl
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 IDS = torch.arange(12, 36)[None]
 GREEDY = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}

@@ -21,7 +21,7 @@ from grounding.attention.intercept import intercept
 from grounding.attention.introspect import LayerStack
 from grounding.attention.joint import JointRequest, record_joint
 from grounding.errors import BudgetError, RecordingError
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 TEXT, HEIGHT, WIDTH, BATCH = 7, 4, 5, 2
 CELLS = HEIGHT * WIDTH

@@ -16,7 +16,7 @@ from grounding.attention.linear_rows import DeltaCall, delta_error, delta_rows
 from grounding.compat import delta_module
 from grounding.errors import BudgetError, ModelError, RecordingError
 from grounding.models.tiny import TINY
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 IDS = torch.arange(150)[None] % 59 + 5  # three chunks
 N = IDS.shape[1]

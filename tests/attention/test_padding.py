@@ -12,7 +12,7 @@ from sparse_model import sparse_model
 from grounding.attention import RowRequest, record
 from grounding.attention.introspect import real_positions
 from grounding.errors import RecordingError
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 N, PAD = 20, 3
 IDS = torch.arange(1, N + 1)[None].repeat(2, 1)

@@ -13,7 +13,7 @@ from grounding.attention import Recording, RowRequest, record
 from grounding.attention.rows import TOLERANCE
 from grounding.errors import BudgetError, RecordingError
 from grounding.models.tiny import tiny_llava_gqa
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
 

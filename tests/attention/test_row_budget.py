@@ -10,7 +10,7 @@ from grounding.attention import RowRequest
 from grounding.attention.budget import DecoderShape, cheapest_change, check_budget, estimate, readable
 from grounding.attention_flow import AttentionFlow
 from grounding.errors import BudgetError
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 SHAPE = DecoderShape(layers=32, heads=32, kv_heads=8, head_width=128)
 LENGTH = 2048

@@ -8,7 +8,7 @@ import torch
 
 from grounding.attention import Recording, RowRequest
 from grounding.errors import RecordingError
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 NOT_POSITIONS: dict[str, Any] = {
     "a number": 19,

@@ -11,7 +11,7 @@ from grounding.attention import RowRequest, record
 from grounding.attention.backends.sdpa import SdpaTap
 from grounding.attention.backends.transformers import uses_interface
 from grounding.attention.rows import TOLERANCE, AttentionCall, attention_rows
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 IDS = torch.tensor([[7, 9, 11, 13, 15, 17, 19, 21], [0, 0, 8, 10, 12, 14, 16, 18]])
 MASK = torch.tensor([[1] * 8, [0, 0] + [1] * 6])

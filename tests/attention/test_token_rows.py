@@ -12,7 +12,7 @@ from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
 from grounding.attention.request import RowRequest
 from grounding.attention.rows import attention_rows, keep_columns
 from grounding.attention.token_rows import TokenRows
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 B, H, KV, K, D, LAYERS = 2, 6, 2, 11, 8, 5
 PADDING = torch.tensor([[True] * K, [False] * 3 + [True] * (K - 3)])

@@ -11,7 +11,7 @@ from grounding.attention import RowRequest, record
 from grounding.attention.events import active_routes
 from grounding.errors import RecordingError
 from grounding.models.tiny import tiny_llava_gqa
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 IDS = torch.tensor([[0, 0, 8, 10, 12, 14, 16, 18], [7, 9, 11, 13, 15, 17, 19, 21]])
 INPUTS = {"input_ids": IDS, "attention_mask": (IDS > 0).long()}

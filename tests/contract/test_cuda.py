@@ -18,6 +18,7 @@ from grounding.attention import RowRequest, record
 from grounding.attention.rows import TOLERANCE
 from grounding.attention_flow import AttentionFlow
 from grounding.models.base import VLM
+from grounding.record_spec import RecordSpec
 from grounding.scenes.drawing import draw_scene
 from grounding.scenes.files import scene_seed
 from grounding.scenes.language import SceneTexts
@@ -25,7 +26,6 @@ from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.steering.method import Steering
 from grounding.steering.modulation import Renormalise
-from grounding.types import RecordSpec
 from pipelines import ReferringSegmentation
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -15,7 +15,7 @@ from grounding.models.base import VLM
 from grounding.models.maps import record_maps
 from grounding.models.prepared import Prepared
 from grounding.models.tiny import tiny_llava
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 ALLOWED = TOLERANCE[torch.float32]
 EXPRESSIONS = ["dog", "the red elephant left of the dog"]

@@ -30,6 +30,7 @@ from grounding.models.maps import record_maps
 from grounding.models.prepared import Prepared
 from grounding.models.registry import FAMILIES as KNOWN
 from grounding.models.teacher_forcing import continued, control_tokens_hidden
+from grounding.record_spec import RecordSpec
 from grounding.segmenters.load import load_segmenter
 from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding
@@ -37,7 +38,6 @@ from grounding.steering.editor import applied
 from grounding.steering.generate import generate
 from grounding.steering.method import Steering
 from grounding.steering.modulation import Renormalise
-from grounding.types import RecordSpec
 from pipelines.describe import FaithfulDescription
 from pipelines.referring import ReferringSegmentation
 

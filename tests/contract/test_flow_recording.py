@@ -12,7 +12,7 @@ from explicit_flow import DECAF, VLSAM, explicit_flow
 
 from grounding.attention import RowRequest, record
 from grounding.attention_flow import AttentionFlow
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 GREEDY = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
 IMAGE = ((6, 7, 8, 9, 10, 11), (7, 8, 9, 10))

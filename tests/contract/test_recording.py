@@ -13,7 +13,7 @@ from grounding.attention import Recording, RowRequest, record
 from grounding.attention.budget import DecoderShape, estimate
 from grounding.attention.rows import TOLERANCE
 from grounding.errors import BudgetError, RecordingError
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 GREEDY = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
 FLOAT32 = TOLERANCE[torch.float32]

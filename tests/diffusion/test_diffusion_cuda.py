@@ -12,7 +12,8 @@ from tiny_sources import tiny_source
 
 from grounding.diffusion.base import DiffusionSource
 from grounding.diffusion.tiny import TINY
-from grounding.types import AttentionMaps, RecordSpec
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

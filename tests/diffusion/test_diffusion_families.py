@@ -24,7 +24,8 @@ from grounding.diffusion.base import DiffusionSource
 from grounding.diffusion.registry import PIPELINES
 from grounding.diffusion.tiny import TINY
 from grounding.errors import ExpressionError, ModelError
-from grounding.types import AttentionMaps, RecordSpec, WordKind
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, WordKind
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
 OTHER = Image.fromarray(np.random.default_rng(1).integers(0, 256, (60, 90, 3), dtype=np.uint8))

@@ -21,7 +21,8 @@ from grounding.diffusion.tiny import tiny_flux, tiny_pipeline
 from grounding.diffusion.tiny_video import tiny_cogvideox
 from grounding.diffusion.wan import Wan
 from grounding.errors import ImageError, ModelError, RecordingError
-from grounding.types import RecordSpec, WordKind
+from grounding.record_spec import RecordSpec
+from grounding.types import WordKind
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
 

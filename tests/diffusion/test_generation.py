@@ -16,7 +16,8 @@ from grounding.diffusion.base import DiffusionSource
 from grounding.diffusion.generation import record_generation
 from grounding.diffusion.registry import PIPELINES
 from grounding.errors import RecordingError
-from grounding.types import RecordSpec, WordKind
+from grounding.record_spec import RecordSpec
+from grounding.types import WordKind
 
 PROMPT = "the red elephant"
 STEPS = 3

@@ -21,8 +21,8 @@ from grounding.diffusion.tiny import tiny_pipeline
 from grounding.errors import MissingExtraError, ModelError
 from grounding.model_files import is_pipeline
 from grounding.models.load import load
+from grounding.record_spec import RecordSpec
 from grounding.sources import load_source
-from grounding.types import RecordSpec
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
 

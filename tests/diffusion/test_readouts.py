@@ -25,7 +25,8 @@ from grounding.diffusion.registry import PIPELINES
 from grounding.errors import ExpressionError, MethodError, ModelError, RecordingError
 from grounding.joint_spec import Readout, SinkEdit
 from grounding.methods import load_method
-from grounding.types import AttentionMaps, RecordSpec, WordKind
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, WordKind
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
 EXPRESSION = "the red elephant"

@@ -21,7 +21,8 @@ from grounding.diffusion.generation import record_generation
 from grounding.errors import ExpressionError, ModelError, RecordingError
 from grounding.joint_spec import MagnetWords, SinkEdit, TextSinkRule
 from grounding.maps.text_sinks import TextSinks
-from grounding.types import AttentionMaps, RecordSpec, WordKind
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, WordKind
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8))
 EXPRESSION = "the red elephant"

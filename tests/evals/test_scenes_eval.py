@@ -18,10 +18,11 @@ from evals.variants import contrasts, refinements
 from grounding.cli import main
 from grounding.maps.text_sinks import TextSinks
 from grounding.methods import load_method
+from grounding.record_spec import RecordSpec
 from grounding.scenes.drawing import draw_scene
 from grounding.scenes.files import scene_seed
 from grounding.scenes.language import SceneTexts
-from grounding.types import PointPrompts, RecordSpec, Segment
+from grounding.types import PointPrompts, Segment
 
 
 def points(*entries: tuple[float, float, int, float]) -> PointPrompts:

@@ -21,8 +21,8 @@ from grounding.maps.flow import Flow
 from grounding.methods import load_method, parse_method, run_stages, without
 from grounding.models.llava import Llava
 from grounding.models.tiny import tiny_llava
+from grounding.record_spec import RecordSpec
 from grounding.source import Backgrounds
-from grounding.types import RecordSpec
 
 TEXT = "description: d\nsource: s\nstages:\n"
 

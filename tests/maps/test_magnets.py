@@ -12,7 +12,8 @@ from grounding.joint_spec import MagnetWords
 from grounding.maps.combine import Combine
 from grounding.maps.magnets import PRESETS, Magnets
 from grounding.maps.words import StopWords
-from grounding.types import RecordSpec, WordKind
+from grounding.record_spec import RecordSpec
+from grounding.types import WordKind
 
 EXPRESSION = (("the", "stop"), ("red", "content"), ("star", "content"), ("</s>", "special"))
 MAGNETS = (("a", "magnet"), ("</s>", "magnet"), ("pink", "magnet"), ("</s>", "magnet"))

@@ -29,7 +29,8 @@ from grounding.maps.spatial_bias import SpatialBias
 from grounding.maps.text_sinks import TextSinks
 from grounding.maps.words import Rows, StopWords
 from grounding.methods import STAGES
-from grounding.types import AttentionMaps, RecordSpec
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps
 
 EVERY = [
     StopWords(), Rows(last=1), Magnets(), TextSinks(), HeadNoun(), SpatialBias(), Combine(), JoinModels(),

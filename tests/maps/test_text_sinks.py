@@ -9,7 +9,8 @@ from made_text_maps import text_maps, text_words
 from grounding.errors import MethodError
 from grounding.joint_spec import SinkEdit
 from grounding.maps.text_sinks import TextSinks, measure
-from grounding.types import EditedSinks, RecordSpec
+from grounding.record_spec import RecordSpec
+from grounding.types import EditedSinks
 
 WORDS = text_words(("▁", "special"), ("the", "stop"), ("star", "content"), ("left", "spatial"), ("</s>", "special"))
 SINK, OBJECT = 0, 2

@@ -23,7 +23,7 @@ from grounding.models.molmo2 import pooled
 from grounding.models.registry import FAMILIES, UNSUPPORTED, family_class
 from grounding.models.tiny import TINY
 from grounding.models.tiny.llama4 import tiny_llama4
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 
 def picture(width: int, height: int) -> Image.Image:

@@ -13,7 +13,7 @@ from grounding.models.cell_rows import cell_rows
 from grounding.models.llava import Llava
 from grounding.models.qwen_vl import QwenVL
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 SPEC = RecordSpec(features=True, logits=True)
 

@@ -24,11 +24,11 @@ from grounding.models.registry import family_class
 from grounding.models.tiny import TINY, tiny_llava, tiny_qwen2_5_vl
 from grounding.models.tiny.gemma import tiny_gemma3
 from grounding.models.tiny.llava_next import tiny_llava_onevision
+from grounding.record_spec import RecordSpec
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import check_steering
 from grounding.steering.method import Steering
 from grounding.steering.modulation import Renormalise
-from grounding.types import RecordSpec
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:

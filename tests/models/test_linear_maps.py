@@ -18,7 +18,7 @@ from grounding.maps.layers import LayerChoice, LayerMean
 from grounding.methods import load_method, run_stages
 from grounding.models.registry import family_class
 from grounding.models.tiny import TINY
-from grounding.types import RecordSpec
+from grounding.record_spec import RecordSpec
 
 LINEAR = RecordSpec(attention="linear")
 

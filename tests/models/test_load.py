@@ -21,8 +21,8 @@ from grounding.models.maps import record_maps
 from grounding.models.registry import family_class
 from grounding.models.tiny import TINY, tiny_llava
 from grounding.models.tiny.gemma import tiny_paligemma
+from grounding.record_spec import RecordSpec
 from grounding.segmenters.load import weights_of
-from grounding.types import RecordSpec
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8))
 

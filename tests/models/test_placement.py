@@ -15,8 +15,8 @@ from grounding.models.llava import Llava
 from grounding.models.maps import record_maps
 from grounding.models.tiny import tiny_llava
 from grounding.models.tiny.llava import LLAVA_TEMPLATE
+from grounding.record_spec import RecordSpec
 from grounding.text.tiny import byte_tokenizer
-from grounding.types import RecordSpec
 
 SIDE = 4  # cells along each side of a picture
 HALF = ("<image>" * SIDE + "<row>") * (SIDE // 2) + "<tile>"

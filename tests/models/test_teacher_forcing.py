@@ -16,9 +16,10 @@ from grounding.models.llava import Llava
 from grounding.models.qwen_vl import QwenVL
 from grounding.models.teacher_forcing import continued, teacher_forced_maps, tokens_of
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
+from grounding.record_spec import RecordSpec
 from grounding.text.nouns import NounPhrase
 from grounding.text.words import split_words
-from grounding.types import RecordSpec, WordKind
+from grounding.types import WordKind
 
 FAMILIES = {
     "llava": lambda: Llava(*tiny_llava(), name="tiny"),

@@ -14,8 +14,9 @@ from grounding.models.llava import Llava
 from grounding.models.load import load
 from grounding.models.teacher_forcing import tokens_of
 from grounding.models.tiny import tiny_llava
+from grounding.record_spec import RecordSpec
 from grounding.scenes.drawing import SHAPES, draw_scene
-from grounding.types import Heatmap, RecordSpec, WordKind
+from grounding.types import Heatmap, WordKind
 from pipelines.answer_maps import AnswerMaps, MappedAnswer
 from pipelines.answer_page import answer_page, heat_layer
 from pipelines.results import MappedWord

@@ -13,12 +13,12 @@ from grounding.model_files import starter_folder
 from grounding.models.llava import Llava
 from grounding.models.load import load
 from grounding.models.maps import record_maps
+from grounding.record_spec import RecordSpec
 from grounding.scenes.drawing import draw_scene
 from grounding.scenes.language import CELLS, VOCABULARY, SceneTexts
 from grounding.starter.measure import measure
 from grounding.starter.model import IMAGE_SIZE, build_model, build_processor, build_tokenizer
 from grounding.starter.tower import StarterTowerConfig
-from grounding.types import RecordSpec
 
 
 def test_the_same_seed_builds_the_same_weights():

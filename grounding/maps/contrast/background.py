@@ -9,7 +9,8 @@ import numpy as np
 
 from grounding.errors import MethodError
 from grounding.maps.base import Part, Stage, grid_columns
-from grounding.types import AttentionMaps, BackgroundKind, FloatArray, IntArray, RecordSpec, StageReport
+from grounding.record_spec import BackgroundKind, RecordSpec
+from grounding.types import AttentionMaps, FloatArray, IntArray, StageReport
 
 Behind = Literal["prompt"] | BackgroundKind
 

@@ -10,7 +10,8 @@ import numpy as np
 from grounding.errors import MethodError
 from grounding.maps.base import Part, average_layers, image_mass, lost_share, need_layers
 from grounding.maps.contrast.background import BackgroundContrast, Behind
-from grounding.types import AttentionMaps, RecordSpec, StageReport
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, StageReport
 
 
 @dataclass(frozen=True)

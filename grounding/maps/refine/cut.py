@@ -12,7 +12,8 @@ from scipy.sparse.linalg import eigsh
 from grounding.errors import MethodError
 from grounding.maps.base import WORD_TO_IMAGE, Part, Stage
 from grounding.maps.refine.affinity import Float64, cell_likeness
-from grounding.types import AttentionMaps, Direction, RecordSpec, StageReport
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, Direction, StageReport
 
 _DENSE = 1500  # cells up to which all eigenvectors are computed
 

@@ -10,7 +10,8 @@ import numpy as np
 from grounding.errors import MethodError
 from grounding.maps.base import WORD_TO_IMAGE, Part, Stage
 from grounding.maps.refine.affinity import cell_likeness
-from grounding.types import AttentionMaps, Direction, RecordSpec, StageReport
+from grounding.record_spec import RecordSpec
+from grounding.types import AttentionMaps, Direction, StageReport
 
 
 @dataclass(frozen=True)

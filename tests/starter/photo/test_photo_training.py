@@ -15,6 +15,7 @@ from grounding.errors import ExpressionError, OutputError
 from grounding.models.load import load
 from grounding.models.maps import record_maps
 from grounding.photos import read_photos
+from grounding.record_spec import RecordSpec
 from grounding.starter.packing import NO_LABEL, pack
 from grounding.starter.photo import export as export_module
 from grounding.starter.photo.alignment import Alignment, concepts_of
@@ -23,7 +24,6 @@ from grounding.starter.photo.features import cached_levels
 from grounding.starter.photo.model import build_model, build_processor
 from grounding.starter.photo.stages import Album, PhotoReader, looks, talks
 from grounding.starter.training import Schedule, train_stage
-from grounding.types import RecordSpec
 
 CELLS = 16
 

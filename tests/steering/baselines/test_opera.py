@@ -14,13 +14,13 @@ from plain_attention import attending
 from grounding.attention.recorder import record
 from grounding.attention.request import RowRequest
 from grounding.errors import MethodError, RecordingError
+from grounding.record_spec import RecordSpec
 from grounding.steering.base import GenerateOverrides
 from grounding.steering.baselines.opera import OverTrust
 from grounding.steering.baselines.truncation import Truncation
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.steering.method import Steering, load_steering, parse_steering
-from grounding.types import RecordSpec
 
 LENGTH = 16
 EAGER = OverTrust(beams=3, candidates=2, scale=100.0, base=1e-2, early=2, patience=2)

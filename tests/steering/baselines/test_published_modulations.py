@@ -16,11 +16,11 @@ from grounding.attention.request import RowRequest
 from grounding.models.llava import Llava
 from grounding.models.qwen_vl import QwenVL
 from grounding.models.tiny import tiny_llava, tiny_qwen2_5_vl
+from grounding.record_spec import RecordSpec
 from grounding.steering.base import GenerateOverrides
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
 from grounding.steering.method import load_steering, parse_steering
-from grounding.types import RecordSpec
 
 LENGTH = 6
 
