@@ -1,24 +1,26 @@
-"""Measure what recording costs a decode step: plain, and with one row a step kept in three ways.
+"""Measure what recording costs a decode step, with one row a step kept in three ways.
 
-Each run reads the prompt and then makes single steps, whose times are compared; a ratio is the median over rounds of
-the mean step over that of the plain run of the same round. The mean counts the steps in which rows of several steps are
-computed together, as often as they occur.
+A run reads the prompt twice, recorded and plain, and then makes single steps with either cache in turn, so that both
+meet the same load of the machine; a ratio is the median over runs of the mean recorded step over the mean plain one.
+The mean counts the steps in which rows of several steps are computed together, as often as they occur.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import statistics
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextvars import Context, copy_context
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from evals.bench.child import run_child
 
-DecodeWay = Literal["plain", "all_columns", "some_columns", "reduced"]
-DECODE_WAYS: tuple[DecodeWay, ...] = ("plain", "all_columns", "some_columns", "reduced")
+DecodeWay = Literal["all_columns", "some_columns", "reduced"]
+DECODE_WAYS: tuple[DecodeWay, ...] = ("all_columns", "some_columns", "reduced")
 
 _WARM_UP = 4  # first steps of a run, whose times are not counted
 
@@ -48,22 +50,24 @@ class DecodeSize:
     steps: int
 
 
-def measure_decode(size: DecodeSize, rounds: int) -> dict[str, list[float]]:
+def measure_decode(size: DecodeSize, rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Measure decode steps in a child process.
 
     Returns:
-        Way → the mean step of each round in seconds.
+        Way → the mean recorded and the mean plain step of each run in seconds.
 
     Raises:
         GroundingError: the child process failed.
     """
-    found: dict[str, list[float]] = run_child(__name__, {"size": asdict(size), "rounds": rounds}, "decode steps")
+    found: dict[str, list[tuple[float, float]]] = run_child(
+        __name__, {"size": asdict(size), "rounds": rounds}, "decode steps"
+    )
     return found
 
 
-def over_plain(times: dict[str, list[float]], way: DecodeWay) -> float:
-    """Return the median over rounds of a way's step over the plain one's."""
-    return statistics.median(own / plain for own, plain in zip(times[way], times["plain"], strict=True))
+def over_plain(means: list[tuple[float, float]]) -> float:
+    """Return the median over runs of the mean recorded step over the mean plain one."""
+    return statistics.median(recorded / plain for recorded, plain in means)
 
 
 class DecodeRunner:
@@ -93,16 +97,14 @@ class DecodeRunner:
         first_word = len(processor.tokenizer.all_special_ids)
         self.ids = torch.randint(first_word, len(processor.tokenizer), (1, size.length)).to(device)
 
-    def run(self, way: DecodeWay) -> list[float]:
-        """Return the seconds of each counted step."""
+    def run(self, way: DecodeWay) -> tuple[float, float]:
+        """Return the mean seconds of the recorded and of the plain counted steps."""
         import torch
-        from transformers import DynamicCache
 
         from grounding.attention import RowRequest, record
-        from grounding.compat import cache_argument
         from grounding.record_spec import RecordSpec
 
-        size, model = self.size, self.model
+        size = self.size
         keys = None if way == "all_columns" else (tuple(range(size.length - size.columns, size.length)),)
         request = RowRequest(
             ((size.length - 1,),),
@@ -111,30 +113,53 @@ class DecodeRunner:
             decode_steps=size.steps + _WARM_UP,
             spec=RecordSpec(reduce="both" if way == "reduced" else "none"),
         )
+        times: dict[bool, list[float]] = {True: [], False: []}
+        outside = copy_context()
+        with torch.inference_mode():
+            plain_step = self._reader(_sharing_weights(self.model), outside)
+            with record(self.model, request):
+                recorded_step = self._reader(self.model, copy_context())
+                for number in range(_WARM_UP + size.steps):
+                    for recorded in (True, False) if number % 2 else (False, True):
+                        times[recorded].append(recorded_step() if recorded else plain_step())
+        return statistics.fmean(times[True][_WARM_UP:]), statistics.fmean(times[False][_WARM_UP:])
+
+    def _reader(self, model: Any, context: Context) -> Callable[[], float]:
+        """Read the prompt in a context; return a function that makes one step there and returns its seconds."""
+        import torch
+        from transformers import DynamicCache
+
+        from grounding.compat import cache_argument
+
         synchronise = torch.cuda.synchronize if self.ids.device.type == "cuda" else lambda: None
         options: dict[str, Any] = {cache_argument(model): DynamicCache(), "use_cache": True, "logits_to_keep": 1}
-        times = []
-        with torch.inference_mode(), nullcontext() if way == "plain" else record(model, request):
-            model(input_ids=self.ids, **options)
-            for _ in range(_WARM_UP + size.steps):
-                synchronise()
-                start = time.perf_counter()
-                model(input_ids=self.ids[:, :1], **options)
-                synchronise()
-                times.append(time.perf_counter() - start)
-        return times[_WARM_UP:]
+        context.run(model, input_ids=self.ids, **options)
+
+        def step() -> float:
+            synchronise()
+            start = time.perf_counter()
+            context.run(model, input_ids=self.ids[:, :1], **options)
+            synchronise()
+            return time.perf_counter() - start
+
+        return step
 
 
-def alternate(runner: DecodeRunner, rounds: int) -> dict[str, list[float]]:
-    """Run all ways in alternation; return way → the mean step of each round in seconds."""
+def _sharing_weights(model: Any) -> Any:
+    """Copy a model but not its weights: a recording changes the modules of one and not of the other."""
+    return copy.deepcopy(model, {id(weight): weight for weight in (*model.parameters(), *model.buffers())})
+
+
+def repeat(runner: DecodeRunner, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Run each way once a round; return way → the mean recorded and plain step of each run in seconds."""
     runner.run("reduced")  # warm-up: the first run loads kernels
-    times: dict[str, list[float]] = {way: [] for way in DECODE_WAYS}
-    for number in range(rounds):
-        for way in DECODE_WAYS if number % 2 == 0 else DECODE_WAYS[::-1]:
-            times[way].append(statistics.fmean(runner.run(way)))
-    return times
+    means: dict[str, list[tuple[float, float]]] = {way: [] for way in DECODE_WAYS}
+    for _ in range(rounds):
+        for way in DECODE_WAYS:
+            means[way].append(runner.run(way))
+    return means
 
 
 if __name__ == "__main__":
     order = json.loads(sys.argv[1])
-    print(json.dumps(alternate(DecodeRunner(DecodeSize(**order["size"])), order["rounds"])))
+    print(json.dumps(repeat(DecodeRunner(DecodeSize(**order["size"])), order["rounds"])))

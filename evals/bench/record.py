@@ -53,7 +53,7 @@ class BenchSize:
     rows: int = 10
     decode_length: int = 1024
     decode_columns: int = 576
-    decode_steps: int = 32
+    decode_steps: int = 64
 
     def refuse_impossible(self) -> None:
         """Refuse sizes of which there is no model or request.
@@ -93,7 +93,7 @@ class RecordBench:
         plain_seconds: wall-clock of each plain run.
         recorded_seconds: wall-clock of each recorded run.
         eager_seconds: wall-clock of each eager run; fewer, since they are slow.
-        decode_step_seconds: mean decode step of each round, per way of keeping.
+        decode_step_seconds: per way of keeping, the mean recorded and plain step of each round.
         cpu_over_plain: per way, ratio of median processor seconds, which depend less on other load than wall-clock.
         peak_bytes: peak resident size per way.
         loaded_bytes: resident peak before the first run, per way: interpreter, libraries and weights.
@@ -111,7 +111,7 @@ class RecordBench:
     plain_seconds: tuple[float, ...]
     recorded_seconds: tuple[float, ...]
     eager_seconds: tuple[float, ...]
-    decode_step_seconds: dict[str, list[float]] = field(default_factory=dict)
+    decode_step_seconds: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     cpu_over_plain: dict[str, float] = field(default_factory=dict)
     peak_bytes: dict[str, int] = field(default_factory=dict)
     loaded_bytes: dict[str, int] = field(default_factory=dict)
@@ -170,9 +170,9 @@ def measure_record(
     return RecordBench(
         recorded_over_plain_time=_median_ratio(wall["recorded"], wall["plain"]),
         recorded_over_plain_memory=peak["recorded"] / peak["plain"],
-        decode_all_columns_over_plain_time=over_plain(steps, "all_columns"),
-        decode_some_columns_over_plain_time=over_plain(steps, "some_columns"),
-        decode_reduced_over_plain_time=over_plain(steps, "reduced"),
+        decode_all_columns_over_plain_time=over_plain(steps["all_columns"]),
+        decode_some_columns_over_plain_time=over_plain(steps["some_columns"]),
+        decode_reduced_over_plain_time=over_plain(steps["reduced"]),
         eager_over_plain_time=_median_ratio(wall["eager"], wall["plain"]),
         eager_over_plain_memory=peak["eager"] / peak["plain"],
         size=size,

@@ -170,6 +170,17 @@ class RowCollector(Subscriber):
         if self._running and not self._decoding:
             self._statistics.hold_residual(layer, hidden)
 
+    def observe_repeated(self, layer: int, query: Tensor, key: Tensor, options: tuple[object, ...]) -> bool:
+        """Hold a decode step's call that repeats the layer's last one, which has been checked.
+
+        Raises:
+            RecordingError: the cache was changed in place since the last pass.
+        """
+        if layer in self._seen or not self._decoding or not self._deferred.repeat(layer, query, key, options):
+            return False
+        self._seen.add(layer)
+        return True
+
     def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
         """Keep the requested rows of a call, and check one row per layer against the kernel's output.
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
 import torch
@@ -52,6 +53,7 @@ class _Layer:
         key: [B, H/G, W, D] of the newest held step.
         scale: factor on q k^T.
         softcap: logits become softcap * tanh(logit / softcap); None applies no cap.
+        options: of the newest held call; see `AttentionCall.options`.
         first: [B, H, K] logits of the oldest held step as they were then; None where torch counts changes.
         queries: [B, H, 1, D] of each held step.
         masks: additive mask [B or 1, H or 1, 1, K] of each, or None.
@@ -62,6 +64,7 @@ class _Layer:
     key: Tensor
     scale: float
     softcap: float | None
+    options: tuple[object, ...]
     first: Tensor | None
     queries: list[Tensor] = field(default_factory=list)
     masks: list[Tensor | None] = field(default_factory=list)
@@ -125,17 +128,49 @@ class DeferredRows:
             if self._limit < 2:
                 return False
             first = _first_logits(call) if call.key.is_inference() else None
-            held = self._held[layer] = _Layer(call.key, call.scale, call.softcap, first)
+            held = self._held[layer] = _Layer(call.key, call.scale, call.softcap, call.options, first)
         elif held.scale != call.scale or held.softcap != call.softcap:
             return False
         else:
             _refuse_changed(layer, held)
-            held.key = call.key
-        held.queries.append(call.query.detach() if call.query.requires_grad else call.query)
-        held.masks.append(self._mask(call))
+        query = call.query.detach() if call.query.requires_grad else call.query
+        self._hold(held, query, call.key, self._mask(call))
+        held.options = call.options
+        return True
+
+    def repeat(self, layer: int, query: Tensor, key: Tensor, options: tuple[object, ...]) -> bool:
+        """Hold a call of one query without a mask that differs from the layer's last one in nothing but its tensors.
+
+        Args:
+            layer: the decoder layer.
+            query: [B, H, 1, D].
+            key: [B, H/G, K, D].
+            options: the call's; see `AttentionCall.options`.
+
+        Returns:
+            False where no such call is held, so that this one must be described and added.
+
+        Raises:
+            RecordingError: the cache was changed in place since the last pass.
+        """
+        held = self._held.get(layer)
+        if held is None or not options or held.masks[-1] is not None or query.shape != held.queries[0].shape:
+            return False
+        # A tensor has no truth value to compare by; equal numbers of one module are one object.
+        if not all(map(is_, options, held.options)) or query.requires_grad:
+            return False
+        if key.shape[2] != self._length or not self._has(layer, key) or _was_changed(key):
+            return False
+        _refuse_changed(layer, held)
+        self._hold(held, query, key, None)
+        return True
+
+    def _hold(self, held: _Layer, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
+        held.key = key
+        held.queries.append(query)
+        held.masks.append(mask)
         held.steps.append(self._step)
         held.counts.append(self._length)
-        return True
 
     def end_step(self) -> None:
         """Finish if as many steps are held as may be.

@@ -75,6 +75,20 @@ class Subscriber:
     def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
         """Receive a call, edits included, and its output [B, Q, H, Dv]; neither may be modified."""
 
+    def observe_repeated(self, layer: int, query: Tensor, key: Tensor, options: tuple[object, ...]) -> bool:
+        """Receive an unedited call without a mask before it is described; return False to receive it by `observe`.
+
+        A decode step makes so many small calls that describing and checking each would cost a part of the step. A
+        subscriber returns True for a call that differs from the same layer's last one in nothing but its tensors.
+
+        Args:
+            layer: the layer.
+            query: [B, H, Q, D].
+            key: [B, H/G, K, D].
+            options: see `AttentionCall.options`.
+        """
+        return False
+
     def observe_linear(self, layer: int, call: DeltaCall, output: Tensor) -> None:
         """Receive a call of the gated delta rule and its output [B, Q, H, Dv]; neither may be modified."""
 

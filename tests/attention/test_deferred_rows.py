@@ -129,6 +129,39 @@ def test_rows_equal_those_of_single_steps(
         assert_equal(found, at_once(model, asked, lambda: generate(model, 2)))
 
 
+def described(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Record the layers whose calls are described before they are held."""
+    layers: list[int] = []
+    add = DeferredRows.add
+    monkeypatch.setattr(
+        DeferredRows, "add", lambda self, layer, call: (layers.append(layer), add(self, layer, call))[1]
+    )
+    return layers
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_only_the_first_of_equal_calls_is_described(model: Any, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = described(monkeypatch)
+    with MODES[mode](), record(model, request()) as found:
+        generate(model)
+    assert layers == [0, 1, 2] * 2, "the held steps ended once, at the sixteenth"
+    with torch.no_grad():
+        assert_equal(found, at_once(model, request(), lambda: generate(model)))
+
+
+def test_a_call_with_another_option_is_described_anew(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def halve(_: Any) -> None:
+        monkeypatch.setattr(model.model.layers[1].self_attn, "scaling", 8**-0.5 / 2)
+
+    layers = described(monkeypatch)
+    with torch.no_grad():
+        with record(model, request()) as found:
+            stepped(model, halve)()
+        assert layers == [0, 1, 2, 1, 0, 1, 2], "layer 1 differs once, after which the held steps end"
+        monkeypatch.undo()
+        assert_equal(found, at_once(model, request(), stepped(model, halve)))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     half, served = llama(dtype), counted(monkeypatch)
@@ -223,16 +256,14 @@ def test_the_cache_is_free_once_generate_has_ended(model: Any, mode: str) -> Non
 def test_no_former_keys_are_held(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[int] = []
     made: list[Any] = []
-    add = DeferredRows.add
+    hold = DeferredRows._hold
 
-    def watched(self: DeferredRows, layer: int, call: Any) -> bool:
-        made.append(weakref.ref(call.key))
-        held = add(self, layer, call)
-        assert held
+    def watched(self: DeferredRows, held: Any, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
+        made.append(weakref.ref(key))
+        hold(self, held, query, key, mask)
         alive.append(sum(key() is not None for key in made))
-        return held
 
-    monkeypatch.setattr(DeferredRows, "add", watched)
+    monkeypatch.setattr(DeferredRows, "_hold", watched)
     with torch.no_grad(), record(model, request()):
         generate(model)
     assert len(made) > STEPS * 3

@@ -41,7 +41,7 @@ def test_a_small_run_prints_every_number_as_one_object(capsys: pytest.CaptureFix
     assert all(peak[way] >= loaded[way] > 0 for way in ("plain", "recorded", "eager"))
     steps = numbers["decode_step_seconds"]
     for way in ("all_columns", "some_columns", "reduced"):
-        ratios = [own / plain for own, plain in zip(steps[way], steps["plain"], strict=True)]
+        ratios = [recorded / plain for recorded, plain in steps[way]]
         assert numbers[f"decode_{way}_over_plain_time"] == pytest.approx(sum(ratios) / 2)
     assert "torch" in numbers["versions"]
     assert err.splitlines() == ["time, 2 rounds", "memory of recorded", "memory of eager", "decode steps, 2 rounds"]

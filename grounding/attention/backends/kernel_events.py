@@ -22,6 +22,9 @@ FOREIGN = {"cache": "a paged cache", "s_aux": "learned attention sinks in the so
 Of learned sinks uncompiled code sees the logits, and records them; see `AttentionCall.sink_logits`.
 """
 
+OPTIONS = ("is_causal", "scaling", "sliding_window", "softcap", "position_bias", "dropout", *FOREIGN)
+"""All options of a kernel that a call is described by."""
+
 
 def emit(
     name: str,
@@ -58,6 +61,16 @@ def emit(
     wanted = _wanted(module)
     if not wanted:
         return kernel(module, query, key, value, attention_mask, *args, **options)
+    if not any(route.edits for route, _ in wanted):
+        result = kernel(module, query, key, value, attention_mask, *args, **options)
+        if attention_mask is None:
+            given = tuple(map(options.get, OPTIONS))
+            wanted = [(route, i) for route, i in wanted if not route.subscriber.observe_repeated(i, query, key, given)]
+        if wanted:
+            call = _described(module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager")
+            for route, layer in wanted:
+                route.subscriber.observe(layer, call, result[0])
+        return result
     call = _described(module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager")
     for route, layer in wanted:
         if route.edits:
@@ -69,7 +82,7 @@ def emit(
                 "under a flash kernel cannot be edited: call model.set_attn_implementation('eager') first"
             )
         # Flash kernels do not support an additive mask per head; torch's kernel does.
-        result: Any = run_edited(sdpa_kernel() if flash else kernel, module, call, attention_mask, args, options)
+        result = run_edited(sdpa_kernel() if flash else kernel, module, call, attention_mask, args, options)
     else:
         result = kernel(module, query, key, value, attention_mask, *args, **options)
     for route, layer in wanted:
@@ -148,4 +161,5 @@ def _described(
         bias=options.get("position_bias"),
         dropout=float(options.get("dropout") or 0.0),
         sink_logits=sinks.detach().reshape(-1) if isinstance(sinks, Tensor) else None,
+        options=tuple(map(options.get, OPTIONS)),
     )
