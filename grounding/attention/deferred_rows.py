@@ -2,8 +2,9 @@
 
 A cache that grows by copying leaves the keys of a step a prefix of the keys of every later step. Then the queries of
 several steps, held until their end, give all their rows in one product per layer: the keys are read once for all steps,
-and mask, softmax, chosen heads and columns, and means run once for all steps. Held are the queries and the newest keys,
-which the cache holds anyway.
+and mask, softmax, chosen heads and columns, and means run once for all steps. Held are the newest keys, which the cache
+holds anyway, and the queries, copied into one tensor per layer: small tensors between the cache's large ones would
+fragment the memory.
 
 A cache that is cropped, reordered or replaced between two steps gets new tensors; the rows are then computed of the old
 ones. A change in place is refused: by torch's version counter, and where there is none (inference mode) by computing
@@ -54,9 +55,10 @@ class _Layer:
         scale: factor on q k^T.
         softcap: logits become softcap * tanh(logit / softcap); None applies no cap.
         options: of the newest held call; see `AttentionCall.options`.
-        first: [B, H, K] logits of the oldest held step as they were then; None where torch counts changes.
-        queries: [B, H, 1, D] of each held step.
-        masks: additive mask [B or 1, H or 1, 1, K] of each, or None.
+        first: [B, H/G, K] logits of the oldest held step as they were then, of each key head's first query head; None
+            where torch counts changes.
+        queries: [B, H, 1, D] each, `STEPS` parts of one tensor, of which the first n are of the held steps.
+        masks: additive mask [B or 1, H or 1, 1, K] of each held step, or None.
         steps: number of each.
         counts: K of each.
     """
@@ -66,7 +68,7 @@ class _Layer:
     softcap: float | None
     options: tuple[object, ...]
     first: Tensor | None
-    queries: list[Tensor] = field(default_factory=list)
+    queries: tuple[Tensor, ...]
     masks: list[Tensor | None] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
@@ -85,6 +87,7 @@ class DeferredRows:
         self._axes = KeptAxes(request, layers)
         self._keep = keep
         self._held: dict[int, _Layer] = {}
+        self._space: dict[int, tuple[Tensor, ...]] = {}  # for the queries of each layer
         self._limit = STEPS
         self._cached: Sequence[Any] = ()  # layers of the cache
         self._step = self._length = 0
@@ -105,6 +108,8 @@ class DeferredRows:
         self._cached = () if cache is None or offloads else getattr(cache, "layers", ())
         self._step, self._length = step, length
         self._masks.clear()
+        for layer, held in self._held.items():
+            _refuse_changed(layer, held)
         if not all(self._has(layer, held.key) for layer, held in self._held.items()):
             self.finish()
 
@@ -127,14 +132,12 @@ class DeferredRows:
             self._limit = _step_limit(call)
             if self._limit < 2:
                 return False
-            first = _first_logits(call) if call.key.is_inference() else None
-            held = self._held[layer] = _Layer(call.key, call.scale, call.softcap, call.options, first)
+            first = _logits_of_first_heads(call.query, call.key, call.scale) if call.key.is_inference() else None
+            space = self._space_of(layer, call.query)
+            held = self._held[layer] = _Layer(call.key, call.scale, call.softcap, call.options, first, space)
         elif held.scale != call.scale or held.softcap != call.softcap:
             return False
-        else:
-            _refuse_changed(layer, held)
-        query = call.query.detach() if call.query.requires_grad else call.query
-        self._hold(held, query, call.key, self._mask(call))
+        self._hold(held, call.query.detach(), call.key, self._mask(call))
         held.options = call.options
         return True
 
@@ -159,15 +162,23 @@ class DeferredRows:
         # A tensor has no truth value to compare by; equal numbers of one module are one object.
         if not all(map(is_, options, held.options)) or query.requires_grad:
             return False
-        if key.shape[2] != self._length or not self._has(layer, key) or _was_changed(key):
+        # `start` has checked that the layer's cache grows by copy.
+        if key.shape[2] != self._length or self._cached[layer].keys is not key or _was_changed(key):
             return False
-        _refuse_changed(layer, held)
         self._hold(held, query, key, None)
         return True
 
+    def _space_of(self, layer: int, query: Tensor) -> tuple[Tensor, ...]:
+        """Return `STEPS` tensors for the queries of a layer, the same for all its steps."""
+        known = self._space.get(layer)
+        if known is None or not _are_alike(known[0], query):
+            with torch.inference_mode(False):  # so that steps outside that mode can write to them
+                known = self._space[layer] = query.new_empty(STEPS, *query.shape).unbind()
+        return known
+
     def _hold(self, held: _Layer, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
         held.key = key
-        held.queries.append(query)
+        held.queries[len(held.steps)].copy_(query)
         held.masks.append(mask)
         held.steps.append(self._step)
         held.counts.append(self._length)
@@ -266,6 +277,10 @@ def _was_changed(tensor: Tensor) -> bool:
     return not tensor.is_inference() and tensor._version > 0
 
 
+def _are_alike(one: Tensor, other: Tensor) -> bool:
+    return (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
+
+
 def _refuse_changed(layer: int, held: _Layer) -> None:
     if _was_changed(held.key):
         raise RecordingError(_changed(layer))
@@ -287,9 +302,11 @@ def _changed(layer: int) -> str:
     )
 
 
-def _first_logits(call: AttentionCall) -> Tensor:
-    logits = torch.empty(*call.query.shape[:2], call.key_count, dtype=torch.float32, device=call.query.device)
-    write_logits(logits, call.query, call.key, call.scale)
+def _logits_of_first_heads(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Return the logits [B, H/G, K] of the first query head of each key head."""
+    chosen = query[:, :: query.shape[1] // key.shape[1]]
+    logits = torch.empty(*chosen.shape[:2], key.shape[2], dtype=torch.float32, device=query.device)
+    write_logits(logits, chosen, key, scale)
     return logits
 
 
@@ -301,9 +318,10 @@ def _write(out: Tensor, held: Sequence[_Layer]) -> list[Tensor]:
     """
     differences = []
     for logits, one in zip(out, held, strict=True):
-        write_logits(logits, torch.cat(one.queries, dim=2), one.key, one.scale)
+        write_logits(logits, torch.cat(one.queries[: len(one.steps)], dim=2), one.key, one.scale)
         if one.first is not None:
-            difference = (logits[:, :, 0, : one.counts[0]] - one.first).abs_().amax()
+            chosen = logits[:, :: logits.shape[1] // one.first.shape[1], 0, : one.counts[0]]
+            difference = (chosen - one.first).abs_().amax()
             differences.append(difference / one.first.abs().amax().clamp(min=torch.finfo(torch.float32).tiny))
         if one.softcap is not None:
             logits.div_(one.softcap).tanh_().mul_(one.softcap)

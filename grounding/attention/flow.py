@@ -143,6 +143,17 @@ def _span(chosen: Tensor) -> tuple[int, int]:
     return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 0)
 
 
+def _within_range(largest: Tensor) -> bool:
+    """Whether the powers of rows with these largest logits neither overflow nor lose digits as they are.
+
+    To subtract the largest logits first costs a pass over a block. An accelerator would have to wait for the answer.
+    """
+    if largest.device.type != "cpu":
+        return False
+    low, high = torch.aminmax(largest)
+    return float(low) > -20 and float(high) < 60
+
+
 def _heads_at_once(call: AttentionCall) -> int:
     """Return how many key heads a block has: one a thread on a CPU, else all."""
     shared = call.key.shape[1]
@@ -165,7 +176,7 @@ class _Flow:
         self._rows[torch.arange(len(rows), device=rows.device), rows] = 1
         self._sum = torch.zeros_like(self._rows)
         self._scale: Tensor | None = None  # [N] product of all D that stand on F
-        self._buffers: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._buffers: dict[torch.device, Tensor] = {}
 
     def step(self, calls: Sequence[tuple[AttentionCall, _Plan]], element: int) -> None:
         """Go through one layer, given by its calls."""
@@ -244,41 +255,44 @@ class _Flow:
             needed = any(reached[at])
             if mean and not needed:
                 continue
-            weights = self._weights(call, block, element, part, key)  # [heads, R, keys]
+            powers, largest = self._powers(call, block, element, part, key)
+            shares = powers.sum(dim=-1).reciprocal_()  # [heads, R], by which a power becomes a weight
             if not mean:
-                strongest = self._maxima(weights, call, block)
+                strongest = self._maxima(powers, largest, call, block) * shares
                 if plan.real is not None:
                     strongest = strongest * plan.real[block.rows]
                 maxima += strongest.sum(dim=-1)
             if needed:
                 columns = slice(call.key_offset + block.keys.start, call.key_offset + block.keys.stop)
-                products[..., columns] += torch.matmul(self._rows[:, at], weights)
+                products[..., columns] += torch.matmul(self._rows[:, at] * shares[:, None], powers)
 
-    def _maxima(self, weights: Tensor, call: AttentionCall, block: _Block) -> Tensor:
-        """Return the largest weight [heads, R] of every row, over all keys or over image keys."""
+    def _maxima(self, powers: Tensor, largest: Tensor, call: AttentionCall, block: _Block) -> Tensor:
+        """Return the largest power [heads, R] of every row, over all keys or over image keys."""
         if self._rule.head_weights == "max_all":
-            return weights.amax(dim=-1)
+            return largest
         assert self._image is not None, "max_image needs the image's positions"
-        local = self._image.to(weights.device) - (call.key_offset + block.keys.start)
+        local = self._image.to(powers.device) - (call.key_offset + block.keys.start)
         local = local[(local >= 0) & (local < size_of(block.keys))]
-        return weights.index_select(-1, local).amax(dim=-1) if len(local) else weights.new_zeros(weights.shape[:2])
+        return powers.index_select(-1, local).amax(dim=-1) if len(local) else torch.zeros_like(largest)
 
-    def _weights(self, call: AttentionCall, block: _Block, element: int, part: slice, key: Tensor) -> Tensor:
-        """Return the softmax [heads, R, keys] of a block, in a buffer that the next one overwrites."""
+    def _powers(
+        self, call: AttentionCall, block: _Block, element: int, part: slice, key: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return powers [heads, R, keys] that are proportional to each row's weights, and their maxima [heads, R].
+
+        A softmax makes more passes over a block. The powers are in a buffer that the next block overwrites.
+        """
         group = call.head_count // call.key.shape[1]
         heads = slice(part.start * group, part.stop * group)
         query = call.query[element, heads, block.rows].float()  # [heads, R, D]
         count, rows, width = query.shape
         keys = size_of(block.keys)
-        logits, weights = (buffer[: count * rows * keys] for buffer in self._space(call, count))
-        logits, weights = logits.view(count, rows, keys), weights.view(count, rows, keys)
+        logits = self._space(call, count)[: count * rows * keys].view(count, rows, keys)
         grouped = logits.view(size_of(part), group * rows, keys)
         shared = key[:, block.keys].transpose(1, 2)
         torch.baddbmm(grouped, query.reshape(size_of(part), -1, width), shared, beta=0, alpha=call.scale, out=grouped)
         if call.softcap is not None:
             logits.div_(call.softcap).tanh_().mul_(call.softcap)
-        if call.bias is None and block.masked is None:
-            return torch.softmax(logits, dim=-1, out=weights)
         index = torch.arange(block.rows.start, block.rows.stop, device=logits.device)
         if call.bias is not None:
             bias = pick_rows(call.bias, element, index, call.key_count)[0, :, :, block.keys].float()
@@ -288,12 +302,16 @@ class _Flow:
             mask = mask_rows(call.keys(hull), index, element)
             if mask is not None:
                 logits[..., block.masked] += mask[0] if mask.shape[1] == 1 else mask[0, heads]
-        return torch.softmax(logits, dim=-1, out=weights)
+        largest = logits.amax(dim=-1, keepdim=True)
+        if not _within_range(largest):
+            logits.sub_(largest)
+            largest.zero_()
+        return logits.exp_(), largest[..., 0].exp_()
 
-    def _space(self, call: AttentionCall, heads: int) -> tuple[Tensor, Tensor]:
-        """Return two flat buffers that hold a block of a call."""
+    def _space(self, call: AttentionCall, heads: int) -> Tensor:
+        """Return a flat buffer that holds a block of a call."""
         device, size = call.query.device, heads * _rows_of_block(call) * call.key_count
         known = self._buffers.get(device)
-        if known is None or known[0].numel() < size:
-            known = self._buffers[device] = (torch.empty(size, device=device), torch.empty(size, device=device))
+        if known is None or known.numel() < size:
+            known = self._buffers[device] = torch.empty(size, device=device)
         return known
