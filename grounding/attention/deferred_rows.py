@@ -7,9 +7,7 @@ holds anyway, and the queries, copied into one tensor per layer: small tensors b
 fragment the memory.
 
 A cache that is cropped, reordered or replaced between two steps gets new tensors; the rows are then computed of the old
-ones. A change in place is refused: by torch's version counter, and where there is none (inference mode) by computing
-the logits of the oldest held step of each layer twice, as it is read and at the end, which shows a change of any key
-that it saw.
+ones. A change in place is refused; see `grounding.attention.held_steps`.
 
 Shape letters as in `grounding.attention.rows`; l layers of one batch of rows, n held steps, W keys of the newest step.
 """
@@ -18,20 +16,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from grounding.attention.call import AttentionCall
+from grounding.attention.held_steps import HeldSteps, refuse_differing, was_changed
+from grounding.attention.kept_axes import KeptAxes
 from grounding.attention.request import RowRequest
-from grounding.attention.rows import WORKING_BYTES, mask_rows, softmax_, write_logits
-from grounding.attention.token_rows import KeptAxes
+from grounding.attention.rows import WORKING_BYTES, mask_rows, softmax_
 from grounding.compat import grows_by_copy
-from grounding.errors import RecordingError
-from grounding.numerics import overflow
 
 STEPS = 16
 """Largest number of steps whose rows are computed together (our choice): more gain little."""
@@ -39,39 +34,8 @@ STEPS = 16
 CACHED_BYTES = 2 << 20
 """Bytes of logits and weights computed at once on a CPU, so that they stay in its cache (our choice)."""
 
-LOGIT_TOLERANCE = 2e-3
-"""Largest difference of logits computed twice, over the largest logit: the rounding of TF32 (our choice)."""
-
 Keep = Callable[[int, Sequence[int], int, Tensor], None]
 """Receives the step, the layers, the batch element and their rows [l, H, 1, C]; reduced axes are 1."""
-
-
-@dataclass
-class _Layer:
-    """Hold what the rows of one layer need.
-
-    Attributes:
-        key: [B, H/G, W, D] of the newest held step.
-        scale: factor on q k^T.
-        softcap: logits become softcap * tanh(logit / softcap); None applies no cap.
-        options: of the newest held call; see `AttentionCall.options`.
-        first: [B, H/G, K] logits of the oldest held step as they were then, of each key head's first query head; None
-            where torch counts changes.
-        queries: [B, H, 1, D] each, `STEPS` parts of one tensor, of which the first n are of the held steps.
-        masks: additive mask [B or 1, H or 1, 1, K] of each held step, or None.
-        steps: number of each.
-        counts: K of each.
-    """
-
-    key: Tensor
-    scale: float
-    softcap: float | None
-    options: tuple[object, ...]
-    first: Tensor | None
-    queries: tuple[Tensor, ...]
-    masks: list[Tensor | None] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
 
 
 class DeferredRows:
@@ -86,7 +50,8 @@ class DeferredRows:
     def __init__(self, request: RowRequest, layers: int, keep: Keep) -> None:
         self._axes = KeptAxes(request, layers)
         self._keep = keep
-        self._held: dict[int, _Layer] = {}
+        self._held: dict[int, HeldSteps] = {}
+        self._computed: _Rows | None = None
         self._space: dict[int, tuple[Tensor, ...]] = {}  # for the queries of each layer
         self._limit = STEPS
         self._cached: Sequence[Any] = ()  # layers of the cache
@@ -109,7 +74,7 @@ class DeferredRows:
         self._step, self._length = step, length
         self._masks.clear()
         for layer, held in self._held.items():
-            _refuse_changed(layer, held)
+            held.refuse_changed(layer)
         if not all(self._has(layer, held.key) for layer, held in self._held.items()):
             self.finish()
 
@@ -119,26 +84,21 @@ class DeferredRows:
         Args:
             layer: the decoder layer.
             call: its call.
-
-        Raises:
-            RecordingError: the cache was changed in place since the last pass.
         """
         if call.edits or call.bias is not None or call.sink_logits is not None or call.key_count != self._length:
             return False
-        if not self._has(layer, call.key) or _was_changed(call.key):
+        if not self._has(layer, call.key) or was_changed(call.key):
             return False
         held = self._held.get(layer)
         if held is None:
             self._limit = _step_limit(call)
             if self._limit < 2:
                 return False
-            first = _logits_of_first_heads(call.query, call.key, call.scale) if call.key.is_inference() else None
-            space = self._space_of(layer, call.query)
-            held = self._held[layer] = _Layer(call.key, call.scale, call.softcap, call.options, first, space)
+            held = self._held[layer] = HeldSteps.of(call, self._space_of(layer, call.query))
         elif held.scale != call.scale or held.softcap != call.softcap:
             return False
-        self._hold(held, call.query.detach(), call.key, self._mask(call))
         held.options = call.options
+        self._hold(layer, held, call.query.detach(), call.key, self._mask(call))
         return True
 
     def repeat(self, layer: int, query: Tensor, key: Tensor, options: tuple[object, ...]) -> bool:
@@ -152,36 +112,15 @@ class DeferredRows:
 
         Returns:
             False where no such call is held, so that this one must be described and added.
-
-        Raises:
-            RecordingError: the cache was changed in place since the last pass.
         """
         held = self._held.get(layer)
-        if held is None or not options or held.masks[-1] is not None or query.shape != held.queries[0].shape:
-            return False
-        # A tensor has no truth value to compare by; equal numbers of one module are one object.
-        if not all(map(is_, options, held.options)) or query.requires_grad:
+        if held is None or not held.repeats(query, options):
             return False
         # `start` has checked that the layer's cache grows by copy.
-        if key.shape[2] != self._length or self._cached[layer].keys is not key or _was_changed(key):
+        if key.shape[2] != self._length or self._cached[layer].keys is not key or was_changed(key):
             return False
-        self._hold(held, query, key, None)
+        self._hold(layer, held, query, key, None)
         return True
-
-    def _space_of(self, layer: int, query: Tensor) -> tuple[Tensor, ...]:
-        """Return `STEPS` tensors for the queries of a layer, the same for all its steps."""
-        known = self._space.get(layer)
-        if known is None or not _are_alike(known[0], query):
-            with torch.inference_mode(False):  # so that steps outside that mode can write to them
-                known = self._space[layer] = query.new_empty(STEPS, *query.shape).unbind()
-        return known
-
-    def _hold(self, held: _Layer, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
-        held.key = key
-        held.queries[len(held.steps)].copy_(query)
-        held.masks.append(mask)
-        held.steps.append(self._step)
-        held.counts.append(self._length)
 
     def end_step(self) -> None:
         """Finish if as many steps are held as may be.
@@ -201,51 +140,41 @@ class DeferredRows:
             ModelError: logits are not finite.
         """
         held, self._held = self._held, {}
-        alike: dict[tuple[object, ...], dict[int, _Layer]] = {}
+        finished, self._computed = ([] if self._computed is None else [self._computed]), None
+        alike: dict[tuple[object, ...], dict[int, HeldSteps]] = {}
         for layer, one in held.items():
-            _refuse_changed(layer, one)
-            alike.setdefault((one.key.device, one.key.is_inference(), *one.steps, *one.key.shape), {})[layer] = one
+            one.refuse_changed(layer)
+            if not one.is_computed:
+                name = (one.key.device, one.key.is_inference(), *one.steps, *one.key.shape)
+                alike.setdefault(name, {})[layer] = one
         for layers in alike.values():
-            inference = next(iter(layers.values())).key.is_inference()
+            first = next(iter(layers.values()))
             # The block may end outside the mode in which the model ran.
-            with torch.inference_mode() if inference else torch.no_grad():
-                self._finish(layers)
+            with torch.inference_mode() if first.key.is_inference() else torch.no_grad():
+                rows = _Rows(self._axes, first, len(layers))
+                rows.add(layers)
+            finished.append(rows)
+        for rows in finished:
+            rows.pass_on(self._keep)
 
-    def _finish(self, held: dict[int, _Layer]) -> None:
-        """Compute the rows of layers with equal steps and shapes on one device."""
-        layers, ones, first = tuple(held), list(held.values()), next(iter(held.values()))
-        device = first.key.device
-        batch, heads = first.queries[0].shape[:2]
-        size = (batch, heads, len(first.steps), first.key.shape[2])
-        later = _later(first.counts, device)
-        at_once = max(1, (CACHED_BYTES if device.type == "cpu" else WORKING_BYTES) // (8 * math.prod(size)))
-        at_once = min(at_once, len(ones))
-        # Both tensors are written again for every part: new memory costs more than the arithmetic.
-        values = torch.empty(at_once, *size, dtype=torch.float32, device=device)
-        weights = torch.empty(len(ones) if self._axes.keeps_all else at_once, *size, device=device)
-        parts: list[list[Tensor]] = []
-        differences: list[Tensor] = []
-        for start in range(0, len(ones), at_once):
-            part = ones[start : start + at_once]
-            logits = values[: len(part)]
-            differences += _write(logits, part)
-            logits[..., first.counts[0] :] += later
-            target = weights[start : start + len(part)] if self._axes.keeps_all else weights[: len(part)]
-            softmax_(logits, target)
-            if not self._axes.keeps_all:
-                parts.append(self._axes(target))
-        if differences:
-            _refuse_differing(layers, first.key.dtype, torch.stack(differences).tolist())
-        for element in range(batch):
-            rows = weights[:, element] if self._axes.keeps_all else self._joined([part[element] for part in parts])
-            for index, (step, count) in enumerate(zip(first.steps, first.counts, strict=True)):
-                self._keep(step, layers, element, rows[:, :, index : index + 1, :count])
+    def _hold(self, layer: int, held: HeldSteps, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
+        held.add(self._step, query, key, mask)
+        if len(held.steps) == self._limit and key.device.type == "cpu":
+            # The kernel has just read the keys, so they are in the processor's cache.
+            with torch.no_grad():
+                if self._computed is None:
+                    self._computed = _Rows(self._axes, held, len(self._held))
+                held.is_computed = self._computed.takes(held)
+                if held.is_computed:
+                    self._computed.add({layer: held})
 
-    def _joined(self, parts: list[Tensor]) -> Tensor:
-        """Join [l, H, n, C] of parts of the layers."""
-        if len(parts) == 1:
-            return parts[0]
-        return torch.cat(parts).sum(dim=0, keepdim=True) if self._axes.reduces_layers else torch.cat(parts)
+    def _space_of(self, layer: int, query: Tensor) -> tuple[Tensor, ...]:
+        """Return `STEPS` tensors for the queries of a layer, the same for all its steps."""
+        known = self._space.get(layer)
+        if known is None or not _are_alike(known[0], query):
+            with torch.inference_mode(False):  # so that steps outside that mode can write to them
+                known = self._space[layer] = query.new_empty(STEPS, *query.shape).unbind()
+        return known
 
     def _has(self, layer: int, key: Tensor) -> bool:
         """Whether the cache holds this very tensor, and will leave it as it is when it grows."""
@@ -266,73 +195,73 @@ class DeferredRows:
         return self._masks[name][1]
 
 
+class _Rows:
+    """The rows of layers that hold the same steps.
+
+    Args:
+        axes: what of them is kept.
+        held: one of the layers.
+        layers: largest number of layers.
+    """
+
+    def __init__(self, axes: KeptAxes, held: HeldSteps, layers: int) -> None:
+        self._axes = axes
+        self._capacity = layers
+        self._steps, self._counts, self._size = tuple(held.steps), tuple(held.counts), held.size
+        self._dtype, device = held.key.dtype, held.key.device
+        batch, heads, steps, width = held.size
+        if axes.keeps_all:
+            self._weights = torch.empty(layers, *held.size, dtype=torch.float32, device=device)
+            self._kept = list(self._weights.unbind(1))
+        else:
+            self._kept = axes.space((layers, batch, heads, steps, width), device)
+        self._layers: list[int] = []
+        self._differences: list[Tensor] = []
+
+    def takes(self, held: HeldSteps) -> bool:
+        """Whether a layer holds these steps, and there is space for it."""
+        alike = tuple(held.steps) == self._steps and held.size == self._size
+        return alike and held.key.device == self._kept[0].device and len(self._layers) < self._capacity
+
+    def add(self, held: dict[int, HeldSteps]) -> None:
+        """Compute the rows of layers with the same steps."""
+        ones, device = list(held.values()), self._kept[0].device
+        bytes_ = CACHED_BYTES if device.type == "cpu" else WORKING_BYTES
+        at_once = min(max(1, bytes_ // (8 * math.prod(self._size))), len(ones))
+        # Both tensors are written again for every part: new memory costs more than the arithmetic.
+        values = torch.empty(at_once, *self._size, dtype=torch.float32, device=device)
+        space = None if self._axes.keeps_all else torch.empty_like(values)
+        for start in range(0, len(ones), at_once):
+            part = ones[start : start + at_once]
+            logits = values[: len(part)]
+            differences = [one.write_logits(own) for one, own in zip(part, logits, strict=True)]
+            self._differences += [difference for difference in differences if difference is not None]
+            slots = slice(len(self._layers) + start, len(self._layers) + start + len(part))
+            if space is None:
+                softmax_(logits, self._weights[slots])
+            else:
+                self._axes.write(self._kept, slots, softmax_(logits, space[: len(part)]))
+        self._layers += held
+
+    def pass_on(self, keep: Keep) -> None:
+        """Pass on the rows of every step and batch element.
+
+        Raises:
+            RecordingError: the cache was changed in place.
+            ModelError: logits are not finite.
+        """
+        if self._differences:
+            refuse_differing(self._layers, self._dtype, torch.stack(self._differences).tolist())
+        for element, kept in enumerate(self._kept):
+            for index, (step, count) in enumerate(zip(self._steps, self._counts, strict=True)):
+                keep(step, self._layers, element, kept[: len(self._layers), :, index : index + 1, :count])
+
+
 def _step_limit(call: AttentionCall) -> int:
     """Return how many steps of a layer fit `WORKING_BYTES` as logits and weights; at most `STEPS`."""
     each = call.query[..., 0].numel() * (call.key_count + STEPS) * 4 * 2
     return min(STEPS, WORKING_BYTES // each)
 
 
-def _was_changed(tensor: Tensor) -> bool:
-    """Whether a tensor was changed in place since it was made; False in inference mode, where torch does not count."""
-    return not tensor.is_inference() and tensor._version > 0
-
-
 def _are_alike(one: Tensor, other: Tensor) -> bool:
     return (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
-
-
-def _refuse_changed(layer: int, held: _Layer) -> None:
-    if _was_changed(held.key):
-        raise RecordingError(_changed(layer))
-
-
-def _refuse_differing(layers: Sequence[int], dtype: torch.dtype, differences: Sequence[float]) -> None:
-    for layer, difference in zip(layers, differences, strict=True):
-        if not math.isfinite(difference):
-            raise overflow(f"the attention of layer {layer}", dtype)
-        if difference > LOGIT_TOLERANCE:
-            raise RecordingError(_changed(layer))
-
-
-def _changed(layer: int) -> str:
-    return (
-        f"the keys of layer {layer} were changed in place in the cache between decode steps, whose rows are computed "
-        "several at a time: put new tensors into the cache in place of writing into its own, or record with on_step, "
-        "for which every row is computed at once"
-    )
-
-
-def _logits_of_first_heads(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """Return the logits [B, H/G, K] of the first query head of each key head."""
-    chosen = query[:, :: query.shape[1] // key.shape[1]]
-    logits = torch.empty(*chosen.shape[:2], key.shape[2], dtype=torch.float32, device=query.device)
-    write_logits(logits, chosen, key, scale)
-    return logits
-
-
-def _write(out: Tensor, held: Sequence[_Layer]) -> list[Tensor]:
-    """Write the masked logits [l, B, H, n, W] of layers with equal steps.
-
-    Returns:
-        Per layer with `first`, the largest difference from it over its largest value, as a scalar tensor.
-    """
-    differences = []
-    for logits, one in zip(out, held, strict=True):
-        write_logits(logits, torch.cat(one.queries[: len(one.steps)], dim=2), one.key, one.scale)
-        if one.first is not None:
-            chosen = logits[:, :: logits.shape[1] // one.first.shape[1], 0, : one.counts[0]]
-            difference = (chosen - one.first).abs_().amax()
-            differences.append(difference / one.first.abs().amax().clamp(min=torch.finfo(torch.float32).tiny))
-        if one.softcap is not None:
-            logits.div_(one.softcap).tanh_().mul_(one.softcap)
-        for index, (mask, count) in enumerate(zip(one.masks, one.counts, strict=True)):
-            if mask is not None:
-                logits[:, :, index, :count] += mask[:, :, 0]
-    return differences
-
-
-def _later(counts: list[int], device: torch.device) -> Tensor:
-    """Return [n, W - K] with minus infinity at the keys that came after each step, of those after the oldest's K."""
-    keys = torch.arange(counts[0], counts[-1])
-    hidden = keys >= torch.tensor(counts)[:, None]
-    return torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf).to(device)

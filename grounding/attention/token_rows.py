@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from grounding.attention.call import AttentionCall
+from grounding.attention.kept_axes import KeptAxes
 from grounding.attention.request import RowRequest
 from grounding.attention.rows import (
     WORKING_BYTES,
-    as_index,
     combined_edit,
     mask_rows,
     pick_rows,
@@ -83,70 +83,6 @@ class TokenRows:
         weights = logits.weights()[..., None, : self._length]  # [l, B, H, 1, W]
         for element, rows in enumerate(self._axes(weights)):
             self._keep(tuple(logits.layers), element, rows)
-
-
-class KeptAxes:
-    """Select the chosen heads and columns of rows of generated tokens, and average as requested.
-
-    Args:
-        request: what to record.
-        layers: number of recorded layers.
-    """
-
-    def __init__(self, request: RowRequest, layers: int) -> None:
-        self._request = request
-        self._layers = layers
-        self._indices: dict[torch.device, tuple[list[Tensor | slice] | None, Tensor | None]] = {}
-
-    @property
-    def reduces_layers(self) -> bool:
-        """Whether the layer axis is averaged."""
-        return self._request.reduces_layers
-
-    @property
-    def keeps_all(self) -> bool:
-        """Whether rows are kept as they are."""
-        request = self._request
-        return request.keys is None and request.spec.heads is None and request.spec.reduce == "none"
-
-    def __call__(self, weights: Tensor) -> list[Tensor]:
-        """Reduce rows of some layers.
-
-        Args:
-            weights: [l, B, H, n, W] rows of n steps.
-
-        Returns:
-            Per batch element [l, H, n, C], reduced axes 1. A mean over layers weighs each layer by 1 over `layers`.
-        """
-        columns, heads = self._chosen(weights.device)
-        if heads is not None:
-            weights = weights.index_select(2, heads)
-        if self._request.reduces_heads:
-            weights = weights.mean(dim=2, keepdim=True)
-        if self._request.reduces_layers:
-            weights = weights.sum(dim=0, keepdim=True) / self._layers
-        elements = weights.unbind(1)
-        if columns is None:
-            return [rows.contiguous() for rows in elements]
-        return [
-            rows[..., own].clone() if isinstance(own, slice) else rows.index_select(-1, own)
-            for rows, own in zip(elements, columns, strict=True)
-        ]
-
-    def _chosen(self, device: torch.device) -> tuple[list[Tensor | slice] | None, Tensor | None]:
-        """Return the columns of each element, a range as a slice, and the heads; copied to `device` once."""
-        known = self._indices.get(device)
-        if known is None:
-            keys, heads = self._request.keys, self._request.spec.heads
-            columns = None if keys is None else [_columns(own, device) for own in keys]
-            known = self._indices[device] = (columns, None if heads is None else as_index(heads, device))
-        return known
-
-
-def _columns(keys: tuple[int, ...], device: torch.device) -> Tensor | slice:
-    """Return an index of columns; a slice, which is copied faster, where they follow one another."""
-    first = keys[0] if keys else 0
-    return slice(first, first + len(keys)) if keys == tuple(range(first, first + len(keys))) else as_index(keys, device)
 
 
 class _Logits:

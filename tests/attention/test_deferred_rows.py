@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from grounding.attention import Recording, RowRequest, deferred_rows, record
+from grounding.attention import Recording, RowRequest, deferred_rows, held_steps, record
 from grounding.attention.deferred_rows import STEPS, DeferredRows
+from grounding.attention.held_steps import HeldSteps
 from grounding.errors import BudgetError, ModelError, RecordingError
 from grounding.record_spec import RecordSpec
 
@@ -92,9 +93,9 @@ def assert_equal(found: Recording, expected: list[list[Tensor]], **tolerance: fl
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Record how many steps each product serves."""
     served: list[int] = []
-    write = deferred_rows.write_logits
+    write = held_steps.write_logits
     monkeypatch.setattr(
-        deferred_rows,
+        held_steps,
         "write_logits",
         lambda out, query, key, scale: (served.append(query.shape[2]), write(out, query, key, scale)),
     )
@@ -256,14 +257,14 @@ def test_the_cache_is_free_once_generate_has_ended(model: Any, mode: str) -> Non
 def test_no_former_keys_are_held(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[int] = []
     made: list[Any] = []
-    hold = DeferredRows._hold
+    add = HeldSteps.add
 
-    def watched(self: DeferredRows, held: Any, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
+    def watched(self: HeldSteps, step: int, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
         made.append(weakref.ref(key))
-        hold(self, held, query, key, mask)
+        add(self, step, query, key, mask)
         alive.append(sum(key() is not None for key in made))
 
-    monkeypatch.setattr(DeferredRows, "_hold", watched)
+    monkeypatch.setattr(HeldSteps, "add", watched)
     with torch.no_grad(), record(model, request()):
         generate(model)
     assert len(made) > STEPS * 3

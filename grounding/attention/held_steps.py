@@ -1,0 +1,159 @@
+"""Hold what the rows of several decode steps of one layer need, and write their logits.
+
+A change of the held keys in place is refused: by torch's version counter, and where there is none (inference mode) by
+computing logits of the oldest held step twice, as it is read and at the end, which shows a change of any key that it
+saw.
+
+Shape letters as in `grounding.attention.rows`; n held steps, W keys of the newest step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import is_
+
+import torch
+from torch import Tensor
+
+from grounding.attention.call import AttentionCall
+from grounding.attention.rows import write_logits
+from grounding.errors import RecordingError
+from grounding.numerics import overflow
+
+LOGIT_TOLERANCE = 2e-3
+"""Largest difference of logits computed twice, over the largest logit: the rounding of TF32 (our choice)."""
+
+
+@dataclass
+class HeldSteps:
+    """Hold the steps of one layer.
+
+    Attributes:
+        key: [B, H/G, W, D] of the newest held step.
+        scale: factor on q k^T.
+        softcap: logits become softcap * tanh(logit / softcap); None applies no cap.
+        options: of the newest held call; see `AttentionCall.options`.
+        first: [B, H/G, K] logits of the oldest held step as they were then, of each key head's first query head; None
+            where torch counts changes.
+        queries: [B, H, 1, D] each, parts of one tensor, of which the first n are of the held steps.
+        masks: additive mask [B or 1, H or 1, 1, K] of each held step, or None.
+        steps: number of each.
+        counts: K of each.
+        is_computed: whether the rows of all held steps have been computed.
+    """
+
+    key: Tensor
+    scale: float
+    softcap: float | None
+    options: tuple[object, ...]
+    first: Tensor | None
+    queries: tuple[Tensor, ...]
+    masks: list[Tensor | None] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    is_computed: bool = False
+
+    @classmethod
+    def of(cls, call: AttentionCall, space: tuple[Tensor, ...]) -> HeldSteps:
+        """Begin with a call, which is yet to be added; `space` takes the queries."""
+        first = _logits_of_first_heads(call) if call.key.is_inference() else None
+        return cls(call.key, call.scale, call.softcap, call.options, first, space)
+
+    @property
+    def size(self) -> tuple[int, int, int, int]:
+        """B, H, n, W."""
+        batch, heads = self.queries[0].shape[:2]
+        return batch, heads, len(self.steps), self.key.shape[2]
+
+    def repeats(self, query: Tensor, options: tuple[object, ...]) -> bool:
+        """Whether a call without a mask differs from the newest in nothing but its tensors."""
+        if not options or self.masks[-1] is not None or query.shape != self.queries[0].shape or query.requires_grad:
+            return False
+        # A tensor has no truth value to compare by; equal numbers of one module are one object.
+        return all(map(is_, options, self.options))
+
+    def add(self, step: int, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
+        """Add a step; see the attributes."""
+        self.key = key
+        self.queries[len(self.steps)].copy_(query)
+        self.masks.append(mask)
+        self.steps.append(step)
+        self.counts.append(key.shape[2])
+
+    def refuse_changed(self, layer: int) -> None:
+        """Refuse keys of which torch has counted a change.
+
+        Raises:
+            RecordingError: there was one.
+        """
+        if was_changed(self.key):
+            raise RecordingError(_changed(layer))
+
+    def write_logits(self, out: Tensor) -> Tensor | None:
+        """Write the masked logits [B, H, n, W]; a key that came after a step has minus infinity.
+
+        Returns:
+            The largest difference from `first` over its largest value, as a scalar tensor; None without `first`.
+        """
+        write_logits(out, torch.cat(self.queries[: len(self.steps)], dim=2), self.key, self.scale)
+        difference = None
+        if self.first is not None:
+            same = out[:, :: out.shape[1] // self.first.shape[1], 0, : self.counts[0]]
+            largest = self.first.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
+            difference = (same - self.first).abs_().amax() / largest
+        if self.softcap is not None:
+            out.div_(self.softcap).tanh_().mul_(self.softcap)
+        for index, (mask, count) in enumerate(zip(self.masks, self.counts, strict=True)):
+            if mask is not None:
+                out[:, :, index, :count] += mask[:, :, 0]
+        out[..., self.counts[0] :] += later_keys(self.counts, out.device)
+        return difference
+
+
+def later_keys(counts: Sequence[int], device: torch.device) -> Tensor:
+    """Return [n, W - K] with minus infinity at the keys that came after each step, of those after the oldest's K."""
+    keys = torch.arange(counts[0], counts[-1])
+    hidden = keys >= torch.tensor(counts)[:, None]
+    return torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf).to(device)
+
+
+def was_changed(tensor: Tensor) -> bool:
+    """Whether a tensor was changed in place since it was made; False in inference mode, where torch does not count."""
+    return not tensor.is_inference() and tensor._version > 0
+
+
+def refuse_differing(layers: Sequence[int], dtype: torch.dtype, differences: Sequence[float]) -> None:
+    """Refuse layers whose logits, computed twice, differ by more than rounding.
+
+    Args:
+        layers: the layers.
+        dtype: of their keys.
+        differences: of each, as `HeldSteps.write_logits` returns it.
+
+    Raises:
+        RecordingError: a layer's keys were changed in place.
+        ModelError: a layer's logits are not finite.
+    """
+    for layer, difference in zip(layers, differences, strict=True):
+        if not math.isfinite(difference):
+            raise overflow(f"the attention of layer {layer}", dtype)
+        if difference > LOGIT_TOLERANCE:
+            raise RecordingError(_changed(layer))
+
+
+def _changed(layer: int) -> str:
+    return (
+        f"the keys of layer {layer} were changed in place in the cache between decode steps, whose rows are computed "
+        "several at a time: put new tensors into the cache in place of writing into its own, or record with on_step, "
+        "for which every row is computed at once"
+    )
+
+
+def _logits_of_first_heads(call: AttentionCall) -> Tensor:
+    """Return the logits [B, H/G, K] of the first query head of each key head."""
+    chosen = call.query[:, :: call.query.shape[1] // call.key.shape[1]]
+    logits = torch.empty(*chosen.shape[:2], call.key_count, dtype=torch.float32, device=chosen.device)
+    write_logits(logits, chosen, call.key, call.scale)
+    return logits
