@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from grounding.attention.call import AttentionCall
-from grounding.attention.held_steps import HeldSteps, refuse_differing, was_changed
+from grounding.attention.held_steps import HeldSteps, later_keys, refuse_differing, was_changed
 from grounding.attention.kept_axes import KeptAxes
 from grounding.attention.request import RowRequest
 from grounding.attention.rows import WORKING_BYTES, mask_rows, softmax_
@@ -215,6 +215,7 @@ class _Rows:
             self._kept = list(self._weights.unbind(1))
         else:
             self._kept = axes.space((layers, batch, heads, steps, width), device)
+        self._later = later_keys(held.counts, device)
         self._layers: list[int] = []
         self._differences: list[Tensor] = []
 
@@ -234,7 +235,7 @@ class _Rows:
         for start in range(0, len(ones), at_once):
             part = ones[start : start + at_once]
             logits = values[: len(part)]
-            differences = [one.write_logits(own) for one, own in zip(part, logits, strict=True)]
+            differences = [one.write_logits(own, self._later) for one, own in zip(part, logits, strict=True)]
             self._differences += [difference for difference in differences if difference is not None]
             slots = slice(len(self._layers) + start, len(self._layers) + start + len(part))
             if space is None:

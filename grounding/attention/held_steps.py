@@ -91,8 +91,12 @@ class HeldSteps:
         if was_changed(self.key):
             raise RecordingError(_changed(layer))
 
-    def write_logits(self, out: Tensor) -> Tensor | None:
+    def write_logits(self, out: Tensor, later: Tensor) -> Tensor | None:
         """Write the masked logits [B, H, n, W]; a key that came after a step has minus infinity.
+
+        Args:
+            out: [B, H, n, W] float32, overwritten.
+            later: of these steps, as `later_keys` makes it.
 
         Returns:
             The largest difference from `first` over its largest value, as a scalar tensor; None without `first`.
@@ -108,7 +112,7 @@ class HeldSteps:
         for index, (mask, count) in enumerate(zip(self.masks, self.counts, strict=True)):
             if mask is not None:
                 out[:, :, index, :count] += mask[:, :, 0]
-        out[..., self.counts[0] :] += later_keys(self.counts, out.device)
+        out[..., self.counts[0] :] += later
         return difference
 
 
