@@ -1,0 +1,119 @@
+"""One grid of cells as probing sees it, and the box that it covers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from grounding.layout import ImageGrid
+from grounding.models.probing.cells import ProbedCell, Rows
+from grounding.types import FloatArray, IntArray
+
+SNAP = 0.25  # of a cell: an edge nearer than this to the picture's border is the border
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A grid of which a part shows the picture.
+
+    Attributes:
+        block: the rows of cells that show it.
+        positions: [rows, columns] positions of all cells, those of padding included.
+        above: rows of padding above the block.
+        left: columns of padding left of it.
+    """
+
+    block: Rows
+    positions: IntArray  # [rows, columns]
+    above: int = 0
+    left: int = 0
+
+    @classmethod
+    def of(cls, block: Rows) -> View:
+        """The view of a block without padding."""
+        return cls(block, np.array([[cell.position for cell in row] for row in block], np.int64))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.positions.shape[0], self.positions.shape[1]
+
+    def lines(self, axis: int) -> list[tuple[ProbedCell, ...]]:
+        """The block's columns (axis 0) or rows (1)."""
+        return [tuple(row) for row in self.block] if axis else list(zip(*self.block, strict=True))
+
+    def padding(self, axis: int) -> tuple[int, int]:
+        """Columns (axis 0) or rows (1) of padding before and behind the block."""
+        before = self.above if axis else self.left
+        return before, self.shape[1 - axis] - before - len(self.lines(axis))
+
+
+def grid_of(view: View, views: Sequence[View], size: tuple[int, int]) -> ImageGrid:
+    """The grid of a view.
+
+    Args:
+        view: one of `views`.
+        views: all views of the picture.
+        size: (width, height) of the picture in pixels.
+    """
+    (x0, x1), (y0, y1) = (_edges(view, views, axis, size[axis]) for axis in (0, 1))
+    return ImageGrid(view.positions.reshape(-1), view.shape, (x0, y0, x1, y1))
+
+
+def _edges(view: View, views: Sequence[View], axis: int, border: int) -> tuple[float, float]:
+    """The two edges of a view along an axis."""
+    start, length = _fitted(view, axis)
+    before, behind = view.padding(axis)
+    count = len(view.lines(axis))
+    if not _sure(view, axis):
+        middle, seen = start + count * length / 2, length
+        length = _likely_length(view, views, axis, seen)
+        # A picture lies in the middle of padding on both sides, and else at one border.
+        if count == 1 and not (before and behind):
+            start = start if behind else start + seen - length
+        else:
+            start = middle - count * length / 2
+    end = start + count * length
+    if not before and abs(start) < SNAP * length:
+        start = 0.0
+    if not behind and abs(end - border) < SNAP * length:
+        end = float(border)
+    return start - before * length, end + behind * length
+
+
+def _fitted(view: View, axis: int) -> tuple[float, float]:
+    """(start, length) of equal cells along an axis, from where neighbours meet.
+
+    The first and last cells may reach over the picture's border, so that less is seen of them.
+    """
+    lines = view.lines(axis)
+    low: FloatArray = np.array([np.median([cell.low[axis] for cell in line]) for line in lines])
+    high: FloatArray = np.array([np.median([cell.high[axis] for cell in line]) for line in lines])
+    inner = (high[:-1] + low[1:]) / 2  # what resampling adds to both sides falls out
+    if len(inner) > 1:
+        length = float(np.median([(b - a) / (j - i) for (i, a), (j, b) in combinations(enumerate(inner), 2)]))
+        return float(np.median(inner - np.arange(1, len(lines)) * length)), length
+    if len(inner) == 1:
+        length = float(max(inner[0] - low[0], high[1] - inner[0]))
+        return float(inner[0]) - length, length
+    return float(low[0]), float(high[0] - low[0])
+
+
+def _sure(view: View, axis: int) -> bool:
+    """Whether two whole cells are seen along an axis, whatever the first and the last show."""
+    return not any(view.padding(axis)) or len(view.lines(axis)) > 3
+
+
+def _likely_length(view: View, views: Sequence[View], axis: int, seen: float) -> float:
+    """The length of a cell of which `seen` pixels are seen: that of a tile like it, else that of a square cell.
+
+    A processor that pads keeps the picture's aspect, so that its cells are squares.
+    """
+    alike = [_fitted(one, axis)[1] for one in views if one.shape == view.shape and _sure(one, axis)]
+    longer = [length for length in alike if length > (1 - SNAP) * seen]
+    if longer:
+        return max(min(longer), seen)
+    return max(_fitted(view, 1 - axis)[1], seen) if _sure(view, 1 - axis) else seen
