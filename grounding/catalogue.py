@@ -1,4 +1,4 @@
-"""The families of models that are known here, and what tests verify of each.
+"""The families of models that are known here, what tests verify of each, and the model types that are refused.
 
 What is verified is what tests run on a tiny random model of the real class. The tests are named; a test of this module
 holds that they exist and run over every family that claims them.
@@ -86,6 +86,38 @@ def catalogue() -> list[Family]:
         tests = dict(DIFFUSION_TESTS) if PIPELINES.is_own(name) else {}
         rows.append(Family(name, "diffusion", name, (_JOINT[PIPELINES.get(name).attention],), tests))
     return rows
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A model type that is refused.
+
+    Attributes:
+        name: the model type.
+        model_class: its class in the installed transformers; None where it has none.
+        reason: why it cannot be used here.
+    """
+
+    name: str
+    model_class: str | None
+    reason: str
+
+
+def refusals() -> list[Refusal]:
+    """The vision-language model types that are refused; not those for which another distribution has a family."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as CLASSES
+
+    from grounding.models.registry import FAMILIES, UNSUPPORTED
+
+    return [Refusal(name, CLASSES.get(name), UNSUPPORTED[name]) for name in sorted(UNSUPPORTED) if name not in FAMILIES]
+
+
+def refusal_table(rows: list[Refusal]) -> str:
+    """The refused model types as a table in Markdown."""
+    lines = ["| refused type | class | reason |", "|---|---|---|"]
+    for row in rows:
+        lines.append(f"| `{row.name}` | {f'`{row.model_class}`' if row.model_class else ''} | {row.reason} |")
+    return "\n".join(lines)
 
 
 def matrix(rows: list[Family]) -> str:

@@ -11,10 +11,19 @@ from types import ModuleType
 import pytest
 from command_mentions import ROOT
 
-from grounding.catalogue import COMPILED, DIFFUSION_TESTS, MODEL_TESTS, attention_kinds, catalogue, matrix
+from grounding.catalogue import (
+    COMPILED,
+    DIFFUSION_TESTS,
+    MODEL_TESTS,
+    attention_kinds,
+    catalogue,
+    matrix,
+    refusal_table,
+    refusals,
+)
 from grounding.cli import main
 from grounding.diffusion.registry import PIPELINES
-from grounding.models.registry import FAMILIES
+from grounding.models.registry import FAMILIES, UNSUPPORTED
 from grounding.models.tiny import TINY
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -73,6 +82,22 @@ def test_the_command_lists_every_family(capsys: pytest.CaptureFixture[str]) -> N
     assert rows["WanPipeline"]["attention"] == ["cross"]
 
 
+def test_the_command_lists_every_refused_type_with_its_reason(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["models", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["refused"]}
+    assert {name: row["reason"] for name, row in rows.items()} == dict(sorted(UNSUPPORTED.items()))
+    assert rows["blip-2"]["model_class"] == "Blip2ForConditionalGeneration"
+    assert rows["kimi_vl"]["model_class"] is None
+    assert main(["models"]) == 0
+    families, _, refused = capsys.readouterr().out.partition("\n\n")
+    assert families == matrix(catalogue())
+    assert refused.rstrip("\n") == refusal_table(refusals())
+    monkeypatch.setattr(FAMILIES, "_outside", {"florence2": []}, raising=False)  # another package has a family
+    assert "florence2" not in {row.name for row in refusals()}
+
+
 def test_a_family_of_another_package_is_not_called_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FAMILIES, "_builtin", {name: to for name, to in FAMILIES._builtin.items() if name != "llava"})
     monkeypatch.setattr(FAMILIES, "_outside", {"llava": []}, raising=False)
@@ -86,6 +111,8 @@ def test_the_readme_holds_the_table() -> None:
         pytest.skip("the installed transformers lacks some of the classes")
     shown = README.partition("<!-- grounding models -->\n")[2].partition("\n<!-- end of grounding models -->")[0]
     assert shown == matrix(rows)
+    shown = README.partition("<!-- refused models -->\n")[2].partition("\n<!-- end of refused models -->")[0]
+    assert shown == refusal_table(refusals())
 
 
 def test_kinds_of_attention_are_read_from_the_config() -> None:

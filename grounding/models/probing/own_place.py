@@ -51,8 +51,8 @@ class OwnPlace(TorchFunctionMode):
 def own_window(weight: Tensor, stride: Any = 1, padding: Any = 0, **others: Any) -> Tensor:
     """A convolution's kernel with zeros where its windows overlap.
 
-    A window of `k` pixels at stride `s` keeps `s` of them, from the first that lies in the picture where the convolution
-    pads, else around the window's middle.
+    A window of `k` pixels at stride `s` keeps `s` of them: from the first that lies in the picture where the
+    convolution pads, else around the window's middle.
 
     Args:
         weight: [..., height, width] the kernel.

@@ -1,8 +1,8 @@
 """Add the cells of padding to what a picture shows of a grid.
 
 A processor that keeps a picture's aspect pads it to a square, a canvas of tiles or whole cells. No part of the picture
-moves the tokens of the padding, but noise on the padding does (`Movement.seen`). Their number before, between and behind
-the rows that are seen says how wide the grid is and where in it the picture lies.
+moves the tokens of the padding, but noise on the padding does (`Movement.seen`). Their number before, between and
+behind the rows that are seen says how wide the grid is and where in it the picture lies.
 """
 
 from __future__ import annotations
