@@ -15,6 +15,7 @@ class AyaVision(InternVL):
     """
 
     model_types = ("aya_vision",)
+    clip_reader_class = None
 
     @property
     def image_token_id(self) -> int:
@@ -35,6 +36,7 @@ class Cohere2Vision(InternVL):
     """
 
     model_types = ("cohere2_vision",)
+    clip_reader_class = None
 
     @property
     def cells_per_view(self) -> int:

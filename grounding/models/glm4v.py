@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from grounding.models.qwen_vl import QwenVL
+from grounding.models.clips import ClipReader
+from grounding.models.qwen_vl import QwenClips, QwenVL
+
+
+class Glm4VClips(QwenClips):
+    """Clips of GLM-4V: each step of two frames has the tokens of a picture, and its time stands behind it."""
+
+    frames_are_pictures = True
+    template_options: ClassVar[Mapping[str, Any]] = {"enable_thinking": False}
 
 
 class Glm4V(QwenVL):
@@ -17,4 +25,5 @@ class Glm4V(QwenVL):
     """
 
     model_types = ("glm4v", "glm4v_moe", "glm46v")
+    clip_reader_class: ClassVar[type[ClipReader]] = Glm4VClips
     template_options: ClassVar[Mapping[str, Any]] = {"enable_thinking": False}

@@ -48,7 +48,7 @@ FAMILIES: Registry[VLM] = Registry(
         "qwen3_5_moe": "grounding.models.qwen_vl:Qwen35",
         "qwen3_vl": "grounding.models.qwen_vl:QwenVL",
         "qwen3_vl_moe": "grounding.models.qwen_vl:QwenVL",
-        "smolvlm": "grounding.models.idefics3:Idefics3",
+        "smolvlm": "grounding.models.idefics3:SmolVLM",
     },
     base="grounding.models.base:VLM",
     error=ModelError,
