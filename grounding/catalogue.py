@@ -60,6 +60,8 @@ class Family:
         model_class: the class of transformers or diffusers; None where the installed version has none.
         attention: kinds of attention that the class has by default.
         verified: per property the tests that verify it; a property without tests is missing.
+        prompt: what a vision-language model is asked for an expression, where neither the checkpoint nor a method says
+            otherwise; None of a diffusion pipeline, and of another distribution's family, which is not imported here.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Family:
     model_class: str | None
     attention: tuple[str, ...]
     verified: Mapping[Property, tuple[str, ...]]
+    prompt: str | None = None
 
 
 def catalogue() -> list[Family]:
@@ -74,6 +77,7 @@ def catalogue() -> list[Family]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as CLASSES
 
     from grounding.diffusion.registry import PIPELINES
+    from grounding.models.base import DEFAULT_PROMPT
     from grounding.models.registry import FAMILIES
 
     rows = []
@@ -81,7 +85,8 @@ def catalogue() -> list[Family]:
         tests = dict(MODEL_TESTS) if FAMILIES.is_own(name) else {}
         if name in COMPILED:
             tests["compiled"] = COMPILED[name]
-        rows.append(Family(name, "vision-language", CLASSES.get(name), _model_attention(name), tests))
+        prompt = FAMILIES.get(name).family_words.prompt or DEFAULT_PROMPT if FAMILIES.is_own(name) else None
+        rows.append(Family(name, "vision-language", CLASSES.get(name), _model_attention(name), tests, prompt))
     for name in PIPELINES:
         tests = dict(DIFFUSION_TESTS) if PIPELINES.is_own(name) else {}
         rows.append(Family(name, "diffusion", name, (_JOINT[PIPELINES.get(name).attention],), tests))

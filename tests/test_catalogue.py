@@ -78,6 +78,9 @@ def test_the_command_lists_every_family(capsys: pytest.CaptureFixture[str]) -> N
     assert rows["llava"]["verified"]["recording"] == list(MODEL_TESTS["recording"])
     assert "compiled" in rows["llava"]["verified"]
     assert rows["llava"]["attention"] == ["full"]
+    assert rows["llava"]["prompt"] == "Where is {expression}?"
+    assert rows["molmo2"]["prompt"] == "Point to {expression}."
+    assert rows["WanPipeline"]["prompt"] is None
     assert "compiled" not in rows["WanPipeline"]["verified"]
     assert rows["WanPipeline"]["attention"] == ["cross"]
 

@@ -15,7 +15,7 @@ class ModelsCommand:
     refused, with the reason. Any other model without a family is loaded with `--family probe`.
 
     Attributes:
-        json: print one JSON object on stdout, with the names of the tests.
+        json: print one JSON object on stdout, with the names of the tests and what each family is asked.
     """
 
     json: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from grounding.models.internvl import InternVL
+from grounding.models.own_words import OwnWords
 
 
 class AyaVision(InternVL):
@@ -16,6 +17,7 @@ class AyaVision(InternVL):
 
     model_types = ("aya_vision",)
     clip_reader_class = None
+    family_words = OwnWords()
 
     @property
     def image_token_id(self) -> int:
@@ -37,6 +39,7 @@ class Cohere2Vision(InternVL):
 
     model_types = ("cohere2_vision",)
     clip_reader_class = None
+    family_words = OwnWords()
 
     @property
     def cells_per_view(self) -> int:

@@ -11,6 +11,7 @@ from grounding.layout import ImageGrid
 from grounding.models.base import VLM
 from grounding.models.clips import ClipReader, SquareFrames
 from grounding.models.geometry import square_grids, tile_boxes, whole
+from grounding.models.own_words import REGION, OwnWords
 from grounding.models.picture import Picture
 from grounding.types import IntArray
 
@@ -36,6 +37,7 @@ class InternVL(VLM):
 
     model_types: ClassVar[tuple[str, ...]] = ("internvl",)
     clip_reader_class: ClassVar[type[ClipReader] | None] = InternVLClips
+    family_words: ClassVar[OwnWords] = OwnWords(prompt=REGION)
 
     @property
     def cells_per_view(self) -> int:

@@ -13,6 +13,7 @@ from grounding.layout import ImageGrid
 from grounding.models.base import VLM
 from grounding.models.clips import ClipReader
 from grounding.models.geometry import whole
+from grounding.models.own_words import OwnWords
 from grounding.models.picture import Picture
 from grounding.types import IntArray
 
@@ -57,15 +58,22 @@ class Qwen35Clips(QwenClips):
 
 
 class QwenVL(VLM):
-    """Qwen2-VL, Qwen2.5-VL, Qwen3-VL and its mixture of experts.
+    """Qwen2.5-VL, Qwen3-VL and its mixture of experts.
 
     `smart_resize` rounds both sides to whole merged patches within a budget of pixels and does not crop, so the grid
     covers the whole picture. Cells are square up to that rounding. `<|vision_start|>` and `<|vision_end|>` around the
     image tokens are written by the chat template and count as its text. Qwen3-VL adds features of inner layers of its
     tower to the image tokens in the first decoder layers (deepstack), which changes no position.
+
+    Notes:
+        The question for an expression is that of Qwen2.5-VL's cookbook (github.com/QwenLM/Qwen2.5-VL,
+        cookbooks/spatial_understanding.ipynb).
     """
 
-    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+    family_words: ClassVar[OwnWords] = OwnWords(
+        prompt="Locate {expression}, output its bbox coordinates using JSON format."
+    )
     clip_reader_class: ClassVar[type[ClipReader]] = QwenClips
 
     # Patches run through the tower in the order of its windows, and the merger's rows are in that order too, so
@@ -93,6 +101,13 @@ class QwenVL(VLM):
         return (ImageGrid(positions, (rows, columns), whole(picture.size)),)
 
 
+class Qwen2VL(QwenVL):
+    """Qwen2-VL, which reads pictures as its successors do and is asked the common question."""
+
+    model_types = ("qwen2_vl",)
+    family_words = OwnWords()
+
+
 class Qwen35(QwenVL):
     """Qwen3.5 and 3.6 and their mixtures of experts.
 
@@ -102,6 +117,7 @@ class Qwen35(QwenVL):
     """
 
     model_types = ("qwen3_5", "qwen3_5_moe")
+    family_words = OwnWords()
     clip_reader_class = Qwen35Clips
     template_options: ClassVar[Mapping[str, Any]] = {"enable_thinking": False}
 

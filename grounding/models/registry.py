@@ -43,7 +43,7 @@ FAMILIES: Registry[VLM] = Registry(
         "ovis2": "grounding.models.ovis2:Ovis2",
         "paligemma": "grounding.models.paligemma:PaliGemma",
         "qwen2_5_vl": "grounding.models.qwen_vl:QwenVL",
-        "qwen2_vl": "grounding.models.qwen_vl:QwenVL",
+        "qwen2_vl": "grounding.models.qwen_vl:Qwen2VL",
         "qwen3_5": "grounding.models.qwen_vl:Qwen35",
         "qwen3_5_moe": "grounding.models.qwen_vl:Qwen35",
         "qwen3_vl": "grounding.models.qwen_vl:QwenVL",
