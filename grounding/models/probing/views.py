@@ -65,18 +65,12 @@ def grid_of(view: View, views: Sequence[View], size: tuple[int, int]) -> ImageGr
 
 def _edges(view: View, views: Sequence[View], axis: int, border: int) -> tuple[float, float]:
     """The two edges of a view along an axis."""
-    start, length = _fitted(view, axis)
-    before, behind = view.padding(axis)
-    count = len(view.lines(axis))
+    length = _length(view, axis)
     if not _sure(view, axis):
-        middle, seen = start + count * length / 2, length
-        length = _likely_length(view, views, axis, seen)
-        # A picture lies in the middle of padding on both sides, and else at one border.
-        if count == 1 and not (before and behind):
-            start = start if behind else start + seen - length
-        else:
-            start = middle - count * length / 2
-    end = start + count * length
+        length = _likely_length(view, views, axis, length)
+    before, behind = view.padding(axis)
+    start = _start(view, axis, length)
+    end = start + len(view.lines(axis)) * length
     if not before and abs(start) < SNAP * length:
         start = 0.0
     if not behind and abs(end - border) < SNAP * length:
@@ -84,22 +78,36 @@ def _edges(view: View, views: Sequence[View], axis: int, border: int) -> tuple[f
     return start - before * length, end + behind * length
 
 
-def _fitted(view: View, axis: int) -> tuple[float, float]:
-    """(start, length) of equal cells along an axis, from where neighbours meet.
+def _seen(view: View, axis: int) -> tuple[FloatArray, FloatArray]:
+    """(low, high) of each line of cells along an axis, roughly.
 
     The first and last cells may reach over the picture's border, so that less is seen of them.
     """
     lines = view.lines(axis)
     low: FloatArray = np.array([np.median([cell.low[axis] for cell in line]) for line in lines])
     high: FloatArray = np.array([np.median([cell.high[axis] for cell in line]) for line in lines])
+    return low, high
+
+
+def _length(view: View, axis: int) -> float:
+    """The length of equal cells along an axis, from where neighbours meet."""
+    low, high = _seen(view, axis)
     inner = (high[:-1] + low[1:]) / 2  # what resampling adds to both sides falls out
     if len(inner) > 1:
-        length = float(np.median([(b - a) / (j - i) for (i, a), (j, b) in combinations(enumerate(inner), 2)]))
-        return float(np.median(inner - np.arange(1, len(lines)) * length)), length
-    if len(inner) == 1:
-        length = float(max(inner[0] - low[0], high[1] - inner[0]))
-        return float(inner[0]) - length, length
-    return float(low[0]), float(high[0] - low[0])
+        return float(np.median([(b - a) / (j - i) for (i, a), (j, b) in combinations(enumerate(inner), 2)]))
+    return float(max(inner[0] - low[0], high[1] - inner[0]) if len(inner) else high[0] - low[0])
+
+
+def _start(view: View, axis: int, length: float) -> float:
+    """Where the first line of cells of some length starts."""
+    low, high = _seen(view, axis)
+    inner = (high[:-1] + low[1:]) / 2
+    if len(inner):
+        return float(np.median(inner - np.arange(1, len(low)) * length))
+    before, behind = view.padding(axis)
+    # A picture lies in the middle of padding on both sides, and else at one border.
+    beyond = float(length - (high[0] - low[0]))
+    return float(low[0]) - (beyond / 2 if before and behind else beyond if before else 0.0)
 
 
 def _sure(view: View, axis: int) -> bool:
@@ -112,8 +120,8 @@ def _likely_length(view: View, views: Sequence[View], axis: int, seen: float) ->
 
     A processor that pads keeps the picture's aspect, so that its cells are squares.
     """
-    alike = [_fitted(one, axis)[1] for one in views if one.shape == view.shape and _sure(one, axis)]
+    alike = [_length(one, axis) for one in views if one.shape == view.shape and _sure(one, axis)]
     longer = [length for length in alike if length > (1 - SNAP) * seen]
     if longer:
         return max(min(longer), seen)
-    return max(_fitted(view, 1 - axis)[1], seen) if _sure(view, 1 - axis) else seen
+    return max(_length(view, 1 - axis), seen) if _sure(view, 1 - axis) else seen
