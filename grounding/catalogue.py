@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Property = Literal["recording", "steering", "geometry", "compiled"]
+Property = Literal["recording", "steering", "geometry", "compiled", "clips"]
 PROPERTIES: tuple[Property, ...] = ("recording", "steering", "geometry", "compiled")
+"""Columns of the table; `clips` stands in the JSON alone."""
 
 _FAMILY = "tests/contract/test_family.py"
 _COMPILED, _DIFFUSION = "tests/attention/test_compiled.py", "tests/diffusion/test_diffusion_families.py"
@@ -36,6 +37,11 @@ COMPILED: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """Tests of compiled code by model type. Other types run the same way and are not tested."""
+CLIP_TESTS = (
+    "tests/contract/test_clips.py::test_rows_equal_eager_attention_in_a_left_padded_batch",
+    "tests/contract/test_clips.py::test_a_bright_patch_moves_the_cells_that_cover_it_in_time_and_space",
+)
+"""Tests that run over every model type of this project that reads clips."""
 DIFFUSION_TESTS: Mapping[Property, tuple[str, ...]] = {
     "recording": (
         f"{_DIFFUSION}::test_maps_equal_a_softmax_written_out",
@@ -85,7 +91,12 @@ def catalogue() -> list[Family]:
         tests = dict(MODEL_TESTS) if FAMILIES.is_own(name) else {}
         if name in COMPILED:
             tests["compiled"] = COMPILED[name]
-        prompt = FAMILIES.get(name).family_words.prompt or DEFAULT_PROMPT if FAMILIES.is_own(name) else None
+        prompt = None
+        if FAMILIES.is_own(name):
+            family = FAMILIES.get(name)
+            prompt = family.family_words.prompt or DEFAULT_PROMPT
+            if getattr(family, "clip_reader_class", None) is not None:
+                tests["clips"] = CLIP_TESTS
         rows.append(Family(name, "vision-language", CLASSES.get(name), _model_attention(name), tests, prompt))
     for name in PIPELINES:
         tests = dict(DIFFUSION_TESTS) if PIPELINES.is_own(name) else {}

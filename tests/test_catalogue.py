@@ -12,6 +12,7 @@ import pytest
 from command_mentions import ROOT
 
 from grounding.catalogue import (
+    CLIP_TESTS,
     COMPILED,
     DIFFUSION_TESTS,
     MODEL_TESTS,
@@ -50,6 +51,15 @@ def test_every_model_type_runs_the_tests_that_are_named(monkeypatch: pytest.Monk
         assert {name.partition("/")[0] for name in module.FAMILIES} >= {
             name for name in FAMILIES if FAMILIES.is_own(name)
         }
+
+
+def test_the_types_that_read_clips_run_the_tests_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    able = [row.name for row in catalogue() if "clips" in row.verified]
+    assert {"qwen3_vl", "llava_onevision"} <= set(able)
+    for test in CLIP_TESTS:
+        module = module_of(test, monkeypatch)
+        assert "name" in inspect.signature(getattr(module, test.partition("::")[2])).parameters
+        assert able == module.READERS
 
 
 def test_every_pipeline_runs_the_tests_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
