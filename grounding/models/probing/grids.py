@@ -17,7 +17,7 @@ from grounding.layout import ImageGrid
 from grounding.models.probing.cells import ProbedCell, Row, Rows
 from grounding.models.probing.movement import STILL, Movement, band_edges
 from grounding.models.probing.padding import padded_views
-from grounding.models.probing.views import View, grid_of
+from grounding.models.probing.views import ProbedView, grid_of
 from grounding.types import FloatArray, IntArray
 
 IGNORED = (0.15, 0.65)
@@ -179,16 +179,16 @@ def _lines(cells: Sequence[ProbedCell], axis: int) -> list[int]:
     return [int(one) for one in numbers]
 
 
-def _equal_views(views: Sequence[View]) -> list[View]:
+def _equal_views(views: Sequence[ProbedView]) -> list[ProbedView]:
     """Split tiles that stand one below another, where another view of as many columns says how many rows one has."""
-    split: list[View] = []
+    split: list[ProbedView] = []
     shapes = {view.shape for view in views}
     for view in views:
         (count, columns), block = view.shape, view.block
         rows = min((r for r, c in shapes if c == columns and r < count), default=count)
         joined = len(block) > 1 and _gap(block[0], block[1]) == 1
         if rows < count == len(block) and columns == len(block[0]) and joined and count % rows == 0:
-            split += [View.of(block[start : start + rows]) for start in range(0, count, rows)]
+            split += [ProbedView.of(block[start : start + rows]) for start in range(0, count, rows)]
         else:
             split.append(view)
     return split

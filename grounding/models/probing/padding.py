@@ -14,10 +14,10 @@ from itertools import pairwise
 import numpy as np
 
 from grounding.models.probing.cells import Rows
-from grounding.models.probing.views import View
+from grounding.models.probing.views import ProbedView
 
 
-def padded_views(blocks: Sequence[Rows], padding: frozenset[int]) -> list[View]:
+def padded_views(blocks: Sequence[Rows], padding: frozenset[int]) -> list[ProbedView]:
     """The grids with their cells of padding.
 
     Args:
@@ -39,7 +39,7 @@ def padded_views(blocks: Sequence[Rows], padding: frozenset[int]) -> list[View]:
     return [views[at] for at in range(len(blocks))]
 
 
-def _grown(block: Rows, padding: frozenset[int]) -> View:
+def _grown(block: Rows, padding: frozenset[int]) -> ProbedView:
     """The view of a block of several rows."""
     between = {position for one, other in pairwise(block) for position in _between(one[-1].position, other[0].position)}
     if between <= padding and _ascend(block):
@@ -47,43 +47,43 @@ def _grown(block: Rows, padding: frozenset[int]) -> View:
     return _in_rows(block, padding)
 
 
-def _grown_row(block: Rows, padding: frozenset[int], shapes: Sequence[tuple[int, int]]) -> View:
+def _grown_row(block: Rows, padding: frozenset[int], shapes: Sequence[tuple[int, int]]) -> ProbedView:
     """The view of one row of cells."""
     first, last = block[0][0].position, block[0][-1].position
     before, behind = _run(first, -1, padding), _run(last, 1, padding)
     count, side = before + len(block[0]) + behind, math.isqrt(before + len(block[0]) + behind)
     if not before and not behind:
-        return View.of(block)
+        return ProbedView.of(block)
     for _, width in [shape for shape in shapes if shape[0] * shape[1] == count] or [(side, side)] * (side**2 == count):
         return _in_line(block, width, padding)
-    return View.of(block)
+    return ProbedView.of(block)
 
 
-def _in_line(block: Rows, width: int, padding: frozenset[int]) -> View:
+def _in_line(block: Rows, width: int, padding: frozenset[int]) -> ProbedView:
     """A grid of `width` columns with no token between its cells."""
     before, behind = _run(block[0][0].position, -1, padding), _run(block[-1][-1].position, 1, padding)
     above, left = divmod(before, width)
     right = width - len(block[0]) - left
     below, rest = divmod(behind - right, width)
     if right < 0 or behind < right or rest:
-        return View.of(block)
+        return ProbedView.of(block)
     rows = above + len(block) + below
     start = block[0][0].position - before
-    return View(block, start + np.arange(rows * width).reshape(rows, width), above, left)
+    return ProbedView(block, start + np.arange(rows * width).reshape(rows, width), above, left)
 
 
-def _in_rows(block: Rows, padding: frozenset[int]) -> View:
+def _in_rows(block: Rows, padding: frozenset[int]) -> ProbedView:
     """A grid with other tokens between its rows, the same number of them each time."""
     left = min(_run(row[0].position, -1, padding) for row in block)
     right = min(_run(row[-1].position, 1, padding) for row in block)
     step = block[1][0].position - block[0][0].position
     line = block[0][0].position - left + np.arange(left + len(block[0]) + right)
     if step <= len(line) - 1 or not _ascend(block):  # columns first
-        return View.of(block)
+        return ProbedView.of(block)
     above = _lines(line, -step, padding)
     below = _lines(line + (len(block) - 1) * step, step, padding)
     rows = np.arange(-above, len(block) + below)
-    return View(block, line + step * rows[:, None], above, left)
+    return ProbedView(block, line + step * rows[:, None], above, left)
 
 
 def _ascend(block: Rows) -> bool:

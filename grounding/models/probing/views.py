@@ -16,7 +16,7 @@ SNAP = 0.25  # of a cell: an edge nearer than this to the picture's border is th
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class ProbedView:
     """A grid of which a part shows the picture.
 
     Attributes:
@@ -32,7 +32,7 @@ class View:
     left: int = 0
 
     @classmethod
-    def of(cls, block: Rows) -> View:
+    def of(cls, block: Rows) -> ProbedView:
         """The view of a block without padding."""
         return cls(block, np.array([[cell.position for cell in row] for row in block], np.int64))
 
@@ -51,7 +51,7 @@ class View:
         return before, self.shape[1 - axis] - before - len(self.lines(axis))
 
 
-def grid_of(view: View, views: Sequence[View], size: tuple[int, int]) -> ImageGrid:
+def grid_of(view: ProbedView, views: Sequence[ProbedView], size: tuple[int, int]) -> ImageGrid:
     """The grid of a view.
 
     Args:
@@ -63,7 +63,7 @@ def grid_of(view: View, views: Sequence[View], size: tuple[int, int]) -> ImageGr
     return ImageGrid(view.positions.reshape(-1), view.shape, (x0, y0, x1, y1))
 
 
-def _edges(view: View, views: Sequence[View], axis: int, border: int) -> tuple[float, float]:
+def _edges(view: ProbedView, views: Sequence[ProbedView], axis: int, border: int) -> tuple[float, float]:
     """The two edges of a view along an axis."""
     length = _length(view, axis)
     if not _sure(view, axis):
@@ -78,7 +78,7 @@ def _edges(view: View, views: Sequence[View], axis: int, border: int) -> tuple[f
     return start - before * length, end + behind * length
 
 
-def _seen(view: View, axis: int) -> tuple[FloatArray, FloatArray]:
+def _seen(view: ProbedView, axis: int) -> tuple[FloatArray, FloatArray]:
     """(low, high) of each line of cells along an axis, roughly.
 
     The first and last cells may reach over the picture's border, so that less is seen of them.
@@ -89,7 +89,7 @@ def _seen(view: View, axis: int) -> tuple[FloatArray, FloatArray]:
     return low, high
 
 
-def _length(view: View, axis: int) -> float:
+def _length(view: ProbedView, axis: int) -> float:
     """The length of equal cells along an axis, from where neighbours meet."""
     low, high = _seen(view, axis)
     inner = (high[:-1] + low[1:]) / 2  # what resampling adds to both sides falls out
@@ -98,7 +98,7 @@ def _length(view: View, axis: int) -> float:
     return float(max(inner[0] - low[0], high[1] - inner[0]) if len(inner) else high[0] - low[0])
 
 
-def _start(view: View, axis: int, length: float) -> float:
+def _start(view: ProbedView, axis: int, length: float) -> float:
     """Where the first line of cells of some length starts."""
     low, high = _seen(view, axis)
     inner = (high[:-1] + low[1:]) / 2
@@ -110,12 +110,12 @@ def _start(view: View, axis: int, length: float) -> float:
     return float(low[0]) - (beyond / 2 if before and behind else beyond if before else 0.0)
 
 
-def _sure(view: View, axis: int) -> bool:
+def _sure(view: ProbedView, axis: int) -> bool:
     """Whether two whole cells are seen along an axis, whatever the first and the last show."""
     return not any(view.padding(axis)) or len(view.lines(axis)) > 3
 
 
-def _likely_length(view: View, views: Sequence[View], axis: int, seen: float) -> float:
+def _likely_length(view: ProbedView, views: Sequence[ProbedView], axis: int, seen: float) -> float:
     """The length of a cell of which `seen` pixels are seen: that of a tile like it, else that of a square cell.
 
     A processor that pads keeps the picture's aspect, so that its cells are squares.
