@@ -1,4 +1,4 @@
-"""The families of models that are known here, and what tests verify of each.
+"""The families of models that are known here, what tests verify of each, and the model types that are refused.
 
 What is verified is what tests run on a tiny random model of the real class. The tests are named; a test of this module
 holds that they exist and run over every family that claims them.
@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Property = Literal["recording", "steering", "geometry", "compiled"]
+Property = Literal["recording", "steering", "geometry", "compiled", "clips"]
 PROPERTIES: tuple[Property, ...] = ("recording", "steering", "geometry", "compiled")
+"""Columns of the table; `clips` stands in the JSON alone."""
 
 _FAMILY = "tests/contract/test_family.py"
 _COMPILED, _DIFFUSION = "tests/attention/test_compiled.py", "tests/diffusion/test_diffusion_families.py"
@@ -36,6 +37,11 @@ COMPILED: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """Tests of compiled code by model type. Other types run the same way and are not tested."""
+CLIP_TESTS = (
+    "tests/contract/test_clips.py::test_rows_equal_eager_attention_in_a_left_padded_batch",
+    "tests/contract/test_clips.py::test_a_bright_patch_moves_the_cells_that_cover_it_in_time_and_space",
+)
+"""Tests that run over every model type of this project that reads clips."""
 DIFFUSION_TESTS: Mapping[Property, tuple[str, ...]] = {
     "recording": (
         f"{_DIFFUSION}::test_maps_equal_a_softmax_written_out",
@@ -60,6 +66,8 @@ class Family:
         model_class: the class of transformers or diffusers; None where the installed version has none.
         attention: kinds of attention that the class has by default.
         verified: per property the tests that verify it; a property without tests is missing.
+        prompt: what a vision-language model is asked for an expression, where neither the checkpoint nor a method says
+            otherwise; None of a diffusion pipeline, and of another distribution's family, which is not imported here.
     """
 
     name: str
@@ -67,6 +75,7 @@ class Family:
     model_class: str | None
     attention: tuple[str, ...]
     verified: Mapping[Property, tuple[str, ...]]
+    prompt: str | None = None
 
 
 def catalogue() -> list[Family]:
@@ -74,6 +83,7 @@ def catalogue() -> list[Family]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as CLASSES
 
     from grounding.diffusion.registry import PIPELINES
+    from grounding.models.base import DEFAULT_PROMPT
     from grounding.models.registry import FAMILIES
 
     rows = []
@@ -81,11 +91,49 @@ def catalogue() -> list[Family]:
         tests = dict(MODEL_TESTS) if FAMILIES.is_own(name) else {}
         if name in COMPILED:
             tests["compiled"] = COMPILED[name]
-        rows.append(Family(name, "vision-language", CLASSES.get(name), _model_attention(name), tests))
+        prompt = None
+        if FAMILIES.is_own(name):
+            family = FAMILIES.get(name)
+            prompt = family.family_words.prompt or DEFAULT_PROMPT
+            if getattr(family, "clip_reader_class", None) is not None:
+                tests["clips"] = CLIP_TESTS
+        rows.append(Family(name, "vision-language", CLASSES.get(name), _model_attention(name), tests, prompt))
     for name in PIPELINES:
         tests = dict(DIFFUSION_TESTS) if PIPELINES.is_own(name) else {}
         rows.append(Family(name, "diffusion", name, (_JOINT[PIPELINES.get(name).attention],), tests))
     return rows
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A model type that is refused.
+
+    Attributes:
+        name: the model type.
+        model_class: its class in the installed transformers; None where it has none.
+        reason: why it cannot be used here.
+    """
+
+    name: str
+    model_class: str | None
+    reason: str
+
+
+def refusals() -> list[Refusal]:
+    """The vision-language model types that are refused; not those for which another distribution has a family."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as CLASSES
+
+    from grounding.models.registry import FAMILIES, UNSUPPORTED
+
+    return [Refusal(name, CLASSES.get(name), UNSUPPORTED[name]) for name in sorted(UNSUPPORTED) if name not in FAMILIES]
+
+
+def refusal_table(rows: list[Refusal]) -> str:
+    """The refused model types as a table in Markdown."""
+    lines = ["| refused type | class | reason |", "|---|---|---|"]
+    for row in rows:
+        lines.append(f"| `{row.name}` | {f'`{row.model_class}`' if row.model_class else ''} | {row.reason} |")
+    return "\n".join(lines)
 
 
 def matrix(rows: list[Family]) -> str:

@@ -2,7 +2,7 @@
 
 For each family: rows recorded under the fast kernel equal the weights of eager attention, for a left-padded batch and
 for every step of a generation; logits and generated tokens are the same with and without recording; a batch equals its
-single elements.
+single elements; each cell moves with the part of the picture that its family claims.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from grounding.doctor_cells import cells_lie
 
 if TYPE_CHECKING:
     from grounding.models.base import VLM, Prepared
@@ -45,7 +47,7 @@ def check(model: VLM | str | None = None) -> list[Check]:
             model type; every known family if None.
 
     Returns:
-        The checks in order, one for the versions and six per family, seven of hybrids with linear attention. A check
+        The checks in order, one for the versions and seven per family, eight of hybrids with linear attention. A check
         that cannot run fails with the reason. A family of another distribution is skipped, in one check, where
         `grounding.models.tiny.TINY` has no model of it.
 
@@ -83,12 +85,13 @@ def check_family(model_type: str) -> list[Check]:
     cells = sum(len(layout.cells) for layout in prepared.layouts)
     words = sum(len(words) for words in prepared.words)
     checks = [Check(f"{model_type}: words and cells are found", True, f"{words} words, {cells} cells in a batch of 2")]
-    properties: tuple[tuple[str, Callable[[VLM, Prepared], tuple[bool, str]]], ...] = (
+    properties: tuple[tuple[str, Callable[[VLM, Prepared], tuple[bool | None, str]]], ...] = (
         ("rows equal eager attention", rows_equal_eager),
         ("rows of generated tokens equal eager attention", _generated_rows_equal_eager),
         ("logits are unchanged by recording", logits_unchanged),
         ("generation is unchanged by recording", generation_unchanged),
         ("a left-padded batch equals its single elements", _batch_equals_single),
+        ("cells lie where the picture is seen", cells_lie),
     )
     if vlm.linear_layers:
         properties = (*properties, ("rows of linear attention give the layers' outputs", _linear_rows))

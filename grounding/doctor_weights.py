@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from grounding.doctor import EXPRESSIONS, Check, generation_unchanged, logits_unchanged, one_line, rows_equal_eager
-from grounding.errors import ModelError
+from grounding.doctor_cells import cells_lie
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 SIZES = ((512, 384), (330, 500))
 """(width, height) in pixels of the pictures, long and tall."""
-BANDS_PER_CELL = 3  # of a picture that is probed, along each axis of its finest grid
 DRAWN = ("the red circle left of the blue cross", "circle")
 """Expressions for models that know drawn scenes alone."""
 GAIN = 4.0
@@ -48,7 +47,10 @@ def check_weights(vlm: VLM) -> list[Check]:
         ("logits are unchanged by recording", logits_unchanged),
         ("generation is unchanged by recording", generation_unchanged),
         ("steering acts, and a gain of 1 changes nothing", _steers),
-        *((f"cells of a {w}x{h} picture lie where it is seen", _lie(index)) for index, (w, h) in enumerate(SIZES)),
+        *(
+            (f"cells of a {w}x{h} picture lie where it is seen", partial(cells_lie, index=index))
+            for index, (w, h) in enumerate(SIZES)
+        ),
     )
     for what, holds in properties:
         try:
@@ -103,35 +105,6 @@ def _steers(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
         return False, f"a gain of 1 moves logits by up to {float((found[0] - plain).abs().max()):.1e}"
     moved = float((found[1] - plain).abs().max())
     return moved > 0, f"a gain of {GAIN:g} on image keys moves logits by up to {moved:.2g}"
-
-
-def _lie(index: int) -> Callable[[VLM, Prepared], tuple[bool | None, str]]:
-    def holds(vlm: VLM, prepared: Prepared) -> tuple[bool | None, str]:
-        import numpy as np
-
-        from grounding.models.probing.compare import compare
-        from grounding.models.probing.family import probe
-
-        layout, size = prepared.layouts[index], SIZES[index]
-        shapes = ", ".join(f"{rows}x{columns}" for rows, columns in (grid.shape for grid in layout.grids))
-        bands = BANDS_PER_CELL * max(max(grid.shape) for grid in layout.grids)
-        try:
-            grids, movement = probe(vlm, size, bands=max(32, bands))
-        except ModelError as error:
-            return None, f"probing cannot tell: {one_line(error)}"
-        ids = prepared.inputs["input_ids"][index].cpu().numpy()
-        tokens = np.flatnonzero(ids == vlm.image_token_id)
-        claimed = [replace(grid, positions=np.searchsorted(tokens, grid.positions)) for grid in layout.grids]
-        both = compare(grids, claimed, size)
-        measured = f"{movement.passes} passes of the vision tower in {movement.seconds:.1f} s"
-        if both.agree:
-            return True, f"{shapes} cells, at most {both.offset:.2f} cells off, {measured}"
-        return False, (
-            f"of the {shapes} cells claimed {both.missing} were not found, {both.foreign} others were, and "
-            f"{both.cells} lie up to {both.offset:.2f} cells off, {measured}"
-        )
-
-    return holds
 
 
 def _noise(size: tuple[int, int], seed: int) -> Image.Image:

@@ -98,7 +98,7 @@ def answer_sheet(
         if word.kind is not WordKind.STOP
     ]
     stream = io.BytesIO()
-    noun_sheet(image, text, panels, ". ".join((question, *about))).save(stream, "PNG")
+    noun_sheet(image, text, panels, " · ".join((question, *about))).save(stream, "PNG")
     return stream.getvalue()
 
 

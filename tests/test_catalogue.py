@@ -11,10 +11,20 @@ from types import ModuleType
 import pytest
 from command_mentions import ROOT
 
-from grounding.catalogue import COMPILED, DIFFUSION_TESTS, MODEL_TESTS, attention_kinds, catalogue, matrix
+from grounding.catalogue import (
+    CLIP_TESTS,
+    COMPILED,
+    DIFFUSION_TESTS,
+    MODEL_TESTS,
+    attention_kinds,
+    catalogue,
+    matrix,
+    refusal_table,
+    refusals,
+)
 from grounding.cli import main
 from grounding.diffusion.registry import PIPELINES
-from grounding.models.registry import FAMILIES
+from grounding.models.registry import FAMILIES, UNSUPPORTED
 from grounding.models.tiny import TINY
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,6 +53,15 @@ def test_every_model_type_runs_the_tests_that_are_named(monkeypatch: pytest.Monk
         }
 
 
+def test_the_types_that_read_clips_run_the_tests_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    able = [row.name for row in catalogue() if "clips" in row.verified]
+    assert {"qwen3_vl", "llava_onevision"} <= set(able)
+    for test in CLIP_TESTS:
+        module = module_of(test, monkeypatch)
+        assert "name" in inspect.signature(getattr(module, test.partition("::")[2])).parameters
+        assert able == module.READERS
+
+
 def test_every_pipeline_runs_the_tests_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for test in (one for tests in DIFFUSION_TESTS.values() for one in tests):
         module = module_of(test, monkeypatch)
@@ -69,8 +88,27 @@ def test_the_command_lists_every_family(capsys: pytest.CaptureFixture[str]) -> N
     assert rows["llava"]["verified"]["recording"] == list(MODEL_TESTS["recording"])
     assert "compiled" in rows["llava"]["verified"]
     assert rows["llava"]["attention"] == ["full"]
+    assert rows["llava"]["prompt"] == "Where is {expression}?"
+    assert rows["molmo2"]["prompt"] == "Point to {expression}."
+    assert rows["WanPipeline"]["prompt"] is None
     assert "compiled" not in rows["WanPipeline"]["verified"]
     assert rows["WanPipeline"]["attention"] == ["cross"]
+
+
+def test_the_command_lists_every_refused_type_with_its_reason(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["models", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["refused"]}
+    assert {name: row["reason"] for name, row in rows.items()} == dict(sorted(UNSUPPORTED.items()))
+    assert rows["blip-2"]["model_class"] == "Blip2ForConditionalGeneration"
+    assert rows["kimi_vl"]["model_class"] is None
+    assert main(["models"]) == 0
+    families, _, refused = capsys.readouterr().out.partition("\n\n")
+    assert families == matrix(catalogue())
+    assert refused.rstrip("\n") == refusal_table(refusals())
+    monkeypatch.setattr(FAMILIES, "_outside", {"florence2": []}, raising=False)  # another package has a family
+    assert "florence2" not in {row.name for row in refusals()}
 
 
 def test_a_family_of_another_package_is_not_called_verified(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,6 +124,8 @@ def test_the_readme_holds_the_table() -> None:
         pytest.skip("the installed transformers lacks some of the classes")
     shown = README.partition("<!-- grounding models -->\n")[2].partition("\n<!-- end of grounding models -->")[0]
     assert shown == matrix(rows)
+    shown = README.partition("<!-- refused models -->\n")[2].partition("\n<!-- end of refused models -->")[0]
+    assert shown == refusal_table(refusals())
 
 
 def test_kinds_of_attention_are_read_from_the_config() -> None:

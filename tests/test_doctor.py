@@ -16,7 +16,7 @@ from grounding.models.tiny import TINY
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_the_installed_versions_pass(model_type: str) -> None:
     checks = check_family(model_type)
-    assert len(checks) == 6 + model_type.startswith(("minicpmv", "qwen3_5"))  # a hybrid has rows of linear attention
+    assert len(checks) == 7 + model_type.startswith(("minicpmv", "qwen3_5"))  # a hybrid has rows of linear attention
     assert [one for one in checks if not one.passed] == []
     assert all(one.name.startswith(f"{model_type}: ") for one in checks)
 
@@ -92,6 +92,6 @@ def test_an_installation_that_raises_is_told_and_the_report_goes_on(monkeypatch:
 
     monkeypatch.setattr(recorder, "record", fails)
     checks = check_family("llava")
-    assert len(checks) == 6
+    assert len(checks) == 7
     assert "AttributeError: no such hook in this version" in checks[1].detail
     assert not any(one.passed for one in checks[1:5])

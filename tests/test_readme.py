@@ -71,6 +71,7 @@ def folder(tmp_path_factory) -> Path:
     import skimage.data
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from grounding.models.tiny import TINY
     from grounding.starter.model import build_tokenizer
 
     here = tmp_path_factory.mktemp("readme")
@@ -97,6 +98,8 @@ def folder(tmp_path_factory) -> Path:
     )
     tokenizer.save_pretrained(here / "tiny-llama")
     LlamaForCausalLM(config).save_pretrained(here / "tiny-llama")
+    for part in TINY["qwen3_vl"]():
+        part.save_pretrained(here / "tiny-qwen3-vl")
     return here
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from grounding.errors import ModelError
 from grounding.source import SLOT
 
+Kind = Literal["image", "video"]
 # Private-use characters, which chat templates and expressions do not contain.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 
@@ -34,6 +35,7 @@ def render(
     image_token: str,
     pictures: int = 1,
     options: Mapping[str, Any] | None = None,
+    kind: Kind = "image",
 ) -> Rendered:
     """Put an expression into a prompt and the prompt into the processor's chat template.
 
@@ -48,6 +50,7 @@ def render(
         image_token: what the chat template writes for a picture.
         pictures: how many pictures stand before the text.
         options: variables of the chat template, such as `enable_thinking`.
+        kind: what stands before the text, as chat templates name it.
 
     Returns:
         The rendered prompt.
@@ -56,7 +59,9 @@ def render(
         ModelError: there is no chat template, it does not place each picture once, or it rewrites the text it is given;
             or the prompt has more than one slot.
     """
-    rendered = placed(lambda text: _chat(processor, text, pictures, options or {}), template, expression, pictures)
+    rendered = placed(
+        lambda text: _chat(processor, text, kind, pictures, options or {}), template, expression, pictures
+    )
     if rendered.text.count(image_token) != pictures:
         raise _unplaced(pictures)
     return rendered
@@ -100,12 +105,12 @@ def _unplaced(pictures: int) -> ModelError:
     )
 
 
-def _chat(processor: Any, text: str, pictures: int, options: Mapping[str, Any]) -> str:
+def _chat(processor: Any, text: str, kind: Kind, pictures: int, options: Mapping[str, Any]) -> str:
     if not getattr(processor, "chat_template", None):
         raise ModelError(
             f"the processor {type(processor).__name__} has no chat template: use an instruction-tuned model, or put a "
             "chat_template.jinja beside the weights"
         )
-    content = [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": text}]
+    content = [*({"type": kind} for _ in range(pictures)), {"type": "text", "text": text}]
     messages = [{"role": "user", "content": content}]
     return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **options))

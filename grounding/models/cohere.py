@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from grounding.models.internvl import InternVL
+from grounding.models.own_words import OwnWords
 
 
 class AyaVision(InternVL):
@@ -15,6 +16,8 @@ class AyaVision(InternVL):
     """
 
     model_types = ("aya_vision",)
+    clip_reader_class = None
+    family_words = OwnWords()
 
     @property
     def image_token_id(self) -> int:
@@ -35,6 +38,8 @@ class Cohere2Vision(InternVL):
     """
 
     model_types = ("cohere2_vision",)
+    clip_reader_class = None
+    family_words = OwnWords()
 
     @property
     def cells_per_view(self) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 from grounding.errors import ModelError
 from grounding.layout import ImageGrid
 from grounding.models.base import VLM
+from grounding.models.clips import ClipReader, SquareFrames
 from grounding.models.geometry import square_grids, tile_boxes, whole
 from grounding.models.picture import Picture
 from grounding.types import IntArray
@@ -15,14 +17,14 @@ _TILE = re.compile(r"<row_(\d+)_col_(\d+)>")
 
 
 class Idefics3(VLM):
-    """Idefics3, SmolVLM (which is of type `idefics3`) and SmolVLM2 (`smolvlm`).
+    """Idefics3, and SmolVLM, which is of its type.
 
     The picture is enlarged or reduced to a longest edge, stretched to whole tiles and cut into them, row by row. The
     whole, squeezed into one tile, stands last. A marker before each view says its row and column; markers and line ends
     are separators. Pixel shuffle merges patches to cells.
     """
 
-    model_types = ("idefics3", "smolvlm")
+    model_types: ClassVar[tuple[str, ...]] = ("idefics3",)
     nests_pictures = True
 
     def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
@@ -35,3 +37,22 @@ class Idefics3(VLM):
                 "transformers"
             )
         return square_grids(positions, [*tile_boxes(picture.size, rows, columns), whole(picture.size)], self.name)
+
+
+class SmolVLMClips(SquareFrames):
+    """Clips of SmolVLM2: one view for each frame, behind its time; texts around them are separators."""
+
+    model_types = ()
+    nests_pictures = True
+
+    @property
+    def cells_per_frame(self) -> int:
+        """Cells of each frame."""
+        return int(self.processor.image_seq_len)
+
+
+class SmolVLM(Idefics3):
+    """SmolVLM2, which reads pictures as Idefics3 does, and clips."""
+
+    model_types = ("smolvlm",)
+    clip_reader_class: ClassVar[type[ClipReader]] = SmolVLMClips

@@ -9,9 +9,22 @@ from grounding.errors import ModelError
 from grounding.geometry import Box
 from grounding.layout import ImageGrid
 from grounding.models.base import VLM
+from grounding.models.clips import ClipReader, SquareFrames
 from grounding.models.geometry import square_grids, tile_boxes, whole
+from grounding.models.own_words import REGION, OwnWords
 from grounding.models.picture import Picture
 from grounding.types import IntArray
+
+
+class InternVLClips(SquareFrames):
+    """Clips of InternVL: one view for each frame, behind its number."""
+
+    model_types = ()
+
+    @property
+    def cells_per_frame(self) -> int:
+        """Cells of each frame."""
+        return int(self.processor.image_seq_length)
 
 
 class InternVL(VLM):
@@ -23,6 +36,8 @@ class InternVL(VLM):
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("internvl",)
+    clip_reader_class: ClassVar[type[ClipReader] | None] = InternVLClips
+    family_words: ClassVar[OwnWords] = OwnWords(prompt=REGION)
 
     @property
     def cells_per_view(self) -> int:

@@ -1,4 +1,7 @@
-"""LLaVA-NeXT and LLaVA-OneVision: a small view of the whole picture, and tiles of a larger one joined to one grid."""
+"""LLaVA-NeXT and LLaVA-OneVision: a small view of the whole picture, and tiles of a larger one joined to one grid.
+
+LLaVA-OneVision reads clips too.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from grounding.errors import ModelError
 from grounding.geometry import Box
 from grounding.layout import ImageGrid
 from grounding.models.base import VLM
+from grounding.models.clips import ClipReader
 from grounding.models.geometry import whole
 from grounding.models.picture import Picture
 from grounding.types import IntArray
@@ -79,6 +83,31 @@ class LlavaNext(VLM):
         return cells
 
 
+class OnevisionClips(ClipReader):
+    """Clips of LLaVA-OneVision.
+
+    Each frame is squeezed into the tower's square, and its patches are made half as many along each side by bilinear
+    interpolation, so that a cell is read from the patches around its middle. One newline token ends the clip.
+    """
+
+    model_types = ()
+    equal_lengths = True
+
+    def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
+        """One square grid for each frame; see `VLM.grids`."""
+        vision = self.model.config.vision_config
+        side = math.ceil(int(vision.image_size) // int(vision.patch_size) / 2)
+        frames = len(picture.entry("pixel_values_videos"))
+        if len(positions) != frames * side * side + 1:
+            raise ModelError(
+                f"{self.name} has {len(positions)} tokens for a clip of {frames} frames of {side}x{side} cells and a "
+                f"newline: expected {frames * side * side + 1}; make num_image_tokens of its processor agree with its "
+                "config"
+            )
+        parts = np.split(positions[:-1], frames)
+        return tuple(ImageGrid(own, (side, side), whole(picture.size), frame=at) for at, own in enumerate(parts))
+
+
 class LlavaOnevision(LlavaNext):
     """LLaVA-OneVision.
 
@@ -89,6 +118,7 @@ class LlavaOnevision(LlavaNext):
 
     model_types = ("llava_onevision",)
     nests_pictures = True
+    clip_reader_class: ClassVar[type[ClipReader]] = OnevisionClips
 
     def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
         """As LLaVA-NeXT, or one square view for each of several pictures; see `VLM.grids`."""

@@ -13,6 +13,7 @@ from grounding.geometry import Box
 from grounding.layout import ImageGrid
 from grounding.models.base import VLM
 from grounding.models.geometry import tile_boxes, whole
+from grounding.models.own_words import REGION, OwnWords
 from grounding.models.picture import Picture
 from grounding.types import IntArray
 
@@ -24,10 +25,15 @@ class MiniCPMV(VLM):
     stretched to a canvas of equal slices, which follow row by row. A cell is 4x4 patches, or 2x2 in the mode `4x`. The
     picture's number, the markers and the newlines between rows of slices are separators. The decoder is Qwen3.5's, most
     of whose layers are linear attention and have no weights; it is asked to answer without thinking.
+
+    Notes:
+        The question for an expression is that of the cookbook for 4.6 (github.com/OpenSQZ/MiniCPM-V-CookBook,
+        grounding); for 4.7 no other is known.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("minicpmv4_6", "minicpmv4_7")
     template_options: ClassVar[Mapping[str, Any]] = {"enable_thinking": False}
+    family_words = OwnWords(prompt=REGION)
 
     def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
         """The whole picture's grid, then one for each slice; see `VLM.grids`."""

@@ -11,6 +11,7 @@ from grounding.geometry import Box
 from grounding.layout import ImageGrid
 from grounding.models.base import VLM
 from grounding.models.chat import Rendered
+from grounding.models.own_words import OwnWords
 from grounding.models.picture import Picture
 from grounding.types import IntArray
 
@@ -22,9 +23,13 @@ class Molmo2(VLM):
     overlap; of the overlaps each patch is kept once, so that the crops make one grid. A cell pools 2x2 patches; where
     their number is odd, the cells of one or both borders reach beyond the picture. `<im_patch>` stands for a cell; the
     token behind each row and the markers are separators. All image tokens of a prompt see each other.
+
+    Notes:
+        The question for an expression is that of the model card (huggingface.co/allenai/Molmo2-4B, "Pointing").
     """
 
     model_types = ("molmo2",)
+    family_words = OwnWords(prompt="Point to {expression}.")
 
     @property
     def image_token_id(self) -> int:

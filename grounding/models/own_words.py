@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+REGION = "Please provide the bounding box coordinate of the region this sentence describes: <ref>{expression}</ref>"
+"""The prompt that InternVL is evaluated with on RefCOCO (github.com/OpenGVLab/InternVL,
+internvl_chat/eval/refcoco/evaluate_grounding.py), which MiniCPM-V's cookbook uses too."""
+
 
 @dataclass(frozen=True)
 class OwnWords:

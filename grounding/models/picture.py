@@ -1,4 +1,4 @@
-"""One picture of a batch, as its processor passed it to a model."""
+"""One picture or clip of a batch, as a user gives it and as its processor passed it to a model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,53 @@ from typing import Any
 
 from PIL import Image
 
-from grounding.errors import ModelError
+from grounding.errors import ImageError, ModelError
 
-Pictures = Sequence[Image.Image | Sequence[Image.Image]]
-"""Per element of a batch one picture, or the pictures of its prompt in order."""
+FPS = 2.0
+"""Frames a second of a clip that does not say; Qwen2-VL's report (arXiv:2409.12191, section 2.1) samples as many."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames of one size, in the order of time.
+
+    Attributes:
+        frames: RGB pictures, sampled as the model is to see them; none is left out.
+        fps: frames a second, which models that write times into the prompt, or count positions in seconds, read.
+
+    Raises:
+        ImageError: there is no frame, frames have several sizes, or `fps` is not positive.
+    """
+
+    frames: tuple[Image.Image, ...]
+    fps: float = FPS
+
+    def __post_init__(self) -> None:
+        sizes = sorted({frame.size for frame in self.frames})
+        if len(sizes) != 1:
+            raise ImageError(f"a clip needs frames of one size, got {sizes or 'no frame'}")
+        if not 0 < self.fps < float("inf"):
+            raise ImageError(f"a clip needs a positive number of frames a second, got {self.fps}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of its frames in pixels."""
+        return self.frames[0].size
+
+    @property
+    def width(self) -> int:
+        """Of its frames, in pixels."""
+        return self.frames[0].width
+
+    @property
+    def height(self) -> int:
+        """Of its frames, in pixels."""
+        return self.frames[0].height
+
+
+Pictures = Sequence[Image.Image | Sequence[Image.Image] | Clip]
+"""Per element of a batch one picture, or the pictures of its prompt in order; for a `ClipReader` one clip, or its
+frames."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +96,24 @@ class Picture:
 
 
 def nested(images: Pictures) -> list[list[Image.Image]]:
-    """The pictures of each element as a list."""
-    return [[image] if isinstance(image, Image.Image) else list(image) for image in images]
+    """The pictures of each element as a list.
+
+    Raises:
+        ImageError: a clip is among them.
+    """
+    found = []
+    for own in images:
+        if isinstance(own, Clip):
+            raise ImageError(
+                "a clip was given to a model that was loaded for pictures: read it with "
+                "grounding.models.clips.clip_reader(model)"
+            )
+        found.append([own] if isinstance(own, Image.Image) else list(own))
+    return found
 
 
 def written_texts(batch: Mapping[str, Any], element: int, image_token: str, pictures: int, tokens: int) -> list[str]:
-    """What a processor wrote in place of each image token of one prompt.
+    """What a processor wrote in place of each image token, or clip's token, of one prompt.
 
     Newer processors report it. An older one is taken to repeat the image token.
 
@@ -74,7 +129,7 @@ def written_texts(batch: Mapping[str, Any], element: int, image_token: str, pict
     """
     reported = batch.get("text_replacement_offsets")
     if reported is not None:
-        return [str(one["replacement"]) for one in reported[element] if one["type"] == "image"]
+        return [str(one["replacement"]) for one in reported[element] if one["type"] in ("image", "video")]
     if pictures > 1:
         raise ModelError(
             f"the processor does not say which of its {tokens} image tokens belong to which of the {pictures} "

@@ -79,7 +79,8 @@ def test_two_pictures_are_refused_where_a_family_takes_one(monkeypatch: pytest.M
 
 
 def movement(columns: np.ndarray, rows: np.ndarray) -> Movement:
-    return Movement(columns.astype(np.float32), rows.astype(np.float32), (40, 40), 8, 0.0)
+    seen = columns.any(axis=1)
+    return Movement(columns.astype(np.float32), rows.astype(np.float32), seen, (40, 40), 8, 0.0)
 
 
 def test_tokens_that_read_everything_or_nothing_are_refused() -> None:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from grounding.cli import main
 from grounding.errors import UsageError
+from grounding.models.tiny import TINY
 from grounding.scenes.drawing import draw_scene
 from pipelines.commands.look import images_and_question
 
@@ -33,6 +34,24 @@ def test_an_image_is_answered_with_a_page_and_a_picture(pictures, tmp_path, caps
     assert record["error"] is None
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(record["files"])
     assert Image.open(tmp_path / record["files"][1]).width > 500
+
+
+def test_a_saved_qwen3_vl_answers_with_a_page_and_a_picture(pictures, tmp_path, capsys) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    for part in TINY["qwen3_vl"]():
+        part.save_pretrained(model)
+    asked = "Which animals are in this picture?"
+    for options, words in ((("--answer", "A dog lies beside two horses."), 5), (("--max-new-tokens", "6"), 1)):
+        capsys.readouterr()
+        arguments = ["look", str(pictures[0]), asked, "--model", str(model), "--out", str(out), "--json", *options]
+        assert main(arguments) == 0
+        record = json.loads(capsys.readouterr().out)
+        page, sheet = (out / file for file in record["files"])
+        assert page.read_text().count("data:image/png") >= words
+        assert asked in page.read_text()
+        assert len(record["words"]) >= words
+        assert all(0 < word["share"] < 1 for word in record["words"])
+        assert Image.open(sheet).width > 500
 
 
 def test_one_bad_image_of_several_does_not_end_the_others(pictures, tmp_path, capsys) -> None:

@@ -22,7 +22,7 @@ from grounding.errors import OutputError
 from grounding.files import cache_folder, write_text
 from grounding.layout import ImageGrid
 
-FORMAT = 1  # of the files, and of the way to find grids
+FORMAT = 2  # of the files, and of the way to find grids
 
 
 def weights_hash(model: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -11,22 +13,29 @@ import numpy as np
 import torch
 from PIL import Image
 
+from grounding.attention.introspect import decoder_stack
+from grounding.compat import reports_replacements
 from grounding.errors import ModelError
 from grounding.layout import ImageGrid
 from grounding.models.base import VLM
-from grounding.models.chat import Rendered, render
-from grounding.models.picture import Picture
+from grounding.models.chat import Rendered, placed, render
+from grounding.models.picture import Picture, written_texts
+from grounding.models.probing.additions import Additions
 from grounding.models.probing.cache import layout_key, read_layout, weights_hash, write_layout
 from grounding.models.probing.grids import find_grids
 from grounding.models.probing.movement import BANDS, GREY, Movement, measure
+from grounding.text.parse import NounFinder
 from grounding.types import IntArray
 
+THINKING = ("enable_thinking", "thinking")
+"""Variables by which chat templates are told not to think."""
+ADDED_SIZE = (224, 224)  # px of the picture beside which a processor shows what it adds to a prompt
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
 
 class Probed(VLM):
-    """A model of any class whose processor has a chat template and writes one token for each cell of a picture.
+    """A model of any class whose processor writes one token for each cell of a picture.
 
     The first picture of each size is probed (see `grounding.models.probing.movement`), and the layout is kept in memory
     and in the user's cache folder. Of several pictures in one prompt each is probed in a prompt of two. What the model
@@ -40,25 +49,36 @@ class Probed(VLM):
     nests_pictures = True
     bands: int = BANDS
 
+    def __init__(self, model: Any, processor: Any, name: str = "", finder: NounFinder | None = None) -> None:
+        super().__init__(model, processor, name, finder)
+        if not self._has_chat:
+            bare = f"{self.name} has no chat template: its pictures stand before the bare words of a prompt."
+            self.notice = f"{self.notice} {bare}" if self.notice else bare
+
+    @property
+    def _has_chat(self) -> bool:
+        return bool(getattr(self.processor, "chat_template", None))
+
     @cached_property
     def image_token(self) -> str:
-        """That of the processor's special tokens which its chat template writes once for a picture."""
-        if not getattr(self.processor, "chat_template", None):
-            raise ModelError(
-                f"the processor of {self.name} has no chat template, so probing cannot place words beside a picture: "
-                "use an instruction-tuned model, or put a chat_template.jinja beside the weights"
-            )
+        """That of the processor's special tokens which its chat template writes once for a picture.
+
+        Without a chat template it is the processor's image token.
+        """
         content = [{"type": "image"}, {"type": "text", "text": ""}]
         chat = [{"role": "user", "content": content}]
-        written = str(self.processor.apply_chat_template(chat, tokenize=False, **self._options))
+        written = None
+        if self._has_chat:
+            written = str(self.processor.apply_chat_template(chat, tokenize=False, **self._options))
         for owner in (self.processor, self.tokenizer):
             for name in ("image_token", "boi_token", "start_image_token"):
                 token = getattr(owner, name, None)
-                if isinstance(token, str) and token and written.count(token) == 1:
+                if isinstance(token, str) and token and (written is None or written.count(token) == 1):
                     return token
+        source = "has no chat template and its processor" if written is None else "has a chat template that"
         raise ModelError(
-            f"the chat template of {self.name} writes none of its processor's image tokens once for a picture, so "
-            "probing cannot place words beside it: this model needs a family of its own"
+            f"{self.name} {source} names none of its image tokens once for a picture, so probing cannot place words "
+            "beside it: this model needs a family of its own"
         )
 
     @cached_property
@@ -68,12 +88,41 @@ class Probed(VLM):
         return super().image_token_id if named is None else named
 
     def render(self, template: str, expression: str, pictures: int) -> Rendered:
-        """As `VLM.render`; a template that knows `enable_thinking` is told not to."""
-        return render(self.processor, template, expression, self.image_token, pictures, self._options)
+        """As `VLM.render`, with what the processor adds; a template that knows of thinking is told not to."""
+        return self._additions.put(self._rendered(template, expression, pictures), self.image_token)
+
+    def given_text(self, rendered: Rendered) -> str:
+        """The prompt without what the processor adds."""
+        return self._additions.taken(rendered.text, self.image_token)
+
+    def _rendered(self, template: str, expression: str, pictures: int) -> Rendered:
+        if self._has_chat:
+            return render(self.processor, template, expression, self.image_token, pictures, self._options)
+        return placed(lambda text: self.image_token * pictures + text, template, expression, pictures)
+
+    @cached_property
+    def _additions(self) -> Additions:
+        given = self._rendered("{expression}", "it", 1).text
+        reports = {"return_text_replacement_offsets": True} if reports_replacements(self.processor) else {}
+        grey = [[Image.new("RGB", ADDED_SIZE, GREY)]]
+        with self._explained(1):
+            batch = self.processor(images=grey, text=[given], return_tensors="pt", add_special_tokens=False, **reports)
+        ids = batch["input_ids"][0].tolist()
+        (replacement,) = written_texts(batch, 0, self.image_token, 1, ids.count(self.image_token_id))
+        return Additions.found(ids, given, self.image_token, replacement, self.tokenizer)
+
+    def _adds_special_tokens(self, text: str) -> bool:
+        return not self._additions and super()._adds_special_tokens(text)
+
+    @property
+    def decoder(self) -> Any:
+        """The language model's module whose `.layers` are the decoder blocks, however deep it lies."""
+        return decoder_stack(self.model).module
 
     @property
     def _options(self) -> dict[str, Any]:
-        return {"enable_thinking": False} if "enable_thinking" in str(self.processor.chat_template) else {}
+        known = set(re.findall(r"\w+", str(self.processor.chat_template)))
+        return {name: False for name in THINKING if name in known}
 
     def grids(self, picture: Picture, positions: IntArray) -> tuple[ImageGrid, ...]:
         """The grids that probing finds; see `VLM.grids`."""
@@ -105,12 +154,20 @@ class Probed(VLM):
         return weights_hash(self.model)
 
     def _processed(self, pictures: Sequence[Sequence[Image.Image]], rendered: Sequence[Rendered]) -> Mapping[str, Any]:
+        with self._explained(len(pictures[0])):
+            batch = dict(super()._processed(pictures, rendered))
+        batch.pop("labels", None)  # for training
+        return batch
+
+    @contextmanager
+    def _explained(self, pictures: int) -> Iterator[None]:
+        """Say in one sentence what a processor fails with."""
         try:
-            return super()._processed(pictures, rendered)
+            yield
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise ModelError(
-                f"the processor of {self.name} does not take {len(pictures[0])} pictures in a prompt of its own chat "
-                f"template ({one_line(error)}): give other pictures, or a model with a family of its own"
+                f"the processor of {self.name} does not take {pictures} pictures in a prompt of its own chat template "
+                f"({one_line(error)}): give other pictures, or a model with a family of its own"
             ) from error
 
 

@@ -1,58 +1,31 @@
 """Find grids of cells from how far image tokens move with each column and row of a picture; see `movement`.
 
-A token that moves with nothing is a separator, or a cell of padding. The others are read as a text is read: a row of
-cells ends where the next token does not lie to the right, and a grid ends where the next row does not lie below.
+A token that moves with no part of the picture is a separator, or a cell of padding. The others are read as a text is
+read: a row of cells ends where the next token does not lie to the right, and a grid ends where the next row does not
+lie below. Then cells of padding are added around (`grounding.models.probing.padding`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import pairwise
 
 import numpy as np
 
 from grounding.errors import ModelError
 from grounding.layout import ImageGrid
-from grounding.models.probing.movement import Movement, band_edges
+from grounding.models.probing.cells import ProbedCell, Row, Rows
+from grounding.models.probing.movement import STILL, Movement, band_edges
+from grounding.models.probing.padding import padded_views
+from grounding.models.probing.views import ProbedView, grid_of
 from grounding.types import FloatArray, IntArray
 
-STILL = 1e-3  # of the most moved token's movement: less is none
 IGNORED = (0.15, 0.65)
 """Movement that does not count, as a share of a token's largest and of its neighbours'. The first is what resampling
 spreads; where it leaves no grid, the tower reads overlapping patches and the second is tried."""
 NEAR = 0.3  # of a cell: two middles nearer than this are in line
 FAR = 1.6  # cells: middles of neighbours are not farther apart
 GLOBAL = 0.9  # of the picture: a token that moves with more of both its sides is no cell
-SNAP = 0.25  # of a cell: an edge nearer than this to the picture's border is the border
-
-
-@dataclass(frozen=True)
-class ProbedCell:
-    """One image token that moves.
-
-    Attributes:
-        place: its index among the picture's image tokens.
-        position: its position in the sequence.
-        middle: (x, y) in pixels of the part of the picture that it shows.
-        low: (x, y) of that part's top left corner, roughly: resampling carries it outwards.
-        high: (x, y) of the bottom right corner, likewise.
-    """
-
-    place: int
-    position: int
-    middle: tuple[float, float]
-    low: tuple[float, float]
-    high: tuple[float, float]
-
-    @property
-    def length(self) -> tuple[float, float]:
-        """(width, height)."""
-        return self.high[0] - self.low[0], self.high[1] - self.low[1]
-
-
-Row = list[ProbedCell]
-Rows = list[Row]
 
 
 def find_grids(movement: Movement, positions: IntArray, name: str) -> tuple[ImageGrid, ...]:
@@ -64,7 +37,7 @@ def find_grids(movement: Movement, positions: IntArray, name: str) -> tuple[Imag
         name: the model, for error messages.
 
     Returns:
-        The grids. Cells that show padding alone are in none of them. Tiles of equal cells that stand one below another
+        The grids. A view that shows padding alone is none of them. Tiles of equal cells that stand one below another
         with no token between them are one grid, unless a grid of the whole picture shows how many cells a view has.
 
     Raises:
@@ -73,29 +46,27 @@ def find_grids(movement: Movement, positions: IntArray, name: str) -> tuple[Imag
     refused = None
     for ignored in IGNORED:
         try:
-            blocks = _read(find_cells(movement, positions, name, ignored), name)
+            cells = find_cells(movement, positions, name, ignored)
+            padding = frozenset(positions[movement.seen].tolist()) - {cell.position for cell in cells}
+            views = _equal_views(padded_views(_read(cells), padding))
+            if sum(min(view.shape) == 1 for view in views) > 1:  # pieces of grids
+                raise ModelError(
+                    f"the {len(cells)} image tokens of {name} that move with the picture do not follow one another as "
+                    "cells of a grid do, so probing cannot place them: this model needs a family of its own"
+                )
         except ModelError as error:
             refused = refused or error
         else:
-            return tuple(_grid(block, movement.size) for block in _equal_views(blocks))
+            return tuple(grid_of(view, views, movement.size) for view in views)
     assert refused is not None
     raise refused
 
 
-def _read(cells: Sequence[ProbedCell], name: str) -> list[Rows]:
-    """The grids of the cells in order.
-
-    Raises:
-        ModelError: see `find_grids`.
-    """
+def _read(cells: Sequence[ProbedCell]) -> list[Rows]:
+    """The grids of the cells in order."""
     blocks = _blocks(_rows(cells))
     if any(min(len(one), len(one[0])) == 1 for one in blocks) and len(blocks) > 1:
         blocks = _lattice(cells) or blocks  # in another order than row by row
-    if sum(min(len(one), len(one[0])) == 1 for one in blocks) > 1:  # pieces of grids
-        raise ModelError(
-            f"the {len(cells)} image tokens of {name} that move with the picture do not follow one another as cells of "
-            "a grid do, so probing cannot place them: this model needs a family of its own"
-        )
     return blocks
 
 
@@ -208,44 +179,16 @@ def _lines(cells: Sequence[ProbedCell], axis: int) -> list[int]:
     return [int(one) for one in numbers]
 
 
-def _equal_views(blocks: Sequence[Rows]) -> list[Rows]:
+def _equal_views(views: Sequence[ProbedView]) -> list[ProbedView]:
     """Split tiles that stand one below another, where another view of as many columns says how many rows one has."""
-    views: list[Rows] = []
-    shapes = {(len(one), len(one[0])) for one in blocks}
-    for block in blocks:
-        rows = min((r for r, c in shapes if c == len(block[0]) and r < len(block)), default=len(block))
+    split: list[ProbedView] = []
+    shapes = {view.shape for view in views}
+    for view in views:
+        (count, columns), block = view.shape, view.block
+        rows = min((r for r, c in shapes if c == columns and r < count), default=count)
         joined = len(block) > 1 and _gap(block[0], block[1]) == 1
-        step = rows if joined and len(block) % rows == 0 else len(block)
-        views += [block[start : start + step] for start in range(0, len(block), step)]
-    return views
-
-
-def _grid(rows: Rows, size: tuple[int, int]) -> ImageGrid:
-    columns = list(zip(*rows, strict=True))
-    x0, x1 = _extent(columns, 0, size[0])
-    y0, y1 = _extent(rows, 1, size[1])
-    positions = np.array([cell.position for row in rows for cell in row], np.int64)
-    return ImageGrid(positions, (len(rows), len(columns)), (x0, y0, x1, y1))
-
-
-def _extent(lines: Sequence[Sequence[ProbedCell]], axis: int, border: int) -> tuple[float, float]:
-    """The two edges of equal cells along an axis, from where neighbours meet.
-
-    The first and last cells may reach over the picture's border, so that less is seen of them.
-    """
-    low = np.array([np.median([cell.low[axis] for cell in line]) for line in lines])
-    high = np.array([np.median([cell.high[axis] for cell in line]) for line in lines])
-    inner = (high[:-1] + low[1:]) / 2  # what resampling adds to both sides falls out
-    if len(inner) > 1:
-        length = float(np.median([(b - a) / (j - i) for (i, a), (j, b) in combinations(enumerate(inner), 2)]))
-        start = float(np.median(inner - np.arange(1, len(lines)) * length))
-    elif len(inner) == 1:
-        length = float(max(inner[0] - low[0], high[1] - inner[0]))
-        start = float(inner[0]) - length
-    else:
-        start, length = float(low[0]), float(high[0] - low[0])
-    end = start + len(lines) * length
-    return (
-        0.0 if abs(start) < SNAP * length else start,
-        float(border) if abs(end - border) < SNAP * length else end,
-    )
+        if rows < count == len(block) and columns == len(block[0]) and joined and count % rows == 0:
+            split += [ProbedView.of(block[start : start + rows]) for start in range(0, count, rows)]
+        else:
+            split.append(view)
+    return split

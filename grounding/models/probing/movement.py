@@ -1,7 +1,7 @@
 """Measure which image tokens move when one column or one row of a picture changes.
 
 The decoder never runs: a pass ends where the features of the vision tower have taken the image tokens' places among the
-input embeddings.
+input embeddings. While the tower runs, each place reads itself alone; see `grounding.models.probing.own_place`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from grounding.errors import ModelError
-from grounding.types import FloatArray
+from grounding.models.probing.own_place import OwnPlace
+from grounding.types import BoolArray, FloatArray
 
 GREY, BRIGHT = (90, 90, 90), (255, 0, 200)
 BANDS = 128  # most bands per axis
 BATCH = 16  # pictures in one pass
-_SDPA = torch.nn.functional.scaled_dot_product_attention
-_SOFTMAX = (torch.nn.functional.softmax, torch.softmax, Tensor.softmax)
+STILL = 1e-3  # of the most moved token's movement: less is none
 
 Encode = Callable[[list[Image.Image]], Mapping[str, Any]]
 """Makes the model's inputs of pictures of one size, each in the same prompt."""
@@ -38,6 +37,8 @@ class Movement:
     Attributes:
         columns: [n, bands] distance between embeddings for the bands from left to right.
         rows: [n, bands] the same for the bands from top to bottom.
+        seen: [n] whether a token moves with any of the tower's input, which a cell of padding does and a separator does
+            not.
         size: (width, height) of the picture in pixels.
         passes: pictures that the vision tower read.
         seconds: that this took.
@@ -45,6 +46,7 @@ class Movement:
 
     columns: FloatArray  # [n, bands]
     rows: FloatArray  # [n, bands]
+    seen: BoolArray  # [n]
     size: tuple[int, int]
     passes: int
     seconds: float
@@ -52,7 +54,7 @@ class Movement:
     def first_half(self) -> Movement:
         """The movement of the first half of the tokens: those of the first of two pictures."""
         half = len(self.columns) // 2
-        return replace(self, columns=self.columns[:half], rows=self.rows[:half])
+        return replace(self, columns=self.columns[:half], rows=self.rows[:half], seen=self.seen[:half])
 
 
 def measure(
@@ -72,10 +74,6 @@ def measure(
 
     Raises:
         ModelError: the model's decoder is not given embeddings of the image tokens.
-
-    Notes:
-        While the tower runs, each of its tokens attends to itself alone. What is asked is which part of the picture a
-        token stands for, and attention over the whole picture would spread every change to all tokens.
     """
     began = time.perf_counter()
     plain = Image.new("RGB", size, GREY)
@@ -87,13 +85,23 @@ def measure(
         seen = image_embeddings(model, encode([plain, *part]), image_token_id)
         found.append((seen[1:] - seen[:1]).norm(dim=-1).cpu().numpy())
     moved = np.concatenate(found).T  # [n, bands of both axes]
+    alone = encode([plain])
+    noisy = image_embeddings(model, _with_noise(alone), image_token_id)
+    shift = (noisy - image_embeddings(model, alone, image_token_id))[0].norm(dim=-1).cpu().numpy()
     split = _count(size[0], bands)
-    passes = len(changed) + -(-len(changed) // batch)
-    return Movement(moved[:, :split], moved[:, split:], size, passes, time.perf_counter() - began)
+    passes = len(changed) + -(-len(changed) // batch) + 2
+    return Movement(
+        moved[:, :split],
+        moved[:, split:],
+        shift > STILL * shift.max(),
+        size,
+        passes,
+        time.perf_counter() - began,
+    )
 
 
 def image_embeddings(model: Any, inputs: Mapping[str, Any], image_token_id: int) -> Tensor:
-    """What the decoder is given at the image tokens, with the tower's attention held at each token itself.
+    """What the decoder is given at the image tokens, where each place of the tower reads itself alone.
 
     Args:
         model: a transformers model for image-text generation.
@@ -116,7 +124,7 @@ def image_embeddings(model: Any, inputs: Mapping[str, Any], image_token_id: int)
 
     handle = model.get_decoder().register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        with torch.inference_mode(), SelfAttention():
+        with torch.inference_mode(), OwnPlace():
             model(**inputs, use_cache=False)
     except _EndOfPassError:
         pass
@@ -132,29 +140,19 @@ def image_embeddings(model: Any, inputs: Mapping[str, Any], image_token_id: int)
     return embeddings[at.to(embeddings.device)].reshape(len(at), -1, embeddings.shape[-1]).float()
 
 
-class SelfAttention(TorchFunctionMode):
-    """Let each query attend to the key of its own place alone, in this thread, while the mode is active.
-
-    Attention between two sequences of different length is left as it is.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Run `func`, or what attention becomes."""
-        kwargs = kwargs or {}
-        if func is _SDPA:
-            query, key, value = (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :]))[:3]
-            if query.shape[-2] == key.shape[-2]:
-                return value.repeat_interleave(query.shape[-3] // value.shape[-3], dim=-3)
-        result = func(*args, **kwargs)
-        if func in _SOFTMAX and result.ndim >= 3 and result.shape[-1] == result.shape[-2] > 1:
-            return torch.eye(result.shape[-1], dtype=result.dtype, device=result.device).expand_as(result)
-        return result
-
-
 class _EndOfPassError(Exception):
     """Ends a forward pass before the decoder."""
+
+
+def _with_noise(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs with noise on what was made of the picture, the padding included."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: value + torch.randn(value.shape, generator=generator).to(value)
+        if isinstance(value, Tensor) and value.is_floating_point()
+        else value
+        for name, value in inputs.items()
+    }
 
 
 def _count(length: int, bands: int) -> int:

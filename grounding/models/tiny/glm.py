@@ -20,7 +20,8 @@ VISUAL = (
 PLAIN = "enable_thinking is defined and enable_thinking is false"
 TEMPLATE = (
     "[gMASK]<sop>{% for message in messages %}<|user|>\n{% for content in message['content'] %}"
-    "{% if content['type'] == 'image' %}<|begin_of_image|><|image|><|end_of_image|>{% else %}{{ content['text'] }}"
+    "{% if content['type'] == 'image' %}<|begin_of_image|><|image|><|end_of_image|>"
+    "{% elif content['type'] == 'video' %}<|begin_of_video|><|video|><|end_of_video|>{% else %}{{ content['text'] }}"
     f"{{% endif %}}{{% endfor %}}{{% if {PLAIN} %}}/nothink{{% endif %}}{{% endfor %}}"
     "{% if add_generation_prompt %}<|assistant|>\n"
     f"{{% if {PLAIN} %}}<think></think>\n{{% endif %}}{{% endif %}}"
@@ -77,7 +78,7 @@ def _processor(*classes: Any) -> Any:
     return of_all(
         image_processor=of_images(size=pixels),
         tokenizer=tokenizer,
-        video_processor=of_videos(size=pixels),
+        video_processor=of_videos(size={name: 4 * most for name, most in pixels.items()}),  # of all frames
         chat_template=TEMPLATE,
     )
 

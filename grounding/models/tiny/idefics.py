@@ -14,8 +14,8 @@ TILES = tuple(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in r
 TEMPLATE = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
     "{% if message['content'][0]['type'] == 'image' %}:{% else %}: {% endif %}{% for content in message['content'] %}"
-    "{% if content['type'] == 'text' %}{{ content['text'] }}{% else %}<image>{% endif %}{% endfor %}<end_of_utterance>"
-    "\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+    "{% if content['type'] == 'text' %}{{ content['text'] }}{% else %}<{{ content['type'] }}>{% endif %}{% endfor %}"
+    "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 
 

@@ -10,7 +10,8 @@ from grounding.text.tiny import byte_tokenizer
 QWEN_TEMPLATE = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for content in message['content'] %}"
-    "{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ content['text'] }}"
+    "{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif content['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ content['text'] }}"
     "{% endif %}{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 THINKING_TEMPLATE = QWEN_TEMPLATE.removesuffix("{% endif %}") + (
@@ -125,16 +126,18 @@ EXPERTS = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok":
 
 def _processor(processor_class: Any, patch: int, max_pixels: int | None = None, template: str = QWEN_TEMPLATE) -> Any:
     """A processor whose image tokens are two patches wide and high, and at most 24 where `max_pixels` is None."""
-    from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+    from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
     cell = (2 * patch) ** 2
     marks = ("<think>", "</think>") if template is THINKING_TEMPLATE else ()
     tokenizer = byte_tokenizer((*SPECIAL, *VISUAL, *marks), bos=None, eos="<|im_end|>", pad="<|endoftext|>")
     pixels = {"shortest_edge": cell * 4, "longest_edge": max_pixels or cell * 24}
+    whole_clip = {"shortest_edge": cell * 4, "longest_edge": 8 * cell * 24}  # of all frames
+    video_class = Qwen3VLVideoProcessor if processor_class is Qwen3VLProcessor else Qwen2VLVideoProcessor
     return processor_class(
         image_processor=Qwen2VLImageProcessor(size=pixels, patch_size=patch),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(size=pixels, patch_size=patch),
+        video_processor=video_class(size=whole_clip, patch_size=patch, cap_pixels_per_frame=False),
         chat_template=template,
     )
 

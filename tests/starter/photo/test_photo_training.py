@@ -14,6 +14,7 @@ from torch import nn
 from grounding.errors import ExpressionError, OutputError
 from grounding.models.load import load
 from grounding.models.maps import record_maps
+from grounding.models.probing.family import probe
 from grounding.photos import read_photos
 from grounding.record_spec import RecordSpec
 from grounding.starter.packing import NO_LABEL, pack
@@ -191,6 +192,24 @@ def test_an_unknown_word_is_refused_with_known_ones_beside_it(made):
     vlm = Llava(model.eval(), processor, "starter-photo")
     with pytest.raises(ExpressionError, match=r"'grasss'.*grass.*--model"):
         vlm.prepare([Image.open(album.photos[0].file)], ["the grasss"])
+
+
+def test_probing_finds_the_cells_of_a_tower_of_convolutions(made):
+    model, processor, *_ = made
+    from grounding.models.llava import Llava
+
+    torch.manual_seed(0)
+    for parameter in (*model.model.vision_tower.parameters(), *model.model.multi_modal_projector.parameters()):
+        if parameter.ndim > 1:
+            torch.nn.init.kaiming_normal_(parameter)  # as built the tower's features are nearly 0
+    vlm, size = Llava(model.eval(), processor, "starter-photo"), (90, 60)
+    (layout,) = vlm.prepare([Image.new("RGB", size)], ["the brown dog"]).layouts
+    (claimed,) = layout.grids
+    (found,), _ = probe(vlm, size, bands=32)
+    assert found.shape == claimed.shape == (4, 4)
+    cell = np.tile([size[0] / 4, size[1] / 4], 2)
+    assert (np.abs(np.subtract(found.box_xyxy, claimed.box_xyxy)) < 0.3 * cell).all()
+    np.testing.assert_array_equal(found.positions, np.arange(16))
 
 
 def test_an_interrupted_stage_ends_with_the_same_weights(folder: Path, tmp_path: Path):
