@@ -13,8 +13,10 @@ from torch._dynamo.utils import counters
 from transformers import CompileConfig, LlamaConfig, LlamaForCausalLM
 
 from grounding.attention import Recording, RowRequest, record
+from grounding.attention.backends.compiled import compiled_parts
 from grounding.attention.events import Scope, Subscriber
 from grounding.attention.intercept import intercept
+from grounding.compat import cache_argument
 from grounding.errors import RecordingError
 from grounding.models.base import VLM
 from grounding.models.llava import Llava
@@ -143,6 +145,61 @@ def test_a_wrapper_that_record_was_not_given_is_not_taken_for_an_empty_recording
     wrapper = torch.compile(model, backend="eager")
     with pytest.raises(RecordingError, match=r"torch\.compile returned"), record(model, RowRequest(((8,),))):
         wrapper(IDS)
+
+
+def compile_whole(model: Any) -> None:
+    model.compile(backend="eager")
+
+
+def compile_attention(model: Any) -> None:
+    model.get_decoder().layers[1].self_attn.compile(**OPTIONS)
+
+
+@pytest.mark.parametrize("way", [compile_whole, compile_in_place, compile_layers, compile_attention])
+def test_compiling_in_place_inside_a_block_is_refused(way: Callable[[Any], None]) -> None:
+    model = text_model()
+    refused = pytest.raises(
+        RecordingError, match=r"\.compile\(\) was called inside a block that .* it: compile it before"
+    )
+    with record(model, RowRequest(((8, 2),), decode=True)):
+        cache = model(IDS, use_cache=True).past_key_values
+        with refused:
+            way(model)
+        model(IDS[:, :1], **{cache_argument(model): cache})
+    assert not compiled_parts(model)
+    way(model)
+    assert compiled_parts(model)
+
+
+def test_other_modules_may_be_compiled_inside_a_block() -> None:
+    model, other = text_model(), torch.nn.Linear(2, 2)
+    with record(model, RowRequest(((8,),), spec=RecordSpec(layers=(0,)))):
+        model(IDS)
+        other.compile(backend="eager")
+        model.get_decoder().layers[1].compile(backend="eager")
+        assert torch.equal(other(torch.ones(2)), torch.nn.functional.linear(torch.ones(2), other.weight, other.bias))
+
+
+def wrap_inner(model: Any) -> None:
+    model.model = torch.compile(model.model, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("way", "kind"),
+    [
+        (wrap_inner, "LlamaModel was compiled inside the block"),
+        (compile_forward, "made no attention call that can be recorded"),
+    ],
+)
+def test_a_recording_in_which_a_part_was_replaced_by_its_compiled_form_is_refused(
+    way: Callable[[Any], None], kind: str
+) -> None:
+    model = text_model()
+    refused = pytest.raises(RecordingError, match=kind)
+    with refused, record(model, RowRequest(((8, 2),), decode=True)):
+        cache = model(IDS, use_cache=True).past_key_values
+        way(model)
+        model(IDS[:, :1], **{cache_argument(model): cache})
 
 
 @pytest.mark.parametrize("way", WAYS)
