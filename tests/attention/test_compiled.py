@@ -90,7 +90,7 @@ def graphs() -> int:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_rows_and_logits_equal_those_of_the_uncompiled_model(
+def test_rows_and_logits_equal_those_of_the_uncompiled_model_and_nothing_is_left_behind(
     way: Callable[[Any], None], vlm: VLM, prepared: Prepared
 ) -> None:
     asked = request(prepared, spec=RecordSpec(residual_sinks=True))
@@ -100,6 +100,7 @@ def test_rows_and_logits_equal_those_of_the_uncompiled_model(
     graphs()
     assert torch.equal(vlm.model(**prepared.inputs).logits, plain)
     assert graphs() > 0, "nothing was compiled"
+    before = {name: dict(vars(module)) for name, module in vlm.model.named_modules()}
     for block in range(2):
         logits, recording = run(vlm.model, prepared, asked)
         assert (graphs() > 0) is (block == 0), "a block compiles code of its own, once"
@@ -110,6 +111,10 @@ def test_rows_and_logits_equal_those_of_the_uncompiled_model(
         assert torch.equal(recording.residual_sinks[0], expected.residual_sinks[0])
     assert torch.equal(vlm.model(**prepared.inputs).logits, plain)
     assert graphs() == 0, "the code from before the block is used again"
+    for name, module in vlm.model.named_modules():
+        assert dict(vars(module)).keys() == before[name].keys()
+        assert module._compiled_call_impl is before[name].get("_compiled_call_impl")
+    assert torch.overrides._get_current_function_mode() is None
 
 
 def text_model() -> Any:
@@ -202,18 +207,6 @@ def test_a_recording_in_which_a_part_was_replaced_by_its_compiled_form_is_refuse
         model(IDS[:, :1], **{cache_argument(model): cache})
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_blocks_leave_nothing_behind(way: Callable[[Any], None], vlm: VLM, prepared: Prepared) -> None:
-    way(vlm.model)
-    vlm.model(**prepared.inputs)
-    before = {name: dict(vars(module)) for name, module in vlm.model.named_modules()}
-    run(vlm.model, prepared, request(prepared, spec=RecordSpec(residual_sinks=True)))
-    for name, module in vlm.model.named_modules():
-        assert dict(vars(module)).keys() == before[name].keys()
-        assert module._compiled_call_impl is before[name].get("_compiled_call_impl")
-    assert torch.overrides._get_current_function_mode() is None
-
-
 def test_decode_with_a_static_cache_that_generate_compiles(vlm: VLM, prepared: Prepared) -> None:
     asked = request(prepared, decode=True)
     with record(vlm.model, asked) as expected:
@@ -236,7 +229,7 @@ def test_steered_texts_equal_those_of_the_uncompiled_model(vlm: VLM) -> None:
     steering = Steering("renormalise", "", "", (Renormalise(gain=4.0),))
 
     def told(method: Steering | None) -> tuple[int, ...]:
-        return generate(vlm, [PICTURE], ["the red dog"], method, Decoding(max_new_tokens=3))[0].token_ids
+        return generate(vlm, [PICTURE], ["the red dog"], method, Decoding(max_new_tokens=2))[0].token_ids
 
     expected = told(steering), told(None)
     assert expected[0] != expected[1], "the steering must change the text for this test to mean anything"
