@@ -226,7 +226,7 @@ def test_decode_with_a_static_cache_that_generate_compiles(vlm: VLM, prepared: P
 
 
 def test_steered_texts_equal_those_of_the_uncompiled_model(vlm: VLM) -> None:
-    steering = Steering("renormalise", "", "", (Renormalise(gain=4.0),))
+    steering = Steering("renormalise", "", "", (Renormalise(gain=16.0),))
 
     def told(method: Steering | None) -> tuple[int, ...]:
         return generate(vlm, [PICTURE], ["the red dog"], method, Decoding(max_new_tokens=2))[0].token_ids
