@@ -14,29 +14,25 @@ Property = Literal["recording", "steering", "geometry", "compiled", "clips"]
 PROPERTIES: tuple[Property, ...] = ("recording", "steering", "geometry", "compiled")
 """Columns of the table; `clips` stands in the JSON alone."""
 
-_FAMILY = "tests/contract/test_family.py"
-_COMPILED, _DIFFUSION = "tests/attention/test_compiled.py", "tests/diffusion/test_diffusion_families.py"
+_CONTRACT, _DIFFUSION = "tests/contract/test_family", "tests/diffusion/test_diffusion_families.py"
 MODEL_TESTS: Mapping[Property, tuple[str, ...]] = {
     "recording": (
-        f"{_FAMILY}::test_rows_equal_eager_attention",
-        f"{_FAMILY}::test_logits_are_bit_equal_under_recording",
-        f"{_FAMILY}::test_prefill_and_decode_equal_eager_generation",
+        f"{_CONTRACT}_recording.py::test_rows_equal_eager_attention",
+        f"{_CONTRACT}_recording.py::test_logits_are_bit_equal_under_recording",
+        f"{_CONTRACT}_recording.py::test_prefill_and_decode_equal_eager_generation",
     ),
-    "steering": (f"{_FAMILY}::test_a_gain_of_one_is_bit_identical_and_another_equals_the_formula",),
+    "steering": (f"{_CONTRACT}_steering.py::test_a_gain_of_one_is_bit_identical_and_another_equals_the_formula",),
     "geometry": (
-        f"{_FAMILY}::test_cells_are_the_image_tokens_and_cover_the_picture",
-        f"{_FAMILY}::test_a_bright_patch_moves_the_cells_that_cover_it_and_no_other",
-        f"{_FAMILY}::test_a_mirrored_picture_mirrors_the_grid",
+        f"{_CONTRACT}_geometry.py::test_cells_are_the_image_tokens_and_cover_the_picture",
+        f"{_CONTRACT}_geometry.py::test_a_bright_patch_moves_the_cells_that_cover_it_and_no_other",
+        f"{_CONTRACT}_geometry.py::test_a_mirrored_picture_mirrors_the_grid",
+    ),
+    "compiled": (
+        f"{_CONTRACT}_compiled.py::test_a_prompt_is_recorded_in_compiled_code",
+        f"{_CONTRACT}_compiled.py::test_a_decode_step_is_steered_in_compiled_code",
     ),
 }
-"""Tests that run over every model type of this project."""
-COMPILED: Mapping[str, tuple[str, ...]] = {
-    "llava": (
-        f"{_COMPILED}::test_rows_and_logits_equal_those_of_the_uncompiled_model",
-        f"{_COMPILED}::test_steered_texts_equal_those_of_the_uncompiled_model",
-    ),
-}
-"""Tests of compiled code by model type. Other types run the same way and are not tested."""
+"""Tests that run over every model type of this project. Compiled is the language model, whole; not the vision tower."""
 CLIP_TESTS = (
     "tests/contract/test_clips.py::test_rows_equal_eager_attention_in_a_left_padded_batch",
     "tests/contract/test_clips.py::test_a_bright_patch_moves_the_cells_that_cover_it_in_time_and_space",
@@ -89,8 +85,6 @@ def catalogue() -> list[Family]:
     rows = []
     for name in FAMILIES:
         tests = dict(MODEL_TESTS) if FAMILIES.is_own(name) else {}
-        if name in COMPILED:
-            tests["compiled"] = COMPILED[name]
         prompt = None
         if FAMILIES.is_own(name):
             family = FAMILIES.get(name)

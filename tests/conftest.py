@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 # Before torch is imported, and inherited by child processes: the models are too small to gain from more threads, and
@@ -98,12 +99,31 @@ def _loaders():
     from grounding.models.load import load
     from grounding.segmenters.load import load_segmenter
 
-    return cache(load), cache(load_segmenter)
+    return cache(load), cache(lambda *args, **options: _remembering(load_segmenter(*args, **options)))
+
+
+def _remembering(segmenter):
+    """The segmenter; an image encoder of segment-anything runs once for each picture, which takes a second."""
+    encoder = getattr(getattr(segmenter, "_model", None), "image_encoder", None)
+    if encoder is not None:
+        encode, known = encoder.forward, {}
+
+        def forward(pixels: torch.Tensor) -> torch.Tensor:
+            picture = sha256(pixels.contiguous().numpy()).digest()  # always of one shape
+            if picture not in known:
+                known[picture] = encode(pixels)
+            return known[picture]
+
+        encoder.forward = forward
+    return segmenter
 
 
 @pytest.fixture
 def loaded_once(_loaders, monkeypatch) -> None:
-    """Commands share loaded models and segmenters, of one name and device; what they do with them is their own."""
+    """Commands share loaded models and segmenters, of one name and device; what they do with them is their own.
+
+    A picture that a command encodes again is encoded once.
+    """
     load, load_segmenter = _loaders
     monkeypatch.setattr("grounding.models.load.load", load)
     monkeypatch.setattr("grounding.segmenters.load.load_segmenter", load_segmenter)

@@ -7,13 +7,13 @@ import inspect
 import json
 import sys
 from types import ModuleType
+from typing import Any
 
 import pytest
 from command_mentions import ROOT
 
 from grounding.catalogue import (
     CLIP_TESTS,
-    COMPILED,
     DIFFUSION_TESTS,
     MODEL_TESTS,
     attention_kinds,
@@ -25,7 +25,6 @@ from grounding.catalogue import (
 from grounding.cli import main
 from grounding.diffusion.registry import PIPELINES
 from grounding.models.registry import FAMILIES, UNSUPPORTED
-from grounding.models.tiny import TINY
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -42,15 +41,22 @@ def module_of(test: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+def subjects_of(function: Any, families: list[str]) -> list[str]:
+    """The lines of the table of families over which a test of the contract runs."""
+    assert "subject" in inspect.signature(function).parameters  # the fixture whose parameters are the families
+    marks = getattr(function, "pytestmark", [])
+    assert {mark.name for mark in marks} <= {"slow", "parametrize"}, "a mark may skip a family"
+    named = [mark.args for mark in marks if mark.name == "parametrize"]
+    assert all(names == "subject" for names, _ in named)
+    return named[0][1] if named else families
+
+
 def test_every_model_type_runs_the_tests_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    families = list(module_of("tests/contract/families.py", monkeypatch).FAMILIES)
     for test in (one for tests in MODEL_TESTS.values() for one in tests):
-        module = module_of(test, monkeypatch)
-        function = getattr(module, test.partition("::")[2])
-        assert "subject" in inspect.signature(function).parameters  # the fixture whose parameters are the families
-        assert not hasattr(function, "pytestmark"), "a mark may skip a family"
-        assert {name.partition("/")[0] for name in module.FAMILIES} >= {
-            name for name in FAMILIES if FAMILIES.is_own(name)
-        }
+        function = getattr(module_of(test, monkeypatch), test.partition("::")[2])
+        types = {name.partition("/")[0] for name in subjects_of(function, families)}
+        assert types == {name for name in FAMILIES if FAMILIES.is_own(name)}
 
 
 def test_the_types_that_read_clips_run_the_tests_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,22 +77,12 @@ def test_every_pipeline_runs_the_tests_that_are_named(monkeypatch: pytest.Monkey
         assert set(module.CASES) >= {name for name in PIPELINES if PIPELINES.is_own(name)}
 
 
-def test_the_compiled_types_have_the_tests_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for model_type, tests in COMPILED.items():
-        for test in tests:
-            module = module_of(test, monkeypatch)
-            function = getattr(module, test.partition("::")[2])
-            assert "vlm" in inspect.signature(function).parameters
-            assert model_type == "llava"
-            assert module.tiny_llava is TINY[model_type]
-
-
 def test_the_command_lists_every_family(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["families"]}
     assert list(rows) == [*FAMILIES, *PIPELINES]
     assert rows["llava"]["verified"]["recording"] == list(MODEL_TESTS["recording"])
-    assert "compiled" in rows["llava"]["verified"]
+    assert rows["llava"]["verified"]["compiled"] == list(MODEL_TESTS["compiled"])
     assert rows["llava"]["attention"] == ["full"]
     assert rows["llava"]["prompt"] == "Where is {expression}?"
     assert rows["molmo2"]["prompt"] == "Point to {expression}."

@@ -84,6 +84,16 @@ def test_compiled_modules_are_recognised() -> None:
     assert compat.is_compiled(module)
 
 
+def test_compiling_in_place_is_watched_inside_the_block_alone() -> None:
+    seen: list[nn.Module] = []
+    module, own = nn.Linear(2, 2), nn.Module.compile
+    with compat.watched_compile(seen.append):
+        module.compile(backend="eager")
+    assert seen == [module]
+    assert compat.is_compiled(module)
+    assert nn.Module.compile is own
+
+
 def test_the_cache_argument_is_one_that_the_forward_takes() -> None:
     from transformers import DynamicCache
 

@@ -167,12 +167,12 @@ OPTIONS: dict[str, Callable[[Data], tuple[str, ...]]] = {
     "eval pope": pope,
     "eval run amber": amber,
     "eval run chair": chair,
-    "eval run discover": lambda data: ("--scenes", "2"),
+    "eval run discover": lambda data: ("--scenes", "1"),
     "eval run hallusion": hallusion,
     "eval run mmhal": mmhal,
     "eval run pope": pope,
     "eval run scenes-hallucination": lambda data: ("--scenes", "2"),
-    "eval scenes": lambda data: ("--limit", "2"),
+    "eval scenes": lambda data: ("--limit", "1"),
     "lab": lambda data: ("--plan", plan(data)),
     "look": lambda data: (picture(data),),
     "segment": lambda data: (picture(data), f"the {data.thing}"),
@@ -182,7 +182,7 @@ SMALL = {
     "calibrate gains": ("--passes", "1"),
     "eval candidates": ("--limit", "1"),
     "doctor": ("--no-weights",),
-    "eval photos": ("--limit", "2"),
+    "eval photos": ("--limit", "1"),
 }
 
 

@@ -132,6 +132,8 @@ class Route:
         self.edits = scope.edits
         self._residual_of = {id(layers[i]): i for i in scope.residuals}
         self._layer_of = {id(module): i for i in (*scope.calls, *scope.linear) for module in layers[i].modules()}
+        every = {*scope.calls, *scope.residuals, *scope.gates, *scope.linear}
+        self._followed = {id(module) for i in every for module in layers[i].modules()}
 
     def layer(self, module: nn.Module) -> int | None:
         """Return the layer of a module; None if it is outside the scope or the subscriber does not want its calls."""
@@ -141,6 +143,10 @@ class Route:
     def residual_layer(self, layer: nn.Module) -> int | None:
         """Return the index of a layer whose inputs are emitted; None if they are not."""
         return self._residual_of.get(id(layer))
+
+    def reaches(self, module: nn.Module) -> bool:
+        """Return whether a module is, holds or is held by a layer of the scope."""
+        return any(id(part) in self._followed for part in module.modules())
 
     @property
     def is_active(self) -> bool:

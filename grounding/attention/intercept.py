@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from grounding.attention.backends.compiled import (
     ResidualHook,
-    has_compiled_parts,
+    compiled_before,
+    compiled_parts,
     module_number,
     own_code,
     refuse_compiled,
@@ -59,14 +60,15 @@ def intercept(
 
     Raises:
         RecordingError: the model has no such layers, is compiled or has a kernel that cannot be followed, or edits are
-            requested of layers that use neither the registry nor a processor of diffusers.
+            requested of layers that use neither the registry nor a processor of diffusers; or inside the block a layer
+            of the scope was compiled.
     """
     if backend not in get_args(Backend):
         raise RecordingError(f"backend {backend!r} is unknown: use one of {', '.join(get_args(Backend))}")
     stack = stack if stack is not None else decoder_stack(model)
     refuse_missing(scope, stack)
     outside = [i for i in scope.calls if not uses_interface(stack.layers[i])]
-    compiled = has_compiled_parts(model)
+    compiled = compiled_parts(model)
     if compiled:
         refuse_compiled(stack, scope, outside)
         if scope.linear:
@@ -85,6 +87,7 @@ def intercept(
     route = Route(subscriber, stack.layers, scope)
     with ExitStack() as undo:
         undo.enter_context(opened(route))
+        undo.enter_context(compiled_before(model, route, compiled))
         passes = PassHooks(undo, route, model, stack.module, partial(own_code, stack, scope, outside))
         if compiled:
             undo.enter_context(own_code(stack, scope, outside))

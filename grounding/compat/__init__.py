@@ -11,6 +11,7 @@ from grounding.compat.compilation import (
     is_wrapper,
     opaque_operator,
     torch_version,
+    watched_compile,
     without_always_called,
     wrapped_compiled_calls,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "reports_replacements",
     "sdpa_kernel",
     "torch_version",
+    "watched_compile",
     "without_always_called",
     "wrapped_compiled_calls",
     "wrapped_delta_rules",

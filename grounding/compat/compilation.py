@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -46,6 +47,28 @@ def is_wrapper(module: nn.Module) -> bool:
 def has_compiled_forward(module: nn.Module) -> bool:
     """Whether a module's `forward` alone is compiled, as by `module.forward = torch.compile(module.forward)`."""
     return hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
+
+
+@contextmanager
+def watched_compile(watch: Callable[[nn.Module], None]) -> Iterator[None]:
+    """Call a function before `module.compile()` compiles a module in place inside the block, in the whole process.
+
+    Args:
+        watch: receives the module; what it raises, `compile` raises.
+    """
+    compile_in_place = nn.Module.compile
+
+    @wraps(compile_in_place)
+    def watched(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        watch(self)
+        compile_in_place(self, *args, **kwargs)
+
+    replaced: Any = nn.Module
+    replaced.compile = watched
+    try:
+        yield
+    finally:
+        replaced.compile = compile_in_place
 
 
 @contextmanager

@@ -13,8 +13,10 @@ from torch._dynamo.utils import counters
 from transformers import CompileConfig, LlamaConfig, LlamaForCausalLM
 
 from grounding.attention import Recording, RowRequest, record
+from grounding.attention.backends.compiled import compiled_parts
 from grounding.attention.events import Scope, Subscriber
 from grounding.attention.intercept import intercept
+from grounding.compat import cache_argument
 from grounding.errors import RecordingError
 from grounding.models.base import VLM
 from grounding.models.llava import Llava
@@ -88,7 +90,7 @@ def graphs() -> int:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_rows_and_logits_equal_those_of_the_uncompiled_model(
+def test_rows_and_logits_equal_those_of_the_uncompiled_model_and_nothing_is_left_behind(
     way: Callable[[Any], None], vlm: VLM, prepared: Prepared
 ) -> None:
     asked = request(prepared, spec=RecordSpec(residual_sinks=True))
@@ -98,6 +100,7 @@ def test_rows_and_logits_equal_those_of_the_uncompiled_model(
     graphs()
     assert torch.equal(vlm.model(**prepared.inputs).logits, plain)
     assert graphs() > 0, "nothing was compiled"
+    before = {name: dict(vars(module)) for name, module in vlm.model.named_modules()}
     for block in range(2):
         logits, recording = run(vlm.model, prepared, asked)
         assert (graphs() > 0) is (block == 0), "a block compiles code of its own, once"
@@ -108,6 +111,10 @@ def test_rows_and_logits_equal_those_of_the_uncompiled_model(
         assert torch.equal(recording.residual_sinks[0], expected.residual_sinks[0])
     assert torch.equal(vlm.model(**prepared.inputs).logits, plain)
     assert graphs() == 0, "the code from before the block is used again"
+    for name, module in vlm.model.named_modules():
+        assert dict(vars(module)).keys() == before[name].keys()
+        assert module._compiled_call_impl is before[name].get("_compiled_call_impl")
+    assert torch.overrides._get_current_function_mode() is None
 
 
 def text_model() -> Any:
@@ -145,16 +152,59 @@ def test_a_wrapper_that_record_was_not_given_is_not_taken_for_an_empty_recording
         wrapper(IDS)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_blocks_leave_nothing_behind(way: Callable[[Any], None], vlm: VLM, prepared: Prepared) -> None:
-    way(vlm.model)
-    vlm.model(**prepared.inputs)
-    before = {name: dict(vars(module)) for name, module in vlm.model.named_modules()}
-    run(vlm.model, prepared, request(prepared, spec=RecordSpec(residual_sinks=True)))
-    for name, module in vlm.model.named_modules():
-        assert dict(vars(module)).keys() == before[name].keys()
-        assert module._compiled_call_impl is before[name].get("_compiled_call_impl")
-    assert torch.overrides._get_current_function_mode() is None
+def compile_whole(model: Any) -> None:
+    model.compile(backend="eager")
+
+
+def compile_attention(model: Any) -> None:
+    model.get_decoder().layers[1].self_attn.compile(**OPTIONS)
+
+
+@pytest.mark.parametrize("way", [compile_whole, compile_in_place, compile_layers, compile_attention])
+def test_compiling_in_place_inside_a_block_is_refused(way: Callable[[Any], None]) -> None:
+    model = text_model()
+    refused = pytest.raises(
+        RecordingError, match=r"\.compile\(\) was called inside a block that .* it: compile it before"
+    )
+    with record(model, RowRequest(((8, 2),), decode=True)):
+        cache = model(IDS, use_cache=True).past_key_values
+        with refused:
+            way(model)
+        model(IDS[:, :1], **{cache_argument(model): cache})
+    assert not compiled_parts(model)
+    way(model)
+    assert compiled_parts(model)
+
+
+def test_other_modules_may_be_compiled_inside_a_block() -> None:
+    model, other = text_model(), torch.nn.Linear(2, 2)
+    with record(model, RowRequest(((8,),), spec=RecordSpec(layers=(0,)))):
+        model(IDS)
+        other.compile(backend="eager")
+        model.get_decoder().layers[1].compile(backend="eager")
+        assert torch.equal(other(torch.ones(2)), torch.nn.functional.linear(torch.ones(2), other.weight, other.bias))
+
+
+def wrap_inner(model: Any) -> None:
+    model.model = torch.compile(model.model, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("way", "kind"),
+    [
+        (wrap_inner, "LlamaModel was compiled inside the block"),
+        (compile_forward, "made no attention call that can be recorded"),
+    ],
+)
+def test_a_recording_in_which_a_part_was_replaced_by_its_compiled_form_is_refused(
+    way: Callable[[Any], None], kind: str
+) -> None:
+    model = text_model()
+    refused = pytest.raises(RecordingError, match=kind)
+    with refused, record(model, RowRequest(((8, 2),), decode=True)):
+        cache = model(IDS, use_cache=True).past_key_values
+        way(model)
+        model(IDS[:, :1], **{cache_argument(model): cache})
 
 
 def test_decode_with_a_static_cache_that_generate_compiles(vlm: VLM, prepared: Prepared) -> None:
@@ -176,10 +226,10 @@ def test_decode_with_a_static_cache_that_generate_compiles(vlm: VLM, prepared: P
 
 
 def test_steered_texts_equal_those_of_the_uncompiled_model(vlm: VLM) -> None:
-    steering = Steering("renormalise", "", "", (Renormalise(gain=4.0),))
+    steering = Steering("renormalise", "", "", (Renormalise(gain=16.0),))
 
     def told(method: Steering | None) -> tuple[int, ...]:
-        return generate(vlm, [PICTURE], ["the red dog"], method, Decoding(max_new_tokens=3))[0].token_ids
+        return generate(vlm, [PICTURE], ["the red dog"], method, Decoding(max_new_tokens=2))[0].token_ids
 
     expected = told(steering), told(None)
     assert expected[0] != expected[1], "the steering must change the text for this test to mean anything"

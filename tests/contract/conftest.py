@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 from contract_cases import BUILDERS, Case
+from families import FAMILIES
 from PIL import Image
+from subjects import Subject, subject_of
+
+
+@pytest.fixture(params=list(FAMILIES))
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    one = subject_of(request.param)
+    with torch.no_grad():
+        yield one
+    assert one.vlm.model.config._attn_implementation == one.kernel
 
 
 @pytest.fixture(scope="session", params=list(BUILDERS))

@@ -1,4 +1,4 @@
-"""The models on which recording and steering are tested in depth; every family is tested in `test_family.py`."""
+"""The models on which recording and steering are tested in depth; `test_family_*.py` test every family."""
 
 from __future__ import annotations
 

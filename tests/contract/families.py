@@ -1,6 +1,6 @@
 """The table of families under contract: one line each, and one for each variant of another layout or attention.
 
-How a family is added stands in CONTRIBUTING.md. `test_family.py` runs over all lines.
+How a family is added stands in CONTRIBUTING.md. The files `test_family_*.py` are the contract, and run over all lines.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from grounding.cli import main
 SMALL = {"layers": 1, "hidden": 32, "heads": 2, "kv-heads": 1, "intermediate": 32, "length": 24, "steps": 2}
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("measured_here")
 def test_a_small_run_compares_compiled_with_uncompiled_steps(capsys: pytest.CaptureFixture[str]) -> None:
     options = [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]
     assert main(["bench", "compiled", *options, "--backend", "eager", "--rounds", "1", "--json"]) == 0

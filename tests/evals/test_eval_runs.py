@@ -107,7 +107,7 @@ def test_what_a_run_leaves(whole, data):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(options, tmp_path):
-    slow = {**options, "batch_size": 1, "max_new_tokens": 300}
+    slow = {**options, "batch_size": 1, "max_new_tokens": 100}
     out, calm = tmp_path / "killed", tmp_path / "calm"
     process = subprocess.Popen([sys.executable, "-m", "grounding", *words(slow, out)], stderr=subprocess.DEVNULL)
     samples = out / "samples.jsonl"

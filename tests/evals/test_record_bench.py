@@ -25,7 +25,7 @@ SMALL = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("measured_here")
 def test_a_small_run_prints_every_number_as_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     options = [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]
     assert main(["bench", "record", *options, "--rounds", "2", "--eager-rounds", "1", "--json"]) == 0

@@ -19,7 +19,7 @@ def runner() -> _SteerRunner:
     return _SteerRunner(SMALL)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("measured_here")
 def test_a_small_run_has_every_number() -> None:
     bench = measure_steer(SMALL, rounds=2, ways=["plain"])
     numbers = json.loads(json.dumps(asdict(bench)))

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from grounding.attention.backends.kernel_events import FOREIGN, emit, observed
-from grounding.attention.events import Scope, active_routes
+from grounding.attention.events import Route, Scope, active_routes
 from grounding.attention.introspect import LayerStack
+from grounding.attention.patches import SharedPatch
 from grounding.compat import (
     Kernel,
     has_compiled_forward,
@@ -38,6 +39,7 @@ from grounding.compat import (
     opaque_operator,
     sdpa_kernel,
     torch_version,
+    watched_compile,
 )
 from grounding.errors import RecordingError
 
@@ -239,9 +241,46 @@ def _mode(residuals: tuple[int, ...]) -> type[TorchFunctionMode]:
     return type("OwnCode", (_OwnCode,), {"residuals": residuals})
 
 
-def has_compiled_parts(model: nn.Module) -> bool:
-    """Whether a module of the model is compiled: as a wrapper, in place, or its `forward` alone."""
-    return any(is_compiled(module) or has_compiled_forward(module) for module in model.modules())
+def compiled_parts(model: nn.Module) -> list[nn.Module]:
+    """The modules of the model that are compiled: as a wrapper, in place, or their `forward` alone."""
+    return [module for module in model.modules() if is_compiled(module) or has_compiled_forward(module)]
+
+
+@contextmanager
+def compiled_before(model: nn.Module, route: Route, parts: Sequence[nn.Module]) -> Iterator[None]:
+    """Refuse to compile inside the block what a route follows: its hooks are not for compiled code.
+
+    `module.compile()` is refused where it is called, and any other way at the end of the block.
+
+    Args:
+        model: the whole model.
+        route: an open route.
+        parts: what is compiled already; see `compiled_parts`.
+
+    Raises:
+        RecordingError: a module of the route was compiled inside the block.
+    """
+    known = {id(part) for part in parts}
+    with _WATCH.installed():
+        yield
+    late = next((part for part in compiled_parts(model) if id(part) not in known and route.reaches(part)), None)
+    if late is not None:
+        kind = type(getattr(late, "_orig_mod", late)).__name__
+        raise RecordingError(
+            f"{kind} was compiled inside the block that follows its layers, whose hooks compiled code leaves out: "
+            "compile it before the block opens"
+        )
+
+
+def _refuse_late(module: nn.Module) -> None:
+    if any(route.reaches(module) for route in active_routes()):
+        raise RecordingError(
+            f"{type(module).__name__}.compile() was called inside a block that records or steers it: compile it before "
+            "the block opens"
+        )
+
+
+_WATCH = SharedPatch(lambda: watched_compile(_refuse_late))
 
 
 def refuse_compiled(stack: LayerStack, scope: Scope, outside: Sequence[int]) -> None:
