@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from grounding import schema
 from grounding.errors import ManifestError
-from grounding.files import user_path
 from grounding.manifest import read_manifest
+from grounding.masked_picture import open_masked, picture_digest
 from grounding.types import BoolArray
 
 if TYPE_CHECKING:
@@ -42,11 +38,7 @@ class CalibrationSample:
 
     def digest(self) -> bytes:
         """Compute the SHA-256 of pixels, words and mask."""
-        words = json.dumps([self.image.size, self.question, self.answer, self.word])
-        whole = hashlib.sha256(words.encode())
-        whole.update(self.image.convert("RGB").tobytes())
-        whole.update(b"" if self.mask is None else np.packbits(self.mask).tobytes())
-        return whole.digest()
+        return picture_digest(self.image, [self.question, self.answer, self.word], self.mask)
 
 
 Source = Callable[[], CalibrationSample]
@@ -84,17 +76,5 @@ def manifest_samples(file: Path) -> list[Source]:
 
 
 def _opened(line: _Line, folder: Path) -> CalibrationSample:
-    from grounding.errors import ImageError
-    from grounding.images import open_image
-
-    image = open_image(folder / user_path(line.image))
-    mask = None
-    if line.mask is not None:
-        path = folder / user_path(line.mask)
-        mask = np.asarray(np.asarray(open_image(path)).any(axis=-1))
-        if mask.shape != (image.height, image.width):
-            raise ImageError(
-                f"the mask {path} is {mask.shape[1]}x{mask.shape[0]} pixels, but its image {image.width}x"
-                f"{image.height}: expected one size"
-            )
+    image, mask = open_masked(folder, line.image, line.mask)
     return CalibrationSample(image, line.question, line.answer, line.word, mask)
