@@ -104,7 +104,9 @@ def _model_attention(model_type: str) -> tuple[str, ...]:
 
     if model_type not in CONFIG_MAPPING:
         return ()
-    return attention_kinds(CONFIG_MAPPING[model_type]().get_text_config())
+    config = CONFIG_MAPPING[model_type]()
+    kinds = attention_kinds(config.get_text_config())
+    return (*kinds, "Q-Former") if hasattr(config, "qformer_config") else kinds
 
 
 def attention_kinds(config: Any) -> tuple[str, ...]:

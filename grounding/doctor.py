@@ -80,7 +80,7 @@ def check_family(model_type: str) -> list[Check]:
         return [Check(f"{model_type}: all checks", None, f"skipped: {one_line(missing)}")]
     except Exception as error:
         return [Check(f"{model_type}: words and cells are found", False, one_line(error))]
-    cells = sum(len(layout.cells) for layout in prepared.layouts)
+    cells = sum(len(grid.positions) for layout in prepared.layouts for grid in layout.grids)
     words = sum(len(words) for words in prepared.words)
     checks = [Check(f"{model_type}: words and cells are found", True, f"{words} words, {cells} cells in a batch of 2")]
     properties: tuple[tuple[str, Callable[[VLM, Prepared], tuple[bool, str]]], ...] = (
@@ -125,11 +125,12 @@ def rows_equal_eager(vlm: VLM, prepared: Prepared, allowed: float | None = None)
     import torch
 
     from grounding.attention.rows import TOLERANCE
+    from grounding.compat import decoder_attentions
 
     allowed = allowed or TOLERANCE[torch.float32]
     recording = _recorded(vlm, prepared)
     with eager(vlm.model), torch.inference_mode():
-        attentions = vlm.model(**prepared.inputs, output_attentions=True, use_cache=False).attentions
+        attentions = decoder_attentions(vlm.model(**prepared.inputs, output_attentions=True, use_cache=False))
     if len(attentions) != len(vlm.row_layers):
         return False, f"eager attention gave {len(attentions)} layers, expected {len(vlm.row_layers)}"
     full = torch.stack(list(attentions), dim=1).float()  # [B, L, H, N, N]

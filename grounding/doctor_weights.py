@@ -41,7 +41,7 @@ def check_weights(vlm: VLM) -> list[Check]:
         prepared = vlm.prepare(pictures, _expressions(vlm))
     except Exception as error:
         return [Check(f"{name}: words and cells are found", False, one_line(error))]
-    cells = sum(len(layout.cells) for layout in prepared.layouts)
+    cells = sum(len(grid.positions) for layout in prepared.layouts for grid in layout.grids)
     checks = [Check(f"{name}: words and cells are found", *_spelt(vlm, prepared, cells))]
     properties: tuple[tuple[str, Callable[[VLM, Prepared], tuple[bool | None, str]]], ...] = (
         ("rows equal eager attention", _rows),
@@ -113,6 +113,8 @@ def _lie(index: int) -> Callable[[VLM, Prepared], tuple[bool | None, str]]:
         from grounding.models.probing.family import probe
 
         layout, size = prepared.layouts[index], SIZES[index]
+        if layout.cross:
+            return None, "probing finds cells among the tokens of a prompt, and here they are keys of cross-attention"
         shapes = ", ".join(f"{rows}x{columns}" for rows, columns in (grid.shape for grid in layout.grids))
         bands = BANDS_PER_CELL * max(max(grid.shape) for grid in layout.grids)
         try:

@@ -35,6 +35,7 @@ from grounding.compat.kernels import (
 from grounding.compat.models import (
     complete_llama4_output,
     complete_llama4_output_hook,
+    decoder_attentions,
     hub_commit,
     hub_offline,
     last_logits,
@@ -50,6 +51,7 @@ __all__ = [
     "cache_argument",
     "complete_llama4_output",
     "complete_llama4_output_hook",
+    "decoder_attentions",
     "delta_module",
     "delta_rule_owner",
     "delta_sizes",

@@ -63,6 +63,15 @@ def last_logits_option(model: Any) -> dict[str, Tensor]:
     return {"logits_to_keep": last_logits()} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 
+def decoder_attentions(output: Any) -> tuple[Tensor, ...]:
+    """Return the attention weights of a language model in its own output or in that of the model around it.
+
+    BLIP-2 and InstructBLIP return the output of their language model as a part of theirs.
+    """
+    own: tuple[Tensor, ...] | None = getattr(output, "attentions", None)
+    return output.language_model_outputs.attentions if own is None else own
+
+
 def complete_llama4_output(model: Any) -> None:
     """Give what Llama 4's language model returns the attribute `image_outputs`, once for each model.
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 
 from grounding.attention.coverage import linear_layers, row_layers
-from grounding.attention.introspect import decoder_stack
+from grounding.attention.introspect import LayerStack, decoder_stack
 from grounding.compat import reports_replacements
 from grounding.errors import ImageError, MethodError, ModelError
 from grounding.layout import ImageGrid, TokenLayout
@@ -70,6 +70,10 @@ class VLM(ABC):
     """Whether the processor takes one list of pictures per prompt instead of one list for the batch."""
     text_types: ClassVar[Mapping[str, int]] = {}
     """Per input of shape [B, N] its value at the tokens of a text behind the prompt, where it is not 0."""
+    cells_are_tokens: ClassVar[bool] = True
+    """Whether image cells are positions of the sequence; else keys of cross-attention (`TokenLayout.cross`)."""
+    fixed_inputs: ClassVar[tuple[str, ...]] = ()
+    """Inputs that a text behind the prompt does not lengthen, whatever their shape: tokens of another model."""
     template_options: ClassVar[Mapping[str, Any]] = {}
     """Variables of the chat template; `enable_thinking` where a thinking model is to answer at once."""
 
@@ -187,6 +191,11 @@ class VLM(ABC):
         rows may make one token. None, the default, where a family's rows do not: its features are then the image tokens
         as they enter the language model, which is the tower's output behind the projector.
         """
+        return None
+
+    @property
+    def query_reader(self) -> LayerStack | None:
+        """The cross-attention by which image tokens read the whole picture, where they stand for no part of it."""
         return None
 
     @property
@@ -378,7 +387,7 @@ class VLM(ABC):
         texts = written_texts(batch, element, self.image_token, len(pictures), int(image.sum()))
         pictures = [replace(picture, text=text) for picture, text in zip(pictures, texts, strict=True)]
         texts = [self.picture_text(picture) for picture in pictures]
-        tokens = Tokens.of(self.tokenizer, rendered, self.image_token, texts, self._adds_special_tokens(rendered.text))
+        tokens = self._tokens(rendered, texts)
         if list(tokens.ids) != ids[padding:].tolist():
             counts = ", ".join(str(len(own)) for own in tokens.pictures)
             raise ModelError(
@@ -395,6 +404,10 @@ class VLM(ABC):
         ]
         layout = tokens.layout(padding, grids, [picture.size for picture in pictures], has_expression)
         return (*own, last_word(len(ids) - 1)), layout
+
+    def _tokens(self, rendered: Rendered, texts: Sequence[str]) -> Tokens:
+        """The tokens that a rendered prompt has when each picture is written out as its text."""
+        return Tokens.of(self.tokenizer, rendered, self.image_token, texts, self._adds_special_tokens(rendered.text))
 
     def _adds_special_tokens(self, text: str) -> bool:
         bos = self.tokenizer.bos_token

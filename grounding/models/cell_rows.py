@@ -84,14 +84,15 @@ def cell_rows(
 
     Features are the rows that enter the model's projector, averaged where several make one image token, or, of a family
     that names no projector, the image tokens as they enter the language model. Separators between the tokens of a
-    picture then have 0. They cost one copy.
+    picture then have 0. Of a model that reads pictures by cross-attention they are the rows that enter its projector,
+    one for each key. They cost one copy.
 
     Raises:
         BudgetError: the features exceed the spec's budget; raised before the language model runs.
         RecordingError: the projector's rows do not make up the image tokens.
     """
     kept = CellRows()
-    keys = [torch.from_numpy(layout.image) for layout in layouts]
+    keys = [torch.from_numpy(layout.keys) for layout in layouts]
 
     def keep(rows: Tensor, into: list[Tensor]) -> None:
         """Keep rows [n, E] at the image keys that `into` marks, per element bool [K]; the others get 0."""
@@ -114,6 +115,10 @@ def cell_rows(
             kept.features.append(torch.zeros(len(own), flat.shape[-1]).masked_scatter(own[:, None], mine))
 
     def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if layouts[0].cross:
+            rows = args[0].reshape(len(keys), -1, args[0].shape[-1])
+            own = torch.cat([row[at.to(row.device)] for row, at in zip(rows, keys, strict=True)])
+            return keep(own, [torch.ones(len(at), dtype=torch.bool) for at in keys])
         ids = inputs["input_ids"].cpu()
         tokens = [row[at] == vlm.image_token_id for row, at in zip(ids, keys, strict=True)]  # without separators
         keep(args[0] if args else next(iter(kwargs.values())), tokens)

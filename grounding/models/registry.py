@@ -19,6 +19,7 @@ FAMILIES: Registry[VLM] = Registry(
     "grounding.families",
     {
         "aya_vision": "grounding.models.cohere:AyaVision",
+        "blip-2": "grounding.models.blip:Blip2",
         "cohere2_vision": "grounding.models.cohere:Cohere2Vision",
         "deepseek_vl": "grounding.models.deepseek_vl:DeepseekVL",
         "deepseek_vl_hybrid": "grounding.models.deepseek_vl:DeepseekVL",
@@ -29,6 +30,7 @@ FAMILIES: Registry[VLM] = Registry(
         "glm4v_moe": "grounding.models.glm4v:Glm4V",
         "glm46v": "grounding.models.glm4v:Glm4V",
         "idefics3": "grounding.models.idefics3:Idefics3",
+        "instructblip": "grounding.models.blip:InstructBlip",
         "internvl": "grounding.models.internvl:InternVL",
         "kimi_k25": "grounding.models.kimi:KimiK25",
         "lfm2_vl": "grounding.models.lfm2_vl:Lfm2VL",
@@ -66,10 +68,8 @@ _CROSS = (
 _OWN_CODE = "transformers has no class for it, and code that a checkpoint brings is not run"
 
 UNSUPPORTED: dict[str, str] = {
-    "blip-2": _MIXED,
     "florence2": _CROSS,
     "idefics": _CROSS,
-    "instructblip": _MIXED,
     "instructblipvideo": _MIXED,
     "kimi_vl": f"{_OWN_CODE}; kimi_k25 is known",
     "minicpmv": f"{_OWN_CODE}; minicpmv4_6 and minicpmv4_7 are known",

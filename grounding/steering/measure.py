@@ -117,7 +117,8 @@ def head_values(vlm: VLM, sample: CalibrationSample, kind: Kind, *, sinks: SinkR
     Raises:
         ExpressionError: the answer is empty or does not contain the word.
         ImageError: `agreement` is measured on a sample without a mask.
-        MethodError: the model cannot be steered, so heads cannot be ablated.
+        MethodError: the model cannot be steered, so heads cannot be ablated; or its image tokens are no cells, so it
+            has no `agreement`.
         RecordingError: the model's attention cannot be recorded.
         ModelError: the model cannot run, for example out of memory, or a value is not finite.
     """
@@ -187,7 +188,13 @@ def _covered(forced: TeacherForcedSample, mask: BoolArray | None) -> Tensor:
 
     Raises:
         ImageError: there is no mask, or it is empty.
+        MethodError: the model's image tokens are no cells.
     """
+    if forced.prepared.layouts[0].cross:
+        raise MethodError(
+            f"{forced.vlm.name} reads pictures by cross-attention, so its image tokens are no cells that a mask could "
+            "cover: measure heads by another target, or choose another model"
+        )
     if mask is None or not mask.any():
         raise ImageError("agreement needs a mask with at least one pixel of the object: give every sample its mask")
     image = forced.prepared.layouts[0].image

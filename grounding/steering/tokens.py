@@ -60,10 +60,15 @@ class TokenChoice:
             Per element the chosen positions in the padded prompt, ascending.
 
         Raises:
-            MethodError: the tower's attention cannot be read.
+            MethodError: the tower's attention cannot be read, or the image tokens of the model are no cells.
         """
         if self.choice == "all":
             return tuple(layout.image for layout in context.prepared.layouts)
+        if not context.vlm.cells_are_tokens:
+            raise MethodError(
+                f"tokens: {self.choice} chooses image tokens by where they lie in the picture, and those of "
+                f"{context.vlm.name} stand for no part of it: use tokens: all"
+            )
         from grounding.steering.vision import cell_attention
 
         early = cell_attention(context, self.layer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from grounding.models.tiny.blip import tiny_blip2, tiny_instructblip
 from grounding.models.tiny.cohere import tiny_aya_vision, tiny_cohere2_vision
 from grounding.models.tiny.deepseek import tiny_deepseek_vl, tiny_deepseek_vl_hybrid, tiny_kimi_k25
 from grounding.models.tiny.gemma import tiny_gemma3, tiny_paligemma
@@ -35,6 +36,7 @@ from grounding.models.tiny.qwen import (
 
 TINY: dict[str, Callable[..., TinyModel]] = {
     "aya_vision": tiny_aya_vision,
+    "blip-2": tiny_blip2,
     "cohere2_vision": tiny_cohere2_vision,
     "deepseek_vl": tiny_deepseek_vl,
     "deepseek_vl_hybrid": tiny_deepseek_vl_hybrid,
@@ -45,6 +47,7 @@ TINY: dict[str, Callable[..., TinyModel]] = {
     "glm4v_moe": tiny_glm4v_moe,
     "glm46v": tiny_glm46v,
     "idefics3": tiny_idefics3,
+    "instructblip": tiny_instructblip,
     "internvl": tiny_internvl,
     "kimi_k25": tiny_kimi_k25,
     "lfm2_vl": tiny_lfm2_vl,
