@@ -84,7 +84,7 @@ def _rows(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     return rows_equal_eager(vlm, prepared, TOLERANCE[vlm.model.dtype] * vlm.layer_count)
 
 
-def _steers(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
+def _steers(vlm: VLM, prepared: Prepared) -> tuple[bool | None, str]:
     import torch
 
     from grounding.steering.base import GenerationContext
@@ -92,6 +92,8 @@ def _steers(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     from grounding.steering.editor import applied
     from grounding.steering.modulation import Renormalise
 
+    if vlm.map_attention == "cross":
+        return None, "steering of attention is refused: no layer weighs the picture against words"
     context = GenerationContext(vlm, [_noise(size, 0) for size in SIZES], _expressions(vlm), prepared, Decoding())
     found = []
     with torch.inference_mode():

@@ -222,8 +222,7 @@ class FaithfulDescription:
         from grounding.models.teacher_forcing import teacher_forced_maps
 
         # Visual support leaves sinks out, and needs the rows of single layers, which a flow replaces.
-        has_sinks = self.vlm.cells_are_tokens
-        spec = replace(self.spec, layers=None, flow=None, attention="softmax", residual_sinks=has_sinks)
+        spec = replace(self.spec, layers=None, flow=None, attention="softmax", residual_sinks=True)
         text = teacher_forced_maps(self.vlm, prepared, [generated.token_ids], spec)[0]
         maps = text.maps
         if self._apart:
@@ -237,7 +236,7 @@ class FaithfulDescription:
             return
         background = self._background(image)
         encoded = False
-        measured = supports(text.maps, text.reference_words, sinks=self.vlm.cells_are_tokens)
+        measured = supports(text.maps, text.reference_words)
         for phrase, maps, support in zip(text.phrases, phrase_maps, measured, strict=True):
             heatmap = run_stages(self.method, replace(maps, background=background))
             points = self.method.points(heatmap) if heatmap.values.any() else None

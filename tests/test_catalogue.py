@@ -11,7 +11,15 @@ from types import ModuleType
 import pytest
 from command_mentions import ROOT
 
-from grounding.catalogue import COMPILED, DIFFUSION_TESTS, MODEL_TESTS, attention_kinds, catalogue, matrix
+from grounding.catalogue import (
+    COMPILED,
+    DIFFUSION_TESTS,
+    MODEL_TESTS,
+    NOT_STEERED,
+    attention_kinds,
+    catalogue,
+    matrix,
+)
 from grounding.cli import main
 from grounding.diffusion.registry import PIPELINES
 from grounding.models.registry import FAMILIES
@@ -41,6 +49,14 @@ def test_every_model_type_runs_the_tests_that_are_named(monkeypatch: pytest.Monk
         assert {name.partition("/")[0] for name in module.FAMILIES} >= {
             name for name in FAMILIES if FAMILIES.is_own(name)
         }
+
+
+def test_the_types_that_are_not_steered_are_those_that_steering_refuses() -> None:
+    assert {name for name in FAMILIES if FAMILIES.get(name).map_attention == "cross"} == NOT_STEERED
+    rows = {row.name: row for row in catalogue()}
+    assert "steering" not in rows["mllama"].verified
+    assert rows["mllama"].attention == ("full", "cross")
+    assert rows["instructblip"].attention == ("full", "Q-Former")
 
 
 def test_every_pipeline_runs_the_tests_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

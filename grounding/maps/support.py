@@ -52,9 +52,7 @@ class VisualSupport:
         return float(np.prod(parts) ** (1 / len(parts)))
 
 
-def supports(
-    phrases: Sequence[AttentionMaps], reference_words: AttentionMaps, *, sinks: bool = True
-) -> list[VisualSupport]:
+def supports(phrases: Sequence[AttentionMaps], reference_words: AttentionMaps) -> list[VisualSupport]:
     """Measure the support of every noun of one text, without masks.
 
     Sinks are found in the residual stream (`ResidualSinks`, Kang et al., ICLR 2025) and not by agreement of the rows on
@@ -64,26 +62,25 @@ def supports(
         phrases: per noun its maps, recorded with `residual_sinks`, with one word marked as head; see
             `grounding.models.teacher_forcing`.
         reference_words: rows of words that name no object, from the same pass.
-        sinks: leave sinks out; false where cells are keys of cross-attention, which have no residual stream.
 
     Raises:
-        MethodError: sinks are to be left out and the maps were recorded without `residual_sinks`.
+        MethodError: the maps were recorded without `residual_sinks`.
     """
-    others = [_look(reference_words, index, sinks) for index in range(len(reference_words.words))]
+    others = [_look(reference_words, index) for index in range(len(reference_words.words))]
     mass, edge = (float(np.mean(part)) for part in zip(*others, strict=True))
     found = []
     for maps in phrases:
-        own_mass, own_edge = _look(maps, next(i for i, word in enumerate(maps.words) if word.is_head), sinks)
+        own_mass, own_edge = _look(maps, next(i for i, word in enumerate(maps.words) if word.is_head))
         found.append(VisualSupport(_against(own_mass, mass), _against(own_edge, edge)))
     return found
 
 
-def _look(maps: AttentionMaps, index: int, sinks: bool) -> tuple[float, float]:
+def _look(maps: AttentionMaps, index: int) -> tuple[float, float]:
     """One word's attention on image cells that are no sinks, and its sharpness."""
     word = replace(
         maps, values=maps.values[:, :, :, index : index + 1], words=maps.words[index : index + 1], background=None
     )
-    kept = ResidualSinks(fill="zero")(word)[0] if sinks else word
+    kept, _ = ResidualSinks(fill="zero")(word)
     row = kept.values[:, :, :, 0, image_columns(kept)].mean(axis=(0, 1, 2))
     return float(row.sum(dtype=np.float64)), _sharpness(row)
 

@@ -62,6 +62,11 @@ class Recordable(Protocol):
         """L, decoder layers."""
         ...
 
+    @property
+    def map_attention(self) -> Attention:
+        """See `VLM.map_attention`."""
+        ...
+
     def layers_without(self, attention: Attention) -> tuple[int, ...]:
         """Layers without weights of a kind of attention."""
         ...
@@ -84,6 +89,7 @@ class RecordedPass:
         skipped_layers: layers of the model without weights of the recorded kind.
         read: per element [Q, K] what each of its image tokens reads of the picture's keys; None where image tokens are
             cells.
+        without_residuals: residual sinks are asked for of keys that have no residual stream, so that none is one.
     """
 
     recording: Recording
@@ -93,6 +99,7 @@ class RecordedPass:
     cells: CellRows
     skipped_layers: tuple[int, ...] = ()
     read: Sequence[torch.Tensor] | None = None
+    without_residuals: bool = False
 
     def maps(self, element: int, words: tuple[Word, ...], picture: int = 0) -> AttentionMaps:
         """The maps of some of one element's words over one of its pictures.
@@ -116,7 +123,9 @@ class RecordedPass:
         values = torch.stack([rows[:, :, group].mean(dim=2) for group in groups], dim=2)  # [L, H, T, image tokens]
         values = values[..., columns] if self.read is None else values @ self.read[element][:, keys]  # [L, H, T, K]
         statistics = recording.head_statistics[element] if request.spec.head_statistics else {}
-        sinks = recording.residual_sinks
+        sinks = None if recording.residual_sinks is None else recording.residual_sinks[element].numpy()[:, columns]
+        if self.without_residuals:
+            sinks = np.zeros((len(values), len(keys)), np.float32)
         logits = self.cells.logits(element, words)
         return AttentionMaps(
             values=values[None].numpy(),  # one step
@@ -129,7 +138,7 @@ class RecordedPass:
             layer_count=self.layer_count,
             skipped_layers=self.skipped_layers,
             head_statistics={name: table.numpy() for name, table in statistics.items()},
-            residual_sinks=None if sinks is None else sinks[element].numpy()[:, columns],
+            residual_sinks=sinks,
             features=self.cells.features[element].numpy()[columns] if self.cells.features else None,
             logits=None if logits is None else logits.numpy()[:, columns],
             flow=request.spec.flow,
@@ -182,8 +191,13 @@ def record_pass(
             cross-attention and the spec asks for what tokens of the sequence have.
         MethodError: no layer of the spec has weights of its kind of attention.
     """
-    if any(layout.cross for layout in layouts):
-        _refuse_of_tokens(vlm.name, spec)
+    bare = any(layout.cross for layout in layouts)
+    without_residuals = bare and spec.residual_sinks
+    if bare:
+        _refuse_of_tokens(vlm, spec)
+        spec = replace(spec, residual_sinks=False)
+    if spec.attention == "softmax":
+        spec = replace(spec, attention=vlm.map_attention)
     skipped = vlm.layers_without(spec.attention)
     if skipped:
         wanted = range(vlm.layer_count) if spec.layers is None else spec.layers
@@ -199,16 +213,18 @@ def record_pass(
         logits = vlm.model(**inputs, use_cache=False, logits_to_keep=last_logits()).logits
     refuse_overflow(logits, vlm.name)
     read = None if weights is None else weights.read
-    return RecordedPass(recording, request, layouts, vlm.layer_count, cells, skipped, read)
+    return RecordedPass(recording, request, layouts, vlm.layer_count, cells, skipped, read, without_residuals)
 
 
-def _refuse_of_tokens(name: str, spec: RecordSpec) -> None:
+def _refuse_of_tokens(vlm: Recordable, spec: RecordSpec) -> None:
     """Refuse to record what cells have only where they are tokens of the sequence."""
-    for asked, given in (("residual sinks", spec.residual_sinks), ("logits at cells", spec.logits)):
+    flow = spec.flow is not None and vlm.map_attention == "cross"
+    asked = (("logits at cells", spec.logits), ("attention flow", flow))
+    for what, given in asked:
         if given:
             raise RecordingError(
-                f"{name} reads its pictures by cross-attention, so cells are no tokens of its language model and have "
-                f"no {asked}: leave out the stage that reads them, or choose another model"
+                f"{vlm.name} reads its pictures by cross-attention, so cells are no tokens of its language model and "
+                f"have no {what}: leave out the stage that reads them, or choose another model"
             )
 
 
@@ -234,7 +250,9 @@ def row_request(layouts: Sequence[TokenLayout], words: Sequence[Sequence[Word]],
             "magnets share a cell's attention with the expression, and in a vision-language model cells do not attend "
             "to words: leave the stage 'magnets' out, or use a diffusion transformer"
         )
-    image = tuple(tuple(layout.image.tolist()) for layout in layouts)
+    # Of a model that reads pictures through query tokens, rows are over these.
+    keys = [layout.keys if spec.attention == "cross" else layout.image for layout in layouts]
+    image = tuple(tuple(own.tolist()) for own in keys)
     return RowRequest(
         queries=tuple(tuple(dict.fromkeys(p for word in own for p in word.positions)) for own in words),
         keys=image,

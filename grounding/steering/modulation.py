@@ -111,6 +111,20 @@ class Modulation(ABC):
         """
 
 
+def refuse_cross_attention(vlm: VLM) -> None:
+    """Refuse a model that reads its picture in layers of cross-attention, for edits that weigh image against text.
+
+    Raises:
+        MethodError: it does.
+    """
+    if vlm.map_attention == "cross":
+        raise MethodError(
+            f"{vlm.name} reads its picture in layers by cross-attention, where every key is of the picture, and "
+            "elsewhere has no image keys, so there is no share of the picture to raise: steer another model, or use a "
+            "method that changes the next token's scores (vcd) or heads (gate)"
+        )
+
+
 @dataclass(frozen=True)
 class ImageModulation(Modulation):
     """Modulate the attention on chosen image keys.
@@ -128,6 +142,14 @@ class ImageModulation(Modulation):
             MethodError: the choice needs the vision tower's attention, which cannot be read.
         """
         return self.tokens.select(context)
+
+    def check(self, vlm: VLM) -> None:
+        """Check that the model attends to its picture and to words in the same layers.
+
+        Raises:
+            MethodError: it does not.
+        """
+        refuse_cross_attention(vlm)
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,13 @@ def weights_through_query_tokens(vlm: VLM, prepared: Prepared) -> list[torch.Ten
     ]
 
 
+def weights_of_cross_attention(vlm: VLM, prepared: Prepared) -> list[torch.Tensor]:
+    """The decoder's layers of cross-attention alone."""
+    attentions = vlm.model(**prepared.inputs, output_attentions=True, use_cache=False).attentions
+    full = torch.stack([attentions[layer] for layer in vlm.model.config.text_config.cross_attention_layers], dim=1)
+    return [own[..., layout.keys.tolist()] for own, layout in zip(full, prepared.layouts, strict=True)]
+
+
 # A variant's name is its model type, a slash, and what differs.
 FAMILIES: dict[str, Family] = {
     "aya_vision": Family(grids=(3, 3)),
@@ -102,6 +109,7 @@ FAMILIES: dict[str, Family] = {
     "minicpmv4_6/4x": Family(partial(tiny_minicpmv4_6, mode="4x"), grids=(3, 3)),
     "minicpmv4_7": Family(grids=(3, 3)),
     "mistral3": Family(),
+    "mllama": Family(weights=weights_of_cross_attention),
     "molmo2": Family(grids=(2, 2)),
     "ovis2": Family(grids=(3, 3)),
     "ovis2/whole": Family(partial(tiny_ovis2, split=False)),

@@ -21,7 +21,7 @@ from steering_reference import Reference, reference_attention
 from grounding.attention import RowRequest, record
 from grounding.attention.rows import TOLERANCE
 from grounding.compat import decoder_attentions, last_logits, last_logits_option
-from grounding.errors import ImageError, RecordingError
+from grounding.errors import ImageError, MethodError, RecordingError
 from grounding.geometry import Box, uncovered_share
 from grounding.layout import ImageGrid
 from grounding.methods import load_method
@@ -98,7 +98,8 @@ def eager(subject: Subject) -> Iterator[Any]:
 def full_attention(subject: Subject, prepared: Prepared) -> torch.Tensor:
     """[B, L, H, N, N]"""
     with eager(subject) as model:
-        return torch.stack(decoder_attentions(model(**prepared.inputs, output_attentions=True, use_cache=False)), dim=1)
+        found = decoder_attentions(model(**prepared.inputs, output_attentions=True, use_cache=False))
+    return torch.stack(of_layers(subject.vlm, found, subject.vlm.row_layers), dim=1)
 
 
 def full_weights(subject: Subject, prepared: Prepared) -> list[torch.Tensor]:
@@ -110,6 +111,11 @@ def full_weights(subject: Subject, prepared: Prepared) -> list[torch.Tensor]:
     return [own[..., layout.keys.tolist()] for own, layout in zip(full, prepared.layouts, strict=True)]
 
 
+def of_layers(vlm: VLM, attentions: tuple[torch.Tensor, ...], layers: tuple[int, ...]) -> list[torch.Tensor]:
+    """Those of some layers, where a model returns those of all layers and not of the wanted kind alone."""
+    return [attentions[layer] for layer in layers] if len(attentions) == vlm.layer_count else list(attentions)
+
+
 def queries_of(prepared: Prepared) -> tuple[tuple[int, ...], ...]:
     """The last three positions of each element, and its first image cell or token."""
     firsts = (int((layout.cells if len(layout.cells) else layout.image)[0]) for layout in prepared.layouts)
@@ -117,8 +123,12 @@ def queries_of(prepared: Prepared) -> tuple[tuple[int, ...], ...]:
 
 
 def request_of(subject: Subject, *, decode: bool = False) -> RowRequest:
-    """These rows of all layers that have attention weights."""
-    return RowRequest(queries_of(subject.batch), decode=decode, spec=RecordSpec(layers=subject.vlm.row_layers))
+    """These rows of all layers whose rows are maps."""
+    return RowRequest(queries_of(subject.batch), decode=decode, spec=map_spec(subject))
+
+
+def map_spec(subject: Subject) -> RecordSpec:
+    return RecordSpec(layers=subject.vlm.map_layers, attention=subject.vlm.map_attention)
 
 
 def test_the_flow_of_every_family_is_that_of_its_matrices(subject: Subject) -> None:
@@ -184,9 +194,11 @@ def test_prefill_and_decode_equal_eager_generation(subject: Subject) -> None:
         slow = model.generate(**inputs, **greedy(model), output_attentions=True, return_dict_in_generate=True)
     assert torch.equal(slow.sequences, generated)
     for element, rows in enumerate(queries):
-        expected = torch.stack([layer[element] for layer in slow.attentions[0]])[:, :, list(rows)]
+        layers = of_layers(subject.vlm, slow.attentions[0], subject.vlm.map_layers)
+        expected = torch.stack([layer[element] for layer in layers])[:, :, list(rows)]
         torch.testing.assert_close(recording.prefill[element], expected, atol=ALLOWED, rtol=0)
-        for step, layers in enumerate(slow.attentions[1:]):
+        for step, attentions in enumerate(slow.attentions[1:]):
+            layers = of_layers(subject.vlm, attentions, subject.vlm.map_layers)
             expected = torch.stack([layer[element] for layer in layers])
             found = recording.decode[element][step, ..., : expected.shape[-1]]
             torch.testing.assert_close(found, expected, atol=ALLOWED, rtol=0)
@@ -200,12 +212,13 @@ def test_rows_of_generated_tokens_equal_those_of_teacher_forcing(subject: Subjec
     with control_tokens_hidden(vlm, tokens, prepared.length) as shown:
         inputs = continued(vlm, prepared.inputs, shown)
         at = ((prepared.length, prepared.length + 1),) * 2  # the last token generated is not read
-        with record(vlm.model, RowRequest(at, spec=RecordSpec(layers=vlm.row_layers))) as whole:
+        with record(vlm.model, RowRequest(at, spec=map_spec(subject))) as whole:
             vlm.model(**inputs, use_cache=False, logits_to_keep=last_logits())
     for element in range(2):
         for step in range(2):
-            found = recording.decode[element][step, :, :, 0, : prepared.length + step + 1]
-            expected = whole.prefill[element][:, :, step, : prepared.length + step + 1]
+            columns = prepared.length + step + 1 if vlm.map_attention == "softmax" else None
+            found = recording.decode[element][step, :, :, 0, :columns]
+            expected = whole.prefill[element][:, :, step, :columns]
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
@@ -240,11 +253,16 @@ def test_every_cell_has_a_feature_of_its_own_and_logits(subject: Subject) -> Non
         assert len(np.unique(maps.features[at], axis=0)) == len(at)  # the picture is noise
 
 
-def test_what_tokens_alone_have_is_refused_where_cells_are_keys_of_cross_attention(subject: Subject) -> None:
-    for name, spec in (("logits at cells", RecordSpec(logits=True)), ("sinks", RecordSpec(residual_sinks=True))):
-        if subject.batch.layouts[0].cross:
-            with pytest.raises(RecordingError, match=f"cells are no tokens of its language model and have no .*{name}"):
-                record_maps(subject.vlm, subject.batch, spec)
+def test_cells_that_are_keys_of_cross_attention_have_no_logits_and_are_no_residual_sinks(subject: Subject) -> None:
+    sinks = RecordSpec(residual_sinks=True)
+    if not subject.batch.layouts[0].cross:
+        assert all(maps.residual_sinks.any() for maps in record_maps(subject.vlm, subject.batch, sinks))
+        return
+    with pytest.raises(RecordingError, match="cells are no tokens of its language model and have no logits at cells"):
+        record_maps(subject.vlm, subject.batch, RecordSpec(logits=True))
+    for maps in record_maps(subject.vlm, subject.batch, sinks):
+        assert maps.residual_sinks.shape == (maps.values.shape[1], len(maps.keys))
+        assert not maps.residual_sinks.any()
 
 
 def test_each_words_tokens_spell_the_word(subject: Subject) -> None:
@@ -440,6 +458,7 @@ def test_a_patch_in_the_second_picture_moves_its_cells_alone(subject: Subject) -
         check_moved(cells[first:], second, box)
 
 
+REFUSAL = "by cross-attention, where every key is of the picture"
 QUESTIONS = ("where is the red dog on the left?", "where is it")
 
 
@@ -447,6 +466,10 @@ def test_a_gain_of_one_is_bit_identical_and_another_equals_the_formula(subject: 
     vlm = subject.vlm
     prepared = vlm.prepare_questions(subject.pictures, QUESTIONS)
     context = GenerationContext(vlm, subject.pictures, QUESTIONS, prepared, Decoding())
+    if vlm.map_attention == "cross":
+        with pytest.raises(MethodError, match=REFUSAL), applied(Renormalise(gain=4.0), context):
+            pass
+        return
     plain = vlm.model(**prepared.inputs).logits
     with applied(Renormalise(gain=1.0, prefill="all"), context):
         assert torch.equal(vlm.model(**prepared.inputs).logits, plain)
@@ -475,10 +498,14 @@ def test_segment_end_to_end(subject: Subject, segmenter: Any) -> None:
 
 
 def test_describe_end_to_end(subject: Subject) -> None:
-    steering = Steering("test", "", "", (Renormalise(gain=3.0),))
+    steering: Steering | None = Steering("test", "", "", (Renormalise(gain=3.0),))
+    if subject.vlm.map_attention == "cross":
+        with pytest.raises(MethodError, match=REFUSAL):
+            FaithfulDescription(subject.vlm, load_method("plain-mean"), None, steering)
+        steering = None
     pipe = FaithfulDescription(subject.vlm, load_method("plain-mean"), None, steering, Decoding(max_new_tokens=4))
     description = pipe(subject.pictures[0])
     (expected,) = generate(subject.vlm, [subject.pictures[0]], [subject.vlm.default_question], None, Decoding(4))
     assert description.unsteered.text == expected.text.strip()
-    assert description.steered is not None
+    assert (description.steered is None) == (steering is None)
     assert pipe.check(subject.pictures[0], "A red dog.").nouns[0].noun == "dog"

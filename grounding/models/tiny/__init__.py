@@ -22,6 +22,7 @@ from grounding.models.tiny.llava import tiny_llava, tiny_llava_gqa
 from grounding.models.tiny.llava_next import tiny_llava_next, tiny_llava_onevision
 from grounding.models.tiny.minicpm import tiny_minicpmv4_6, tiny_minicpmv4_7
 from grounding.models.tiny.mistral import tiny_mistral3
+from grounding.models.tiny.mllama import tiny_mllama
 from grounding.models.tiny.molmo2 import tiny_molmo2
 from grounding.models.tiny.ovis import tiny_ovis2
 from grounding.models.tiny.parts import TinyModel
@@ -58,6 +59,7 @@ TINY: dict[str, Callable[..., TinyModel]] = {
     "minicpmv4_6": tiny_minicpmv4_6,
     "minicpmv4_7": tiny_minicpmv4_7,
     "mistral3": tiny_mistral3,
+    "mllama": tiny_mllama,
     "molmo2": tiny_molmo2,
     "ovis2": tiny_ovis2,
     "paligemma": tiny_paligemma,

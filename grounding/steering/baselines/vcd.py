@@ -80,7 +80,8 @@ def noised(inputs: dict[str, Tensor], config: Any, step: int, seed: int) -> Tens
     beta_s = sigmoid(linspace(-6, 6, 1000))_s (5e-3 - 1e-5) + 1e-5.
 
     Args:
-        inputs: with `pixel_values`, either [B, C, H, W], or patches [n, C T p p] with `image_grid_thw` [B, 3].
+        inputs: with `pixel_values`: [B, C, H, W]; or the tiles of every prompt's pictures [B, I, tiles, C, H, W]; or
+            patches [n, C T p p] with `image_grid_thw` [B, 3].
         config: of the model.
         step: t, counted from 0.
         seed: of the noise.
@@ -95,7 +96,7 @@ def noised(inputs: dict[str, Tensor], config: Any, step: int, seed: int) -> Tens
     kept = torch.cumprod(1 - betas, dim=0)[step]
     pixels = inputs["pixel_values"]
     grid = inputs.get("image_grid_thw")
-    if pixels.ndim == 4 and grid is None:
+    if pixels.ndim in (4, 6) and grid is None:
         noise = _draw(pixels.shape[1:], seed).expand_as(pixels)
     elif pixels.ndim == 2 and grid is not None:
         frames = int(config.vision_config.temporal_patch_size)
@@ -107,8 +108,9 @@ def noised(inputs: dict[str, Tensor], config: Any, step: int, seed: int) -> Tens
         noise = torch.cat(parts)
     else:
         raise MethodError(
-            f"visual-contrast: the pixels have the shape {tuple(pixels.shape)}, expected whole pictures [B, C, H, W] "
-            "or flattened patches with their grid: this family's pictures cannot be noised yet"
+            f"visual-contrast: the pixels have the shape {tuple(pixels.shape)}, expected whole pictures [B, C, H, W], "
+            "tiles [B, I, tiles, C, H, W] or flattened patches with their grid: this family's pictures cannot be "
+            "noised yet"
         )
     noisy = kept.sqrt() * pixels.float().cpu() + (1 - kept).sqrt() * noise
     return noisy.to(pixels.device, pixels.dtype)
