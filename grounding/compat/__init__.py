@@ -41,6 +41,7 @@ from grounding.compat.models import (
     last_logits,
     last_logits_option,
     reports_replacements,
+    text_model,
 )
 from grounding.compat.pipelines import dispatched_kernels, pipeline_dtype_argument
 
@@ -75,6 +76,7 @@ __all__ = [
     "pipeline_dtype_argument",
     "reports_replacements",
     "sdpa_kernel",
+    "text_model",
     "torch_version",
     "without_always_called",
     "wrapped_compiled_calls",

@@ -63,6 +63,16 @@ def last_logits_option(model: Any) -> dict[str, Tensor]:
     return {"logits_to_keep": last_logits()} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 
+def text_model(model: Any) -> Any:
+    """Return what goes on with a text without its picture: the model, or the language model within.
+
+    BLIP-2 and InstructBLIP demand pixels at every pass, and generate with their language model.
+    """
+    pixels = inspect.signature(model.forward).parameters.get("pixel_values")
+    demanded = pixels is not None and pixels.default is inspect.Parameter.empty
+    return model.language_model if demanded else model
+
+
 def decoder_attentions(output: Any) -> tuple[Tensor, ...]:
     """Return the attention weights of a language model in its own output or in that of the model around it.
 

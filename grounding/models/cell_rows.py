@@ -124,7 +124,10 @@ def cell_rows(
         keep(args[0] if args else next(iter(kwargs.values())), tokens)
 
     def embedded(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        rows = [own[at.to(own.device)] for own, at in zip(kwargs["inputs_embeds"], keys, strict=True)]
+        embeds = kwargs.get("inputs_embeds") if module is vlm.decoder else args[0]
+        if embeds is None or kept.features:
+            return  # a decoder that places image features itself shows them to its first layer
+        rows = [own[at.to(own.device)] for own, at in zip(embeds, keys, strict=True)]
         keep(torch.cat(rows), [torch.ones(len(at), dtype=torch.bool) for at in keys])
 
     def leaving(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -134,10 +137,10 @@ def cell_rows(
     with ExitStack() as undo:
         if spec.features:
             first = vlm.projector
-            hook = vlm.decoder if first is None else first
-            undo.callback(
-                hook.register_forward_pre_hook(embedded if first is None else entering, with_kwargs=True).remove
-            )
+            hooked = (vlm.decoder, vlm.decoder.layers[0]) if first is None else (first,)
+            for module in hooked:
+                hook = embedded if first is None else entering
+                undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         if spec.logits:
             kept.ids, kept.head = inputs["input_ids"], vlm.model.get_output_embeddings()
             undo.callback(vlm.decoder.register_forward_hook(leaving).remove)

@@ -115,6 +115,7 @@ FAMILIES: dict[str, Family] = {
     "ovis2/whole": Family(partial(tiny_ovis2, split=False)),
     "paligemma": Family(),
     "paligemma/second": Family(partial(tiny_paligemma, second=True)),
+    "phi4_multimodal": Family(sizes=((251, 71), (71, 121)), grids=(2, 2)),
     "qwen2_5_vl": Family(),
     "qwen2_vl": Family(),
     "qwen3_5": Family(),

@@ -26,6 +26,7 @@ from grounding.models.tiny.mllama import tiny_mllama
 from grounding.models.tiny.molmo2 import tiny_molmo2
 from grounding.models.tiny.ovis import tiny_ovis2
 from grounding.models.tiny.parts import TinyModel
+from grounding.models.tiny.phi import tiny_phi4_multimodal
 from grounding.models.tiny.qwen import (
     tiny_qwen2_5_vl,
     tiny_qwen2_vl,
@@ -63,6 +64,7 @@ TINY: dict[str, Callable[..., TinyModel]] = {
     "molmo2": tiny_molmo2,
     "ovis2": tiny_ovis2,
     "paligemma": tiny_paligemma,
+    "phi4_multimodal": tiny_phi4_multimodal,
     "qwen2_5_vl": tiny_qwen2_5_vl,
     "qwen2_vl": tiny_qwen2_vl,
     "qwen3_5": tiny_qwen3_5,
