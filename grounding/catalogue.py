@@ -73,6 +73,7 @@ class Family:
 
 def catalogue() -> list[Family]:
     """All families, vision-language models first; those of other distributions have nothing verified here."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as TEXT_CLASSES
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as CLASSES
 
     from grounding.diffusion.registry import PIPELINES
@@ -85,7 +86,8 @@ def catalogue() -> list[Family]:
             tests.pop("steering", None)
         if name in COMPILED:
             tests["compiled"] = COMPILED[name]
-        rows.append(Family(name, "vision-language", CLASSES.get(name), _model_attention(name), tests))
+        model_class = CLASSES.get(name) or TEXT_CLASSES.get(name)
+        rows.append(Family(name, "vision-language", model_class, _model_attention(name), tests))
     for name in PIPELINES:
         tests = dict(DIFFUSION_TESTS) if PIPELINES.is_own(name) else {}
         rows.append(Family(name, "diffusion", name, (_JOINT[PIPELINES.get(name).attention],), tests))

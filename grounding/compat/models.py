@@ -82,6 +82,19 @@ def decoder_attentions(output: Any) -> tuple[Tensor, ...]:
     return output.language_model_outputs.attentions if own is None else own
 
 
+def install_output_capture(model: Any) -> None:
+    """Install transformers' hooks that capture hidden states and attentions on a model and all its parts, once.
+
+    They are installed at the first pass that asks for any. Where a vision tower has asked for its own before the whole
+    model does, the tower is hooked twice and takes its features from the wrong layer, or from none (transformers 5.24).
+    """
+    from transformers.utils import output_capturing
+
+    install = getattr(output_capturing, "maybe_install_capturing_hooks", None)
+    if install is not None:
+        install(model)
+
+
 def complete_llama4_output(model: Any) -> None:
     """Give what Llama 4's language model returns the attribute `image_outputs`, once for each model.
 

@@ -63,6 +63,8 @@ class VLM(DecoderLayers, ABC):
     model_types: ClassVar[tuple[str, ...]]
     family_words: ClassVar[OwnWords] = OwnWords()
     """Words of every checkpoint of the family that declares none of its own."""
+    auto_class: ClassVar[str] = "AutoModelForImageTextToText"
+    """Transformers' class that loads the model by its config."""
     takes_several: ClassVar[bool] = True
     """Whether one prompt may have several pictures."""
     nests_pictures: ClassVar[bool] = False

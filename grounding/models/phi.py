@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
+from grounding.compat import install_output_capture
 from grounding.errors import ModelError
 from grounding.layout import ImageGrid
 from grounding.models.base import VLM
 from grounding.models.picture import Picture
+from grounding.text.parse import NounFinder
 from grounding.types import IntArray
 
 
@@ -23,6 +26,13 @@ class Phi4Multimodal(VLM):
     """
 
     model_types = ("phi4_multimodal",)
+    auto_class = "AutoModelForCausalLM"
+
+    def __init__(self, model: Any, processor: Any, name: str = "", finder: NounFinder | None = None) -> None:
+        install_output_capture(model.model)  # its tower asks for hidden states at every pass
+        super().__init__(model, processor, name, finder)
+        if getattr(processor, "chat_template", None) is None:  # its class drops the saved template, the tokenizer not
+            processor.chat_template = getattr(self.tokenizer, "chat_template", None)
 
     @property
     def image_token_id(self) -> int:
