@@ -34,7 +34,8 @@ class Blip2(CrossVLM):
             where None. The config's `grounding_query_layers`.
 
     Raises:
-        ModelError: the language model is an encoder and a decoder (T5), or see `VLM`.
+        ModelError: the language model is an encoder and a decoder (T5), its processor writes another number of query
+            tokens, or see `VLM`.
     """
 
     model_types: ClassVar[tuple[str, ...]] = ("blip-2",)
@@ -47,6 +48,13 @@ class Blip2(CrossVLM):
                 f"{model.config.text_config.model_type!r}, whose encoder mixes query tokens and words before an answer "
                 "is written, so its decoder's attention is no map: choose a checkpoint with a decoder alone (Vicuna, "
                 "OPT)"
+            )
+        queries = getattr(processor, "num_query_tokens", None)
+        if queries != model.config.num_query_tokens:
+            raise ModelError(
+                f"the processor of {name or model.config.name_or_path} writes {queries} query tokens for a picture, "
+                f"and the model makes {model.config.num_query_tokens}: set num_query_tokens of its processor "
+                "(processor_config.json) to the model's"
             )
         self.query_layers: Sequence[int] | None = getattr(model.config, "grounding_query_layers", None)
         super().__init__(model, processor, name, finder)

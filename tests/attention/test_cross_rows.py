@@ -180,6 +180,18 @@ def test_what_has_no_meaning_for_cross_attention_is_refused() -> None:
     assert (CROSS | RecordSpec()).attention == "cross"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_within_the_table(dtype: torch.dtype) -> None:
+    """Against eager attention under the same kernel, so that layers have equal inputs."""
+    half = mllama().to(dtype)
+    half.set_attn_implementation("eager")
+    given = inputs() | {"pixel_values": inputs()["pixel_values"].to(dtype)}
+    with record(half, RowRequest((QUERIES,), spec=CROSS)) as recording:
+        attentions = half(**given, output_attentions=True).attentions
+    wanted = torch.stack([attentions[layer][0] for layer in (1, 3)])[:, :, list(QUERIES)].float()
+    torch.testing.assert_close(recording.prefill[0], wanted, atol=TOLERANCE[dtype], rtol=0)
+
+
 def test_a_recording_over_its_budget_is_refused() -> None:
     with pytest.raises(BudgetError, match=r"its budget is 1\.0 KiB"):
         recorded(RecordSpec(attention="cross", budget_bytes=1024))

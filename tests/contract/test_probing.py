@@ -23,6 +23,9 @@ NOT_PROBED = ("deepseek_vl", "deepseek_vl_hybrid", "kimi_k25", "llama4", "molmo2
 """Families that need their own file: cells of padding, which no part of the picture moves (the first three and Llama 4,
 whose decoder is one module deeper too), convolutions that carry change to other cells (the hybrid), and a token that
 the processor puts before the prompt (Molmo2)."""
+NOT_SHOWN = ("blip-2", "instructblip", "mllama", "phi4_multimodal")
+"""Families whose decoder is not shown cells as it is called: query tokens, cross-attention, or a decoder that places
+image features itself."""
 BANDS = 32
 
 
@@ -53,7 +56,13 @@ def check_grids(found: tuple[ImageGrid, ...], claimed: tuple[ImageGrid, ...]) ->
 
 
 def chatting() -> list[str]:
-    return [name for name in FAMILIES if name.partition("/")[0] not in (*NO_CHAT, *NOT_PROBED)]
+    return [name for name in FAMILIES if name.partition("/")[0] not in (*NO_CHAT, *NOT_PROBED, *NOT_SHOWN)]
+
+
+@pytest.mark.parametrize("name", NOT_SHOWN)
+def test_a_model_that_does_not_show_its_cells_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="has no chat template, so probing|gives its decoder no embeddings of image"):
+        hidden(name).prepare([Image.new("RGB", FAMILIES[name].sizes[0])], ["dog"])
 
 
 @pytest.mark.parametrize("name", chatting())

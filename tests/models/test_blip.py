@@ -88,6 +88,16 @@ def test_an_encoder_decoder_language_model_is_refused(model_type: str) -> None:
         family_class(model_type)(*BUILDERS[model_type](text="t5"))
 
 
+def test_a_processor_of_another_number_of_query_tokens_is_refused(vlm: VLM) -> None:
+    model, processor = BUILDERS[vlm.model_types[0]]()
+    for number in (None, QUERIES + 1):
+        processor.num_query_tokens = number
+        with pytest.raises(
+            ModelError, match=f"writes {number} query tokens for a picture, and the model makes {QUERIES}"
+        ):
+            family_class(vlm.model_types[0])(model, processor)
+
+
 def test_the_q_formers_prompt_stays_as_it_is_behind_a_text_of_the_same_length() -> None:
     vlm = built("instructblip")
     inputs = dict(vlm.prepare_questions([picture()], ["where is it"]).inputs)
