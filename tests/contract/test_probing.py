@@ -61,7 +61,7 @@ def chatting() -> list[str]:
 
 @pytest.mark.parametrize("name", NOT_SHOWN)
 def test_a_model_that_does_not_show_its_cells_is_refused(name: str) -> None:
-    with pytest.raises(ModelError, match="has no chat template, so probing|gives its decoder no embeddings of image"):
+    with pytest.raises(ModelError, match=r"has no chat template, so probing|gives its decoder no embeddings of image"):
         hidden(name).prepare([Image.new("RGB", FAMILIES[name].sizes[0])], ["dog"])
 
 
