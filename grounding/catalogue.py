@@ -29,8 +29,6 @@ MODEL_TESTS: Mapping[Property, tuple[str, ...]] = {
     ),
 }
 """Tests that run over every model type of this project."""
-NOT_STEERED = frozenset({"mllama"})
-"""Model types that steering refuses: they read their pictures in layers of cross-attention."""
 COMPILED: Mapping[str, tuple[str, ...]] = {
     "llava": (
         f"{_COMPILED}::test_rows_and_logits_equal_those_of_the_uncompiled_model",
@@ -82,8 +80,6 @@ def catalogue() -> list[Family]:
     rows = []
     for name in FAMILIES:
         tests = dict(MODEL_TESTS) if FAMILIES.is_own(name) else {}
-        if name in NOT_STEERED:
-            tests.pop("steering", None)
         if name in COMPILED:
             tests["compiled"] = COMPILED[name]
         model_class = CLASSES.get(name) or TEXT_CLASSES.get(name)

@@ -84,22 +84,21 @@ def _rows(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     return rows_equal_eager(vlm, prepared, TOLERANCE[vlm.model.dtype] * vlm.layer_count)
 
 
-def _steers(vlm: VLM, prepared: Prepared) -> tuple[bool | None, str]:
+def _steers(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     import torch
 
     from grounding.steering.base import GenerationContext
     from grounding.steering.decoding import Decoding
     from grounding.steering.editor import applied
-    from grounding.steering.modulation import Renormalise
+    from grounding.steering.modulation import Renormalise, Values
 
-    if vlm.map_attention == "cross":
-        return None, "steering of attention is refused: no layer weighs the picture against words"
     context = GenerationContext(vlm, [_noise(size, 0) for size in SIZES], _expressions(vlm), prepared, Decoding())
     found = []
     with torch.inference_mode():
         plain = vlm.model(**prepared.inputs, use_cache=False).logits[:, -1]
         for gain in (1.0, GAIN):
-            with applied(Renormalise(gain=gain), context):
+            # Where every key is of the picture, a renormalised gain changes nothing.
+            with applied(Values(gain=gain) if vlm.map_attention == "cross" else Renormalise(gain=gain), context):
                 found.append(vlm.model(**prepared.inputs, use_cache=False).logits[:, -1])
     if not torch.equal(found[0], plain):
         return False, f"a gain of 1 moves logits by up to {float((found[0] - plain).abs().max()):.1e}"

@@ -37,7 +37,7 @@ from grounding.steering.decoding import Decoding
 from grounding.steering.editor import applied
 from grounding.steering.generate import generate
 from grounding.steering.method import Steering
-from grounding.steering.modulation import Renormalise
+from grounding.steering.modulation import Renormalise, Values
 from pipelines.describe import FaithfulDescription
 from pipelines.referring import ReferringSegmentation
 
@@ -466,14 +466,15 @@ def test_a_gain_of_one_is_bit_identical_and_another_equals_the_formula(subject: 
     vlm = subject.vlm
     prepared = vlm.prepare_questions(subject.pictures, QUESTIONS)
     context = GenerationContext(vlm, subject.pictures, QUESTIONS, prepared, Decoding())
+    edit: type[Renormalise | Values] = Renormalise
     if vlm.map_attention == "cross":
+        edit = Values
         with pytest.raises(MethodError, match=REFUSAL), applied(Renormalise(gain=4.0), context):
             pass
-        return
     plain = vlm.model(**prepared.inputs).logits
-    with applied(Renormalise(gain=1.0, prefill="all"), context):
+    with applied(edit(gain=1.0, prefill="all"), context):
         assert torch.equal(vlm.model(**prepared.inputs).logits, plain)
-    modulation = Renormalise(gain=4.0, prefill="all")
+    modulation = edit(gain=4.0, prefill="all")
     with reference_attention(vlm, Reference(modulation, context)):
         expected = vlm.model(**prepared.inputs).logits
     with applied(modulation, context):
@@ -498,14 +499,14 @@ def test_segment_end_to_end(subject: Subject, segmenter: Any) -> None:
 
 
 def test_describe_end_to_end(subject: Subject) -> None:
-    steering: Steering | None = Steering("test", "", "", (Renormalise(gain=3.0),))
+    steering = Steering("test", "", "", (Renormalise(gain=3.0),))
     if subject.vlm.map_attention == "cross":
         with pytest.raises(MethodError, match=REFUSAL):
             FaithfulDescription(subject.vlm, load_method("plain-mean"), None, steering)
-        steering = None
+        steering = Steering("test", "", "", (Values(gain=3.0),))
     pipe = FaithfulDescription(subject.vlm, load_method("plain-mean"), None, steering, Decoding(max_new_tokens=4))
     description = pipe(subject.pictures[0])
     (expected,) = generate(subject.vlm, [subject.pictures[0]], [subject.vlm.default_question], None, Decoding(4))
     assert description.unsteered.text == expected.text.strip()
-    assert (description.steered is None) == (steering is None)
+    assert description.steered is not None
     assert pipe.check(subject.pictures[0], "A red dog.").nouns[0].noun == "dog"

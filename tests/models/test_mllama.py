@@ -12,6 +12,7 @@ from PIL import Image
 
 from grounding.attention_flow import AttentionFlow
 from grounding.errors import MethodError, ModelError, RecordingError
+from grounding.layers import LayerRange
 from grounding.localization.contrast import contrast_scores
 from grounding.localization.samples import HeadSample
 from grounding.models.base import VLM
@@ -20,10 +21,13 @@ from grounding.models.registry import family_class
 from grounding.models.teacher_forcing import continued
 from grounding.models.tiny.mllama import TILE, tiny_mllama
 from grounding.record_spec import RecordSpec
+from grounding.steering.base import GenerationContext
 from grounding.steering.decoding import Decoding
+from grounding.steering.editor import applied
 from grounding.steering.generate import check_steering, generate
 from grounding.steering.measure import head_values, mask_effects
 from grounding.steering.method import load_steering
+from grounding.steering.modulation import Values
 from grounding.steering.samples import CalibrationSample
 
 
@@ -123,6 +127,29 @@ def test_settings_that_do_not_fit_the_model_are_refused(vlm: VLM) -> None:
 def test_edits_of_image_keys_are_refused(vlm: VLM, name: str) -> None:
     with pytest.raises(MethodError, match="mllama reads its picture in layers by cross-attention"):
         check_steering(load_steering(name), vlm, Decoding())
+
+
+def test_a_steered_text_is_that_of_the_formula_at_every_step(vlm: VLM) -> None:
+    pictures = [
+        picture(112, 83),
+        picture(75, 121, 1),
+    ]  # of four tiles each: tokens before a picture read unused ones too
+    questions = ["where is the red dog on the left?", "where is it"]
+    prepared = vlm.prepare_questions(pictures, questions)
+    context = GenerationContext(vlm, pictures, questions, prepared, Decoding())
+    modulation = Values(gain=4.0, prefill="all", layers=LayerRange(indices=(1,)))
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "output_logits": True}
+    with applied(modulation, context):
+        found = vlm.model.generate(**prepared.inputs, **options, return_dict_in_generate=True)
+    plain = vlm.model.generate(**prepared.inputs, **options, return_dict_in_generate=True)
+    weight = vlm.decoder.layers[1].cross_attn.o_proj.weight
+    weight.mul_(4)  # the projection has no bias, so that its output is four times that of all weights
+    expected = vlm.model.generate(**prepared.inputs, **options, return_dict_in_generate=True)
+    weight.div_(4)
+    assert torch.equal(found.sequences, expected.sequences)
+    for one, other, unsteered in zip(found.logits, expected.logits, plain.logits, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+        assert (one - unsteered).abs().max() > 1e-3
 
 
 def test_heads_are_not_measured_by_what_needs_image_keys_in_the_sequence(vlm: VLM) -> None:
