@@ -84,6 +84,8 @@ class DecoderLayers:
         kept = tuple(layer for layer in wanted if layer in fit)
         if attention == "linear" and not fit:
             raise MethodError(f"{self.name} has no layers of linear attention: leave the stage 'linear-layers' out")
+        if attention == "cross" and not fit:
+            raise MethodError(f"{self.name} has no layers of cross-attention: record its rows over the sequence")
         if wanted and not kept:
             raise MethodError(
                 f"layers {list(wanted)} of {self.name} have no {_KINDS[attention]}: choose of {list(fit)}"

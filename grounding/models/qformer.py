@@ -52,7 +52,7 @@ class QueryWeights(Subscriber):
         with torch.no_grad():
             for element, mean in enumerate(self._mean):
                 weights = attention_rows(call, element, rows)  # [H, Q, K]
-                mean += weights.mean(0) / self._layers
+                mean += (weights.mean(0) / self._layers).to(mean.device)  # layers may be on several devices
                 error = output_error(call, element, few, weights[:, few], output)
                 self._errors.append((layer, call.query.dtype, error))
 

@@ -108,6 +108,11 @@ def test_the_q_formers_prompt_stays_as_it_is_behind_a_text_of_the_same_length() 
     assert longer["qformer_input_ids"].shape == shape
 
 
+def test_the_decoder_itself_has_no_layers_of_cross_attention(vlm: VLM) -> None:
+    with pytest.raises(MethodError, match="has no layers of cross-attention: record its rows over the sequence"):
+        vlm.maps([picture()], ["dog"], RecordSpec(attention="cross"))
+
+
 def test_what_needs_image_tokens_that_are_cells_is_refused(vlm: VLM) -> None:
     prepared = vlm.prepare_questions([picture()], ["where is it"])
     context = GenerationContext(vlm, [picture()], ["where is it"], prepared, Decoding())
