@@ -76,6 +76,7 @@ class Family:
 
 def catalogue() -> list[Family]:
     """All families, vision-language models first; those of other distributions have nothing verified here."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as TEXT_CLASSES
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as CLASSES
 
     from grounding.diffusion.registry import PIPELINES
@@ -91,7 +92,8 @@ def catalogue() -> list[Family]:
             prompt = family.family_words.prompt or DEFAULT_PROMPT
             if getattr(family, "clip_reader_class", None) is not None:
                 tests["clips"] = CLIP_TESTS
-        rows.append(Family(name, "vision-language", CLASSES.get(name), _model_attention(name), tests, prompt))
+        model_class = CLASSES.get(name) or TEXT_CLASSES.get(name)
+        rows.append(Family(name, "vision-language", model_class, _model_attention(name), tests, prompt))
     for name in PIPELINES:
         tests = dict(DIFFUSION_TESTS) if PIPELINES.is_own(name) else {}
         rows.append(Family(name, "diffusion", name, (_JOINT[PIPELINES.get(name).attention],), tests))
@@ -146,7 +148,9 @@ def _model_attention(model_type: str) -> tuple[str, ...]:
 
     if model_type not in CONFIG_MAPPING:
         return ()
-    return attention_kinds(CONFIG_MAPPING[model_type]().get_text_config())
+    config = CONFIG_MAPPING[model_type]()
+    kinds = attention_kinds(config.get_text_config())
+    return (*kinds, "Q-Former") if hasattr(config, "qformer_config") else kinds
 
 
 def attention_kinds(config: Any) -> tuple[str, ...]:

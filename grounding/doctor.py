@@ -7,7 +7,7 @@ single elements; each cell moves with the part of the picture that its family cl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,7 @@ def check_family(model_type: str) -> list[Check]:
         return [Check(f"{model_type}: all checks", None, f"skipped: {one_line(missing)}")]
     except Exception as error:
         return [Check(f"{model_type}: words and cells are found", False, one_line(error))]
-    cells = sum(len(layout.cells) for layout in prepared.layouts)
+    cells = sum(len(grid.positions) for layout in prepared.layouts for grid in layout.grids)
     words = sum(len(words) for words in prepared.words)
     checks = [Check(f"{model_type}: words and cells are found", True, f"{words} words, {cells} cells in a batch of 2")]
     properties: tuple[tuple[str, Callable[[VLM, Prepared], tuple[bool | None, str]]], ...] = (
@@ -128,19 +128,22 @@ def rows_equal_eager(vlm: VLM, prepared: Prepared, allowed: float | None = None)
     import torch
 
     from grounding.attention.rows import TOLERANCE
+    from grounding.compat import decoder_attentions
 
     allowed = allowed or TOLERANCE[torch.float32]
     recording = _recorded(vlm, prepared)
     with eager(vlm.model), torch.inference_mode():
-        attentions = vlm.model(**prepared.inputs, output_attentions=True, use_cache=False).attentions
-    if len(attentions) != len(vlm.row_layers):
-        return False, f"eager attention gave {len(attentions)} layers, expected {len(vlm.row_layers)}"
-    full = torch.stack(list(attentions), dim=1).float()  # [B, L, H, N, N]
+        output = vlm.model(**prepared.inputs, output_attentions=True, use_cache=False)
+    attentions = _of_map_layers(vlm, decoder_attentions(output))
+    if len(attentions) != len(vlm.map_layers):
+        return False, f"eager attention gave {len(attentions)} layers, expected {len(vlm.map_layers)}"
+    full = torch.stack(attentions, dim=1).float()  # [B, L, H, N, N]
     worst = 0.0
     for index, queries in enumerate(queries_of(prepared)):
         expected = full[index][:, :, list(queries)]
         worst = max(worst, float((recording.prefill[index] - expected).abs().max()))
-    without = f"; layers {list(vlm.skipped_layers)} have no softmax attention" if vlm.skipped_layers else ""
+    kind = "softmax attention" if vlm.map_attention == "softmax" else "cross-attention"
+    without = f"; layers {list(vlm.skipped_layers)} have no {kind}" if vlm.skipped_layers else ""
     return worst <= allowed, f"largest difference {worst:.1e}, allowed {allowed:.0e}{without}"
 
 
@@ -174,7 +177,7 @@ def _generated_rows_equal_eager(vlm: VLM, prepared: Prepared) -> tuple[bool, str
         if len(recorded) != len(steps):
             return False, f"{len(recorded)} steps were recorded, eager attention gave {len(steps)}"
         for step, layers in enumerate(steps):
-            for layer, weights in enumerate(layers):
+            for layer, weights in enumerate(_of_map_layers(vlm, layers)):
                 expected = weights[index].float()  # [H, 1, K]
                 got = recorded[step, layer, :, :, : expected.shape[-1]]
                 worst = max(worst, float((got - expected).abs().max()))
@@ -228,6 +231,12 @@ def _batch_equals_single(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     return passed, f"{padding} padding tokens, largest difference {worst:.1e}, allowed {BATCH_TOLERANCE:.0e}"
 
 
+def _of_map_layers(vlm: VLM, attentions: Sequence[Any]) -> list[Any]:
+    """Those of the layers whose rows are maps; models return those of all layers, or of these alone."""
+    every = len(attentions) == vlm.layer_count
+    return [attentions[layer] for layer in vlm.map_layers] if every else list(attentions)
+
+
 def queries_of(prepared: Prepared) -> tuple[tuple[int, ...], ...]:
     """Per element the positions of its words."""
     return tuple(
@@ -248,7 +257,7 @@ def _recording(vlm: VLM, prepared: Prepared) -> Any:
     from grounding.attention.request import RowRequest
     from grounding.record_spec import RecordSpec
 
-    spec = RecordSpec(layers=vlm.row_layers)
+    spec = RecordSpec(layers=vlm.map_layers, attention=vlm.map_attention)
     return record(vlm.model, RowRequest(queries=queries_of(prepared), decode=True, spec=spec))
 
 

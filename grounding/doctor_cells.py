@@ -32,6 +32,8 @@ def cells_lie(vlm: VLM, prepared: Prepared, index: int = 0) -> tuple[bool | None
     from grounding.models.probing.family import probe
 
     layout = prepared.layouts[index]
+    if layout.cross:
+        return None, "probing finds cells among the tokens of a prompt, and here they are keys of cross-attention"
     (size,) = layout.image_sizes
     shapes = ", ".join(f"{rows}x{columns}" for rows, columns in (grid.shape for grid in layout.grids))
     bands = BANDS_PER_CELL * max(max(grid.shape) for grid in layout.grids)

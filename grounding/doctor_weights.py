@@ -40,7 +40,7 @@ def check_weights(vlm: VLM) -> list[Check]:
         prepared = vlm.prepare(pictures, _expressions(vlm))
     except Exception as error:
         return [Check(f"{name}: words and cells are found", False, one_line(error))]
-    cells = sum(len(layout.cells) for layout in prepared.layouts)
+    cells = sum(len(grid.positions) for layout in prepared.layouts for grid in layout.grids)
     checks = [Check(f"{name}: words and cells are found", *_spelt(vlm, prepared, cells))]
     properties: tuple[tuple[str, Callable[[VLM, Prepared], tuple[bool | None, str]]], ...] = (
         ("rows equal eager attention", _rows),
@@ -92,14 +92,15 @@ def _steers(vlm: VLM, prepared: Prepared) -> tuple[bool, str]:
     from grounding.steering.base import GenerationContext
     from grounding.steering.decoding import Decoding
     from grounding.steering.editor import applied
-    from grounding.steering.modulation import Renormalise
+    from grounding.steering.modulation import Renormalise, Values
 
     context = GenerationContext(vlm, [_noise(size, 0) for size in SIZES], _expressions(vlm), prepared, Decoding())
     found = []
     with torch.inference_mode():
         plain = vlm.model(**prepared.inputs, use_cache=False).logits[:, -1]
         for gain in (1.0, GAIN):
-            with applied(Renormalise(gain=gain), context):
+            # Where every key is of the picture, a renormalised gain changes nothing.
+            with applied(Values(gain=gain) if vlm.map_attention == "cross" else Renormalise(gain=gain), context):
                 found.append(vlm.model(**prepared.inputs, use_cache=False).logits[:, -1])
     if not torch.equal(found[0], plain):
         return False, f"a gain of 1 moves logits by up to {float((found[0] - plain).abs().max()):.1e}"

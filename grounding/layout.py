@@ -23,7 +23,8 @@ class ImageGrid(ByValue):
     """A rectangle of image cells, one token each, and the part of the original picture it covers.
 
     Attributes:
-        positions: (h*w,) indices in the model's input sequence, row by row from the top left cell.
+        positions: (h*w,) indices in the model's input sequence, or of `TokenLayout.cross` numbers of keys; row by row
+            from the top left cell.
         shape: (h, w) in cells.
         box_xyxy: the covered rectangle in pixels of the original picture. It reaches over the picture's border where
             the image processor pads.
@@ -67,7 +68,7 @@ class Separator(ByValue):
     """Tokens that belong to a picture and stand for no cell: class token, row, column and tile separators.
 
     Attributes:
-        positions: (n,) indices in the model's input sequence, ascending.
+        positions: (n,) indices in the model's input sequence, or of `TokenLayout.cross` numbers of keys; ascending.
         picture: index of the picture, counted from 0.
     """
 
@@ -88,16 +89,19 @@ class TokenLayout(ByValue):
         padding: number of padding positions before the first real one.
         spans: grids, separators and text; no position belongs to two of them.
         image_sizes: per picture (width, height) of the original in pixels.
+        cross: of a model that reads its pictures by cross-attention, the grids and separators among the keys of that
+            attention; keys count from 0 in the order of the vision tower's tokens. `spans` has no grids then.
 
     Raises:
-        ValueError: two spans share a position, a position is outside [padding, length), a span is of a picture without
-            a size, or an answer precedes a part of its prompt.
+        ValueError: two spans share a position or key, a position is outside [padding, length), a span is of a picture
+            without a size, or an answer precedes a part of its prompt.
     """
 
     length: int
     padding: int
     spans: tuple[ImageGrid | TextSpan | Separator, ...]
     image_sizes: tuple[tuple[int, int], ...] = ()
+    cross: tuple[ImageGrid | Separator, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.padding <= self.length:
@@ -109,7 +113,10 @@ class TokenLayout(ByValue):
             )
         if (twice := taken[1:][taken[1:] == taken[:-1]]).size:
             raise ValueError(f"position {int(twice[0])} belongs to two spans; every position has one meaning")
-        for span in self.spans:
+        keys = _joined([span.positions for span in self.cross])
+        if (twice := keys[1:][keys[1:] == keys[:-1]]).size:
+            raise ValueError(f"key {int(twice[0])} belongs to two spans; every key has one meaning")
+        for span in (*self.spans, *self.cross):
             if not isinstance(span, TextSpan) and not 0 <= span.picture < len(self.image_sizes):
                 raise ValueError(f"a span is of picture {span.picture}, but {len(self.image_sizes)} sizes are given")
         prompt = _joined([self.image, self.system, self.instruction])
@@ -118,8 +125,8 @@ class TokenLayout(ByValue):
 
     @cached_property
     def grids(self) -> tuple[ImageGrid, ...]:
-        """All grids, in the order of the spans."""
-        return tuple(span for span in self.spans if isinstance(span, ImageGrid))
+        """All grids, in the order of the spans; of a model that reads pictures by cross-attention those of its keys."""
+        return tuple(span for span in (*self.spans, *self.cross) if isinstance(span, ImageGrid))
 
     @cached_property
     def image(self) -> _IntArray:
@@ -128,8 +135,13 @@ class TokenLayout(ByValue):
 
     @cached_property
     def cells(self) -> _IntArray:
-        """(n,) positions of cells."""
-        return _joined([grid.positions for grid in self.grids])
+        """(n,) positions of cells; none where cells are keys of cross-attention."""
+        return _joined([span.positions for span in self.spans if isinstance(span, ImageGrid)])
+
+    @cached_property
+    def keys(self) -> _IntArray:
+        """(n,) what stands for pictures: keys of cross-attention where the model reads by it, positions otherwise."""
+        return _joined([span.positions for span in self.cross]) if self.cross else self.image
 
     @cached_property
     def system(self) -> _IntArray:
@@ -155,6 +167,12 @@ class TokenLayout(ByValue):
         """(n,) positions that belong to one picture: its cells and separators, ascending."""
         parts = [span.positions for span in self.spans if not isinstance(span, TextSpan) and span.picture == picture]
         return _joined(parts)
+
+    def keys_of_picture(self, picture: int) -> _IntArray:
+        """(n,) those of `keys` that belong to one picture, ascending."""
+        if not self.cross:
+            return self.of_picture(picture)
+        return _joined([span.positions for span in self.cross if span.picture == picture])
 
     def extended(self, answer_length: int) -> TokenLayout:
         """The layout with an answer of `answer_length` tokens behind the sequence."""

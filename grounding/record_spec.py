@@ -13,8 +13,9 @@ from grounding.joint_spec import MagnetWords, Readout, SinkEdit
 T = TypeVar("T")
 
 Reduce = Literal["none", "heads", "layers", "both"]
-Attention = Literal["softmax", "linear"]
-"""Kinds of attention layers that can be recorded: `linear` stands for the gated delta rule."""
+Attention = Literal["softmax", "linear", "cross"]
+"""Kinds of attention layers that can be recorded: `softmax` attention to the sequence itself, `linear` for the gated
+delta rule, and `cross` for softmax attention to keys of a picture that are no positions of the sequence."""
 
 _REDUCED: dict[Reduce, frozenset[str]] = {
     "none": frozenset(),
@@ -39,7 +40,9 @@ class RecordSpec:
         layers: decoder layers, counted from 0; None for all.
         heads: query heads, counted from 0 (of linear attention value heads); None for all.
         attention: `softmax`: layers whose weights are a softmax over keys; `linear`: layers that attend by the gated
-            delta rule, whose weights are signed and do not sum to 1. One recording has layers of one kind.
+            delta rule, whose weights are signed and do not sum to 1; `cross`: layers of cross-attention, whose columns
+            are keys of the picture. One recording has layers of one kind. A source whose maps are of `cross` layers
+            takes `softmax` for it.
         reduce: axes averaged while the model runs; an averaged axis keeps length 1.
         flow: record rows of the attention flow through the layers in place of every layer's and head's own, so that
             both axes have length 1; layers without softmax attention are passed over. None for no flow.
@@ -87,6 +90,11 @@ class RecordSpec:
                 "a flow, head_statistics, residual_sinks and text_to_text are recorded of softmax attention: "
                 "leave them out, or record its layers with attention='softmax'"
             )
+        if self.attention == "cross" and (self.flow or self.residual_sinks or self.text_to_text):
+            raise RecordingError(
+                "a flow, residual_sinks and text_to_text need keys that are positions of the sequence, and those of "
+                "cross-attention are not: leave them out"
+            )
         if self.reduce not in get_args(Reduce):
             raise RecordingError(f"reduce={self.reduce!r} is unknown; use {', '.join(map(repr, get_args(Reduce)))}")
         unknown = [name for name in self.head_statistics if name not in STATISTICS]
@@ -124,7 +132,8 @@ class RecordSpec:
         stands for a spec that takes either, and so does `softmax` for one that takes either kind of attention.
 
         Raises:
-            ValueError: the two name different backgrounds, magnets, edits of sinks, readouts or flows.
+            ValueError: the two name different backgrounds, magnets, edits of sinks, readouts, flows, or kinds of
+            attention.
         """
         prompt = _only("background prompt", self.background_prompt, other.background_prompt)
         kind: BackgroundKind | None = _only("background", self.background_kind, other.background_kind)
@@ -134,7 +143,7 @@ class RecordSpec:
         return RecordSpec(
             layers=_either(self.layers, other.layers),
             heads=_either(self.heads, other.heads),
-            attention="linear" if "linear" in (self.attention, other.attention) else "softmax",
+            attention=_only("kind of attention", _particular(self), _particular(other)) or "softmax",
             reduce=next(name for name, axes in _REDUCED.items() if axes == reduced),
             flow=_only("attention flow", self.flow, other.flow),
             head_statistics=tuple(dict.fromkeys((*self.head_statistics, *other.head_statistics))),
@@ -149,6 +158,10 @@ class RecordSpec:
             background_kind=kind,
             budget_bytes=max(self.budget_bytes, other.budget_bytes),
         )
+
+
+def _particular(spec: RecordSpec) -> Attention | None:
+    return None if spec.attention == "softmax" else spec.attention
 
 
 def _only(what: str, one: T | None, other: T | None) -> T | None:

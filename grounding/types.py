@@ -92,7 +92,8 @@ class AttentionMaps(ByValue):
         signed: weights may be negative, as those of a linear attention layer; otherwise all are >= 0.
         head_statistics: per name (`"max_all"`, `"max_image"`) the [L, H] mean over every query of the prompt of its
             largest weight over all keys, or over image keys.
-        residual_sinks: [L, K] phi, how far each key's residual stands out in the sink dimensions; None if not recorded.
+        residual_sinks: [L, K] phi, how far each key's residual stands out in the sink dimensions; 0 for keys of
+            cross-attention, which have no residual stream; None if not recorded.
         text_to_text: [S, L, H, T, T] weights of words (fourth axis) on words (fifth); None if not recorded.
         features: [K, E] the vision tower's own features of the image at the keys; None if not recorded.
         logits: [T, K] each word's logit at every key, the mean over its tokens; None if not recorded.

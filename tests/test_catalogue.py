@@ -68,6 +68,12 @@ def test_the_types_that_read_clips_run_the_tests_that_are_named(monkeypatch: pyt
         assert able == module.READERS
 
 
+def test_ways_to_read_a_picture_are_kinds_of_attention() -> None:
+    rows = {row.name: row for row in catalogue()}
+    assert rows["mllama"].attention == ("full", "cross")
+    assert rows["instructblip"].attention == ("full", "Q-Former")
+
+
 def test_every_pipeline_runs_the_tests_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for test in (one for tests in DIFFUSION_TESTS.values() for one in tests):
         module = module_of(test, monkeypatch)
@@ -97,7 +103,7 @@ def test_the_command_lists_every_refused_type_with_its_reason(
     assert main(["models", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)["refused"]}
     assert {name: row["reason"] for name, row in rows.items()} == dict(sorted(UNSUPPORTED.items()))
-    assert rows["blip-2"]["model_class"] == "Blip2ForConditionalGeneration"
+    assert rows["florence2"]["model_class"] == "Florence2ForConditionalGeneration"
     assert rows["kimi_vl"]["model_class"] is None
     assert main(["models"]) == 0
     families, _, refused = capsys.readouterr().out.partition("\n\n")

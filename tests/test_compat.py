@@ -14,6 +14,8 @@ from torch import nn
 
 from grounding import compat
 from grounding.models.tiny import TINY, tiny_llava, tiny_qwen2_5_vl
+from grounding.models.tiny.blip import tiny_blip2
+from grounding.models.tiny.phi import tiny_phi4_multimodal
 
 
 def test_a_config_says_its_kernels_name() -> None:
@@ -102,6 +104,36 @@ def test_the_cache_argument_is_one_that_the_forward_takes() -> None:
     with torch.no_grad():
         decoder(input_ids=torch.arange(5, 9)[None], use_cache=True, **{compat.cache_argument(decoder): cache})
     assert cache.get_seq_length() == 4
+
+
+def test_a_language_models_attention_is_found_in_the_output_of_the_model_around_it() -> None:
+    own = (torch.ones(1),)
+    assert compat.decoder_attentions(SimpleNamespace(attentions=own)) is own
+    whole, _ = tiny_blip2()
+    whole.set_attn_implementation("eager")
+    with torch.no_grad():
+        pixels, ids = torch.zeros(1, 3, 56, 56), torch.tensor([[whole.config.image_token_id] * 6 + [5]])
+        output = whole(pixel_values=pixels, input_ids=ids, output_attentions=True)
+    assert [one.shape for one in compat.decoder_attentions(output)] == [(1, 4, 7, 7)] * 2
+
+
+def test_a_tower_that_captures_its_layers_is_hooked_once() -> None:
+    model, processor = tiny_phi4_multimodal()
+    compat.install_output_capture(model.model)
+    picture = Image.new("RGB", (128, 128), "red")
+    inputs = processor(images=[picture], text=["<|image|>where is the dog"], return_tensors="pt")
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        plain = model(**inputs).logits  # here the tower would install hooks of its own
+        captured = model(**inputs, output_attentions=True)
+    assert torch.equal(captured.logits, plain)
+    assert len(captured.attentions) == 2
+
+
+def test_what_goes_on_without_pixels_is_the_language_model_where_they_are_demanded() -> None:
+    blip, llava = tiny_blip2()[0], tiny_llava()[0]
+    assert compat.text_model(blip) is blip.language_model
+    assert compat.text_model(llava) is llava
 
 
 def test_positions_are_those_that_generate_gives() -> None:

@@ -117,3 +117,27 @@ def test_a_grid_needs_its_cells_and_a_box() -> None:
         ImageGrid(np.arange(3), (2, 2), BOX)
     with pytest.raises(ValueError, match="x0 < x1"):
         ImageGrid(np.arange(4), (2, 2), (5.0, 0.0, 5.0, 1.0))
+
+
+def test_cells_of_cross_attention_are_keys_and_no_positions() -> None:
+    token, first, second = Separator(np.array([2])), ImageGrid(np.array([1, 2]), (1, 2), BOX), Separator(np.array([0]))
+    other = ImageGrid(np.array([4, 5]), (2, 1), BOX, picture=1)
+    layout = TokenLayout(
+        5,
+        1,
+        (TextSpan(np.array([1]), "system"), token, TextSpan(np.array([3, 4]), "expression")),
+        ((10, 10), (10, 10)),
+        (first, second, other),
+    )
+    assert layout.grids == (first, other)
+    assert not len(layout.cells)
+    assert layout.image.tolist() == [2]
+    assert layout.keys.tolist() == [0, 1, 2, 4, 5]
+    assert [layout.keys_of_picture(picture).tolist() for picture in (0, 1)] == [[0, 1, 2], [4, 5]]
+    assert layout.extended(2).keys.tolist() == layout.keys.tolist()
+    plain = replace(layout, cross=())
+    assert plain.keys.tolist() == plain.keys_of_picture(0).tolist() == [2]
+    with pytest.raises(ValueError, match="key 4 belongs to two spans"):
+        replace(layout, cross=(*layout.cross, Separator(np.array([4]))))
+    with pytest.raises(ValueError, match="a span is of picture 1, but 1 sizes are given"):
+        replace(layout, image_sizes=((10, 10),))

@@ -104,7 +104,7 @@ def estimate(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
     if request.spec.flow is not None:
         return _estimate_flow(request, request.spec.flow, shape, length)
     cost = _estimate_rows(request, shape, length)
-    return cost if request.spec.attention == "softmax" else _of_linear(cost, request, shape, length)
+    return _of_linear(cost, request, shape, length) if request.spec.attention == "linear" else cost
 
 
 def _estimate_rows(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:

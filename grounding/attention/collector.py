@@ -150,7 +150,7 @@ class RowCollector(Subscriber):
         if self._decoding:
             self._steps += 1
             if self.request.decode and self._flow is None:
-                self._store.start_step(self._total)
+                self._store.start_step(self._columns(self._total))
                 self._token.start(self._total)
                 if self._on_step is None:
                     self._deferred.start(self._steps - 1, self._total, running.cache)
@@ -194,17 +194,17 @@ class RowCollector(Subscriber):
             )
         assert self._total is not None
         refuse_shape(layer, call, self.request, self.shape, self._total - self._past)
-        refuse_other_keys(layer, call, self._past, self._cache)
+        self._refuse_keys(layer, call)
         first = not self._seen
         self._seen.add(layer)
         # The first step keeps whole rows of every layer, which are compared with the kernel's output.
-        if self._decoding and self._steps > 1 and self._flow is None:
+        if self._decoding and self._steps > 1 and self._flow is None and self._may_wait:
             with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
                 if self._on_step is None and self._deferred.add(layer, call):
                     return
                 if self._token.add(layer, call):
                     return
-        offset = max(self._total - call.key_count, 0)
+        offset = max(self._columns(self._total) - call.key_count, 0)
         call = replace(call, query_offset=self._past, key_offset=offset, real=self._tokens)
         with torch.no_grad():
             if self._flow is not None:
@@ -277,7 +277,7 @@ class RowCollector(Subscriber):
         if self.request.decode and self._steps == 0 and self._pieces > 1 and self._end is None:
             refuse_unclear_end(self.request, prompt)
         if self._flow is None:
-            prefill, decode = self._store.finished(prompt)
+            prefill, decode = self._store.finished(self._columns(prompt))
         else:
             with torch.no_grad():
                 prefill, decode = self._flow.rows(prompt, self._total if self.request.decode else prompt)
@@ -289,6 +289,19 @@ class RowCollector(Subscriber):
         if self.request.spec.residual_sinks:
             sinks = [self._statistics.sinks(b, prefill[b].shape[-1]) for b in elements]
         recording._complete(prefill, decode, statistics, sinks, self._learned.finished())
+
+    # -- keys
+
+    _may_wait = True
+    """Whether rows of later decode steps may be computed for many layers and steps together."""
+
+    def _columns(self, positions: int) -> int:
+        """Columns of a whole row after a pass over some positions."""
+        return positions
+
+    def _refuse_keys(self, layer: int, call: AttentionCall) -> None:
+        """Refuse a call whose keys are not those that columns stand for."""
+        refuse_other_keys(layer, call, self._past, self._cache)
 
     # -- keeping
 
@@ -329,7 +342,7 @@ class RowCollector(Subscriber):
                 continue
             if call.sink_logits is not None and not self._decoding:
                 self._learned.add(layer, element, slots[part], 1 - weights.sum(-1))
-            kept = keep_columns(weights, columns, call.key_offset, self._total)
+            kept = keep_columns(weights, columns, call.key_offset, self._columns(self._total))
             kept = kept if heads is None else kept.index_select(0, heads)
             self._store.add(layer, element, slots[part], kept, decode=self._decoding)
 

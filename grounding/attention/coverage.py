@@ -49,7 +49,8 @@ def refuse_layers(stack: LayerStack, chosen: Collection[int]) -> None:
     if bad := [i for i in sorted(chosen) if kinds[i] == "cross"]:
         raise RecordingError(
             f"layers {_short(bad)} of {name} attend to keys that are not the sequence (cross-attention to an image or "
-            f"an encoder), so their columns have no positions: {_others(fit)}"
+            f"an encoder), so their columns have no positions: record them with RecordSpec(attention='cross'), or "
+            f"{_others(fit)}"
         )
 
 
@@ -69,6 +70,31 @@ def linear_layers(stack: LayerStack) -> tuple[int, ...]:
         stack: the decoder.
     """
     return tuple(i for i, layer in enumerate(stack.layers) if delta_module(layer) is not None)
+
+
+def cross_layers(stack: LayerStack) -> tuple[int, ...]:
+    """The layers of cross-attention alone, whose weights can be recorded as `RecordSpec.attention` says.
+
+    Args:
+        stack: the decoder.
+    """
+    return tuple(i for i, layer in enumerate(stack.layers) if _kind(layer) == "cross")
+
+
+def refuse_sequence_layers(stack: LayerStack, chosen: Collection[int]) -> None:
+    """Refuse layers that are not of cross-attention, before the model runs.
+
+    Raises:
+        RecordingError: there is one.
+    """
+    fit, name = cross_layers(stack), type(stack.module).__name__
+    if not fit:
+        raise RecordingError(
+            f"{name} has no layers of cross-attention: record its rows over the sequence with "
+            "RecordSpec(attention='softmax')"
+        )
+    if bad := [i for i in sorted(chosen) if i not in fit]:
+        raise RecordingError(f"layers {_short(bad)} of {name} are not of cross-attention: {_others(fit)}")
 
 
 def refuse_other_layers(stack: LayerStack, chosen: Collection[int]) -> None:

@@ -21,6 +21,8 @@ TOWER_NAMES = ("vision_tower", "visual", "vision_model")
 ATTENTION_NAMES = ("self_attn", "attn", "attention")
 """Names of a layer's attention module."""
 
+_NESTED = 2  # BLIP-2's decoder is a whole language model, which has a decoder again
+
 OUTPUT_NAMES = ("o_proj", "out_proj", "c_proj", "dense", "wo")
 """Names of an attention module's output projection, which mixes the heads' outputs."""
 
@@ -56,8 +58,9 @@ def decoder_stack(model: nn.Module, decoder: nn.Module | None = None) -> LayerSt
             )
         return LayerStack(decoder, layers)
     found: Any = model
-    if callable(getattr(model, "get_decoder", None)):
-        found = model.get_decoder()  # type: ignore[operator]
+    for _ in range(_NESTED):
+        if callable(getattr(found, "get_decoder", None)):
+            found = found.get_decoder()
     for candidate in (found, getattr(found, "model", None), getattr(found, "decoder", None)):
         if candidate is not None and hasattr(candidate, "config"):
             layers = layers_of(candidate)

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from grounding.attention.budget import DecoderShape
 from grounding.attention.collector import RowCollector
-from grounding.attention.coverage import linear_layers, refuse_layers, refuse_other_layers, row_layers
+from grounding.attention.coverage import (
+    cross_layers,
+    linear_layers,
+    refuse_layers,
+    refuse_other_layers,
+    refuse_sequence_layers,
+    row_layers,
+)
+from grounding.attention.cross_collector import CrossCollector
 from grounding.attention.events import Scope, observes
 from grounding.attention.intercept import intercept
 from grounding.attention.introspect import LayerStack, decoder_stack
@@ -60,9 +68,14 @@ def record(
         with _recording_linear(model, request, stack, verify=verify) as recording:
             yield recording
         return
-    chosen = request.spec.layers if request.spec.layers is not None else range(len(stack.layers))
+    crosses = request.spec.attention == "cross"
+    every = cross_layers(stack) if crosses else range(len(stack.layers))
+    chosen = request.spec.layers if request.spec.layers is not None else every
     existing = [i for i in chosen if i < len(stack.layers)]
-    if request.spec.flow is None:
+    if crosses:
+        refuse_sequence_layers(stack, existing)
+        request = replace(request, spec=replace(request.spec, layers=tuple(chosen)))
+    elif request.spec.flow is None:
         refuse_layers(stack, existing)
     elif on_step is not None:
         raise RecordingError(
@@ -76,7 +89,7 @@ def record(
             refuse_layers(stack, existing)
         request = replace(request, spec=replace(request.spec, layers=through))
     with ExitStack() as undo:
-        collector = RowCollector(request, shape, undo, on_step)
+        collector = (CrossCollector if crosses else RowCollector)(request, shape, undo, on_step)
         collector.before_model(_least_length(request))
         recording = Recording(collector.layers)
         residuals = collector.layers if request.spec.residual_sinks else ()
@@ -107,7 +120,8 @@ def _recording_linear(model: nn.Module, request: RowRequest, stack: LayerStack, 
 
 def _least_length(request: RowRequest) -> int:
     """Return the length of the shortest prompt that has every position of the request."""
-    named = [positions for positions in (request.queries, request.keys, request.image_keys) if positions is not None]
+    keys = (request.keys, request.image_keys) if request.spec.attention != "cross" else ()
+    named = [positions for positions in (request.queries, *keys) if positions is not None]
     return 1 + max((p for positions in named for element in positions for p in element), default=0)
 
 

@@ -53,12 +53,13 @@ def refuse_missed(request: RowRequest, past: int) -> None:
 
 
 def refuse_unreached(request: RowRequest, prompt: int) -> None:
-    """Refuse positions outside a prompt of `prompt` positions.
+    """Refuse positions outside a prompt of `prompt` positions; keys of cross-attention are no positions.
 
     Raises:
         RecordingError: a query, key or image key is outside.
     """
-    named = (("query", request.queries), ("key", request.keys), ("image key", request.image_keys))
+    keys = (("key", request.keys), ("image key", request.image_keys))
+    named = (("query", request.queries), *(keys if request.spec.attention != "cross" else ()))
     for name, positions in named:
         for element, chosen in enumerate(positions or ()):
             if chosen and max(chosen) >= prompt:

@@ -21,7 +21,7 @@ class RowRequest:
 
     Positions count from 0 at the left end of the padded prompt, after the processor has expanded its image tokens. They
     are given as one sequence of whole numbers per batch element (tuples, lists, ranges, a tensor [B, R]), and kept as
-    tuples.
+    tuples. Of cross-attention (`RecordSpec.attention`) keys are no positions: they count the picture's keys from 0.
 
     Attributes:
         queries: per batch element, the positions whose rows are recorded.

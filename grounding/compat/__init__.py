@@ -36,11 +36,14 @@ from grounding.compat.kernels import (
 from grounding.compat.models import (
     complete_llama4_output,
     complete_llama4_output_hook,
+    decoder_attentions,
     hub_commit,
     hub_offline,
+    install_output_capture,
     last_logits,
     last_logits_option,
     reports_replacements,
+    text_model,
 )
 from grounding.compat.pipelines import dispatched_kernels, pipeline_dtype_argument
 
@@ -51,6 +54,7 @@ __all__ = [
     "cache_argument",
     "complete_llama4_output",
     "complete_llama4_output_hook",
+    "decoder_attentions",
     "delta_module",
     "delta_rule_owner",
     "delta_sizes",
@@ -61,6 +65,7 @@ __all__ = [
     "has_compiled_forward",
     "hub_commit",
     "hub_offline",
+    "install_output_capture",
     "is_compiled",
     "is_flash",
     "is_wrapper",
@@ -74,6 +79,7 @@ __all__ = [
     "pipeline_dtype_argument",
     "reports_replacements",
     "sdpa_kernel",
+    "text_model",
     "torch_version",
     "watched_compile",
     "without_always_called",

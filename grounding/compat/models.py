@@ -63,6 +63,38 @@ def last_logits_option(model: Any) -> dict[str, Tensor]:
     return {"logits_to_keep": last_logits()} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 
+def text_model(model: Any) -> Any:
+    """Return what goes on with a text without its picture: the model, or the language model within.
+
+    BLIP-2 and InstructBLIP demand pixels at every pass, and generate with their language model.
+    """
+    pixels = inspect.signature(model.forward).parameters.get("pixel_values")
+    demanded = pixels is not None and pixels.default is inspect.Parameter.empty
+    return model.language_model if demanded else model
+
+
+def decoder_attentions(output: Any) -> tuple[Tensor, ...]:
+    """Return the attention weights of a language model in its own output or in that of the model around it.
+
+    BLIP-2 and InstructBLIP return the output of their language model as a part of theirs.
+    """
+    own: tuple[Tensor, ...] | None = getattr(output, "attentions", None)
+    return output.language_model_outputs.attentions if own is None else own
+
+
+def install_output_capture(model: Any) -> None:
+    """Install transformers' hooks that capture hidden states and attentions on a model and all its parts, once.
+
+    They are installed at the first pass that asks for any. Where a vision tower has asked for its own before the whole
+    model does, the tower is hooked twice and takes its features from the wrong layer, or from none (transformers 5.24).
+    """
+    from transformers.utils import output_capturing
+
+    install = getattr(output_capturing, "maybe_install_capturing_hooks", None)
+    if install is not None:
+        install(model)
+
+
 def complete_llama4_output(model: Any) -> None:
     """Give what Llama 4's language model returns the attribute `image_outputs`, once for each model.
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from grounding.attention.events import Scope, Subscriber
 from grounding.attention.intercept import intercept
 from grounding.attention.introspect import output_projection
-from grounding.errors import ExpressionError
+from grounding.errors import ExpressionError, MethodError
 from grounding.localization.ranking import mean_rank
 from grounding.localization.samples import HeadSample
 from grounding.localization.scores import Row, row_of
@@ -61,11 +61,17 @@ def contrast_scores(vlm: VLM, sample: HeadSample, row: Row) -> tuple[FloatArray,
 
     Raises:
         ExpressionError: there is no other expression.
+        MethodError: the model reads pictures by cross-attention.
         RecordingError: the model's attention cannot be recorded, or its output matrices are not found.
     """
     if not sample.other:
         raise ExpressionError(
             "a contrast of heads needs another expression for the same picture: give every line of the data an 'other'"
+        )
+    if vlm.map_attention == "cross":
+        raise MethodError(
+            f"{vlm.name} reads pictures by cross-attention, whose heads' outputs are gated once more, so what a head "
+            "adds is not known from them: rank its heads by another rule"
         )
     kept, last = _LastOutputs(), {}
 

@@ -8,27 +8,26 @@ padding included. It refuses a prompt whose tokens do not agree with its text.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from PIL import Image
 from torch import nn
 
-from grounding.attention.coverage import linear_layers, row_layers
-from grounding.attention.introspect import decoder_stack
+from grounding.attention.introspect import LayerStack
 from grounding.compat import reports_replacements
-from grounding.errors import ImageError, MethodError, ModelError
+from grounding.errors import ImageError, ModelError
 from grounding.layout import ImageGrid, TokenLayout
 from grounding.models.chat import Rendered, render
+from grounding.models.layers import DecoderLayers
 from grounding.models.maps import record_maps
 from grounding.models.own_words import OwnWords
 from grounding.models.picture import Picture, Pictures, nested, written_texts
 from grounding.models.placement import Tokens
 from grounding.models.prepared import Prepared, last_word
-from grounding.record_spec import Attention, RecordSpec
+from grounding.record_spec import RecordSpec
 from grounding.source import SLOT
 from grounding.text.parse import NounFinder, parse
 from grounding.text.vocabulary import refuse_broken_text, refuse_control_tokens, refuse_unknown
@@ -39,7 +38,7 @@ DEFAULT_PROMPT = "Where is {expression}?"
 DEFAULT_QUESTION = "Please describe this image in detail."
 
 
-class VLM(ABC):
+class VLM(DecoderLayers, ABC):
     """A loaded vision-language model; a `grounding.source.MapSource`.
 
     Args:
@@ -64,12 +63,20 @@ class VLM(ABC):
     model_types: ClassVar[tuple[str, ...]]
     family_words: ClassVar[OwnWords] = OwnWords()
     """Words of every checkpoint of the family that declares none of its own."""
+    auto_class: ClassVar[str] = "AutoModelForImageTextToText"
+    """Transformers' class that loads the model by its config."""
     takes_several: ClassVar[bool] = True
     """Whether one prompt may have several pictures."""
     nests_pictures: ClassVar[bool] = False
     """Whether the processor takes one list of pictures per prompt instead of one list for the batch."""
     text_types: ClassVar[Mapping[str, int]] = {}
     """Per input of shape [B, N] its value at the tokens of a text behind the prompt, where it is not 0."""
+    cells_are_tokens: ClassVar[bool] = True
+    """Whether image cells are positions of the sequence; else keys of cross-attention (`TokenLayout.cross`)."""
+    fixed_inputs: ClassVar[tuple[str, ...]] = ()
+    """Inputs that a text behind the prompt does not lengthen, whatever their shape: tokens of another model."""
+    repeated_inputs: ClassVar[tuple[str, ...]] = ()
+    """Inputs [B, N, ...] whose last position a text behind the prompt repeats."""
     template_options: ClassVar[Mapping[str, Any]] = {}
     """Variables of the chat template; `enable_thinking` where a thinking model is to answer at once."""
 
@@ -84,13 +91,7 @@ class VLM(ABC):
         self.default_question: str = self.own_words.describe or DEFAULT_QUESTION
         self.support_threshold: float | None = getattr(model.config, "grounding_support", None)
         self.notice: str | None = getattr(model.config, "grounding_notice", None)
-        if self.skipped_layers:
-            skipped = (
-                f"{self.name} has no attention weights in layers {', '.join(map(str, self.skipped_layers))} of its "
-                f"{self.layer_count} (linear attention or convolution): maps and steering leave them out."
-            )
-            if self.linear_layers:
-                skipped += " A method with the stage 'linear-layers' maps them instead."
+        if skipped := self.layers_notice():
             self.notice = f"{self.notice} {skipped}" if self.notice else skipped
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -128,58 +129,6 @@ class VLM(ABC):
         return self.model.get_input_embeddings().weight.device
 
     @property
-    def decoder(self) -> Any:
-        """The language model's module whose `.layers` are the decoder blocks."""
-        return self.model.get_decoder()
-
-    @property
-    def layer_count(self) -> int:
-        """L, decoder layers."""
-        return len(self.decoder.layers)
-
-    @cached_property
-    def row_layers(self) -> tuple[int, ...]:
-        """The layers with attention weights; in a hybrid model the others are linear attention or convolutions."""
-        return row_layers(decoder_stack(self.model, self.decoder))
-
-    @cached_property
-    def linear_layers(self) -> tuple[int, ...]:
-        """The layers that attend by the gated delta rule, whose signed weights can be recorded for maps."""
-        return linear_layers(decoder_stack(self.model, self.decoder))
-
-    @property
-    def skipped_layers(self) -> tuple[int, ...]:
-        """The layers without attention weights, which maps of softmax attention and steering leave out."""
-        return self.layers_without("softmax")
-
-    def layers_without(self, attention: Attention) -> tuple[int, ...]:
-        """The layers that have no weights of a kind of attention."""
-        return tuple(sorted(set(range(self.layer_count)) - set(self._layers_with(attention))))
-
-    def _layers_with(self, attention: Attention) -> tuple[int, ...]:
-        return self.row_layers if attention == "softmax" else self.linear_layers
-
-    def with_rows(self, layers: Iterable[int], attention: Attention = "softmax") -> tuple[int, ...]:
-        """Those of some layers that have weights of a kind of attention.
-
-        Raises:
-            MethodError: none of them has.
-        """
-        wanted, fit = tuple(layers), self._layers_with(attention)
-        kept = tuple(layer for layer in wanted if layer in fit)
-        if attention == "linear" and not fit:
-            raise MethodError(f"{self.name} has no layers of linear attention: leave the stage 'linear-layers' out")
-        if wanted and not kept:
-            kind = "attention weights" if attention == "softmax" else "weights of linear attention"
-            raise MethodError(f"layers {list(wanted)} of {self.name} have no {kind}: choose of {list(fit)}")
-        return kept
-
-    @property
-    def head_count(self) -> int:
-        """H, query heads per decoder layer."""
-        return int(self.model.config.get_text_config().num_attention_heads)
-
-    @property
     def projector(self) -> nn.Module | None:
         """The module whose input rows are the vision tower's features, for `RecordSpec.features`.
 
@@ -187,6 +136,11 @@ class VLM(ABC):
         rows may make one token. None, the default, where a family's rows do not: its features are then the image tokens
         as they enter the language model, which is the tower's output behind the projector.
         """
+        return None
+
+    @property
+    def query_reader(self) -> LayerStack | None:
+        """The cross-attention by which image tokens read the whole picture, where they stand for no part of it."""
         return None
 
     @property
@@ -225,7 +179,7 @@ class VLM(ABC):
         """
         return picture.text
 
-    def check_picture(self, image: Image.Image) -> None:  # noqa: B027 - most families accept every picture
+    def check_picture(self, image: Image.Image) -> None:
         """Refuse a picture that the image processor cannot take.
 
         Raises:
@@ -378,7 +332,7 @@ class VLM(ABC):
         texts = written_texts(batch, element, self.image_token, len(pictures), int(image.sum()))
         pictures = [replace(picture, text=text) for picture, text in zip(pictures, texts, strict=True)]
         texts = [self.picture_text(picture) for picture in pictures]
-        tokens = Tokens.of(self.tokenizer, rendered, self.image_token, texts, self._adds_special_tokens(rendered.text))
+        tokens = self._tokens(rendered, texts)
         if list(tokens.ids) != ids[padding:].tolist():
             counts = ", ".join(str(len(own)) for own in tokens.pictures)
             raise ModelError(
@@ -395,6 +349,10 @@ class VLM(ABC):
         ]
         layout = tokens.layout(padding, grids, [picture.size for picture in pictures], has_expression)
         return (*own, last_word(len(ids) - 1)), layout
+
+    def _tokens(self, rendered: Rendered, texts: Sequence[str]) -> Tokens:
+        """The tokens that a rendered prompt has when each picture is written out as its text."""
+        return Tokens.of(self.tokenizer, rendered, self.image_token, texts, self._adds_special_tokens(rendered.text))
 
     def _adds_special_tokens(self, text: str) -> bool:
         bos = self.tokenizer.bos_token

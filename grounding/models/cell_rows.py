@@ -84,14 +84,15 @@ def cell_rows(
 
     Features are the rows that enter the model's projector, averaged where several make one image token, or, of a family
     that names no projector, the image tokens as they enter the language model. Separators between the tokens of a
-    picture then have 0. They cost one copy.
+    picture then have 0. Of a model that reads pictures by cross-attention they are the rows that enter its projector,
+    one for each key. They cost one copy.
 
     Raises:
         BudgetError: the features exceed the spec's budget; raised before the language model runs.
         RecordingError: the projector's rows do not make up the image tokens.
     """
     kept = CellRows()
-    keys = [torch.from_numpy(layout.image) for layout in layouts]
+    keys = [torch.from_numpy(layout.keys) for layout in layouts]
 
     def keep(rows: Tensor, into: list[Tensor]) -> None:
         """Keep rows [n, E] at the image keys that `into` marks, per element bool [K]; the others get 0."""
@@ -114,12 +115,19 @@ def cell_rows(
             kept.features.append(torch.zeros(len(own), flat.shape[-1]).masked_scatter(own[:, None], mine))
 
     def entering(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if layouts[0].cross:
+            rows = args[0].reshape(len(keys), -1, args[0].shape[-1])
+            own = torch.cat([row[at.to(row.device)] for row, at in zip(rows, keys, strict=True)])
+            return keep(own, [torch.ones(len(at), dtype=torch.bool) for at in keys])
         ids = inputs["input_ids"].cpu()
         tokens = [row[at] == vlm.image_token_id for row, at in zip(ids, keys, strict=True)]  # without separators
         keep(args[0] if args else next(iter(kwargs.values())), tokens)
 
     def embedded(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        rows = [own[at.to(own.device)] for own, at in zip(kwargs["inputs_embeds"], keys, strict=True)]
+        embeds = kwargs.get("inputs_embeds") if module is vlm.decoder else args[0]
+        if embeds is None or kept.features:
+            return  # a decoder that places image features itself shows them to its first layer
+        rows = [own[at.to(own.device)] for own, at in zip(embeds, keys, strict=True)]
         keep(torch.cat(rows), [torch.ones(len(at), dtype=torch.bool) for at in keys])
 
     def leaving(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -129,10 +137,10 @@ def cell_rows(
     with ExitStack() as undo:
         if spec.features:
             first = vlm.projector
-            hook = vlm.decoder if first is None else first
-            undo.callback(
-                hook.register_forward_pre_hook(embedded if first is None else entering, with_kwargs=True).remove
-            )
+            hooked = (vlm.decoder, vlm.decoder.layers[0]) if first is None else (first,)
+            for module in hooked:
+                hook = embedded if first is None else entering
+                undo.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         if spec.logits:
             kept.ids, kept.head = inputs["input_ids"], vlm.model.get_output_embeddings()
             undo.callback(vlm.decoder.register_forward_hook(leaving).remove)

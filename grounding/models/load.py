@@ -112,7 +112,7 @@ def _loaded(
     finder: NounFinder | None,
     family: str | None,
 ) -> VLM:
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    import transformers
 
     from grounding.memory import explain_out_of_memory
 
@@ -120,9 +120,9 @@ def _loaded(
     vlm = family_class(config.model_type, name_or_folder, family)
     with explain_out_of_memory(f"loading {name_or_folder} on {target}", _SMALLER):
         with explained(name_or_folder, "its processor"):
-            processor = AutoProcessor.from_pretrained(source)
+            processor = transformers.AutoProcessor.from_pretrained(source)
         with explained(name_or_folder, "its weights"), _of_one_class(name_or_folder, config):
-            model, report = AutoModelForImageTextToText.from_pretrained(
+            model, report = getattr(transformers, vlm.auto_class).from_pretrained(
                 source,
                 config=config,
                 dtype=number_format,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,11 +18,13 @@ from grounding.errors import RecordingError
 from grounding.layout import TokenLayout
 from grounding.memory import explain_out_of_memory
 from grounding.models.cell_rows import CellRows, cell_rows
+from grounding.models.qformer import query_weights
 from grounding.numerics import refuse_overflow
 from grounding.record_spec import Attention, RecordSpec
 from grounding.types import AttentionMaps, Word
 
 if TYPE_CHECKING:
+    from grounding.attention.introspect import LayerStack
     from grounding.attention.request import Recording
     from grounding.models.prepared import Prepared
 
@@ -45,6 +48,11 @@ class Recordable(Protocol):
         ...
 
     @property
+    def query_reader(self) -> LayerStack | None:
+        """See `VLM.query_reader`."""
+        ...
+
+    @property
     def image_token_id(self) -> int:
         """The id of an image token."""
         ...
@@ -52,6 +60,11 @@ class Recordable(Protocol):
     @property
     def layer_count(self) -> int:
         """L, decoder layers."""
+        ...
+
+    @property
+    def map_attention(self) -> Attention:
+        """See `VLM.map_attention`."""
         ...
 
     def layers_without(self, attention: Attention) -> tuple[int, ...]:
@@ -74,6 +87,9 @@ class RecordedPass:
         layer_count: L of the model, also where fewer layers were recorded.
         cells: what the picture's cells carried.
         skipped_layers: layers of the model without weights of the recorded kind.
+        read: per element [Q, K] what each of its image tokens reads of the picture's keys; None where image tokens are
+            cells.
+        without_residuals: residual sinks are asked for of keys that have no residual stream, so that none is one.
     """
 
     recording: Recording
@@ -82,6 +98,8 @@ class RecordedPass:
     layer_count: int
     cells: CellRows
     skipped_layers: tuple[int, ...] = ()
+    read: Sequence[torch.Tensor] | None = None
+    without_residuals: bool = False
 
     def maps(self, element: int, words: tuple[Word, ...], picture: int = 0) -> AttentionMaps:
         """The maps of some of one element's words over one of its pictures.
@@ -100,11 +118,14 @@ class RecordedPass:
         row_of = {position: row for row, position in enumerate(request.queries[element])}
         rows = recording.prefill[element]  # [L, H, R, K]
         groups = [[row_of[position] for position in word.positions] for word in words]
-        keys = layout.of_picture(picture)
-        columns = np.searchsorted(layout.image, keys)
-        values = torch.stack([rows[:, :, group].mean(dim=2) for group in groups], dim=2)[..., columns]  # [L, H, T, K]
+        keys = layout.keys_of_picture(picture)
+        columns = np.searchsorted(layout.keys, keys)
+        values = torch.stack([rows[:, :, group].mean(dim=2) for group in groups], dim=2)  # [L, H, T, image tokens]
+        values = values[..., columns] if self.read is None else values @ self.read[element][:, keys]  # [L, H, T, K]
         statistics = recording.head_statistics[element] if request.spec.head_statistics else {}
-        sinks = recording.residual_sinks
+        sinks = None if recording.residual_sinks is None else recording.residual_sinks[element].numpy()[:, columns]
+        if self.without_residuals:
+            sinks = np.zeros((len(values), len(keys)), np.float32)
         logits = self.cells.logits(element, words)
         return AttentionMaps(
             values=values[None].numpy(),  # one step
@@ -117,7 +138,7 @@ class RecordedPass:
             layer_count=self.layer_count,
             skipped_layers=self.skipped_layers,
             head_statistics={name: table.numpy() for name, table in statistics.items()},
-            residual_sinks=None if sinks is None else sinks[element].numpy()[:, columns],
+            residual_sinks=sinks,
             features=self.cells.features[element].numpy()[columns] if self.cells.features else None,
             logits=None if logits is None else logits.numpy()[:, columns],
             flow=request.spec.flow,
@@ -166,23 +187,45 @@ def record_pass(
         spec: what to record. Layers without weights of its kind of attention are left out.
 
     Raises:
-        BudgetError, RecordingError, ModelError: see `record_maps`.
+        BudgetError, RecordingError, ModelError: see `record_maps`. RecordingError also where cells are keys of
+            cross-attention and the spec asks for what tokens of the sequence have.
         MethodError: no layer of the spec has weights of its kind of attention.
     """
+    bare = any(layout.cross for layout in layouts)
+    without_residuals = bare and spec.residual_sinks
+    if bare:
+        _refuse_of_tokens(vlm, spec)
+        spec = replace(spec, residual_sinks=False)
+    if spec.attention == "softmax":
+        spec = replace(spec, attention=vlm.map_attention)
     skipped = vlm.layers_without(spec.attention)
     if skipped:
         wanted = range(vlm.layer_count) if spec.layers is None else spec.layers
         spec = replace(spec, layers=vlm.with_rows(wanted, spec.attention))
-    request = row_request(layouts, words, spec)
+    request, reader = row_request(layouts, words, spec), vlm.query_reader
     with (
         torch.inference_mode(),
         explain_out_of_memory(f"running {vlm.name}", _REMEDY),
         cell_rows(vlm, inputs, layouts, spec) as cells,
+        nullcontext() if reader is None else query_weights(vlm.model, reader) as weights,
         record(vlm.model, request) as recording,
     ):
         logits = vlm.model(**inputs, use_cache=False, logits_to_keep=last_logits()).logits
     refuse_overflow(logits, vlm.name)
-    return RecordedPass(recording, request, layouts, vlm.layer_count, cells, skipped)
+    read = None if weights is None else weights.read
+    return RecordedPass(recording, request, layouts, vlm.layer_count, cells, skipped, read, without_residuals)
+
+
+def _refuse_of_tokens(vlm: Recordable, spec: RecordSpec) -> None:
+    """Refuse to record what cells have only where they are tokens of the sequence."""
+    flow = spec.flow is not None and vlm.map_attention == "cross"
+    asked = (("logits at cells", spec.logits), ("attention flow", flow))
+    for what, given in asked:
+        if given:
+            raise RecordingError(
+                f"{vlm.name} reads its pictures by cross-attention, so cells are no tokens of its language model and "
+                f"have no {what}: leave out the stage that reads them, or choose another model"
+            )
 
 
 def row_request(layouts: Sequence[TokenLayout], words: Sequence[Sequence[Word]], spec: RecordSpec) -> RowRequest:
@@ -207,7 +250,9 @@ def row_request(layouts: Sequence[TokenLayout], words: Sequence[Sequence[Word]],
             "magnets share a cell's attention with the expression, and in a vision-language model cells do not attend "
             "to words: leave the stage 'magnets' out, or use a diffusion transformer"
         )
-    image = tuple(tuple(layout.image.tolist()) for layout in layouts)
+    # Of a model that reads pictures through query tokens, rows are over these.
+    keys = [layout.keys if spec.attention == "cross" else layout.image for layout in layouts]
+    image = tuple(tuple(own.tolist()) for own in keys)
     return RowRequest(
         queries=tuple(tuple(dict.fromkeys(p for word in own for p in word.positions)) for own in words),
         keys=image,

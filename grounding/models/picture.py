@@ -130,9 +130,9 @@ def written_texts(batch: Mapping[str, Any], element: int, image_token: str, pict
     reported = batch.get("text_replacement_offsets")
     if reported is not None:
         return [str(one["replacement"]) for one in reported[element] if one["type"] in ("image", "video")]
-    if pictures > 1:
+    if pictures > 1 and tokens != pictures:
         raise ModelError(
             f"the processor does not say which of its {tokens} image tokens belong to which of the {pictures} "
             "pictures: update transformers, or give one picture"
         )
-    return [image_token * tokens]
+    return [image_token] * pictures if tokens == pictures else [image_token * tokens]

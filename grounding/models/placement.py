@@ -103,7 +103,7 @@ class Tokens:
         """
         spans: list[ImageGrid | TextSpan | Separator] = []
         for number, (own, tokens) in enumerate(zip(grids, self.pictures, strict=True)):
-            cells = np.concatenate([grid.positions for grid in own])
+            cells = np.concatenate([np.empty(0, np.int64), *(grid.positions for grid in own)])
             spans += [*own, Separator(np.setdiff1d(padding + tokens, cells), number)]
         numbers = np.arange(len(self.ids))
         of_picture = np.isin(numbers, np.concatenate(self.pictures))

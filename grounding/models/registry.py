@@ -19,6 +19,7 @@ FAMILIES: Registry[VLM] = Registry(
     "grounding.families",
     {
         "aya_vision": "grounding.models.cohere:AyaVision",
+        "blip-2": "grounding.models.blip:Blip2",
         "cohere2_vision": "grounding.models.cohere:Cohere2Vision",
         "deepseek_vl": "grounding.models.deepseek_vl:DeepseekVL",
         "deepseek_vl_hybrid": "grounding.models.deepseek_vl:DeepseekVL",
@@ -29,6 +30,7 @@ FAMILIES: Registry[VLM] = Registry(
         "glm4v_moe": "grounding.models.glm4v:Glm4V",
         "glm46v": "grounding.models.glm4v:Glm4V",
         "idefics3": "grounding.models.idefics3:Idefics3",
+        "instructblip": "grounding.models.blip:InstructBlip",
         "internvl": "grounding.models.internvl:InternVL",
         "kimi_k25": "grounding.models.kimi:KimiK25",
         "lfm2_vl": "grounding.models.lfm2_vl:Lfm2VL",
@@ -39,9 +41,11 @@ FAMILIES: Registry[VLM] = Registry(
         "minicpmv4_6": "grounding.models.minicpm:MiniCPMV",
         "minicpmv4_7": "grounding.models.minicpm:MiniCPMV",
         "mistral3": "grounding.models.mistral3:Mistral3",
+        "mllama": "grounding.models.mllama:Mllama",
         "molmo2": "grounding.models.molmo2:Molmo2",
         "ovis2": "grounding.models.ovis2:Ovis2",
         "paligemma": "grounding.models.paligemma:PaliGemma",
+        "phi4_multimodal": "grounding.models.phi:Phi4Multimodal",
         "qwen2_5_vl": "grounding.models.qwen_vl:QwenVL",
         "qwen2_vl": "grounding.models.qwen_vl:Qwen2VL",
         "qwen3_5": "grounding.models.qwen_vl:Qwen35",
@@ -59,24 +63,20 @@ _MIXED = (
     "each of its image tokens is a learned query that reads the whole picture, so no token stands for a part of it and "
     "attention over tokens is no map"
 )
-_CROSS = (
-    "its decoder reads the picture by cross-attention, so image cells are no tokens of the prompt and attention over "
-    "tokens is no map"
+_ENCODED = (
+    "its encoder mixes the picture's cells with each other and with the words before its decoder reads them, so "
+    "attention of the decoder is no map"
 )
 _OWN_CODE = "transformers has no class for it, and code that a checkpoint brings is not run"
 
 UNSUPPORTED: dict[str, str] = {
-    "blip-2": _MIXED,
-    "florence2": _CROSS,
-    "idefics": _CROSS,
-    "instructblip": _MIXED,
+    "florence2": _ENCODED,
+    "idefics": _MIXED,
     "instructblipvideo": _MIXED,
     "kimi_vl": f"{_OWN_CODE}; kimi_k25 is known",
     "minicpmv": f"{_OWN_CODE}; minicpmv4_6 and minicpmv4_7 are known",
-    "mllama": _CROSS,
     "molmo": f"{_OWN_CODE}; molmo2 is known",
     "multi_modality": f"{_OWN_CODE}; deepseek_vl and deepseek_vl_hybrid are known",
-    "phi4_multimodal": "with transformers 5.24 its first pass fails under recording",
     "phi4mm": _OWN_CODE,
 }
 """Per model type of a vision-language model without a family here, the reason."""

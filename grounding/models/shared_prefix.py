@@ -94,6 +94,8 @@ def why_not_shared(vlm: VLM, image: Image.Image, questions: Sequence[str]) -> st
     Returns:
         Why its cache cannot be shared, in a few words; None where it can.
     """
+    if not vlm.cells_are_tokens:
+        return "it reads pictures by cross-attention, which the cache of a prompt's tokens does not hold"
     prepared = vlm.prepare_questions([image, image], questions[:2])
     with torch.inference_mode():
         try:

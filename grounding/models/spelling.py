@@ -9,11 +9,15 @@ from grounding.text.align import Span
 
 
 def end_tokens(model: Any) -> frozenset[int]:
-    """The ids that end a text of a transformers model; empty where its generation config names none."""
-    end = model.generation_config.eos_token_id
-    if end is None:
-        return frozenset()
-    return frozenset(end) if isinstance(end, list | tuple) else frozenset({end})
+    """The ids that end a text of a transformers model; empty where its generation config names none.
+
+    A language model within that generates by itself, as BLIP-2's does, may name others.
+    """
+    configs = (getattr(one, "generation_config", None) for one in (model, getattr(model, "language_model", None)))
+    ends = [config.eos_token_id for config in configs if config is not None]
+    return frozenset(
+        id_ for end in ends for id_ in (end if isinstance(end, list | tuple) else (end,)) if id_ is not None
+    )
 
 
 def end_of_text(tokens: Sequence[int], ends: frozenset[int]) -> int | None:

@@ -167,7 +167,7 @@ def continued(
     """The prompt's inputs with texts behind them, padded on the right.
 
     Inputs of shape [B, N] other than ids and attention mask, such as token types, are 0 for the texts, or what the
-    family's `text_types` say.
+    family's `text_types` say; its `fixed_inputs` stay as they are, and `repeated_inputs` repeat their last position.
 
     Args:
         vlm: the model.
@@ -186,9 +186,10 @@ def continued(
         real[row, : len(tokens)] = 1
     tails = {"input_ids": ids, "attention_mask": real}
     tails |= {name: torch.full_like(ids, kind) for name, kind in vlm.text_types.items()}
+    tails |= {name: inputs[name][:, -1:].expand(-1, longest, *inputs[name].shape[2:]) for name in vlm.repeated_inputs}
     return {
         name: torch.cat([value, tails.get(name, torch.zeros_like(ids)).to(value.dtype)], dim=1)
-        if value.shape == shape
+        if name in tails or (value.shape == shape and name not in vlm.fixed_inputs)
         else value
         for name, value in inputs.items()
     }

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
-from grounding.attention.coverage import refuse_other_keys
+from grounding.attention.coverage import cross_layers, refuse_other_keys
 from grounding.attention.events import Pass, Scope, Subscriber
 from grounding.attention.generation import Prompt
 from grounding.attention.intercept import intercept
+from grounding.attention.introspect import decoder_stack
 from grounding.errors import MethodError
 
 
@@ -102,10 +103,12 @@ class SteeringHooks(Subscriber):
         editor: decides the edits.
         prompt: N, the prompt's length, padding included.
         elements: B, prompts in the batch.
+        crossing: the layers of cross-attention, whose keys are no positions.
     """
 
-    def __init__(self, editor: Editor, prompt: int, elements: int) -> None:
+    def __init__(self, editor: Editor, prompt: int, elements: int, crossing: Collection[int] = ()) -> None:
         self.editor = editor
+        self._crossing = crossing
         self._prompt = prompt
         self._elements = elements
         self._running: GenerationPass | None = None
@@ -202,6 +205,10 @@ class SteeringHooks(Subscriber):
                 f"layer {layer} attends from {call.query_count} of the {running.queries} positions that are read, as "
                 "layers with shared keys do while a prompt is read: steer other layers"
             )
+        if layer in self._crossing:
+            located = call if call.edits else call.changed(query_offset=running.past)
+            edit = self.editor.edit(layer, located, running)
+            return call if edit is None else located.changed(edits=self._with(layer, call.edits, edit))
         refuse_other_keys(layer, call, running.past, self._cache)
         located = call
         if not call.edits:  # otherwise an outer block has set the offsets
@@ -266,7 +273,8 @@ def apply(model: nn.Module, editor: Editor, prompt: int, elements: int) -> Itera
         RecordingError: for a model without a decoder, a layer that is not there or whose calls cannot be edited, a
             compiled model, or a kernel that cannot be followed.
     """
-    hooks = SteeringHooks(editor, prompt, elements)
+    stack = decoder_stack(model)
+    hooks = SteeringHooks(editor, prompt, elements, cross_layers(stack))
     scope = Scope(editor.layers, editor.residual_layers, editor.gate_layers, edits=True)
-    with intercept(model, hooks, scope):
+    with intercept(model, hooks, scope, stack=stack):
         yield hooks

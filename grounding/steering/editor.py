@@ -51,12 +51,15 @@ class ModulationEditor:
         vlm = context.vlm
         self._modulation = modulation
         self._layouts: Sequence[TokenLayout] = context.prepared.layouts
-        chosen = vlm.with_rows(modulation.layers.chosen(vlm.layer_count))
+        attention = modulation.attention(vlm)
+        self._crosses = attention == "cross"
+        chosen = vlm.with_rows(modulation.layers.chosen(vlm.layer_count), attention)
         self._static = modulation.heads.strengths(chosen, vlm.layer_count, vlm.head_count)
         if not modulation.heads.on_the_fly:
             chosen = tuple(i for i in chosen if self._static[i].any())
         self._measured: dict[int, Tensor] = {}  # layer → [B, H], where measured during prefill
-        self._image = [torch.from_numpy(layout.image) for layout in self._layouts]
+        image = [layout.keys if self._crosses else layout.image for layout in self._layouts]
+        self._image = [torch.from_numpy(keys) for keys in image]
         self._chosen = [torch.from_numpy(positions) for positions in modulation.key_positions(context)]
         self._masks: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
         starts = {
@@ -196,7 +199,7 @@ class ModulationEditor:
                 # A prompt in pieces is read up to some of its image keys.
                 masks[0, element, chosen[chosen < keys]] = True
                 masks[1, element, image[image < keys]] = True
-                masks[2, element, int(image.max()) + 1 :] = True
+                masks[2, element, int(image.max()) + 1 :] = not self._crosses  # there no key is of the text
             spread = masks.to(device).repeat_interleave(beams, dim=1)[:, :, None, None]
             known = (spread[0], spread[1], spread[2])
             self._masks[rows, keys] = known

@@ -118,7 +118,7 @@ def check_steering(steering: Steering, vlm: VLM, decoding: Decoding) -> None:
     for step in steering.steps:
         if isinstance(step, Modulation):
             step.check(vlm)
-            layers = vlm.with_rows(step.layers.chosen(vlm.layer_count))
+            layers = vlm.with_rows(step.layers.chosen(vlm.layer_count), step.attention(vlm))
             step.heads.strengths(layers, vlm.layer_count, vlm.head_count)
         elif hasattr(step, "check"):
             step.check(vlm, decoding)

@@ -11,7 +11,7 @@ from torch import Tensor
 from grounding.attention.call import AttentionCall, AttentionEdit
 from grounding.errors import MethodError
 from grounding.models.base import VLM
-from grounding.steering.modulation import ImageModulation, KeyMasks
+from grounding.steering.modulation import ImageModulation, KeyMasks, refuse_cross_attention
 
 Table = tuple[tuple[float, ...], ...]
 
@@ -67,11 +67,12 @@ class HeadGains(ImageModulation):
         return AttentionEdit(logit_bias=bias)
 
     def check(self, vlm: VLM) -> None:
-        """Check that the tables have the model's layers and heads.
+        """Check that the tables have the model's layers and heads, and that the model has image keys.
 
         Raises:
-            MethodError: they do not; the message names both sizes.
+            MethodError: they do not, and the message names both sizes; or it has none.
         """
+        refuse_cross_attention(vlm)
         wanted = (vlm.layer_count, vlm.head_count)
         for table in (self.image, self.text):
             if table and (len(table), len(table[0])) != wanted:

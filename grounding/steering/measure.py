@@ -44,6 +44,7 @@ from grounding.models.base import VLM
 from grounding.numerics import overflow
 from grounding.record_spec import RecordSpec
 from grounding.steering.apply import apply
+from grounding.steering.modulation import refuse_cross_attention
 from grounding.steering.samples import CalibrationSample, Source
 from grounding.steering.sensitivity import Kind, Sensitivity
 from grounding.steering.teacher_forcing import AnswerEditor, AnswerForward, TeacherForcedSample
@@ -117,10 +118,12 @@ def head_values(vlm: VLM, sample: CalibrationSample, kind: Kind, *, sinks: SinkR
     Raises:
         ExpressionError: the answer is empty or does not contain the word.
         ImageError: `agreement` is measured on a sample without a mask.
-        MethodError: the model cannot be steered, so heads cannot be ablated.
+        MethodError: the model cannot be steered, so heads cannot be ablated; its image tokens are no cells, so it has
+            no `agreement`; or it reads pictures by cross-attention alone.
         RecordingError: the model's attention cannot be recorded.
         ModelError: the model cannot run, for example out of memory, or a value is not finite.
     """
+    refuse_cross_attention(vlm)
     with explain_out_of_memory(f"measuring heads of {vlm.name}", _REMEDY):
         forced = TeacherForcedSample.of(vlm, sample)
         if kind == "ablation":
@@ -152,6 +155,7 @@ def mask_effects(vlm: VLM, sample: CalibrationSample) -> FloatArray:
         ImageError: there is no mask, or it covers half of no cell.
         GroundingError: otherwise as `head_values`.
     """
+    refuse_cross_attention(vlm)
     with explain_out_of_memory(f"measuring heads of {vlm.name}", _REMEDY):
         forced = TeacherForcedSample.of(vlm, sample)
         image = forced.prepared.layouts[0].image
@@ -187,7 +191,13 @@ def _covered(forced: TeacherForcedSample, mask: BoolArray | None) -> Tensor:
 
     Raises:
         ImageError: there is no mask, or it is empty.
+        MethodError: the model's image tokens are no cells.
     """
+    if forced.prepared.layouts[0].cross:
+        raise MethodError(
+            f"{forced.vlm.name} reads pictures by cross-attention, so its image tokens are no cells that a mask could "
+            "cover: measure heads by another target, or choose another model"
+        )
     if mask is None or not mask.any():
         raise ImageError("agreement needs a mask with at least one pixel of the object: give every sample its mask")
     image = forced.prepared.layouts[0].image

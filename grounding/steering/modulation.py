@@ -20,6 +20,7 @@ from grounding.errors import MethodError
 from grounding.layers import LayerRange
 from grounding.layout import TokenLayout
 from grounding.models.base import VLM
+from grounding.record_spec import Attention
 from grounding.steering.base import GenerationContext
 from grounding.steering.heads import HeadChoice
 from grounding.steering.schedule import StrengthSchedule
@@ -103,12 +104,30 @@ class Modulation(ABC):
         """Create the memory that finds sinks during prefill; None where the modulation needs no sinks."""
         return None
 
+    def attention(self, vlm: VLM) -> Attention:
+        """Return the kind of attention whose layers are edited."""
+        return "softmax"
+
     def check(self, vlm: VLM) -> None:  # noqa: B027 - most modulations fit every model
         """Check that the modulation fits a model.
 
         Raises:
             MethodError: it does not fit.
         """
+
+
+def refuse_cross_attention(vlm: VLM) -> None:
+    """Refuse a model that reads its picture in layers of cross-attention, for edits that weigh image against text.
+
+    Raises:
+        MethodError: it does.
+    """
+    if vlm.map_attention == "cross":
+        raise MethodError(
+            f"{vlm.name} reads its picture in layers by cross-attention, where every key is of the picture, and "
+            "elsewhere has no image keys, so there is no share of the picture to raise: use the step 'values', which "
+            "scales what these layers bring, or a method that changes the next token's scores (vcd)"
+        )
 
 
 @dataclass(frozen=True)
@@ -119,15 +138,31 @@ class ImageModulation(Modulation):
         tokens: the image tokens.
     """
 
+    raises_share: ClassVar[bool] = True
+    """Whether the edit weighs the picture against the words that the same row attends to."""
+
     tokens: TokenChoice = field(default_factory=TokenChoice)
 
+    def attention(self, vlm: VLM) -> Attention:
+        """Return the kind of attention whose layers are edited: the one that reads pictures."""
+        return vlm.map_attention
+
     def key_positions(self, context: GenerationContext) -> tuple[IntArray, ...]:
-        """Return the chosen image keys of each element, as positions in the padded prompt.
+        """Return the chosen image keys of each element: positions in the padded prompt, or keys of cross-attention.
 
         Raises:
             MethodError: the choice needs the vision tower's attention, which cannot be read.
         """
         return self.tokens.select(context)
+
+    def check(self, vlm: VLM) -> None:
+        """Check that the model attends to its picture and to words in the same layers, where the edit needs that.
+
+        Raises:
+            MethodError: it does not.
+        """
+        if self.raises_share or self.heads.on_the_fly:
+            refuse_cross_attention(vlm)
 
 
 @dataclass(frozen=True)
@@ -170,11 +205,14 @@ class Renormalise(_GainModulation):
 class Values(_GainModulation):
     """Multiply the weights of image keys by g after the softmax, without renormalising; this scales their values.
 
+    Of a model that reads pictures by cross-attention it scales what its layers of cross-attention bring.
+
     Attributes:
         gain: g >= 0 of a head of strength 1; a head of strength w uses 1 + w (g - 1). 1 disables steering.
     """
 
     name: ClassVar[str] = "values"
+    raises_share: ClassVar[bool] = False
 
     def edit(self, masks: KeyMasks, call: AttentionCall, rows: Tensor) -> AttentionEdit:
         """Return weight factors of g on the chosen keys."""

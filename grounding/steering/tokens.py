@@ -57,13 +57,20 @@ class TokenChoice:
         """Choose the image keys of a batch.
 
         Returns:
-            Per element the chosen positions in the padded prompt, ascending.
+            Per element the chosen positions in the padded prompt, ascending; of a model that reads pictures by
+            cross-attention the chosen keys of it.
 
         Raises:
-            MethodError: the tower's attention cannot be read.
+            MethodError: the tower's attention cannot be read, or the image tokens of the model are no cells.
         """
         if self.choice == "all":
-            return tuple(layout.image for layout in context.prepared.layouts)
+            crosses = context.vlm.map_attention == "cross"
+            return tuple(layout.keys if crosses else layout.image for layout in context.prepared.layouts)
+        if not context.vlm.cells_are_tokens:
+            raise MethodError(
+                f"tokens: {self.choice} chooses image tokens by where they lie in the picture, and those of "
+                f"{context.vlm.name} stand for no part of it: use tokens: all"
+            )
         from grounding.steering.vision import cell_attention
 
         early = cell_attention(context, self.layer)

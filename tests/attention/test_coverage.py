@@ -10,6 +10,7 @@ import torch
 from explicit_flow import VLSAM, explicit_flow
 
 from grounding.attention import RowRequest, record
+from grounding.attention.introspect import decoder_stack
 from grounding.attention.rows import TOLERANCE
 from grounding.errors import RecordingError
 from grounding.record_spec import RecordSpec
@@ -241,16 +242,20 @@ def modernbert() -> Any:
     return build("ModernBertDecoderForCausalLM", "ModernBertDecoderConfig", **TEXT, **ids)
 
 
-@pytest.mark.parametrize(
-    ("make", "path"), [(blip2, "language_model.model.decoder"), (modernbert, "model")], ids=["blip-2", "modernbert"]
-)
-def test_the_modules_that_can_be_the_decoder_are_named(make: Callable[[], Any], path: str) -> None:
-    model = make()
-    with pytest.raises(RecordingError, match=rf"decoder=, of .*model\.{path}"):
+def test_the_decoder_of_a_whole_language_model_within_is_found() -> None:
+    model = blip2()
+    assert decoder_stack(model).module is model.language_model.model.decoder
+    with record(model, RowRequest(((N - 1,),))) as recording:
+        model.language_model(input_ids=IDS)
+    torch.testing.assert_close(recording.prefill[0].sum(-1), torch.ones(2, 4, 1), atol=1e-5, rtol=0)
+
+
+def test_the_modules_that_can_be_the_decoder_are_named() -> None:
+    model = modernbert()
+    with pytest.raises(RecordingError, match=r"decoder=, of .*model\.model"):
         record(model, RowRequest(((3,),))).__enter__()
-    text = model if make is modernbert else model.language_model
-    with record(model, RowRequest(((N - 1,),)), decoder=model.get_submodule(path)) as recording:
-        text(input_ids=IDS)
+    with record(model, RowRequest(((N - 1,),)), decoder=model.model) as recording:
+        model(input_ids=IDS)
     torch.testing.assert_close(recording.prefill[0].sum(-1), torch.ones(2, 4, 1), atol=1e-5, rtol=0)
 
 

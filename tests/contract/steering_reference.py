@@ -24,6 +24,8 @@ class Reference:
     def __init__(self, modulation: Modulation, context: GenerationContext) -> None:
         self.modulation, self.layouts = modulation, context.prepared.layouts
         self.prompt = context.prepared.length
+        self.crosses = context.vlm.map_attention == "cross"  # then layers of cross-attention alone are edited
+        self.cross_layers = context.vlm.cross_layers
         self.sinks: dict[int, Tensor] = {}
         layers, heads = context.vlm.layer_count, context.vlm.head_count
         self.on = torch.zeros(layers, heads, dtype=torch.bool)
@@ -52,12 +54,13 @@ class Reference:
         if (cap := options.get("softcap")) is not None:
             logits = cap * (logits / cap).tanh()
         logits = logits + mask[..., :keys]
-        first = keys - queries
+        first = 0 if self.crosses else keys - queries
         image, text = torch.zeros(2, batch, 1, 1, keys, dtype=torch.bool)
         row = torch.zeros(batch, 1, queries, 1, dtype=torch.bool)
         for r in range(batch):
             layout = self.layouts[r // (batch // 2)]
-            image[r, ..., layout.image] = True
+            if not self.crosses or layer in self.cross_layers:
+                image[r, ..., layout.keys if self.crosses else layout.image] = True
             text[r, ..., layout.image.max() + 1 :] = True
             start = {
                 "last": layout.length - 1, "text": int(layout.image.max()) + 1, "all": layout.padding

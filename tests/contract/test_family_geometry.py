@@ -12,9 +12,11 @@ from families import FAMILIES
 from PIL import Image, ImageOps
 from subjects import EXPRESSIONS, Subject
 
+from grounding.errors import RecordingError
 from grounding.geometry import Box, uncovered_share
 from grounding.layout import ImageGrid
 from grounding.models.base import VLM
+from grounding.models.maps import record_maps
 from grounding.models.prepared import Prepared
 from grounding.models.registry import FAMILIES as KNOWN
 from grounding.record_spec import RecordSpec
@@ -32,7 +34,11 @@ def test_cells_are_the_image_tokens_and_cover_the_picture(subject: Subject) -> N
         ids = subject.batch.inputs["input_ids"][index].numpy()
         image = np.flatnonzero(ids == vlm.image_token_id)
         assert set(layout.cells) <= set(image) <= set(layout.image)
-        assert len(layout.cells) == sum(grid.shape[0] * grid.shape[1] for grid in layout.grids)
+        cells = np.concatenate([grid.positions for grid in layout.grids])
+        if not layout.cross:
+            np.testing.assert_array_equal(np.sort(cells), layout.cells)
+        assert set(cells) <= set(layout.keys)
+        assert len(set(cells)) == sum(grid.shape[0] * grid.shape[1] for grid in layout.grids)
         assert len(layout.grids) == subject.family.grids[index]
         assert sorted({*layout.image, *layout.system, *layout.instruction}) == list(
             range(layout.padding, layout.length)
@@ -42,14 +48,27 @@ def test_cells_are_the_image_tokens_and_cover_the_picture(subject: Subject) -> N
 
 
 def test_every_cell_has_a_feature_of_its_own_and_logits(subject: Subject) -> None:
-    spec = RecordSpec(features=True, logits=True)
-    for maps in subject.vlm.maps(subject.pictures, EXPRESSIONS, spec):
+    cells_are_tokens = not subject.batch.layouts[0].cross
+    for maps in subject.vlm.maps(subject.pictures, EXPRESSIONS, RecordSpec(features=True, logits=cells_are_tokens)):
         assert maps.features is not None
-        assert maps.logits is not None
-        assert maps.logits.shape == (len(maps.words), len(maps.keys))
-        assert np.isfinite(maps.logits).all()
+        if cells_are_tokens:
+            assert maps.logits is not None
+            assert maps.logits.shape == (len(maps.words), len(maps.keys))
+            assert np.isfinite(maps.logits).all()
         at = np.searchsorted(maps.keys, np.concatenate([grid.positions for grid in maps.grids]))
         assert len(np.unique(maps.features[at], axis=0)) == len(at)  # the picture is noise
+
+
+def test_cells_that_are_keys_of_cross_attention_have_no_logits_and_are_no_residual_sinks(subject: Subject) -> None:
+    sinks = RecordSpec(residual_sinks=True)
+    if not subject.batch.layouts[0].cross:
+        assert all(maps.residual_sinks.any() for maps in record_maps(subject.vlm, subject.batch, sinks))
+        return
+    with pytest.raises(RecordingError, match="cells are no tokens of its language model and have no logits at cells"):
+        record_maps(subject.vlm, subject.batch, RecordSpec(logits=True))
+    for maps in record_maps(subject.vlm, subject.batch, sinks):
+        assert maps.residual_sinks.shape == (maps.values.shape[1], len(maps.keys))
+        assert not maps.residual_sinks.any()
 
 
 def test_each_words_tokens_spell_the_word(subject: Subject) -> None:
@@ -65,14 +84,19 @@ class EndOfPassError(Exception):
 
 
 def embeddings(vlm: VLM, prepared: Prepared) -> torch.Tensor:
-    """[B, N, hidden] what the decoder's first layer is given, where no patch sees another before."""
+    """[B, N, hidden] what the decoder's first layer is given, where no patch sees another before.
+
+    Of a model that reads pictures by cross-attention [B, K, hidden], what its projector is given.
+    """
     seen, changed = [], []
 
     def stop(module: Any, args: Any, kwargs: Any) -> None:
-        seen.append(args[0] if args else kwargs["hidden_states"])
+        rows = args[0] if args else kwargs["hidden_states"]
+        seen.append(rows.reshape(len(rows), -1, rows.shape[-1]))
         raise EndOfPassError
 
-    handle = vlm.decoder.layers[0].register_forward_pre_hook(stop, with_kwargs=True)
+    read = vlm.projector if prepared.layouts[0].cross else vlm.decoder.layers[0]
+    handle = read.register_forward_pre_hook(stop, with_kwargs=True)
     try:
         for parameter in attention_outputs(vlm):
             changed.append((parameter, parameter.clone()))
@@ -93,7 +117,7 @@ def embeddings(vlm: VLM, prepared: Prepared) -> torch.Tensor:
 
 def attention_outputs(vlm: VLM) -> Iterator[torch.Tensor]:
     """The weights and biases that write the outputs of all attention before the decoder's, but pooling in a cell's."""
-    names = ("out_proj", "o_proj", "proj", "projection_layer", "wo")
+    names = ("out_proj", "o_proj", "proj", "projection", "projection_layer", "wo")
     own = set(vlm.decoder.layers.modules())
     for at, module in vlm.model.named_modules():
         if module not in own and "attention" in type(module).__name__.lower() and "pooling" not in at:

@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 import torch
 from explicit_flow import DECAF, VLSAM, explicit_flow
-from subjects import ALLOWED, EXPRESSIONS, Subject, eager, full_attention, greedy, queries_of, request_of
+from subjects import (
+    ALLOWED,
+    EXPRESSIONS,
+    Subject,
+    eager,
+    full_attention,
+    full_weights,
+    greedy,
+    map_spec,
+    of_layers,
+    queries_of,
+    request_of,
+)
 
 from grounding.attention import RowRequest, record
 from grounding.compat import last_logits
@@ -21,15 +33,15 @@ from grounding.record_spec import RecordSpec
 
 def test_rows_equal_eager_attention(subject: Subject) -> None:
     prepared = subject.batch
-    full = full_attention(subject, prepared)
+    full = full_weights(subject, prepared)
     recorded = record_maps(subject.vlm, prepared, RecordSpec())
     assert len(recorded) == 2
     for index, maps in enumerate(recorded):
-        np.testing.assert_array_equal(maps.keys, prepared.layouts[index].image)
+        np.testing.assert_array_equal(maps.keys, prepared.layouts[index].keys)
         for row, word in enumerate(maps.words):
-            expected = full[index][:, :, list(word.positions)][..., maps.keys.tolist()].mean(dim=2)
+            expected = full[index][:, :, list(word.positions)].mean(dim=2)
             np.testing.assert_allclose(maps.values[0, :, :, row], expected.numpy(), rtol=0, atol=ALLOWED)
-    assert max(maps.values.max() for maps in recorded) > 3 / prepared.length, "too uniform to prove anything"
+    assert max(maps.values.max() / maps.values.mean() for maps in recorded) > 3, "too uniform to prove anything"
 
 
 def test_logits_are_bit_equal_under_recording(subject: Subject) -> None:
@@ -63,7 +75,8 @@ def test_a_left_padded_batch_of_two_sizes_equals_its_elements(subject: Subject) 
         alone = subject.vlm.prepare([subject.pictures[index]], [EXPRESSIONS[index]])
         for one, other in zip(alone.layouts[0].grids, layouts[index].grids, strict=True):
             assert (one.shape, one.box_xyxy) == (other.shape, other.box_xyxy)
-            np.testing.assert_array_equal(one.positions + layouts[index].padding, other.positions)
+            shift = 0 if layouts[index].cross else layouts[index].padding
+            np.testing.assert_array_equal(one.positions + shift, other.positions)
         expected = record_maps(subject.vlm, alone, RecordSpec())[0]
         np.testing.assert_allclose(maps.values, expected.values, rtol=0, atol=1e-5)
 
@@ -77,9 +90,11 @@ def test_prefill_and_decode_equal_eager_generation(subject: Subject) -> None:
         slow = model.generate(**inputs, **greedy(model), output_attentions=True, return_dict_in_generate=True)
     assert torch.equal(slow.sequences, generated)
     for element, rows in enumerate(queries):
-        expected = torch.stack([layer[element] for layer in slow.attentions[0]])[:, :, list(rows)]
+        layers = of_layers(subject.vlm, slow.attentions[0], subject.vlm.map_layers)
+        expected = torch.stack([layer[element] for layer in layers])[:, :, list(rows)]
         torch.testing.assert_close(recording.prefill[element], expected, atol=ALLOWED, rtol=0)
-        for step, layers in enumerate(slow.attentions[1:]):
+        for step, attentions in enumerate(slow.attentions[1:]):
+            layers = of_layers(subject.vlm, attentions, subject.vlm.map_layers)
             expected = torch.stack([layer[element] for layer in layers])
             found = recording.decode[element][step, ..., : expected.shape[-1]]
             torch.testing.assert_close(found, expected, atol=ALLOWED, rtol=0)
@@ -93,12 +108,13 @@ def test_rows_of_generated_tokens_equal_those_of_teacher_forcing(subject: Subjec
     with control_tokens_hidden(vlm, tokens, prepared.length) as shown:
         inputs = continued(vlm, prepared.inputs, shown)
         at = ((prepared.length, prepared.length + 1),) * 2  # the last token generated is not read
-        with record(vlm.model, RowRequest(at, spec=RecordSpec(layers=vlm.row_layers))) as whole:
+        with record(vlm.model, RowRequest(at, spec=map_spec(subject))) as whole:
             vlm.model(**inputs, use_cache=False, logits_to_keep=last_logits())
     for element in range(2):
         for step in range(2):
-            found = recording.decode[element][step, :, :, 0, : prepared.length + step + 1]
-            expected = whole.prefill[element][:, :, step, : prepared.length + step + 1]
+            columns = prepared.length + step + 1 if vlm.map_attention == "softmax" else None
+            found = recording.decode[element][step, :, :, 0, :columns]
+            expected = whole.prefill[element][:, :, step, :columns]
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
@@ -112,11 +128,12 @@ def test_two_pictures_in_one_prompt(subject: Subject) -> None:
     (layout,) = prepared.layouts
     assert layout.image_sizes == subject.family.sizes
     assert {grid.picture for grid in layout.grids} == {0, 1}
-    full = full_attention(subject, prepared)[0]
+    (full,) = full_weights(subject, prepared)
     maps = record_maps(vlm, prepared, RecordSpec())
     assert [one.image_size for one in maps] == list(subject.family.sizes)
     for picture, one in enumerate(maps):
-        np.testing.assert_array_equal(one.keys, layout.of_picture(picture))
+        np.testing.assert_array_equal(one.keys, layout.keys_of_picture(picture))
+        columns = np.searchsorted(layout.keys, one.keys).tolist()
         for row, word in enumerate(one.words):
-            expected = full[:, :, list(word.positions)][..., one.keys.tolist()].mean(dim=2)
+            expected = full[:, :, list(word.positions)][..., columns].mean(dim=2)
             np.testing.assert_allclose(one.values[0, :, :, row], expected.numpy(), rtol=0, atol=ALLOWED)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grounding.models.spelling import spell
+from grounding.models.spelling import end_tokens, spell
 from grounding.text.align import align
 from grounding.text.tiny import byte_tokenizer
 from grounding.text.words import split_words
@@ -33,6 +34,14 @@ def test_any_tokens_have_ordered_spans_inside_their_text(tokens: list[int]) -> N
     assert len(spans) == len(tokens)
     assert all(0 <= start <= end <= len(text) for start, end in spans)
     assert [start for start, _ in spans] == sorted(start for start, _ in spans)
+
+
+def test_a_text_ends_as_the_model_or_the_language_model_within_says() -> None:
+    within = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[2, 3]))
+    for end, expected in ((None, {2, 3}), (7, {2, 3, 7})):
+        whole = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=end), language_model=within)
+        assert end_tokens(whole) == expected
+    assert end_tokens(SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))) == frozenset()
 
 
 def test_special_tokens_write_nothing() -> None:

@@ -83,3 +83,9 @@ def test_a_model_whose_picture_sees_the_question_is_found_out():
     layers = vlm.decoder.layers
     layers[0] = LooksBack(layers[0])
     assert "depends on more than the cache" in why_not_shared(vlm, pictures()[0], QUESTIONS)
+
+
+@pytest.mark.parametrize("model_type", ["blip-2", "instructblip", "mllama"])
+def test_a_model_that_reads_pictures_by_cross_attention_shares_no_cache(model_type: str):
+    vlm = family_class(model_type)(*TINY[model_type]())
+    assert "reads pictures by cross-attention" in why_not_shared(vlm, pictures()[0], QUESTIONS)

@@ -110,7 +110,8 @@ class OverTrust:
             answers = []
             for image, question in zip(context.images, context.questions, strict=True):
                 prepared = context.vlm.prepare_questions([image], [question])
-                answers.append(_Search(self, model, prepared, rows, logits_processor, ends, limit).run())
+                # The model that `generate` was called of: `model` may be the language model within, without pictures.
+                answers.append(_Search(self, vlm.model, prepared, rows, logits_processor, ends, limit).run())
             longest = max(len(answer) for answer in answers)
             padding = generation_config.pad_token_id
             padded = [answer + [padding] * (longest - len(answer)) for answer in answers]
@@ -186,7 +187,10 @@ class _Search:
         self._step, self._rows, self._processor, self._limit = step, rows, processor, limit
         self._follower = Follower(model, prepared.inputs)
         if not self._follower.can_forget:
-            raise MethodError("over-trust takes back what it has read, but this model's cache is a sliding window")
+            raise MethodError(
+                "over-trust takes back what it has read, but this model's cache is a sliding window or holds keys of "
+                "pictures"
+            )
         self._prompt = prepared.inputs["input_ids"]  # [1, N]
         self._image = torch.as_tensor(prepared.layouts[0].image, device=self._prompt.device)
         self._beams = Beams.start(step.beams, ends, self._prompt.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -60,7 +60,8 @@ class VisualContrast:
         branch = None
         if self.alpha != 0:
             inputs = dict(context.prepared.inputs)
-            inputs["pixel_values"] = noised(inputs, context.vlm.model.config, self.noise_step, context.decoding.seed)
+            pixels = noised(inputs, context.vlm.model.config, self.noise_step, context.decoding.seed)
+            inputs[_pixels_name(inputs)] = pixels
             branch = Branch(context.vlm.model, inputs)
         options: dict[str, Any] = {}
         if self.sample:
@@ -80,7 +81,8 @@ def noised(inputs: dict[str, Tensor], config: Any, step: int, seed: int) -> Tens
     beta_s = sigmoid(linspace(-6, 6, 1000))_s (5e-3 - 1e-5) + 1e-5.
 
     Args:
-        inputs: with `pixel_values`, either [B, C, H, W], or patches [n, C T p p] with `image_grid_thw` [B, 3].
+        inputs: with `pixel_values`: [B, C, H, W]; or the tiles of every prompt's pictures [B, I, tiles, C, H, W]; or
+            patches [n, C T p p] with `image_grid_thw` [B, 3]. Or with `image_pixel_values` [n, tiles, C, H, W].
         config: of the model.
         step: t, counted from 0.
         seed: of the noise.
@@ -93,9 +95,10 @@ def noised(inputs: dict[str, Tensor], config: Any, step: int, seed: int) -> Tens
     """
     betas = torch.sigmoid(torch.linspace(-6, 6, STEPS)) * (5e-3 - 1e-5) + 1e-5
     kept = torch.cumprod(1 - betas, dim=0)[step]
-    pixels = inputs["pixel_values"]
-    grid = inputs.get("image_grid_thw")
-    if pixels.ndim == 4 and grid is None:
+    name = _pixels_name(inputs)
+    pixels, grid = inputs[name], inputs.get("image_grid_thw")
+    whole = (4, 6) if name == "pixel_values" else (5,)
+    if pixels.ndim in whole and grid is None:
         noise = _draw(pixels.shape[1:], seed).expand_as(pixels)
     elif pixels.ndim == 2 and grid is not None:
         frames = int(config.vision_config.temporal_patch_size)
@@ -107,11 +110,17 @@ def noised(inputs: dict[str, Tensor], config: Any, step: int, seed: int) -> Tens
         noise = torch.cat(parts)
     else:
         raise MethodError(
-            f"visual-contrast: the pixels have the shape {tuple(pixels.shape)}, expected whole pictures [B, C, H, W] "
-            "or flattened patches with their grid: this family's pictures cannot be noised yet"
+            f"visual-contrast: the pixels have the shape {tuple(pixels.shape)}, expected whole pictures [B, C, H, W], "
+            "tiles [B, I, tiles, C, H, W] or flattened patches with their grid: this family's pictures cannot be "
+            "noised yet"
         )
     noisy = kept.sqrt() * pixels.float().cpu() + (1 - kept).sqrt() * noise
     return noisy.to(pixels.device, pixels.dtype)
+
+
+def _pixels_name(inputs: Mapping[str, Tensor]) -> str:
+    """The name under which a model takes pictures."""
+    return "image_pixel_values" if "image_pixel_values" in inputs else "pixel_values"
 
 
 def _draw(shape: Any, seed: int) -> Tensor:
