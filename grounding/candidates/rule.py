@@ -54,6 +54,7 @@ class CandidateRule:
             `boxes`: those and the masks of several other prompts of the map; `auto`: all masks of the picture from a
             grid of points; `sam3`: SAM 3's instances of the head noun.
         weights: of the features, for every kind but `points`.
+        weights_fitted_on: how many answers of which data, in words, where weights were fitted.
         place: weight of the expression's spatial words ("left", "second from the right", "larger").
         margin: candidates that score lower than the best by more than this do not count among the things that spatial
             words choose from.
@@ -77,6 +78,7 @@ class CandidateRule:
 
     kind: Kind = "points"
     weights: Weights = field(default_factory=Weights)
+    weights_fitted_on: str = ""
     place: float = 2.0
     margin: float = 1.5
     doubles: float = 0.95

@@ -9,6 +9,7 @@ from evals.choice.fitting import fit_confidence, fit_weights
 from evals.choice.judged import Judged, ranked_again, with_confidence
 from evals.choice.scores import auroc, auroc_interval, calibration_error, kind_scores, reliability
 from grounding.candidates.base import Candidate, RankedCandidate, box_prompt
+from grounding.candidates.choose import rank
 from grounding.candidates.confidence import Signals
 from grounding.candidates.features import FEATURES
 from grounding.candidates.rule import CandidateRule, Weights
@@ -114,8 +115,10 @@ def test_fitted_weights_prefer_what_goes_with_a_good_mask():
 def test_ranking_again_judges_the_first_of_the_new_order():
     values = np.zeros((4, 8), np.float32)
     values[1:3, :2] = 1
-    candidates = [ranked({}, square(20)), ranked({}, square(0))]
-    one = Judged(0, "the cup", square(0), Heatmap(values, (40, 20)), tuple(candidates), np.zeros(2), 0.0, None, None)
+    heatmap = Heatmap(values, (40, 20))
+    candidates = [ranked({}, mask).candidate for mask in (square(20), square(0))]
+    backwards = rank(candidates, heatmap, CandidateRule(weights=Weights(agreement=-1.0)))
+    one = Judged(0, "the cup", square(0), heatmap, backwards, np.zeros(2, np.float32), 0.0, None, None)
     method = load_method("plain-mean")
     (again,) = ranked_again([one], method)
     assert again.iou == 1
