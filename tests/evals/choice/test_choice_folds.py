@@ -37,7 +37,7 @@ def asked(picture: int, rng: np.random.Generator) -> Judged:
     heatmap = Heatmap(values, SIZE)
     masks = [square(0, 14), square(0, int(rng.integers(3, 7))), square(int(rng.integers(20, 26)), 10)]
     found = [Candidate(mask, float(rng.uniform(0.5, 0.9)), box_prompt((0, 0, 1, 1)), "made") for mask in masks]
-    ranking = rank(found, heatmap, CandidateRule())
+    ranking = rank(found, heatmap, CandidateRule(weights=Weights(agreement=0.0)))
     ious = overlaps([masks[0], *[one.candidate.packed for one in ranking]])[0, 1:]
     return Judged(picture, "cup", masks[0], heatmap, ranking, ious, float(ious[0]), None, signals_of(ranking, heatmap))
 
