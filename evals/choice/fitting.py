@@ -15,7 +15,7 @@ from grounding.errors import EvalDataError
 
 Doubles = npt.NDArray[np.float64]
 DIGITS = 4
-STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
+STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _BOUNDS: dict[str, tuple[float | None, float | None]] = {"size": (None, None), "background": (None, 0.0)}
 
 
@@ -76,7 +76,7 @@ def fit_confidence(
     )
 
 
-def fit_weights(answers: Sequence[Judged], start: Weights, strength: float = 0.3) -> Weights:
+def fit_weights(answers: Sequence[Judged], start: Weights, strength: float) -> Weights:
     """Fit the weights of the choice: the largest expected IoU of a candidate drawn by the softmax of the scores.
 
     Args:

@@ -30,8 +30,7 @@ def rank(
     Returns:
         All of them, best first; among equal scores the one of the higher estimate.
     """
-    features = measure([one.packed for one in candidates], [one.score for one in candidates], heatmap)
-    return rank_measured(candidates, features, rule, order)
+    return rank_measured(candidates, measure(candidates, heatmap), rule, order)
 
 
 def rank_measured(

@@ -35,10 +35,16 @@ class Weights:
     soft_iou: float = 0.0
     peak: float = 0.0
     estimate: float = 5.0
+    stability: float = 0.0
     consensus: float = 0.0
+    holds: float = 0.0
+    held: float = 0.0
     size: float = 0.0
+    size_squared: float = 0.0
     fill: float = 0.0
+    connected: float = 0.0
     border: float = 0.0
+    edge: float = 0.0
 
     def array(self) -> FloatArray:
         """The weights in the order of `FEATURES`."""

@@ -91,7 +91,7 @@ def test_answers_of_one_kind_are_too_few_for_a_fit():
     with pytest.raises(EvalDataError, match="right and wrong"):
         fit_confidence([judged(1.0, signals=Signals())], "m", "s", "boxes", "made")
     with pytest.raises(EvalDataError, match="candidates"):
-        fit_weights([judged(1.0)], Weights())
+        fit_weights([judged(1.0)], Weights(), 0.1)
 
 
 def ranked(values: dict[str, float], mask: PackedMask) -> RankedCandidate:
