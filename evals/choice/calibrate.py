@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from evals.choice.fitting import choose_strength, fit_confidence, fit_weights
+import numpy as np
+
+from evals.choice.fitting import DIGITS, choose_strength, fit_confidence, fit_weights
 from evals.choice.folds import cross_validated
 from evals.choice.judged import Judged, ranked_again, with_confidence
+from grounding.candidates.rule import CandidateRule, Weights
 from grounding.errors import EvalDataError
 from grounding.methods import Method
 
@@ -70,8 +73,7 @@ class Calibrator:
         if self.weights:
             start = method.candidates.weights
             found = fit_weights(answers, start, choose_strength(answers, start))
-            rule = replace(method.candidates, weights=found, weights_fitted_on=self.what)
-            method = replace(method, candidates=rule)
+            method = replace(method, candidates=refitted(method.candidates, found, answers, self.what))
             answers = ranked_again(answers, method)
         kind = method.candidates.kind
         return replace(
@@ -82,3 +84,29 @@ class Calibrator:
         """The same candidates, chosen by a fitted method."""
         chosen = ranked_again(answers, method) if self.weights else answers
         return with_confidence(self.ask(chosen), method)
+
+
+def refitted(rule: CandidateRule, weights: Weights, answers: Sequence[Judged], what: str) -> CandidateRule:
+    """A rule with other weights, under which spatial words keep their influence.
+
+    `place` and `margin` are differences of scores, so both grow with the scores' spread: the mean over the answers of
+    the standard deviation among the candidates of one.
+
+    Args:
+        rule: with the weights so far.
+        weights: the new ones.
+        answers: with candidates.
+        what: what they were fitted on, in words.
+    """
+    old, new = (
+        float(np.mean([np.std(one.features @ each.array()) for one in answers if one.ranking]))
+        for each in (rule.weights, weights)
+    )
+    factor = new / old if old > 0 else 1.0
+    return replace(
+        rule,
+        weights=weights,
+        weights_fitted_on=what,
+        place=round(rule.place * factor, DIGITS),
+        margin=round(rule.margin * factor, DIGITS),
+    )

@@ -180,11 +180,13 @@ class CalibrateConfidenceCommand(QuestionOptions):
 
     Attributes:
         weights: also fit the weights by which one of the candidates is chosen, from the method's own on.
+        ask: let the model's own answers count, which it is then asked for, twice for every answer.
         out: the method file to write.
         json: print one JSON object on stdout instead of the text.
     """
 
     weights: bool = False
+    ask: bool = True
     out: Path = Path("method.yaml")
     json: bool = False
 
@@ -207,7 +209,7 @@ class CalibrateConfidenceCommand(QuestionOptions):
         what = self.what("fit", asked)
         with progress_bar(stderr()) as progress:
             task = progress.add_task("ask again", total=None)
-            ask = Presence(pipe, lambda done: progress.advance(task, done))
+            ask = Presence(pipe, lambda done: progress.advance(task, done)) if self.ask else list
             fit = Calibrator(pipe.method, pipe.source.name, pipe.segmenter.name, what, self.weights, ask)
             fitted = fit(found[kind])
         write_text(self.out, fitted.method.to_yaml())

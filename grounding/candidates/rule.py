@@ -24,8 +24,8 @@ class Weights:
     Notes:
         The defaults are our choice: agreement with the map and, twice as heavy, the segmenter's estimate, on a scale
         where a difference of 1 is a factor of e in the odds. Their ratio was chosen with `starter-photo` and the
-        candidates `boxes` on 50 nouns of 26 photos set aside for fitting; `grounding calibrate confidence --weights`
-        fits weights for another model.
+        candidates `boxes` on 50 nouns of 26 photos set aside for fitting. They are for models without weights of their
+        own; `grounding calibrate confidence --weights` fits those, as it did for the method `starter-photo`.
     """
 
     agreement: float = 2.5

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evals.choice.calibrate import Calibrator
+from evals.choice.calibrate import Calibrator, refitted
 from evals.choice.fitting import choose_strength, fit_weights
 from evals.choice.folds import cross_validated, folds
 from evals.choice.judged import Judged
@@ -113,6 +113,14 @@ def test_calibrated_weights_choose_better_on_pictures_left_out(answers):
     assert np.mean([one.iou for one in there]) > 0.9 > np.mean([one.iou for one in answers])
     sure = {flag: [one.confidence for one in found.unseen if one.present is flag] for flag in (True, False)}
     assert min(sure[True]) > max(sure[False])
+
+
+def test_spatial_words_keep_their_influence_under_weights_of_another_scale(answers):
+    rule = CandidateRule(weights=Weights(agreement=1.0, estimate=2.0), place=2.0, margin=1.5)
+    found = refitted(rule, Weights(agreement=3.0, estimate=6.0), answers, "made")
+    assert (found.place, found.margin, found.weights_fitted_on) == (6.0, 4.5, "made")
+    same = refitted(replace(rule, weights=Weights(0.0, estimate=0.0)), Weights(), answers, "made")
+    assert (same.place, same.margin) == (2.0, 1.5)  # nothing to compare with
 
 
 def test_without_weights_the_choice_stays(answers):

@@ -80,6 +80,14 @@ def test_a_signal_that_should_raise_a_confidence_never_lowers_it():
     assert fitted.weights.size < 0
 
 
+@pytest.mark.parametrize("name", ["held", "border", "edge", "background"])
+def test_a_signal_that_should_lower_a_confidence_never_raises_it(name):
+    answers = [judged(float(index % 2), signals=Signals(**{name: float(index % 2)})) for index in range(40)]
+    assert getattr(fit_confidence(answers, "m", "s", "boxes", "made").weights, name) == 0
+    answers = [judged(float(index % 2), signals=Signals(**{name: -float(index % 2)})) for index in range(40)]
+    assert getattr(fit_confidence(answers, "m", "s", "boxes", "made").weights, name) < 0
+
+
 def test_what_is_not_there_counts_as_wrong():
     there = [judged(1.0, signals=Signals(agreement=1.0)) for _ in range(20)]
     absent = [judged(1.0, signals=Signals(agreement=0.0), present=False) for _ in range(20)]
