@@ -11,7 +11,7 @@ from PIL import Image
 
 from evals.choice.questions import MaskQuestion
 from grounding.candidates.base import RankedCandidate
-from grounding.candidates.choose import rank
+from grounding.candidates.choose import rank_measured
 from grounding.candidates.confidence import Signals, signals_of
 from grounding.candidates.features import FEATURES
 from grounding.candidates.rule import Kind
@@ -24,7 +24,6 @@ from grounding.text.parse import parse
 from grounding.types import Heatmap
 from pipelines.choosing import ChosenAnswer
 from pipelines.referring import ReferringSegmentation, with_candidates
-from pipelines.verify import presence
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +153,7 @@ def _ranked_again(one: Judged, method: Method) -> Judged:
     if one.heatmap is None or not one.ranking:
         return one
     order = order_of(parse(one.words))
-    ranking = rank([other.candidate for other in one.ranking], one.heatmap, method.candidates, order)
+    ranking = rank_measured([other.candidate for other in one.ranking], one.features, method.candidates, order)
     best = without_specks(ranking[0].candidate.mask, method.mask.specks)
     return replace(
         one,
@@ -163,28 +162,6 @@ def _ranked_again(one: Judged, method: Method) -> Judged:
         iou=float(_ious(one.truth, [pack(best)])[0]),
         signals=signals_of(ranking, one.heatmap),
     )
-
-
-def with_presence(
-    answers: Sequence[Judged], pipe: ReferringSegmentation, advance: Callable[[int], None] = lambda count: None
-) -> list[Judged]:
-    """The answers with the model's own answers about picture and region among their signals.
-
-    Args:
-        answers: with their pictures.
-        pipe: its model is asked, as its method's verification says.
-        advance: called with 1 after every answer.
-    """
-    found = []
-    for one in answers:
-        if one.signals is not None and one.image is not None:
-            heads = " ".join(word.text for word in parse(one.words) if word.is_head) or one.words
-            how = pipe.method.verification
-            whole, crop = presence(pipe.source, one.image(), one.ranking[0], one.words, heads, how)
-            one = replace(one, signals=replace(one.signals, presence=whole, crop=crop))
-        found.append(one)
-        advance(1)
-    return found
 
 
 def with_confidence(answers: Sequence[Judged], method: Method) -> list[Judged]:

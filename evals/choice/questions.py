@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +19,7 @@ from evals.scenes import draw_samples
 from grounding.errors import EvalDataError, GroundingError
 from grounding.images import open_image
 from grounding.photos import coco_classes, read_json, read_photos
+from grounding.run_lengths import pack
 from grounding.runs.attempts import attempt_one
 from grounding.scenes.drawing import SHAPES, draw_scene
 from grounding.scenes.files import scene_seed
@@ -91,6 +93,15 @@ def scene_questions(seed: int, limit: int, *, absent: bool = True) -> Iterator[M
         if absent and others:
             name = f"the {others[rng.integers(len(others))]}"
             yield MaskQuestion(sample.scene, partial(_same, sample.image), name, None)
+
+
+def truth_hash(questions: Sequence[MaskQuestion]) -> str:
+    """Hash which pictures are asked about, the words and the true masks; 12 hexadecimal digits of SHA-256."""
+    found = hashlib.sha256()
+    for one in questions:
+        counts = b"" if one.truth is None else pack(one.truth).counts
+        found.update(f"{one.picture} {one.words} {len(counts)} ".encode() + counts)
+    return found.hexdigest()[:12]
 
 
 _Photo = tuple[int, Callable[[], Image.Image], dict[str, BoolArray], frozenset[str]]

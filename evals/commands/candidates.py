@@ -70,11 +70,13 @@ class QuestionOptions(ModelOptions):
         return options.load(check=check_scene_words if self.scenes else None)
 
     def what(self, part: Part, asked: Sequence[MaskQuestion]) -> str:
-        """The questions in words."""
+        """The questions in words, with the hash of their truth."""
+        from evals.choice.questions import truth_hash
+
         pictures = len({one.picture for one in asked})
         there = sum(one.truth is not None for one in asked)
         source = f"scenes of seed {self.seed}" if self.scenes else f"photos ({part})"
-        return f"{there} things and {len(asked) - there} absent ones on {pictures} {source}"
+        return f"{there} things and {len(asked) - there} absent ones on {pictures} {source}, {truth_hash(asked)}"
 
     def judged(
         self, pipe: ReferringSegmentation, asked: Iterable[MaskQuestion], kinds: Sequence[Kind], count: int
@@ -170,60 +172,86 @@ class CalibrateConfidenceCommand(QuestionOptions):
 
     The confidence is a logistic function of the agreement of mask and map, the lead over the next thing, the sharpness
     of the map, the mask's size, the segmenter's estimate, and the model's own answer when it is asked whether there is
-    such a thing. It holds for the model, the segmenter and the candidates
-    that it was fitted with. Photos that are held out are not used; `grounding eval candidates` measures on them.
+    such a thing. It holds for the model, the segmenter and the candidates that it was fitted with. Choice and
+    confidence are also measured by five-fold cross-validation over pictures. Photos that are held out are not used;
+    `grounding eval candidates` measures on them.
 
     Exit codes: 0 success; 1 some questions failed, each with its reason on stderr; 2 refused.
 
     Attributes:
         weights: also fit the weights by which one of the candidates is chosen, from the method's own on.
+        ask: let the model's own answers count, which it is then asked for, twice for every answer.
         out: the method file to write.
         json: print one JSON object on stdout instead of the text.
     """
 
     weights: bool = False
+    ask: bool = True
     out: Path = Path("method.yaml")
     json: bool = False
 
     def run(self) -> int:
         """Ask, fit, write the file and print what was fitted."""
-        from evals.choice.fitting import fit_confidence, fit_weights
-        from evals.choice.judged import ranked_again, with_confidence, with_presence
+        from evals.choice.calibrate import Calibrator
+        from evals.choice.presence import Presence
         from evals.choice.scores import kind_scores
         from grounding.commands.calibration import check_out
         from grounding.files import write_text
-        from grounding.methods import Method
 
         check_out(self.out)
         asked = self.questions("fit")
         pipe = self.pipeline(())
-        method, kind = pipe.method, pipe.method.candidates.kind
+        kind = pipe.method.candidates.kind
         if self.weights and kind == "points":
             raise UsageError("--weights choose among several prompts' candidates: add --candidates boxes, auto or sam3")
-        found, failures = self.judged(pipe, asked, [kind], len(asked))
-        answers = found[kind]
-        if self.weights:
-            weights = fit_weights(answers, method.candidates.weights)
-            method = replace(method, candidates=replace(method.candidates, weights=weights))
-            answers = ranked_again(answers, method)
-        with progress_bar(stderr()) as progress:
-            task = progress.add_task("ask again", total=len(answers))
-            answers = with_presence(answers, pipe, lambda done: progress.advance(task, done))
+        kinds: tuple[Kind, ...] = (kind,) if kind == "points" else ("points", kind)
+        found, failures = self.judged(pipe, asked, kinds, len(asked))
         what = self.what("fit", asked)
-        confidence = fit_confidence(answers, pipe.source.name, pipe.segmenter.name, kind, what)
-        fitted: Method = replace(method, confidence=confidence)
-        scores = kind_scores(with_confidence(answers, fitted), None)
-        write_text(self.out, fitted.to_yaml())
+        with progress_bar(stderr()) as progress:
+            task = progress.add_task("ask again", total=None)
+            ask = Presence(pipe, lambda done: progress.advance(task, done)) if self.ask else list
+            fit = Calibrator(pipe.method, pipe.source.name, pipe.segmenter.name, what, self.weights, ask)
+            fitted = fit(found[kind])
+        write_text(self.out, fitted.method.to_yaml())
+        points = None if kind == "points" else found["points"]
+        unseen = None if fitted.unseen is None else kind_scores(fitted.unseen, points)
+        data = {
+            "out": str(self.out),
+            "what": what,
+            "failed": failures,
+            "on_the_fitted": kind_scores(fitted.answers, points),
+            "cross_validated": unseen,
+        }
         if self.json:
-            emit({"out": str(self.out), "what": what, "failed": failures, "on_the_fitted": scores})
+            emit(data)
         else:
-            auroc = scores["auroc"]["confidence"]["all"]
-            stdout().print(
-                f"{self.out}: fitted on {what}; mIoU {scores['miou'][0]:.3f}, AUROC {auroc[0]:.3f} on the same answers "
-                "(use it with --method; measure it on others with grounding eval candidates)"
-            )
+            stdout().print(_summary(data), markup=False, highlight=False)
         return 1 if failures else 0
 
 
 def _left_out(photo: Path, error: GroundingError) -> None:
     stderr().print(f"failed: {photo}: {error}")
+
+
+def _summary(data: dict[str, Any]) -> str:
+    """What was fitted, and how good it is on the same pictures and on pictures left out."""
+    lines = [
+        f"{data['out']}: fitted on {data['what']} (use it with --method; measure it with grounding eval candidates)"
+    ]
+    for name, said in (
+        ("on_the_fitted", "on the same answers"),
+        ("cross_validated", "on pictures left out, in five folds"),
+    ):
+        scores = data[name]
+        if scores is None:
+            lines.append(f"{said}: too few answers")
+            continue
+        auroc = scores["auroc"]["confidence"]["all"]
+        over = (
+            ""
+            if "minus_points" not in scores
+            else " ({:+.3f} [{:.3f}, {:.3f}] over points)".format(*scores["minus_points"])
+        )
+        sure = "" if auroc is None else f", AUROC {auroc[0]:.3f}"
+        lines.append(f"{said}: mIoU {scores['miou'][0]:.3f}{over}{sure}")
+    return "\n".join(lines)

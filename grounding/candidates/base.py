@@ -22,12 +22,15 @@ class Candidate(ByValue):
             concepts); about [0, 1].
         prompt: what led to it, in pixels of the image.
         origin: what led to it, in words ("box of the map at 0.2").
+        stability: how little the mask depends on the threshold it is cut at, in [0, 1]; 1 where the proposer does not
+            say.
     """
 
     packed: PackedMask = field(repr=False)
     score: float
     prompt: PointPrompts = field(repr=False)
     origin: str
+    stability: float = 1.0
 
     @property
     def mask(self) -> BoolArray:

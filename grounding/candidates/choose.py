@@ -30,8 +30,21 @@ def rank(
     Returns:
         All of them, best first; among equal scores the one of the higher estimate.
     """
+    return rank_measured(candidates, measure(candidates, heatmap), rule, order)
+
+
+def rank_measured(
+    candidates: Sequence[Candidate], features: FloatArray, rule: CandidateRule, order: Order | None = None
+) -> tuple[RankedCandidate, ...]:
+    """Rank candidates whose features are known; see `rank`.
+
+    Args:
+        candidates: at least one.
+        features: [N, len(FEATURES)] as `grounding.candidates.features.measure` returns them.
+        rule: the weights.
+        order: see `rank`.
+    """
     masks = [one.packed for one in candidates]
-    features = measure(masks, [one.score for one in candidates], heatmap)
     plain = features @ rule.weights.array()
     fit = places(order, masks, plain, rule.margin) if order else None
     scores = plain if fit is None else plain + rule.place * (fit - 1)

@@ -2,9 +2,9 @@
 
 A segmenter's own score judges the outline and is about as high for the mask of a wrong thing. This confidence is a
 logistic function of how the chosen mask agrees with the map, how far it is ahead of the next thing, how sharp the map
-is, the mask's size, the segmenter's estimate, and the model's own answer when it is asked whether there is such a
-thing. It is fitted on annotated pictures by `grounding calibrate confidence` and holds for the model, the segmenter and
-the kind of candidates that it was fitted with.
+is, the mask's size and shape, the segmenter's estimate, and the model's own answer when it is asked whether there is
+such a thing. It is fitted on annotated pictures by `grounding calibrate confidence` and holds for the model, the
+segmenter and the kind of candidates that it was fitted with.
 
 Notes:
     The list of signals is our own. A mask counts as right from an IoU of `RIGHT` with the truth on.
@@ -18,6 +18,7 @@ from dataclasses import astuple, dataclass, fields
 import numpy as np
 
 from grounding.candidates.base import RankedCandidate
+from grounding.candidates.features import FEATURES
 from grounding.candidates.places import SAME_THING
 from grounding.run_lengths import insides
 from grounding.types import FloatArray, Heatmap
@@ -34,8 +35,15 @@ class Signals:
         concentration: see `grounding.candidates.features`.
         soft_iou: see there.
         estimate: the segmenter's own estimate.
-        consensus: mean IoU of the other candidates with the chosen one.
+        stability: of the chosen mask; see there, as for the eight that follow.
+        consensus: mean IoU of the other candidates with it.
+        holds: share of the other candidates that lie in it.
+        held: share of the other candidates in which it lies.
         size: log2 of the share of the picture that it covers.
+        fill: share of its box that it covers.
+        connected: share of it in its largest connected part.
+        border: share of the picture's borders that it touches.
+        edge: share of the picture's outermost pixels that it covers.
         lead: how much more the chosen mask agrees with the map than the best of another thing does; the agreement
             itself where there is no other thing.
         sharpness: share of the map's cells that hold less than half of its largest value.
@@ -48,8 +56,15 @@ class Signals:
     concentration: float = 0.0
     soft_iou: float = 0.0
     estimate: float = 0.0
+    stability: float = 0.0
     consensus: float = 0.0
+    holds: float = 0.0
+    held: float = 0.0
     size: float = 0.0
+    fill: float = 0.0
+    connected: float = 0.0
+    border: float = 0.0
+    edge: float = 0.0
     lead: float = 0.0
     sharpness: float = 0.0
     background: float = 0.0
@@ -62,6 +77,8 @@ class Signals:
 
 
 SIGNALS = tuple(one.name for one in fields(Signals))
+OF_MASK = tuple(name for name in SIGNALS if name in FEATURES)
+"""The signals that are features of the chosen mask."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +131,7 @@ def signals_of(ranked: Sequence[RankedCandidate], heatmap: Heatmap) -> Signals:
     agreement = best.features["agreement"]
     values = heatmap.values
     return Signals(
-        agreement=agreement,
-        concentration=best.features["concentration"],
-        soft_iou=best.features["soft_iou"],
-        estimate=best.features["estimate"],
-        consensus=best.features["consensus"],
-        size=best.features["size"],
+        **{name: best.features[name] for name in OF_MASK},
         lead=agreement - max(rivals, default=0.0),
         sharpness=float((values < 0.5 * values.max()).mean()),
         background=float(np.median(values)),

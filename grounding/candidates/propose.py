@@ -60,16 +60,21 @@ def from_prompts(
 
 def of_prompt(predicted: MaskCandidates, prompt: PointPrompts, origin: str) -> list[Candidate]:
     """The masks of one prompt that are not empty, as candidates."""
+    import torch
+
+    from grounding.segmenters.automatic import stability
+
+    steady = stability(torch.as_tensor(predicted.low_res_logits)).tolist()
     return [
-        Candidate(pack(mask), float(score), prompt, origin)
-        for mask, score in zip(predicted.masks, predicted.scores, strict=True)
+        Candidate(pack(mask), float(score), prompt, origin, firm)
+        for mask, score, firm in zip(predicted.masks, predicted.scores, steady, strict=True)
         if mask.any()
     ]
 
 
 def from_grid(masks: Iterable[ProposedMask]) -> tuple[Candidate, ...]:
     """The picture's own masks as candidates."""
-    return tuple(Candidate(one.packed, one.score, one.prompt, "grid of points") for one in masks)
+    return tuple(Candidate(one.packed, one.score, one.prompt, "grid of points", one.stability) for one in masks)
 
 
 def from_concepts(instances: Iterable[ConceptMask], noun: str) -> tuple[Candidate, ...]:

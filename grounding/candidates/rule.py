@@ -24,8 +24,8 @@ class Weights:
     Notes:
         The defaults are our choice: agreement with the map and, twice as heavy, the segmenter's estimate, on a scale
         where a difference of 1 is a factor of e in the odds. Their ratio was chosen with `starter-photo` and the
-        candidates `boxes` on 50 nouns of 26 photos set aside for fitting; `grounding calibrate confidence --weights`
-        fits weights for another model.
+        candidates `boxes` on 50 nouns of 26 photos set aside for fitting. They are for models without weights of their
+        own; `grounding calibrate confidence --weights` fits those, as it did for the method `starter-photo`.
     """
 
     agreement: float = 2.5
@@ -35,10 +35,16 @@ class Weights:
     soft_iou: float = 0.0
     peak: float = 0.0
     estimate: float = 5.0
+    stability: float = 0.0
     consensus: float = 0.0
+    holds: float = 0.0
+    held: float = 0.0
     size: float = 0.0
+    size_squared: float = 0.0
     fill: float = 0.0
+    connected: float = 0.0
     border: float = 0.0
+    edge: float = 0.0
 
     def array(self) -> FloatArray:
         """The weights in the order of `FEATURES`."""
@@ -54,6 +60,7 @@ class CandidateRule:
             `boxes`: those and the masks of several other prompts of the map; `auto`: all masks of the picture from a
             grid of points; `sam3`: SAM 3's instances of the head noun.
         weights: of the features, for every kind but `points`.
+        weights_fitted_on: how many answers of which data, in words, where weights were fitted.
         place: weight of the expression's spatial words ("left", "second from the right", "larger").
         margin: candidates that score lower than the best by more than this do not count among the things that spatial
             words choose from.
@@ -77,6 +84,7 @@ class CandidateRule:
 
     kind: Kind = "points"
     weights: Weights = field(default_factory=Weights)
+    weights_fitted_on: str = ""
     place: float = 2.0
     margin: float = 1.5
     doubles: float = 0.95

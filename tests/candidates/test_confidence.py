@@ -5,7 +5,8 @@ import pytest
 from made_candidates import candidate, map_on
 
 from grounding.candidates.choose import rank
-from grounding.candidates.confidence import SIGNALS, Confidence, Signals, signals_of
+from grounding.candidates.confidence import OF_MASK, SIGNALS, Confidence, Signals, signals_of
+from grounding.candidates.features import FEATURES
 from grounding.candidates.rule import CandidateRule
 from grounding.methods import load_method, parse_method
 
@@ -48,6 +49,14 @@ def test_sharpness_and_background_are_of_the_map():
     assert found.array().shape == (len(SIGNALS),)
 
 
+def test_signals_of_the_mask_are_its_features():
+    ranked = rank([candidate(10, 10, 30, 30), candidate(0, 0, 60, 30)], map_on(10, 10, 30, 30), CandidateRule())
+    found = signals_of(ranked, map_on(10, 10, 30, 30))
+    assert set(OF_MASK) == set(SIGNALS) & set(FEATURES) >= {"stability", "held", "edge"}
+    assert {name: getattr(found, name) for name in OF_MASK} == {name: ranked[0].features[name] for name in OF_MASK}
+    assert (found.held, found.holds, found.stability) == (1, 0, 1)
+
+
 def test_a_method_file_carries_it():
     method = load_method("plain-mean")
     text = method.to_yaml()
@@ -64,7 +73,20 @@ def test_a_method_file_carries_it():
 def test_the_photo_starter_ships_one_for_boxes():
     fitted = load_method("starter-photo").confidence
     assert fitted.holds_for("starter-photo", "mobile-sam", "boxes")
-    assert fitted.asks
-    good = Signals(agreement=0.7, soft_iou=0.5, estimate=1.0, lead=0.6, size=-2.0, presence=1.0, crop=1.0)
-    poor = Signals(agreement=0.1, soft_iou=0.1, estimate=0.8, size=-2.0, background=0.2)
+    assert not fitted.asks
+    good = Signals(
+        agreement=0.7,
+        soft_iou=0.5,
+        estimate=1.0,
+        stability=0.95,
+        holds=0.5,
+        size=-2.0,
+        fill=0.8,
+        connected=1.0,
+        lead=0.6,
+    )
+    poor = Signals(
+        agreement=0.1, soft_iou=0.1, estimate=0.8, stability=0.7, held=0.5, size=-2.0, fill=0.3, connected=0.5,
+        border=0.5, edge=0.3, background=0.2,
+    )  # fmt: skip
     assert fitted(good) > 0.5 > 0.1 > fitted(poor)

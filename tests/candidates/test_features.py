@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 from made_candidates import SIZE, map_on, rectangle
 
+from grounding.candidates.base import Candidate, box_prompt
 from grounding.candidates.features import FEATURES, measure
+from grounding.run_lengths import pack
 from grounding.segmenters.mask_selection import agreement
 from grounding.types import Heatmap
 
 
 def features(masks, heatmap, estimates=None):
-    table = measure(masks, estimates or [0.9] * len(masks), heatmap)
+    prompt = box_prompt((0, 0, 1, 1))
+    pairs = zip(masks, estimates or [0.9] * len(masks), strict=True)
+    table = measure([Candidate(mask, estimate, prompt, "made", 0.75) for mask, estimate in pairs], heatmap)
     return [dict(zip(FEATURES, row, strict=True)) for row in table.tolist()]
 
 
@@ -28,7 +32,9 @@ def test_every_feature_is_what_a_count_of_pixels_gives():
     assert found["soft_iou"] == pytest.approx(soft, abs=1e-5)
     assert found["estimate"] == 1.0  # an estimate above 1 is cut
     assert found["size"] == pytest.approx(np.log2(on.mean()), abs=1e-5)
-    assert found["fill"] == 1.0
+    assert found["size_squared"] == pytest.approx(np.log2(on.mean()) ** 2, abs=1e-4)
+    assert (found["stability"], found["fill"], found["connected"]) == (0.75, 1.0, 1.0)
+    assert found["edge"] == pytest.approx((on.sum() - on[1:-1, 1:-1].sum()) / (on.size - on[1:-1, 1:-1].size))
     assert found["border"] == 0.25
 
 
@@ -37,6 +43,25 @@ def test_consensus_is_the_mean_iou_with_the_others():
     found = features(masks, map_on(0, 0, 20, 20))
     assert [one["consensus"] for one in found] == pytest.approx([0.25, 0.25, 0])
     assert features(masks[:1], map_on(0, 0, 20, 20))[0]["consensus"] == 0
+
+
+def test_a_whole_holds_its_parts_and_a_part_is_held():
+    masks = [rectangle(0, 0, 20, 20), rectangle(0, 0, 20, 10), rectangle(0, 0, 10, 20), rectangle(40, 20, 60, 40)]
+    found = features(masks, map_on(0, 0, 20, 20))
+    assert [one["holds"] for one in found] == pytest.approx([2 / 3, 0, 0, 0])
+    assert [one["held"] for one in found] == pytest.approx([0, 1 / 3, 1 / 3, 0])
+
+
+def test_the_largest_connected_part_of_a_mask_also_of_a_large_picture():
+    mask = rectangle(0, 0, 30, 20).mask | rectangle(40, 0, 50, 20).mask
+    (found,) = features([pack(mask)], map_on(0, 0, 20, 20))
+    assert found["connected"] == pytest.approx(0.75)
+    (found,) = features([pack(np.kron(mask, np.ones((20, 20), bool)))], map_on(0, 0, 20, 20))
+    assert found["connected"] == pytest.approx(0.75, abs=0.01)
+    speck = np.zeros((800, 1200), bool)
+    speck[1, 1] = True
+    (found,) = features([pack(speck)], map_on(0, 0, 20, 20))
+    assert found["connected"] == 1
 
 
 def test_the_peak_is_on_the_mask_or_not():

@@ -95,6 +95,14 @@ def test_boxes_are_several_prompts_of_different_kinds(loaded, method, pictures):
     assert len({str((one.xy, one.box_xyxy)) for one in asked}) == len(asked) > 3  # none is asked twice
 
 
+@pytest.mark.parametrize("kind", ["boxes", "auto"])
+def test_candidates_say_how_little_they_depend_on_the_threshold(pipe_of, pictures, kind):
+    ranking = pipe_of(kind)(pictures / "a.png", "the red dog").ranking
+    shares = [one.candidate.stability for one in ranking]
+    assert all(0 <= share < 1 for share in shares)
+    assert [one.features["stability"] for one in ranking] == pytest.approx(shares, abs=1e-6)
+
+
 def test_the_grid_is_decoded_once_for_all_words_of_a_picture(pipe_of, pictures, monkeypatch):
     calls = []
     pipe = pipe_of("auto")

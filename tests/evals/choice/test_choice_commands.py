@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from tiny_photos import write_photos
 
 from evals.choice.part import is_for_fitting
-from evals.choice.questions import photo_questions, scene_questions
+from evals.choice.questions import photo_questions, scene_questions, truth_hash
 from evals.commands.candidates import CalibrateConfidenceCommand, EvalCandidatesCommand
 from grounding.errors import EvalDataError, UsageError
 from grounding.methods import load_method
@@ -91,7 +93,10 @@ def test_calibrating_writes_a_method_that_the_eval_uses(command, tmp_path, capsy
     file = tmp_path / "fitted.yaml"
     options = {"scenes": 6, "candidates": "boxes"}
     assert command(CalibrateConfidenceCommand, **options, weights=True, out=file).run() == 0
-    assert json.loads(capsys.readouterr().out)["failed"] == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["failed"] == 0
+    assert data["on_the_fitted"]["n"] == 6
+    assert len(data["on_the_fitted"]["minus_points"]) == 3
     fitted = load_method(file)
     assert fitted.candidates.kind == "boxes"
     assert "scenes of seed 0" in fitted.confidence.fitted_on
@@ -100,6 +105,31 @@ def test_calibrating_writes_a_method_that_the_eval_uses(command, tmp_path, capsy
     assert json.loads(capsys.readouterr().out)["kinds"]["boxes"]["reliability"]
     assert (tmp_path / "out" / "reliability.png").stat().st_size > 5000
     assert yaml.safe_load(file.read_text())["confidence"]["candidates"] == "boxes"
+
+
+@pytest.mark.slow
+def test_without_asking_the_model_its_answers_do_not_count(command, tmp_path, capsys, monkeypatch):
+    for place in ("evals.choice.fitting.RIGHT", "evals.choice.scores.RIGHT"):
+        monkeypatch.setattr(place, 0.02)
+    monkeypatch.setattr("evals.choice.presence.presence", None)
+    file = tmp_path / "fitted.yaml"
+    options = {"scenes": 6, "candidates": "boxes", "json": False}
+    assert command(CalibrateConfidenceCommand, **options, ask=False, out=file).run() == 0
+    fitted = load_method(file)
+    assert not fitted.confidence.asks
+    assert fitted.candidates.weights == load_method("plain-mean").candidates.weights
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "on the same answers: mIoU" in printed
+    assert "over points" in printed
+    assert "on pictures left out, in five folds:" in printed
+
+
+def test_the_truth_has_a_hash_of_pictures_words_and_masks():
+    asked = list(scene_questions(1, 3))
+    assert truth_hash(asked) == truth_hash(list(scene_questions(1, 3)))
+    assert len(truth_hash(asked)) == 12
+    moved = [replace(asked[0], truth=np.roll(asked[0].truth, 1)), *asked[1:]]
+    assert len({truth_hash(asked), truth_hash(asked[1:]), truth_hash(asked[::-1]), truth_hash(moved)}) == 4
 
 
 @pytest.mark.parametrize("wrong", [{}, {"scenes": 2, "data": ("x",)}, {"scenes": -1}, {"scenes": 2, "limit": -1}])

@@ -9,6 +9,7 @@ from evals.choice.fitting import fit_confidence, fit_weights
 from evals.choice.judged import Judged, ranked_again, with_confidence
 from evals.choice.scores import auroc, auroc_interval, calibration_error, kind_scores, reliability
 from grounding.candidates.base import Candidate, RankedCandidate, box_prompt
+from grounding.candidates.choose import rank
 from grounding.candidates.confidence import Signals
 from grounding.candidates.features import FEATURES
 from grounding.candidates.rule import CandidateRule, Weights
@@ -79,6 +80,14 @@ def test_a_signal_that_should_raise_a_confidence_never_lowers_it():
     assert fitted.weights.size < 0
 
 
+@pytest.mark.parametrize("name", ["held", "border", "edge", "background"])
+def test_a_signal_that_should_lower_a_confidence_never_raises_it(name):
+    answers = [judged(float(index % 2), signals=Signals(**{name: float(index % 2)})) for index in range(40)]
+    assert getattr(fit_confidence(answers, "m", "s", "boxes", "made").weights, name) == 0
+    answers = [judged(float(index % 2), signals=Signals(**{name: -float(index % 2)})) for index in range(40)]
+    assert getattr(fit_confidence(answers, "m", "s", "boxes", "made").weights, name) < 0
+
+
 def test_what_is_not_there_counts_as_wrong():
     there = [judged(1.0, signals=Signals(agreement=1.0)) for _ in range(20)]
     absent = [judged(1.0, signals=Signals(agreement=0.0), present=False) for _ in range(20)]
@@ -90,7 +99,7 @@ def test_answers_of_one_kind_are_too_few_for_a_fit():
     with pytest.raises(EvalDataError, match="right and wrong"):
         fit_confidence([judged(1.0, signals=Signals())], "m", "s", "boxes", "made")
     with pytest.raises(EvalDataError, match="candidates"):
-        fit_weights([judged(1.0)], Weights())
+        fit_weights([judged(1.0)], Weights(), 0.1)
 
 
 def ranked(values: dict[str, float], mask: PackedMask) -> RankedCandidate:
@@ -114,8 +123,10 @@ def test_fitted_weights_prefer_what_goes_with_a_good_mask():
 def test_ranking_again_judges_the_first_of_the_new_order():
     values = np.zeros((4, 8), np.float32)
     values[1:3, :2] = 1
-    candidates = [ranked({}, square(20)), ranked({}, square(0))]
-    one = Judged(0, "the cup", square(0), Heatmap(values, (40, 20)), tuple(candidates), np.zeros(2), 0.0, None, None)
+    heatmap = Heatmap(values, (40, 20))
+    candidates = [ranked({}, mask).candidate for mask in (square(20), square(0))]
+    backwards = rank(candidates, heatmap, CandidateRule(weights=Weights(agreement=-1.0)))
+    one = Judged(0, "the cup", square(0), heatmap, backwards, np.zeros(2, np.float32), 0.0, None, None)
     method = load_method("plain-mean")
     (again,) = ranked_again([one], method)
     assert again.iou == 1
