@@ -13,11 +13,17 @@ from grounding.models.registry import FAMILIES, family_class
 from grounding.models.tiny import TINY
 
 
+CANNOT_TELL = {"blip-2", "instructblip", "mllama", "phi4_multimodal"}
+"""Families whose cells cannot be probed, because they are no tokens of the prompt or are not shown as such."""
+
+
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_the_installed_versions_pass(model_type: str) -> None:
     checks = check_family(model_type)
     assert len(checks) == 7 + model_type.startswith(("minicpmv", "qwen3_5"))  # a hybrid has rows of linear attention
-    assert [one for one in checks if not one.passed] == []
+    untold = [f"{model_type}: cells lie where the picture is seen"] if model_type in CANNOT_TELL else []
+    assert [one.name for one in checks if one.passed is None] == untold
+    assert [one for one in checks if one.passed is False] == []
     assert all(one.name.startswith(f"{model_type}: ") for one in checks)
 
 
