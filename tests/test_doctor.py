@@ -12,7 +12,6 @@ from grounding.errors import ModelError
 from grounding.models.registry import FAMILIES, family_class
 from grounding.models.tiny import TINY
 
-
 CANNOT_TELL = {"blip-2", "instructblip", "mllama", "phi4_multimodal"}
 """Families whose cells cannot be probed, because they are no tokens of the prompt or are not shown as such."""
 
