@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class DeferredRows:
         self._keep = keep
         self._held: dict[int, HeldSteps] = {}
         self._computed: _Rows | None = None
-        self._space: dict[int, tuple[Tensor, ...]] = {}  # for the queries of each layer
+        self._space: dict[tuple[int, str], tuple[Tensor, ...]] = {}  # of each layer, for the next steps
         self._limit = STEPS
         self._cached: Sequence[Any] = ()  # layers of the cache
         self._step = self._length = 0
@@ -94,7 +95,7 @@ class DeferredRows:
             self._limit = _step_limit(call)
             if self._limit < 2:
                 return False
-            held = self._held[layer] = HeldSteps.of(call, self._space_of(layer, call.query))
+            held = self._held[layer] = HeldSteps.of(call, partial(self._space_of, layer))
         elif held.scale != call.scale or held.softcap != call.softcap:
             return False
         held.options = call.options
@@ -168,12 +169,13 @@ class DeferredRows:
                 if held.is_computed:
                     self._computed.add({layer: held})
 
-    def _space_of(self, layer: int, query: Tensor) -> tuple[Tensor, ...]:
-        """Return `STEPS` tensors for the queries of a layer, the same for all its steps."""
-        known = self._space.get(layer)
-        if known is None or not _are_alike(known[0], query):
+    def _space_of(self, layer: int, name: str, like: Tensor) -> tuple[Tensor, ...]:
+        """Return `STEPS` tensors like one of a layer's, the same ones for one name."""
+        known = self._space.get((layer, name))
+        if known is None or not _are_alike(known[0], like):
             with torch.inference_mode(False):  # so that steps outside that mode can write to them
-                known = self._space[layer] = query.new_empty(STEPS, *query.shape).unbind()
+                known = torch.empty(STEPS, *like.shape, dtype=like.dtype, device=like.device).unbind()
+            self._space[layer, name] = known
         return known
 
     def _has(self, layer: int, key: Tensor) -> bool:
@@ -208,25 +210,25 @@ class _Rows:
         self._axes = axes
         self._capacity = layers
         self._steps, self._counts, self._size = tuple(held.steps), tuple(held.counts), held.size
-        self._dtype, device = held.key.dtype, held.key.device
+        self._dtype, self._device = held.key.dtype, held.key.device
         batch, heads, steps, width = held.size
         if axes.keeps_all:
-            self._weights = torch.empty(layers, *held.size, dtype=torch.float32, device=device)
+            self._weights = torch.empty(layers, *held.size, dtype=torch.float32, device=self._device)
             self._kept = list(self._weights.unbind(1))
         else:
-            self._kept = axes.space((layers, batch, heads, steps, width), device)
-        self._later = later_keys(held.counts, device)
+            self._kept = axes.space((layers, batch, heads, steps, width), self._device)
+        self._later = later_keys(held.counts, self._device)
         self._layers: list[int] = []
         self._differences: list[Tensor] = []
 
     def takes(self, held: HeldSteps) -> bool:
         """Whether a layer holds these steps, and there is space for it."""
         alike = tuple(held.steps) == self._steps and held.size == self._size
-        return alike and held.key.device == self._kept[0].device and len(self._layers) < self._capacity
+        return alike and held.key.device == self._device and len(self._layers) < self._capacity
 
     def add(self, held: dict[int, HeldSteps]) -> None:
         """Compute the rows of layers with the same steps."""
-        ones, device = list(held.values()), self._kept[0].device
+        ones, device = list(held.values()), self._device
         bytes_ = CACHED_BYTES if device.type == "cpu" else WORKING_BYTES
         at_once = min(max(1, bytes_ // (8 * math.prod(self._size))), len(ones))
         # Both tensors are written again for every part: new memory costs more than the arithmetic.
@@ -252,7 +254,7 @@ class _Rows:
             ModelError: logits are not finite.
         """
         if self._differences:
-            refuse_differing(self._layers, self._dtype, torch.stack(self._differences).tolist())
+            refuse_differing(self._layers, self._dtype, self._device, torch.stack(self._differences).tolist())
         for element, kept in enumerate(self._kept):
             for index, (step, count) in enumerate(zip(self._steps, self._counts, strict=True)):
                 keep(step, self._layers, element, kept[: len(self._layers), :, index : index + 1, :count])

@@ -1,8 +1,8 @@
 """Hold what the rows of several decode steps of one layer need, and write their logits.
 
 A change of the held keys in place is refused: by torch's version counter, and where there is none (inference mode) by
-computing logits of the oldest held step twice, as it is read and at the end, which shows a change of any key that it
-saw.
+computing logits of the oldest held step twice, as it is read and at the end, and by a copy of each later key. A change
+of an old key that moves these logits by less than their tolerance is not seen.
 
 Shape letters as in `grounding.attention.rows`; n held steps, W keys of the newest step.
 """
@@ -10,7 +10,7 @@ Shape letters as in `grounding.attention.rows`; n held steps, W keys of the newe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import is_
 
@@ -22,8 +22,11 @@ from grounding.attention.rows import write_logits
 from grounding.errors import RecordingError
 from grounding.numerics import overflow
 
-LOGIT_TOLERANCE = 2e-3
-"""Largest difference of logits computed twice, over the largest logit: the rounding of TF32 (our choice)."""
+LOGIT_TOLERANCE = {"cpu": 1e-5}
+"""Largest difference of logits computed twice, over the largest logit, by device: rounding of float32 (our choice)."""
+
+TF32_TOLERANCE = 2e-3
+"""The same on other devices, which may round to TF32 (our choice)."""
 
 
 @dataclass
@@ -38,6 +41,7 @@ class HeldSteps:
         first: [B, H/G, K] logits of the oldest held step as they were then, of each key head's first query head; None
             where torch counts changes.
         queries: [B, H, 1, D] each, parts of one tensor, of which the first n are of the held steps.
+        newest: [B, H/G, 1, D] each, copies of each held step's own key; None where torch counts changes.
         masks: additive mask [B or 1, H or 1, 1, K] of each held step, or None.
         steps: number of each.
         counts: K of each.
@@ -50,16 +54,24 @@ class HeldSteps:
     options: tuple[object, ...]
     first: Tensor | None
     queries: tuple[Tensor, ...]
+    newest: tuple[Tensor, ...] | None
     masks: list[Tensor | None] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     is_computed: bool = False
 
     @classmethod
-    def of(cls, call: AttentionCall, space: tuple[Tensor, ...]) -> HeldSteps:
-        """Begin with a call, which is yet to be added; `space` takes the queries."""
-        first = _logits_of_first_heads(call) if call.key.is_inference() else None
-        return cls(call.key, call.scale, call.softcap, call.options, first, space)
+    def of(cls, call: AttentionCall, space: Callable[[str, Tensor], tuple[Tensor, ...]]) -> HeldSteps:
+        """Begin with a call, which is yet to be added.
+
+        Args:
+            call: the call.
+            space: makes tensors like one tensor, for every step that may be held, the same ones for one name.
+        """
+        counted = not call.key.is_inference()
+        first = None if counted else _logits_of_first_heads(call)
+        newest = None if counted else space("newest", call.key[:, :, -1:])
+        return cls(call.key, call.scale, call.softcap, call.options, first, space("queries", call.query), newest)
 
     @property
     def size(self) -> tuple[int, int, int, int]:
@@ -78,6 +90,8 @@ class HeldSteps:
         """Add a step; see the attributes."""
         self.key = key
         self.queries[len(self.steps)].copy_(query)
+        if self.newest is not None:
+            self.newest[len(self.steps)].copy_(key[:, :, -1:])
         self.masks.append(mask)
         self.steps.append(step)
         self.counts.append(key.shape[2])
@@ -99,14 +113,17 @@ class HeldSteps:
             later: of these steps, as `later_keys` makes it.
 
         Returns:
-            The largest difference from `first` over its largest value, as a scalar tensor; None without `first`.
+            The largest difference from `first` over its largest value, at least 1 where `newest` differs, as a scalar
+            tensor; None where torch counts changes.
         """
         write_logits(out, torch.cat(self.queries[: len(self.steps)], dim=2), self.key, self.scale)
         difference = None
-        if self.first is not None:
+        if self.first is not None and self.newest is not None:
             same = out[:, :: out.shape[1] // self.first.shape[1], 0, : self.counts[0]]
             largest = self.first.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
             difference = (same - self.first).abs_().amax() / largest
+            own = torch.cat(self.newest[: len(self.steps)], dim=2)
+            difference = difference + (own != self.key[:, :, self.counts[0] - 1 :]).any()
         if self.softcap is not None:
             out.div_(self.softcap).tanh_().mul_(self.softcap)
         for index, (mask, count) in enumerate(zip(self.masks, self.counts, strict=True)):
@@ -128,22 +145,26 @@ def was_changed(tensor: Tensor) -> bool:
     return not tensor.is_inference() and tensor._version > 0
 
 
-def refuse_differing(layers: Sequence[int], dtype: torch.dtype, differences: Sequence[float]) -> None:
+def refuse_differing(
+    layers: Sequence[int], dtype: torch.dtype, device: torch.device, differences: Sequence[float]
+) -> None:
     """Refuse layers whose logits, computed twice, differ by more than rounding.
 
     Args:
         layers: the layers.
         dtype: of their keys.
+        device: of their keys.
         differences: of each, as `HeldSteps.write_logits` returns it.
 
     Raises:
         RecordingError: a layer's keys were changed in place.
         ModelError: a layer's logits are not finite.
     """
+    tolerance = LOGIT_TOLERANCE.get(device.type, TF32_TOLERANCE)
     for layer, difference in zip(layers, differences, strict=True):
         if not math.isfinite(difference):
             raise overflow(f"the attention of layer {layer}", dtype)
-        if difference > LOGIT_TOLERANCE:
+        if difference > tolerance:
             raise RecordingError(_changed(layer))
 
 

@@ -241,6 +241,23 @@ def test_a_change_in_place_is_refused(model: Any, mode: str, at: int) -> None:
         run_recorded(model, stepped(model, knock_out_in_place, at=0))  # before any step is held
 
 
+def change_of_a_held_step(cache: Any) -> None:
+    cache.layers[1].keys[:, :, N + 2] += 0.5
+
+
+def small_change(cache: Any) -> None:
+    cache.layers[1].keys[:, :, 2:6] += 1e-3
+
+
+@pytest.mark.parametrize("change", [change_of_a_held_step, small_change])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_small_change_and_one_of_a_held_steps_own_key_are_refused(
+    model: Any, mode: str, change: Callable[[Any], None]
+) -> None:
+    with MODES[mode](), pytest.raises(RecordingError, match="layer 1 were changed in place"):
+        run_recorded(model, stepped(model, change))
+
+
 def run_recorded(model: Any, action: Callable[[], Any]) -> None:
     with record(model, request()):
         action()
