@@ -33,6 +33,13 @@ MODEL_TESTS: Mapping[Property, tuple[str, ...]] = {
     ),
 }
 """Tests that run over every model type of this project. Compiled is the language model, whole; not the vision tower."""
+UNVERIFIED: Mapping[str, Mapping[Property, str]] = {
+    "phi4_multimodal": {
+        "compiled": "its decoder decides by the prompt's token ids whether to place a picture's features, which the "
+        "compiler cannot trace as one graph"
+    },
+}
+"""Per model type of this project the properties that those tests do not verify, with the reason."""
 CLIP_TESTS = (
     "tests/contract/test_clips.py::test_rows_equal_eager_attention_in_a_left_padded_batch",
     "tests/contract/test_clips.py::test_a_bright_patch_moves_the_cells_that_cover_it_in_time_and_space",
@@ -85,9 +92,9 @@ def catalogue() -> list[Family]:
 
     rows = []
     for name in FAMILIES:
-        tests = dict(MODEL_TESTS) if FAMILIES.is_own(name) else {}
-        prompt = None
+        tests, unverified, prompt = {}, UNVERIFIED.get(name, {}), None
         if FAMILIES.is_own(name):
+            tests = {one: those for one, those in MODEL_TESTS.items() if one not in unverified}
             family = FAMILIES.get(name)
             prompt = family.family_words.prompt or DEFAULT_PROMPT
             if getattr(family, "clip_reader_class", None) is not None:

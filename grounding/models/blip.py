@@ -81,9 +81,10 @@ class Blip2(CrossVLM):
         found = [layer.crossattention for layer in encoder.layer if layer.has_cross_attention]
         if self.query_layers is None:
             return LayerStack(encoder, nn.ModuleList(found))
-        if not self.query_layers or not all(0 <= i < len(found) for i in self.query_layers):
+        chosen = list(self.query_layers)
+        if not chosen or len(set(chosen)) != len(chosen) or any(i not in range(len(found)) for i in chosen):
             raise ModelError(
-                f"query_layers of {self.name} are {list(self.query_layers)}, expected some of 0 to {len(found) - 1}, "
+                f"query_layers of {self.name} are {chosen}, expected some of 0 to {len(found) - 1}, each once, "
                 "the Q-Former's layers with cross-attention"
             )
         return LayerStack(encoder, nn.ModuleList(found[i] for i in self.query_layers))

@@ -59,10 +59,6 @@ FAMILIES: Registry[VLM] = Registry(
 )
 """Model families by model type; entry-point group `grounding.families`."""
 
-_MIXED = (
-    "each of its image tokens is a learned query that reads the whole picture, so no token stands for a part of it and "
-    "attention over tokens is no map"
-)
 _ENCODED = (
     "its encoder mixes the picture's cells with each other and with the words before its decoder reads them, so "
     "attention of the decoder is no map"
@@ -71,8 +67,11 @@ _OWN_CODE = "transformers has no class for it, and code that a checkpoint brings
 
 UNSUPPORTED: dict[str, str] = {
     "florence2": _ENCODED,
-    "idefics": _MIXED,
-    "instructblipvideo": _MIXED,
+    "idefics": (
+        "each of its image tokens is a learned query that reads the whole picture, so no token stands for a part of it "
+        "and attention over tokens is no map"
+    ),
+    "instructblipvideo": "its Q-Former reads every frame in a pass of its own, of which one is followed; instructblip is known",
     "kimi_vl": f"{_OWN_CODE}; kimi_k25 is known",
     "minicpmv": f"{_OWN_CODE}; minicpmv4_6 and minicpmv4_7 are known",
     "molmo": f"{_OWN_CODE}; molmo2 is known",

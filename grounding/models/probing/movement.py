@@ -134,7 +134,7 @@ def image_embeddings(model: Any, inputs: Mapping[str, Any], image_token_id: int)
     if not seen or not bool(at.any()):
         raise ModelError(
             f"{type(model).__name__} gives its decoder no embeddings of image tokens, so probing cannot see where its "
-            "cells lie: only models whose image tokens stand in the prompt can be probed"
+            "cells lie: only models that call their decoder with embeddings of both words and cells can be probed"
         )
     (embeddings,) = seen
     return embeddings[at.to(embeddings.device)].reshape(len(at), -1, embeddings.shape[-1]).float()
