@@ -71,7 +71,9 @@ UNSUPPORTED: dict[str, str] = {
         "each of its image tokens is a learned query that reads the whole picture, so no token stands for a part of it "
         "and attention over tokens is no map"
     ),
-    "instructblipvideo": "its Q-Former reads every frame in a pass of its own, of which one is followed; instructblip is known",
+    "instructblipvideo": (
+        "its Q-Former reads every frame in a pass of its own, and one pass is followed here; instructblip is known"
+    ),
     "kimi_vl": f"{_OWN_CODE}; kimi_k25 is known",
     "minicpmv": f"{_OWN_CODE}; minicpmv4_6 and minicpmv4_7 are known",
     "molmo": f"{_OWN_CODE}; molmo2 is known",
