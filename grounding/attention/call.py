@@ -99,7 +99,7 @@ class AttentionCall:
             kernel computed it; None where the kernel returns none or no subscriber asks for it.
         sink_logits: [H], learned logits in every row's softmax beside those of its keys, so that the keys' weights sum
             to less than 1; None where there are none.
-        options: the kernel's options as it was given them, in an order of the backend's; empty where it tells none.
+        options: names and values of the kernel's options that describe the call; empty where a backend tells none.
     """
 
     query: Tensor
@@ -118,7 +118,7 @@ class AttentionCall:
     edits: tuple[RowEdit, ...] = ()
     log_sum_exp: Tensor | None = None
     sink_logits: Tensor | None = None
-    options: tuple[object, ...] = ()
+    options: tuple[tuple[str, object], ...] = ()
 
     @property
     def query_count(self) -> int:

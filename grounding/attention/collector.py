@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -170,7 +170,7 @@ class RowCollector(Subscriber):
         if self._running and not self._decoding:
             self._statistics.hold_residual(layer, hidden)
 
-    def observe_repeated(self, layer: int, query: Tensor, key: Tensor, options: tuple[object, ...]) -> bool:
+    def observe_repeated(self, layer: int, query: Tensor, key: Tensor, options: Mapping[str, object]) -> bool:
         """Hold a decode step's call that repeats the layer's last one, which has been checked.
 
         Raises:

@@ -15,7 +15,7 @@ Shape letters as in `grounding.attention.rows`; l layers of one batch of rows, n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -102,14 +102,14 @@ class DeferredRows:
         self._hold(layer, held, call.query.detach(), call.key, self._mask(call))
         return True
 
-    def repeat(self, layer: int, query: Tensor, key: Tensor, options: tuple[object, ...]) -> bool:
+    def repeat(self, layer: int, query: Tensor, key: Tensor, options: Mapping[str, object]) -> bool:
         """Hold a call of one query without a mask that differs from the layer's last one in nothing but its tensors.
 
         Args:
             layer: the decoder layer.
             query: [B, H, 1, D].
             key: [B, H/G, K, D].
-            options: the call's; see `AttentionCall.options`.
+            options: of the kernel; see `AttentionCall.options`.
 
         Returns:
             False where no such call is held, so that this one must be described and added.
@@ -117,8 +117,8 @@ class DeferredRows:
         held = self._held.get(layer)
         if held is None or not held.repeats(query, options):
             return False
-        # `start` has checked that the layer's cache grows by copy.
-        if key.shape[2] != self._length or self._cached[layer].keys is not key or was_changed(key):
+        # `start` has checked that the layer's cache grows by copy, so that its keys are as many as the positions.
+        if self._cached[layer].keys is not key or (held.newest is None and was_changed(key)):
             return False
         self._hold(layer, held, query, key, None)
         return True
@@ -159,7 +159,7 @@ class DeferredRows:
             rows.pass_on(self._keep)
 
     def _hold(self, layer: int, held: HeldSteps, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
-        held.add(self._step, query, key, mask)
+        held.add(self._step, self._length, query, key, mask)
         if len(held.steps) == self._limit and key.device.type == "cpu":
             # The kernel has just read the keys, so they are in the processor's cache.
             with torch.no_grad():

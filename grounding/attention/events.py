@@ -75,7 +75,7 @@ class Subscriber:
     def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
         """Receive a call, edits included, and its output [B, Q, H, Dv]; neither may be modified."""
 
-    def observe_repeated(self, layer: int, query: Tensor, key: Tensor, options: tuple[object, ...]) -> bool:
+    def observe_repeated(self, layer: int, query: Tensor, key: Tensor, options: Mapping[str, object]) -> bool:
         """Receive an unedited call without a mask before it is described; return False to receive it by `observe`.
 
         A decode step makes so many small calls that describing and checking each would cost a part of the step. A
@@ -85,7 +85,7 @@ class Subscriber:
             layer: the layer.
             query: [B, H, Q, D].
             key: [B, H/G, K, D].
-            options: see `AttentionCall.options`.
+            options: of the kernel; see `AttentionCall.options`.
         """
         return False
 

@@ -10,9 +10,8 @@ Shape letters as in `grounding.attention.rows`; n held steps, W keys of the newe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import is_
 
 import torch
 from torch import Tensor
@@ -51,7 +50,7 @@ class HeldSteps:
     key: Tensor
     scale: float
     softcap: float | None
-    options: tuple[object, ...]
+    options: tuple[tuple[str, object], ...]
     first: Tensor | None
     queries: tuple[Tensor, ...]
     newest: tuple[Tensor, ...] | None
@@ -79,22 +78,26 @@ class HeldSteps:
         batch, heads = self.queries[0].shape[:2]
         return batch, heads, len(self.steps), self.key.shape[2]
 
-    def repeats(self, query: Tensor, options: tuple[object, ...]) -> bool:
+    def repeats(self, query: Tensor, options: Mapping[str, object]) -> bool:
         """Whether a call without a mask differs from the newest in nothing but its tensors."""
-        if not options or self.masks[-1] is not None or query.shape != self.queries[0].shape or query.requires_grad:
+        if not self.options or self.masks[-1] is not None or query.requires_grad:
             return False
-        # A tensor has no truth value to compare by; equal numbers of one module are one object.
-        return all(map(is_, options, self.options))
+        for name, value in self.options:
+            # A tensor has no truth value to compare by; equal numbers of one module are one object.
+            if options.get(name) is not value:
+                return False
+        return query.shape == self.queries[0].shape
 
-    def add(self, step: int, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
-        """Add a step; see the attributes."""
+    def add(self, step: int, count: int, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
+        """Add a step and the number K of its keys; see the attributes."""
+        index = len(self.steps)
         self.key = key
-        self.queries[len(self.steps)].copy_(query)
+        self.queries[index].copy_(query)
         if self.newest is not None:
-            self.newest[len(self.steps)].copy_(key[:, :, -1:])
+            self.newest[index].copy_(key.narrow(2, count - 1, 1))
         self.masks.append(mask)
         self.steps.append(step)
-        self.counts.append(key.shape[2])
+        self.counts.append(count)
 
     def refuse_changed(self, layer: int) -> None:
         """Refuse keys of which torch has counted a change.

@@ -276,9 +276,9 @@ def test_no_former_keys_are_held(model: Any, monkeypatch: pytest.MonkeyPatch) ->
     made: list[Any] = []
     add = HeldSteps.add
 
-    def watched(self: HeldSteps, step: int, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
+    def watched(self: HeldSteps, step: int, count: int, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
         made.append(weakref.ref(key))
-        add(self, step, query, key, mask)
+        add(self, step, count, query, key, mask)
         alive.append(sum(key() is not None for key in made))
 
     monkeypatch.setattr(HeldSteps, "add", watched)

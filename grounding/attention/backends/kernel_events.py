@@ -64,8 +64,7 @@ def emit(
     if not any(route.edits for route, _ in wanted):
         result = kernel(module, query, key, value, attention_mask, *args, **options)
         if attention_mask is None:
-            given = tuple(map(options.get, OPTIONS))
-            wanted = [(route, i) for route, i in wanted if not route.subscriber.observe_repeated(i, query, key, given)]
+            wanted = [one for one in wanted if not one[0].subscriber.observe_repeated(one[1], query, key, options)]
         if wanted:
             call = _described(module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager")
             for route, layer in wanted:
@@ -161,5 +160,5 @@ def _described(
         bias=options.get("position_bias"),
         dropout=float(options.get("dropout") or 0.0),
         sink_logits=sinks.detach().reshape(-1) if isinstance(sinks, Tensor) else None,
-        options=tuple(map(options.get, OPTIONS)),
+        options=tuple((name, options.get(name)) for name in OPTIONS),
     )
