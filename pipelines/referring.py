@@ -281,7 +281,7 @@ class ReferringSegmentation:
             heatmap,
             points,
             Timings(attention, stages, encode, mask),
-            (*picture_notes(image, recorded.grids), *((answer.note,) if answer.note else ())),
+            (*picture_notes(image, recorded.grids), *answer.notes),
             explanation,
             answer.ranking[: self.method.candidates.shown],
             answer.confidence,
