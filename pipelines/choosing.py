@@ -22,6 +22,9 @@ from grounding.types import Heatmap, PointPrompts, Segment, Word
 from pipelines.verify import Verified, presence, verify
 
 if TYPE_CHECKING:
+    import torch
+
+    from grounding.candidates.rule import Kind
     from grounding.segmenters.automatic import ProposedMask
     from grounding.segmenters.base import MaskCandidates, Segmenter
     from grounding.segmenters.sam3_concept import Sam3Concepts
@@ -217,6 +220,41 @@ class Chooser:
                 "from_pretrained, or give it `concepts`"
             )
         return self._concepts
+
+
+def with_candidates(
+    method: Method, kind: Kind | None = None, least_confidence: float | None = None, verify: bool | None = None
+) -> Method:
+    """A method with other candidates, another bar of confidence or with verification; unchanged where all are None.
+
+    Raises:
+        MethodError: the kind is unknown or the bar is outside [0, 1].
+    """
+    rule = method.candidates
+    return replace(
+        method,
+        candidates=replace(
+            rule,
+            kind=rule.kind if kind is None else kind,
+            least_confidence=rule.least_confidence if least_confidence is None else least_confidence,
+            verify=rule.verify if verify is None else verify,
+        ),
+    )
+
+
+def load_concepts(method: Method, device: str | torch.device, dtype: str | torch.dtype) -> Sam3Concepts | None:
+    """Load SAM 3's detector where the method's candidates are its instances; else None.
+
+    Raises:
+        SegmenterError: it cannot be loaded.
+    """
+    if method.candidates.kind != "sam3":
+        return None
+    from grounding.devices import resolve_device, resolve_dtype
+    from grounding.segmenters.sam3_concept import Sam3Concepts
+
+    place = resolve_device(device)
+    return Sam3Concepts.load(method.candidates.concepts, place, resolve_dtype(dtype, place))
 
 
 def with_presence(

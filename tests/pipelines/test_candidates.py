@@ -17,7 +17,8 @@ from grounding.cli import main
 from grounding.errors import MethodError, ModelError, SegmenterError
 from grounding.methods import load_method
 from grounding.segmenters.automatic import AutomaticMasks
-from pipelines.referring import ReferringSegmentation, with_candidates
+from pipelines.choosing import with_candidates
+from pipelines.referring import ReferringSegmentation
 
 GRID = AutomaticMasks(side=3, least_estimate=0.0, least_stability=0.0)
 
