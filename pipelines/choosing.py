@@ -22,6 +22,9 @@ from grounding.types import Heatmap, PointPrompts, Segment, Word
 from pipelines.verify import Verified, presence, verify
 
 if TYPE_CHECKING:
+    import torch
+
+    from grounding.candidates.rule import Kind
     from grounding.segmenters.automatic import ProposedMask
     from grounding.segmenters.base import MaskCandidates, Segmenter
     from grounding.segmenters.sam3_concept import Sam3Concepts
@@ -68,7 +71,7 @@ class ChosenAnswer:
             segmenter and kind of candidates.
         signals: what the confidence is made of; None without candidates.
         predicted: the segmenter's masks of the method's points, where the candidates are those.
-        note: why there is no answer, in one sentence; None where there is one.
+        notes: why there is no answer, and where the method's weights do not hold; one sentence each.
         verified: what the model said of the regions it was shown again; None where it was not asked.
     """
 
@@ -77,7 +80,7 @@ class ChosenAnswer:
     confidence: float | None
     signals: Signals | None
     predicted: MaskCandidates | None = None
-    note: str | None = None
+    notes: tuple[str, ...] = ()
     verified: Verified | None = None
 
 
@@ -111,10 +114,13 @@ class Chooser:
     def answer(self, asked: Asked, method: Method, source: MapSource) -> ChosenAnswer:
         """Choose a mask.
 
+        Weights that were fitted with another model, segmenter or kind of candidates are not used: the default ones
+        choose, and a note says so.
+
         Args:
             asked: picture, words and map.
             method: its candidates, mask rule and confidence.
-            source: the model, asked again where the method verifies; the confidence holds for its name.
+            source: the model, asked again where the method verifies; weights and confidence hold for its name.
 
         Raises:
             SegmenterError: out of memory, or the method needs SAM 3 and there is none.
@@ -124,16 +130,29 @@ class Chooser:
         if method.candidates.kind == "points":
             answer = self._by_points(asked, method, source)
         else:
-            answer = self._by_candidates(asked, method, source)
+            answer = self._by_weights(asked, method, source)
         verifies = method.candidates.verify and answer.segment is not None and answer.ranking
         return self._verified(answer, asked, method, source) if verifies else answer
+
+    def _by_weights(self, asked: Asked, method: Method, source: MapSource) -> ChosenAnswer:
+        rule, segmenter = method.candidates, self._segmenter.name
+        holding = rule.holding_for(source.name, segmenter)
+        answer = self._by_candidates(asked, replace(method, candidates=holding), source)
+        if holding is rule or rule.weights_fitted_with is None:
+            return answer
+        fitted = rule.weights_fitted_with
+        note = (
+            f"candidates were chosen by the default weights: the method's were fitted with {fitted.model}, "
+            f"{fitted.segmenter} and --candidates {fitted.candidates}, and {source.name}, {segmenter} and --candidates "
+            f"{rule.kind} were used; grounding calibrate confidence --weights fits weights for these"
+        )
+        return replace(answer, notes=(note, *answer.notes))
 
     def _by_candidates(self, asked: Asked, method: Method, source: MapSource) -> ChosenAnswer:
         candidates = self._proposed(asked, method)
         if not candidates:
-            return ChosenAnswer(
-                None, (), None, None, note=f"no candidate was found by --candidates {method.candidates.kind}"
-            )
+            note = f"no candidate was found by --candidates {method.candidates.kind}"
+            return ChosenAnswer(None, (), None, None, notes=(note,))
         ranked = rank(candidates, asked.heatmap, method.candidates, asked.order)
         return self._sure(_segment(ranked[0], asked, method), ranked, asked, method, source)
 
@@ -160,7 +179,7 @@ class Chooser:
         confidence = fitted(signals)
         if confidence < rule.least_confidence:
             note = f"nothing fits: the best candidate's confidence is {confidence:.2f}, below {rule.least_confidence:g}"
-            return ChosenAnswer(None, ranked, confidence, signals, note=note)
+            return ChosenAnswer(None, ranked, confidence, signals, notes=(note,))
         return ChosenAnswer(replace(segment, confidence=confidence), ranked, confidence, signals)
 
     def _verified(self, answer: ChosenAnswer, asked: Asked, method: Method, source: MapSource) -> ChosenAnswer:
@@ -170,7 +189,7 @@ class Chooser:
         if found.accepted is None:
             shares = ", ".join(f"{share:.2f}" for share in found.shares)
             note = f"nothing fits: shown again, the model accepts none of the candidates (share of yes {shares})"
-            return replace(answer, segment=None, note=note, verified=found)
+            return replace(answer, segment=None, notes=(*answer.notes, note), verified=found)
         if found.accepted == 0:
             return replace(answer, verified=found)
         ranking = answer.ranking[found.accepted :] + answer.ranking[: found.accepted]
@@ -201,6 +220,41 @@ class Chooser:
                 "from_pretrained, or give it `concepts`"
             )
         return self._concepts
+
+
+def with_candidates(
+    method: Method, kind: Kind | None = None, least_confidence: float | None = None, verify: bool | None = None
+) -> Method:
+    """A method with other candidates, another bar of confidence or with verification; unchanged where all are None.
+
+    Raises:
+        MethodError: the kind is unknown or the bar is outside [0, 1].
+    """
+    rule = method.candidates
+    return replace(
+        method,
+        candidates=replace(
+            rule,
+            kind=rule.kind if kind is None else kind,
+            least_confidence=rule.least_confidence if least_confidence is None else least_confidence,
+            verify=rule.verify if verify is None else verify,
+        ),
+    )
+
+
+def load_concepts(method: Method, device: str | torch.device, dtype: str | torch.dtype) -> Sam3Concepts | None:
+    """Load SAM 3's detector where the method's candidates are its instances; else None.
+
+    Raises:
+        SegmenterError: it cannot be loaded.
+    """
+    if method.candidates.kind != "sam3":
+        return None
+    from grounding.devices import resolve_device, resolve_dtype
+    from grounding.segmenters.sam3_concept import Sam3Concepts
+
+    place = resolve_device(device)
+    return Sam3Concepts.load(method.candidates.concepts, place, resolve_dtype(dtype, place))
 
 
 def with_presence(

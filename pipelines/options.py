@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 from grounding.candidates.rule import Kind
 from grounding.errors import UsageError
 from grounding.sources import load_source, method_for
+from pipelines.choosing import load_concepts, with_candidates
 from pipelines.referring import (
     DEFAULT_BATCH,
     DEFAULT_MODEL,
     DEFAULT_SEGMENTER,
     ReferringSegmentation,
-    load_concepts,
-    with_candidates,
 )
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -18,7 +17,7 @@ from grounding.source import Backgrounds, MapSource, fingerprint, maps_and_backg
 from grounding.sources import load_source, method_for
 from grounding.text.quotes import plain_quotes
 from grounding.types import AttentionMaps, Heatmap, PointPrompts, Word, WordKind
-from pipelines.choosing import Asked, Chooser, ChosenAnswer
+from pipelines.choosing import Asked, Chooser, ChosenAnswer, load_concepts, with_candidates
 from pipelines.results import ReferringResult, Timings, picture_notes
 
 if TYPE_CHECKING:
@@ -281,7 +280,7 @@ class ReferringSegmentation:
             heatmap,
             points,
             Timings(attention, stages, encode, mask),
-            (*picture_notes(image, recorded.grids), *((answer.note,) if answer.note else ())),
+            (*picture_notes(image, recorded.grids), *answer.notes),
             explanation,
             answer.ranking[: self.method.candidates.shown],
             answer.confidence,
@@ -311,41 +310,6 @@ class ReferringSegmentation:
             else trace_ranking(answer.ranking[: method.candidates.shown], chosen=taken),
             confidence=answer.confidence,
         )
-
-
-def with_candidates(
-    method: Method, kind: Kind | None = None, least_confidence: float | None = None, verify: bool | None = None
-) -> Method:
-    """A method with other candidates, another bar of confidence or with verification; unchanged where all are None.
-
-    Raises:
-        MethodError: the kind is unknown or the bar is outside [0, 1].
-    """
-    rule = method.candidates
-    return replace(
-        method,
-        candidates=replace(
-            rule,
-            kind=rule.kind if kind is None else kind,
-            least_confidence=rule.least_confidence if least_confidence is None else least_confidence,
-            verify=rule.verify if verify is None else verify,
-        ),
-    )
-
-
-def load_concepts(method: Method, device: str | torch.device, dtype: str | torch.dtype) -> Sam3Concepts | None:
-    """Load SAM 3's detector where the method's candidates are its instances; else None.
-
-    Raises:
-        SegmenterError: it cannot be loaded.
-    """
-    if method.candidates.kind != "sam3":
-        return None
-    from grounding.devices import resolve_device, resolve_dtype
-    from grounding.segmenters.sam3_concept import Sam3Concepts
-
-    place = resolve_device(device)
-    return Sam3Concepts.load(method.candidates.concepts, place, resolve_dtype(dtype, place))
 
 
 def _pairs(image: Any, expression: Any) -> list[Pair]:

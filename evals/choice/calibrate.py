@@ -10,6 +10,7 @@ import numpy as np
 from evals.choice.fitting import DIGITS, choose_strength, fit_confidence, fit_weights
 from evals.choice.folds import cross_validated
 from evals.choice.judged import Judged, ranked_again, with_confidence
+from grounding.candidates.fitted import FittedWith
 from grounding.candidates.rule import CandidateRule, Weights
 from grounding.errors import EvalDataError
 from grounding.methods import Method
@@ -36,7 +37,8 @@ class Calibrator:
     """How a method is fitted.
 
     Attributes:
-        start: the method; its weights are those that are kept where the answers say nothing else.
+        start: the method; its weights, or the default ones where its own do not hold, are those that are kept where the
+            answers say nothing else.
         model: name of the model.
         segmenter: name of the segmenter.
         what: the answers in words, for the file.
@@ -71,9 +73,10 @@ class Calibrator:
         """The method fitted on answers."""
         method = self.start
         if self.weights:
-            start = method.candidates.weights
-            found = fit_weights(answers, start, choose_strength(answers, start))
-            method = replace(method, candidates=refitted(method.candidates, found, answers, self.what))
+            rule = method.candidates.holding_for(self.model, self.segmenter)
+            found = fit_weights(answers, rule.weights, choose_strength(answers, rule.weights))
+            fitted_with = FittedWith(self.model, self.segmenter, rule.kind)
+            method = replace(method, candidates=refitted(rule, found, answers, self.what, fitted_with))
             answers = ranked_again(answers, method)
         kind = method.candidates.kind
         return replace(
@@ -86,7 +89,9 @@ class Calibrator:
         return with_confidence(self.ask(chosen), method)
 
 
-def refitted(rule: CandidateRule, weights: Weights, answers: Sequence[Judged], what: str) -> CandidateRule:
+def refitted(
+    rule: CandidateRule, weights: Weights, answers: Sequence[Judged], what: str, fitted_with: FittedWith
+) -> CandidateRule:
     """A rule with other weights, under which spatial words keep their influence.
 
     `place` and `margin` are differences of scores, so both grow with the scores' spread: the mean over the answers of
@@ -97,6 +102,7 @@ def refitted(rule: CandidateRule, weights: Weights, answers: Sequence[Judged], w
         weights: the new ones.
         answers: with candidates.
         what: what they were fitted on, in words.
+        fitted_with: what they hold for.
     """
     old, new = (
         float(np.mean([np.std(one.features @ each.array()) for one in answers if one.ranking]))
@@ -107,6 +113,7 @@ def refitted(rule: CandidateRule, weights: Weights, answers: Sequence[Judged], w
         rule,
         weights=weights,
         weights_fitted_on=what,
+        weights_fitted_with=fitted_with,
         place=round(rule.place * factor, DIGITS),
         margin=round(rule.margin * factor, DIGITS),
     )

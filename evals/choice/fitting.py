@@ -36,7 +36,8 @@ def fit_confidence(
         segmenter: name of the segmenter.
         candidates: the kind of candidates.
         what: the answers in words, for the file.
-        strength: of the ridge: half its square is added to the negative log-likelihood, summed over answers.
+        strength: of the ridge: half the squared length of the weights of the scaled signals, without the intercept,
+            times this is added to the negative log-likelihood, summed over answers.
 
     Raises:
         EvalDataError: all answers are right, or all are wrong.

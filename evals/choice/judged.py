@@ -22,8 +22,8 @@ from grounding.segmenters.specks import without_specks
 from grounding.text.order import order_of
 from grounding.text.parse import parse
 from grounding.types import Heatmap
-from pipelines.choosing import ChosenAnswer
-from pipelines.referring import ReferringSegmentation, with_candidates
+from pipelines.choosing import ChosenAnswer, with_candidates
+from pipelines.referring import ReferringSegmentation
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ import numpy as np
 
 from grounding.candidates.base import RankedCandidate
 from grounding.candidates.features import FEATURES
+from grounding.candidates.fitted import FittedWith
 from grounding.candidates.places import SAME_THING
 from grounding.run_lengths import insides
 from grounding.types import FloatArray, Heatmap
@@ -82,21 +83,15 @@ OF_MASK = tuple(name for name in SIGNALS if name in FEATURES)
 
 
 @dataclass(frozen=True)
-class Confidence:
-    """A fitted confidence.
+class Confidence(FittedWith):
+    """A fitted confidence, and with what it was fitted.
 
     Attributes:
-        model: name of the model that it was fitted with.
-        segmenter: name of the segmenter.
-        candidates: the kind of candidates.
         intercept: the log odds where all signals are 0.
         weights: change of the log odds per unit of each signal.
         fitted_on: how many answers of which data, in words.
     """
 
-    model: str
-    segmenter: str
-    candidates: str
     intercept: float
     weights: Signals
     fitted_on: str = ""
@@ -110,10 +105,6 @@ class Confidence:
     def asks(self) -> bool:
         """Whether the model's own answers are among the signals."""
         return bool(self.weights.presence or self.weights.crop)
-
-    def holds_for(self, model: str, segmenter: str, candidates: str) -> bool:
-        """Whether it was fitted with this model, segmenter and kind of candidates."""
-        return (self.model, self.segmenter, self.candidates) == (model, segmenter, candidates)
 
 
 def signals_of(ranked: Sequence[RankedCandidate], heatmap: Heatmap) -> Signals:

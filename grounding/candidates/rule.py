@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields, replace
 from typing import Literal, get_args
 
 import numpy as np
 
 from grounding.candidates.features import FEATURES
+from grounding.candidates.fitted import FittedWith
 from grounding.errors import MethodError
 from grounding.points import Threshold
 from grounding.segmenters.automatic import AutomaticMasks
@@ -24,8 +25,10 @@ class Weights:
     Notes:
         The defaults are our choice: agreement with the map and, twice as heavy, the segmenter's estimate, on a scale
         where a difference of 1 is a factor of e in the odds. Their ratio was chosen with `starter-photo` and the
-        candidates `boxes` on 50 nouns of 26 photos set aside for fitting. They are for models without weights of their
-        own; `grounding calibrate confidence --weights` fits those, as it did for the method `starter-photo`.
+        candidates `boxes` on 50 nouns of 26 photos set aside for fitting, and nothing about them was chosen for any
+        other model, segmenter or kind of candidates. They are used where no weights were fitted, and in place of
+        weights that were fitted with something else; `grounding calibrate confidence --weights` fits weights, as it did
+        for the method `starter-photo`.
     """
 
     agreement: float = 2.5
@@ -61,6 +64,8 @@ class CandidateRule:
             grid of points; `sam3`: SAM 3's instances of the head noun.
         weights: of the features, for every kind but `points`.
         weights_fitted_on: how many answers of which data, in words, where weights were fitted.
+        weights_fitted_with: the model, segmenter and kind of candidates with which weights, place and margin were
+            fitted; see `holding_for`. None for weights that hold for all.
         place: weight of the expression's spatial words ("left", "second from the right", "larger").
         margin: candidates that score lower than the best by more than this do not count among the things that spatial
             words choose from.
@@ -85,6 +90,7 @@ class CandidateRule:
     kind: Kind = "points"
     weights: Weights = field(default_factory=Weights)
     weights_fitted_on: str = ""
+    weights_fitted_with: FittedWith | None = None
     place: float = 2.0
     margin: float = 1.5
     doubles: float = 0.95
@@ -115,6 +121,30 @@ class CandidateRule:
         for threshold in (*self.boxes, *self.whole_boxes):
             if threshold != "otsu" and not 0 < float(threshold) <= 1:
                 raise MethodError(f"candidates need thresholds of boxes in (0, 1] or 'otsu', got {threshold}")
+
+    def holding_for(self, model: str, segmenter: str) -> CandidateRule:
+        """The rule as it holds for a model and a segmenter.
+
+        Args:
+            model: name of the model.
+            segmenter: name of the segmenter.
+
+        Returns:
+            The rule itself; where its weights were fitted with another model, segmenter or kind of candidates, one with
+            the default weights, place and margin instead.
+        """
+        fitted = self.weights_fitted_with
+        if fitted is None or fitted.holds_for(model, segmenter, self.kind):
+            return self
+        plain = CandidateRule()
+        return replace(
+            self,
+            weights=plain.weights,
+            weights_fitted_on="",
+            weights_fitted_with=None,
+            place=plain.place,
+            margin=plain.margin,
+        )
 
 
 assert tuple(one.name for one in fields(Weights)) == FEATURES

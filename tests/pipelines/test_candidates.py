@@ -10,13 +10,15 @@ import pytest
 from tiny_sam import tiny_sam3
 
 from grounding.candidates.confidence import Confidence, Signals
-from grounding.candidates.rule import KINDS, CandidateRule
+from grounding.candidates.fitted import FittedWith
+from grounding.candidates.rule import KINDS, CandidateRule, Weights
 from grounding.candidates.verification import Verification
 from grounding.cli import main
 from grounding.errors import MethodError, ModelError, SegmenterError
 from grounding.methods import load_method
 from grounding.segmenters.automatic import AutomaticMasks
-from pipelines.referring import ReferringSegmentation, with_candidates
+from pipelines.choosing import with_candidates
+from pipelines.referring import ReferringSegmentation
 
 GRID = AutomaticMasks(side=3, least_estimate=0.0, least_stability=0.0)
 
@@ -225,3 +227,40 @@ def test_the_command_writes_the_ranking_and_the_kind_is_part_of_the_configuratio
         assert line["confidence"] is None
         assert {"origin", "box_xyxy", "score", "why", "place"} <= line["ranking"][0].keys()
     assert len(configs) == 2
+
+
+BY_SIZE = Weights(agreement=0.0, estimate=0.0, size=-3.0)
+
+
+def weighed(method, kind: str, model: str, segmenter: str, candidates: str = "boxes"):
+    """A method that takes the smallest mask, by weights fitted with a model, segmenter and kind of candidates."""
+    fitted_with = FittedWith(model, segmenter, candidates)
+    rule = replace(method.candidates, kind=kind, weights=BY_SIZE, weights_fitted_with=fitted_with, place=9.0)
+    return replace(method, candidates=rule)
+
+
+def test_fitted_weights_choose_with_what_they_were_fitted_with(loaded, method, pictures):
+    free = replace(method, candidates=replace(method.candidates, kind="boxes", weights=BY_SIZE, place=9.0))
+    expected = ReferringSegmentation(*loaded, free)(pictures / "a.png", "the left dog")
+    same = weighed(method, "boxes", loaded[0].name, loaded[1].name)
+    found = ReferringSegmentation(*loaded, same)(pictures / "a.png", "the left dog")
+    assert [one.score for one in found.ranking] == [one.score for one in expected.ranking]
+    assert not any("default weights" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("other", ["model", "segmenter", "candidates"])
+def test_elsewhere_the_default_weights_choose_and_a_note_says_so(loaded, method, pictures, other):
+    kind = "auto" if other == "candidates" else "boxes"
+    expected = ReferringSegmentation(*loaded, with_candidates(method, kind))(pictures / "a.png", "the left dog")
+    names = {"model": loaded[0].name, "segmenter": loaded[1].name, "candidates": "boxes"}
+    names |= {} if other == "candidates" else {other: "another"}
+    found = ReferringSegmentation(*loaded, weighed(method, kind, **names))(pictures / "a.png", "the left dog")
+    assert [one.score for one in found.ranking] == [one.score for one in expected.ranking]
+    (note,) = (one for one in found.notes if "default weights" in one)
+    assert all(name in note for name in names.values())
+    assert "default weights" not in " ".join(expected.notes)
+
+
+def test_points_are_not_chosen_by_weights_and_need_no_note(loaded, method, pictures):
+    found = ReferringSegmentation(*loaded, weighed(method, "points", "m", "s"))(pictures / "a.png", "the left dog")
+    assert not any("default weights" in note for note in found.notes)

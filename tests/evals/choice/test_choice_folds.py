@@ -15,6 +15,7 @@ from grounding.candidates.base import Candidate, RankedCandidate, box_prompt
 from grounding.candidates.choose import rank
 from grounding.candidates.confidence import signals_of
 from grounding.candidates.features import FEATURES
+from grounding.candidates.fitted import FittedWith
 from grounding.candidates.rule import CandidateRule, Weights
 from grounding.errors import EvalDataError
 from grounding.methods import load_method
@@ -66,16 +67,19 @@ def test_one_picture_cannot_be_split(answers):
 
 
 def test_every_answer_is_by_a_method_that_did_not_see_its_picture(answers):
-    seen = []
-
     def fit(others):
-        seen.append({one.picture for one in others})
-        return load_method("plain-mean")
+        pictures = " ".join(str(number) for number in sorted({one.picture for one in others}))
+        return replace(load_method("plain-mean"), description=pictures)
 
-    found = cross_validated(answers, fit, lambda own, method: [replace(one, confidence=0.5) for one in own])
-    assert len(found) == len(answers)
-    assert len(seen) == 5
-    assert {one.confidence for one in found} == {0.5}
+    def apply(own, method):
+        seen = set(map(int, method.description.split()))
+        assert seen
+        assert not seen & {one.picture for one in own}
+        assert seen | {one.picture for one in own} == set(range(12))
+        return list(own)
+
+    found = cross_validated(answers, fit, apply)
+    assert sorted(map(id, found)) == sorted(map(id, answers))  # each question once
 
 
 def test_the_ridge_is_weak_where_the_pictures_agree_and_strong_where_there_is_nothing_to_learn(answers):
@@ -108,6 +112,7 @@ def test_calibrated_weights_choose_better_on_pictures_left_out(answers):
     found = calibrator(True)(everything)
     assert found.method.candidates.weights_fitted_on == found.method.confidence.fitted_on == "24 answers"
     assert found.method.confidence.holds_for("m", "s", "boxes")
+    assert found.method.candidates.weights_fitted_with == FittedWith("m", "s", "boxes")
     assert len(found.unseen) == len(found.answers) == len(everything)
     there = [one for one in found.unseen if one.present]
     assert np.mean([one.iou for one in there]) > 0.9 > np.mean([one.iou for one in answers])
@@ -117,10 +122,27 @@ def test_calibrated_weights_choose_better_on_pictures_left_out(answers):
 
 def test_spatial_words_keep_their_influence_under_weights_of_another_scale(answers):
     rule = CandidateRule(weights=Weights(agreement=1.0, estimate=2.0), place=2.0, margin=1.5)
-    found = refitted(rule, Weights(agreement=3.0, estimate=6.0), answers, "made")
+    fitted_with = FittedWith("m", "s", "boxes")
+    found = refitted(rule, Weights(agreement=3.0, estimate=6.0), answers, "made", fitted_with)
     assert (found.place, found.margin, found.weights_fitted_on) == (6.0, 4.5, "made")
-    same = refitted(replace(rule, weights=Weights(0.0, estimate=0.0)), Weights(), answers, "made")
+    assert found.weights_fitted_with == fitted_with
+    same = refitted(replace(rule, weights=Weights(0.0, estimate=0.0)), Weights(), answers, "made", fitted_with)
     assert (same.place, same.margin) == (2.0, 1.5)  # nothing to compare with
+
+
+@pytest.mark.parametrize(("model", "start"), [("m", Weights(agreement=-40.0)), ("another", Weights())])
+def test_a_fit_starts_from_weights_that_hold(answers, model, start, monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        "evals.choice.calibrate.fit_weights", lambda answers, start, strength: started.append(start) or Weights()
+    )
+    rule = CandidateRule(
+        "boxes", Weights(agreement=-40.0), weights_fitted_with=FittedWith(model, "s", "boxes"), place=50.0
+    )
+    chosen = replace(calibrator(True), start=replace(load_method("plain-mean"), candidates=rule))
+    found = chosen.fit([*answers, *map(absent, answers[::2])])
+    assert started == [start]
+    assert (found.candidates.place == CandidateRule().place) is (model == "another")
 
 
 def test_without_weights_the_choice_stays(answers):
