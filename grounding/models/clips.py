@@ -9,7 +9,7 @@ each.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
@@ -36,6 +36,8 @@ class ClipReader(VLM):
     takes_several: ClassVar[bool] = False
     equal_lengths: ClassVar[bool] = False
     """Whether the clips of a batch must have as many frames each."""
+    fewest_frames: ClassVar[int] = 1
+    """How many frames the family's processor asks for at least."""
     frames_are_pictures: ClassVar[bool] = False
     """Whether a clip's cells have the tokens of pictures instead of their own."""
 
@@ -73,6 +75,11 @@ class ClipReader(VLM):
             refuse_broken_text(text)
             refuse_control_tokens(text, self.image_token, self.tokenizer, self.name)
         for clip in clips:
+            if len(clip.frames) < self.fewest_frames:
+                raise ImageError(
+                    f"{self.name} reads clips of at least {self.fewest_frames} frames, got {len(clip.frames)}: give "
+                    "more frames, or the only one as a picture to the model loaded for pictures"
+                )
             self.check_picture(clip.frames[0])
         if self.equal_lengths and len(lengths := {len(clip.frames) for clip in clips}) > 1:
             raise ImageError(
@@ -129,11 +136,14 @@ def clip_reader(vlm: VLM) -> ClipReader:
     """The adapter that reads clips with a loaded model.
 
     Args:
-        vlm: the model, of a family whose class names a `clip_reader_class`.
+        vlm: the model, of a family whose class names a `clip_reader_class`; an adapter that reads clips is returned as
+            it is.
 
     Raises:
         ModelError: clips are not read in this family.
     """
+    if isinstance(vlm, ClipReader):
+        return vlm
     found: type[ClipReader] | None = getattr(vlm, "clip_reader_class", None)
     if found is None:
         from grounding.models.registry import FAMILIES
@@ -149,6 +159,9 @@ def clip_reader(vlm: VLM) -> ClipReader:
 def _clip(given: Any) -> Clip:
     if isinstance(given, Image.Image):
         raise ImageError(
-            "a picture was given, expected a clip or a list of frames: give [picture] for a clip of one frame"
+            "a picture was given, expected a clip or a list of frames: give a clip's frames as a list, and a single "
+            "picture to the model loaded for pictures"
         )
-    return given if isinstance(given, Clip) else Clip(tuple(given))
+    if isinstance(given, Clip):
+        return given
+    return Clip(tuple(given) if isinstance(given, Iterable) else (given,))

@@ -14,6 +14,7 @@ from PIL import Image
 
 from grounding.attention.rows import TOLERANCE
 from grounding.errors import ImageError, ModelError
+from grounding.images import as_rgb
 from grounding.layout import ImageGrid
 from grounding.maps.frames import frame_maps
 from grounding.methods import load_method, run_stages
@@ -145,6 +146,41 @@ def test_times_stand_before_each_step_and_count_in_seconds() -> None:
         assert len(prepared.layouts[0].image) > len(prepared.layouts[0].cells)  # times are separators
 
 
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "I;16"])
+def test_frames_of_every_mode_are_read_as_the_rgb_pictures_they_show(name: str, mode: str) -> None:
+    reader = reader_of(name)
+    deep = [Image.fromarray(np.asarray(frame.convert("L")).astype(np.uint16) * 257) for frame in noise(2).frames]
+    frames = deep if mode == "I;16" else [frame.convert(mode) for frame in noise(2).frames]
+    assert {frame.mode for frame in frames} == {mode}
+    found = reader.prepare([frames], ["dog"]).inputs
+    expected = reader.prepare([[as_rgb(frame) for frame in frames]], ["dog"]).inputs
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_clip_of_one_frame_is_one_step_of_time_or_refused_in_a_sentence(name: str) -> None:
+    reader = reader_of(name)
+    if name.startswith(("glm4", "qwen3")):
+        with pytest.raises(
+            ImageError, match=r"reads clips of at least 2 frames, got 1: give more frames, or the only one as"
+        ):
+            reader.prepare([noise(1)], ["dog"])
+    else:
+        (layout,) = reader.prepare([noise(1)], ["dog"]).layouts
+        (grid,) = layout.grids
+        assert grid.frame == 0
+        (answer,) = generate(reader, cast(Any, [noise(1)]), ["where is it"], decoding=Decoding(max_new_tokens=2))
+        assert len(answer.token_ids) > 0
+
+
+def test_a_reader_of_clips_stays_what_it_is() -> None:
+    reader = reader_of("qwen2_vl")
+    assert clip_reader(reader) is reader
+
+
 def test_what_is_no_clip_is_refused() -> None:
     picture = Image.new("RGB", SIZE)
     reader = reader_of("qwen2_vl")
@@ -154,6 +190,11 @@ def test_what_is_no_clip_is_refused() -> None:
         reader.prepare([[]], ["dog"])
     with pytest.raises(ImageError, match=r"one size, got \[\(40, 40\), \(141, 83\)\]"):
         reader.prepare([[picture, picture.resize((40, 40))]], ["dog"])
+    for no_pictures in ([np.zeros((8, 8, 3), np.uint8)], np.zeros((2, 8, 8, 3), np.uint8)):
+        with pytest.raises(ImageError, match=r"frames that are Pillow pictures, got ndarray: .*fromarray"):
+            reader.prepare([cast(Any, no_pictures)], ["dog"])
+    with pytest.raises(ImageError, match="frames that are Pillow pictures, got NoneType"):
+        reader.prepare([cast(Any, None)], ["dog"])
     with pytest.raises(ImageError, match="positive number of frames a second, got 0"):
         Clip((picture,), 0)
     with pytest.raises(ImageError, match="too long for"):
