@@ -1,8 +1,11 @@
 """Clips: the same models, with frames in place of a picture.
 
 A `ClipReader` is a `VLM` whose prompts hold one clip each. It shares the model and the processor with the family's own
-adapter, and everything that takes a `VLM` and pictures takes it and clips: recording, teacher forcing, generation. A
-clip's layout has one grid for each step of time that its tokens stand for; `grounding.maps.frames` gives the maps of
+adapter, and takes clips where that takes pictures: recording, teacher forcing and generation. What works on the pixels
+of pictures is left out: backgrounds (`grounding.source.Backgrounds`), a shared beginning of prompts, and, unless the
+model takes frames as pictures, steering by noised pictures or by attention inside the vision tower.
+
+A clip's layout has one grid for each step of time that its tokens stand for; `grounding.maps.frames` gives the maps of
 each.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sized
 from functools import cache
 from itertools import pairwise
 from typing import Any, cast
@@ -13,7 +14,7 @@ from families import FAMILIES
 from PIL import Image
 
 from grounding.attention.rows import TOLERANCE
-from grounding.errors import ImageError, ModelError
+from grounding.errors import ImageError, MethodError, ModelError
 from grounding.images import as_rgb
 from grounding.layout import ImageGrid
 from grounding.maps.frames import frame_maps
@@ -23,9 +24,14 @@ from grounding.models.maps import record_maps
 from grounding.models.picture import Clip
 from grounding.models.probing.movement import image_embeddings
 from grounding.models.registry import family_class
+from grounding.models.shared_prefix import why_not_shared
 from grounding.record_spec import RecordSpec
+from grounding.steering.base import GenerationContext
+from grounding.steering.baselines.vcd import VisualContrast
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
+from grounding.steering.method import Steering
+from grounding.steering.tokens import TokenChoice
 
 SINGLE = ("internvl", "llava_onevision", "smolvlm")
 """Families whose frames have a grid each; others join two frames."""
@@ -135,6 +141,35 @@ def test_a_word_has_a_map_for_each_step_of_time_and_a_clip_an_answer(name: str) 
         assert np.isfinite(heatmap.values).all()
     (answer,) = generate(reader, cast(Any, [clip]), ["where is it"], decoding=Decoding(max_new_tokens=3))
     assert len(answer.token_ids) > 0
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_questions_about_one_clip_are_asked_whole_where_a_shared_beginning_is_wanted(name: str) -> None:
+    reader, clips, questions = reader_of(name), cast(Any, [noise(2)] * 2), ("where is it", "what is it")
+    assert "it reads clips" in str(why_not_shared(reader, clips[0], questions))
+    decoding = Decoding(max_new_tokens=3)
+    whole = generate(reader, clips, questions, decoding=decoding)
+    shared = generate(reader, clips, questions, decoding=decoding, share_prefix=True)
+    assert [one.token_ids for one in shared] == [one.token_ids for one in whole]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_steering_that_reads_the_pixels_of_pictures_works_or_refuses_clips_in_a_sentence(name: str) -> None:
+    reader, clips, questions = reader_of(name), cast(Any, [noise(2)]), ["where is it"]
+    decoding = Decoding(max_new_tokens=2)
+    context = GenerationContext(reader, clips, questions, reader.prepare_questions(clips, questions), decoding)
+    uses: tuple[Callable[[GenerationContext], Sized], ...] = (
+        lambda _: generate(reader, clips, questions, Steering("test", "", "", (VisualContrast(),)), decoding),
+        TokenChoice("local", local=1.0).select,
+        TokenChoice("summary").select,
+    )
+    for use in uses:
+        if name == "internvl":  # its frames are pictures to the model
+            assert len(use(context)) == 1
+            continue
+        reason = "cannot be noised yet|cannot be told apart" if name == "smolvlm" else "takes no pixels of pictures but"
+        with pytest.raises(MethodError, match=reason):
+            use(context)
 
 
 def test_times_stand_before_each_step_and_count_in_seconds() -> None:
