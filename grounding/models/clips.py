@@ -18,14 +18,12 @@ from typing import Any, ClassVar, cast
 
 from PIL import Image
 
-from grounding.compat import reports_replacements
 from grounding.errors import ImageError, ModelError
 from grounding.layout import ImageGrid
 from grounding.models.base import VLM
 from grounding.models.chat import Rendered, render
 from grounding.models.geometry import square_grids, whole
 from grounding.models.picture import Clip, Picture, Pictures
-from grounding.text.vocabulary import refuse_broken_text, refuse_control_tokens
 from grounding.types import IntArray
 
 
@@ -71,12 +69,8 @@ class ClipReader(VLM):
             )
 
     def _checked(self, images: Pictures, texts: Sequence[str], what: str) -> list[list[Image.Image]]:
-        if len(images) != len(texts) or not images:
-            raise ValueError(f"{len(images)} clips for {len(texts)} {what}s: one clip per {what} is needed")
+        self._check_texts(len(images), texts, what, "clip")
         clips = [_clip(one) for one in images]
-        for text in texts:
-            refuse_broken_text(text)
-            refuse_control_tokens(text, self.image_token, self.tokenizer, self.name)
         for clip in clips:
             if len(clip.frames) < self.fewest_frames:
                 raise ImageError(
@@ -93,8 +87,8 @@ class ClipReader(VLM):
     def _processed(self, pictures: Sequence[Sequence[Image.Image]], rendered: Sequence[Rendered]) -> Mapping[str, Any]:
         """The processor's output for a batch of clips, whose frames are all kept."""
         clips = [cast(Clip, clip) for (clip,) in pictures]
-        reports = {"return_text_replacement_offsets": True} if reports_replacements(self.processor) else {}
-        return self.processor(
+        return self._processed_with(
+            rendered,
             videos=[list(clip.frames) for clip in clips],
             video_metadata=[
                 {
@@ -108,12 +102,6 @@ class ClipReader(VLM):
                 for clip in clips
             ],
             do_sample_frames=False,
-            text=[self.given_text(one) for one in rendered],
-            return_tensors="pt",
-            padding=True,
-            padding_side="left",
-            add_special_tokens=self._adds_special_tokens(rendered[0].text),
-            **reports,
         )
 
 
