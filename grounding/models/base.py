@@ -258,12 +258,8 @@ class VLM(DecoderLayers, ABC):
 
     def _checked(self, images: Pictures, texts: Sequence[str], what: str) -> list[list[Image.Image]]:
         """The pictures of each text."""
-        if len(images) != len(texts) or not images:
-            raise ValueError(f"{len(images)} pictures for {len(texts)} {what}s: one picture per {what} is needed")
+        self._check_texts(len(images), texts, what, "picture")
         pictures = nested(images)
-        for text in texts:
-            refuse_broken_text(text)
-            refuse_control_tokens(text, self.image_token, self.tokenizer, self.name)
         for own in pictures:
             if len(own) != 1 and (not own or not self.takes_several):
                 raise ImageError(
@@ -273,6 +269,14 @@ class VLM(DecoderLayers, ABC):
             for image in own:
                 self.check_picture(image)
         return pictures
+
+    def _check_texts(self, count: int, texts: Sequence[str], what: str, shown: str) -> None:
+        """Refuse texts of another number than the pictures or clips, and those that cannot be tokenised as they are."""
+        if count != len(texts) or not count:
+            raise ValueError(f"{count} {shown}s for {len(texts)} {what}s: one {shown} per {what} is needed")
+        for text in texts:
+            refuse_broken_text(text)
+            refuse_control_tokens(text, self.image_token, self.tokenizer, self.name)
 
     def _encode(
         self,
@@ -300,17 +304,25 @@ class VLM(DecoderLayers, ABC):
 
     def _processed(self, pictures: Sequence[Sequence[Image.Image]], rendered: Sequence[Rendered]) -> Mapping[str, Any]:
         """The processor's output for a batch."""
-        # Newer processors say on request what they wrote in place of the image tokens.
-        reports = {"return_text_replacement_offsets": True} if reports_replacements(self.processor) else {}
+        flat = [one for own in pictures for one in own]
+        return self._processed_with(rendered, images=[list(own) for own in pictures] if self.nests_pictures else flat)
+
+    def _processed_with(self, rendered: Sequence[Rendered], **shown: Any) -> Mapping[str, Any]:
+        """The processor's output for the prompts of a batch and what they show, by the processor's own arguments."""
         return self.processor(
-            images=[list(own) for own in pictures] if self.nests_pictures else [one for own in pictures for one in own],
+            **shown,
             text=[self.given_text(one) for one in rendered],
             return_tensors="pt",
             padding=True,
             padding_side="left",
             add_special_tokens=self._adds_special_tokens(rendered[0].text),
-            **reports,
+            **self._reports,
         )
+
+    @property
+    def _reports(self) -> dict[str, bool]:
+        """The option by which newer processors say what they wrote in place of the image tokens."""
+        return {"return_text_replacement_offsets": True} if reports_replacements(self.processor) else {}
 
     def given_text(self, rendered: Rendered) -> str:
         """The text that the processor is given, where it adds to it by itself; else the rendered prompt."""

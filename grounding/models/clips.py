@@ -1,28 +1,29 @@
 """Clips: the same models, with frames in place of a picture.
 
 A `ClipReader` is a `VLM` whose prompts hold one clip each. It shares the model and the processor with the family's own
-adapter, and everything that takes a `VLM` and pictures takes it and clips: recording, teacher forcing, generation. A
-clip's layout has one grid for each step of time that its tokens stand for; `grounding.maps.frames` gives the maps of
+adapter, and takes clips where that takes pictures: recording, teacher forcing and generation. What works on the pixels
+of pictures is left out: backgrounds (`grounding.source.Backgrounds`), a shared beginning of prompts, and, unless the
+model takes frames as pictures, steering by noised pictures or by attention inside the vision tower.
+
+A clip's layout has one grid for each step of time that its tokens stand for; `grounding.maps.frames` gives the maps of
 each.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 from PIL import Image
 
-from grounding.compat import reports_replacements
 from grounding.errors import ImageError, ModelError
 from grounding.layout import ImageGrid
 from grounding.models.base import VLM
 from grounding.models.chat import Rendered, render
 from grounding.models.geometry import square_grids, whole
 from grounding.models.picture import Clip, Picture, Pictures
-from grounding.text.vocabulary import refuse_broken_text, refuse_control_tokens
 from grounding.types import IntArray
 
 
@@ -36,6 +37,8 @@ class ClipReader(VLM):
     takes_several: ClassVar[bool] = False
     equal_lengths: ClassVar[bool] = False
     """Whether the clips of a batch must have as many frames each."""
+    fewest_frames: ClassVar[int] = 1
+    """How many frames the family's processor asks for at least."""
     frames_are_pictures: ClassVar[bool] = False
     """Whether a clip's cells have the tokens of pictures instead of their own."""
 
@@ -66,13 +69,14 @@ class ClipReader(VLM):
             )
 
     def _checked(self, images: Pictures, texts: Sequence[str], what: str) -> list[list[Image.Image]]:
-        if len(images) != len(texts) or not images:
-            raise ValueError(f"{len(images)} clips for {len(texts)} {what}s: one clip per {what} is needed")
+        self._check_texts(len(images), texts, what, "clip")
         clips = [_clip(one) for one in images]
-        for text in texts:
-            refuse_broken_text(text)
-            refuse_control_tokens(text, self.image_token, self.tokenizer, self.name)
         for clip in clips:
+            if len(clip.frames) < self.fewest_frames:
+                raise ImageError(
+                    f"{self.name} reads clips of at least {self.fewest_frames} frames, got {len(clip.frames)}: give "
+                    "more frames, or the only one as a picture to the model loaded for pictures"
+                )
             self.check_picture(clip.frames[0])
         if self.equal_lengths and len(lengths := {len(clip.frames) for clip in clips}) > 1:
             raise ImageError(
@@ -83,8 +87,8 @@ class ClipReader(VLM):
     def _processed(self, pictures: Sequence[Sequence[Image.Image]], rendered: Sequence[Rendered]) -> Mapping[str, Any]:
         """The processor's output for a batch of clips, whose frames are all kept."""
         clips = [cast(Clip, clip) for (clip,) in pictures]
-        reports = {"return_text_replacement_offsets": True} if reports_replacements(self.processor) else {}
-        return self.processor(
+        return self._processed_with(
+            rendered,
             videos=[list(clip.frames) for clip in clips],
             video_metadata=[
                 {
@@ -98,12 +102,6 @@ class ClipReader(VLM):
                 for clip in clips
             ],
             do_sample_frames=False,
-            text=[self.given_text(one) for one in rendered],
-            return_tensors="pt",
-            padding=True,
-            padding_side="left",
-            add_special_tokens=self._adds_special_tokens(rendered[0].text),
-            **reports,
         )
 
 
@@ -129,11 +127,14 @@ def clip_reader(vlm: VLM) -> ClipReader:
     """The adapter that reads clips with a loaded model.
 
     Args:
-        vlm: the model, of a family whose class names a `clip_reader_class`.
+        vlm: the model, of a family whose class names a `clip_reader_class`; an adapter that reads clips is returned as
+            it is.
 
     Raises:
         ModelError: clips are not read in this family.
     """
+    if isinstance(vlm, ClipReader):
+        return vlm
     found: type[ClipReader] | None = getattr(vlm, "clip_reader_class", None)
     if found is None:
         from grounding.models.registry import FAMILIES
@@ -149,6 +150,9 @@ def clip_reader(vlm: VLM) -> ClipReader:
 def _clip(given: Any) -> Clip:
     if isinstance(given, Image.Image):
         raise ImageError(
-            "a picture was given, expected a clip or a list of frames: give [picture] for a clip of one frame"
+            "a picture was given, expected a clip or a list of frames: give a clip's frames as a list, and a single "
+            "picture to the model loaded for pictures"
         )
-    return given if isinstance(given, Clip) else Clip(tuple(given))
+    if isinstance(given, Clip):
+        return given
+    return Clip(tuple(given) if isinstance(given, Iterable) else (given,))

@@ -13,6 +13,7 @@ from grounding.models.qwen_vl import QwenClips, QwenVL
 class Glm4VClips(QwenClips):
     """Clips of GLM-4V: each step of two frames has the tokens of a picture, and its time stands behind it."""
 
+    fewest_frames = 2
     frames_are_pictures = True
     template_options: ClassVar[Mapping[str, Any]] = {"enable_thinking": False}
 

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from grounding.errors import ImageError, ModelError
+from grounding.images import as_rgb
 
 FPS = 2.0
 """Frames a second of a clip that does not say; Qwen2-VL's report (arXiv:2409.12191, section 2.1) samples as many."""
@@ -19,17 +20,27 @@ class Clip:
     """Frames of one size, in the order of time.
 
     Attributes:
-        frames: RGB pictures, sampled as the model is to see them; none is left out.
+        frames: pictures, sampled as the model is to see them; none is left out. Those of another mode than RGB are
+            converted as pictures from files are; see `grounding.images.as_rgb`.
         fps: frames a second, which models that write times into the prompt, or count positions in seconds, read.
 
     Raises:
-        ImageError: there is no frame, frames have several sizes, or `fps` is not positive.
+        ImageError: there is no frame, a frame is no Pillow picture or cannot be converted, frames have several sizes,
+            or `fps` is not positive.
     """
 
     frames: tuple[Image.Image, ...]
     fps: float = FPS
 
     def __post_init__(self) -> None:
+        for frame in self.frames:
+            if not isinstance(frame, Image.Image):
+                raise ImageError(
+                    f"a clip needs frames that are Pillow pictures, got {type(frame).__name__}: convert an array of "
+                    "[height, width, 3] bytes with PIL.Image.fromarray"
+                )
+        frames = tuple(frame if frame.mode == "RGB" else as_rgb(frame, "a clip's frame") for frame in self.frames)
+        object.__setattr__(self, "frames", frames)
         sizes = sorted({frame.size for frame in self.frames})
         if len(sizes) != 1:
             raise ImageError(f"a clip needs frames of one size, got {sizes or 'no frame'}")

@@ -51,26 +51,31 @@ class QwenClips(ClipReader):
         )
 
 
-class Qwen35Clips(QwenClips):
+class Qwen3Clips(QwenClips):
+    """Clips of Qwen3-VL, whose processor refuses a single frame instead of counting it twice."""
+
+    fewest_frames = 2
+
+
+class Qwen35Clips(Qwen3Clips):
     """Clips of Qwen3.5 and 3.6, asked to answer without thinking."""
 
     template_options: ClassVar[Mapping[str, Any]] = {"enable_thinking": False}
 
 
 class QwenVL(VLM):
-    """Qwen2.5-VL, Qwen3-VL and its mixture of experts.
+    """Qwen2.5-VL, and what its successors share.
 
     `smart_resize` rounds both sides to whole merged patches within a budget of pixels and does not crop, so the grid
     covers the whole picture. Cells are square up to that rounding. `<|vision_start|>` and `<|vision_end|>` around the
-    image tokens are written by the chat template and count as its text. Qwen3-VL adds features of inner layers of its
-    tower to the image tokens in the first decoder layers (deepstack), which changes no position.
+    image tokens are written by the chat template and count as its text.
 
     Notes:
         The question for an expression is that of Qwen2.5-VL's cookbook (github.com/QwenLM/Qwen2.5-VL,
         cookbooks/spatial_understanding.ipynb).
     """
 
-    model_types: ClassVar[tuple[str, ...]] = ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_5_vl",)
     family_words: ClassVar[OwnWords] = OwnWords(
         prompt="Locate {expression}, output its bbox coordinates using JSON format."
     )
@@ -106,6 +111,17 @@ class Qwen2VL(QwenVL):
 
     model_types = ("qwen2_vl",)
     family_words = OwnWords()
+
+
+class Qwen3VL(QwenVL):
+    """Qwen3-VL and its mixture of experts.
+
+    Pictures are read as Qwen2.5-VL reads them. Features of inner layers of the tower are added to the image tokens in
+    the first decoder layers (deepstack), which changes no position.
+    """
+
+    model_types = ("qwen3_vl", "qwen3_vl_moe")
+    clip_reader_class = Qwen3Clips
 
 
 class Qwen35(QwenVL):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from grounding.compat import cache_argument, generation_positions
+from grounding.models.clips import ClipReader
 from grounding.source import fingerprint
 
 if TYPE_CHECKING:
@@ -53,8 +54,10 @@ def shared_prompt(
 
     Returns:
         The inputs to generate from, rows in the same order; None where a picture's prompts do not begin alike up to its
-        last image token, or no picture has two prompts.
+        last image token, no picture has two prompts, or the model reads clips.
     """
+    if isinstance(vlm, ClipReader):
+        return None
     rows = _real_tokens(prepared)
     groups: dict[bytes, list[int]] = {}
     for index, image in enumerate(images):
@@ -96,6 +99,8 @@ def why_not_shared(vlm: VLM, image: Image.Image, questions: Sequence[str]) -> st
     """
     if not vlm.cells_are_tokens:
         return "it reads pictures by cross-attention, which the cache of a prompt's tokens does not hold"
+    if isinstance(vlm, ClipReader):
+        return "it reads clips, whose frames are not compared"
     prepared = vlm.prepare_questions([image, image], questions[:2])
     with torch.inference_mode():
         try:

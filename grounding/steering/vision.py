@@ -9,6 +9,7 @@ Notes:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,9 @@ from grounding.errors import MethodError
 from grounding.record_spec import RecordSpec
 from grounding.steering.base import GenerationContext
 from grounding.types import FloatArray
+
+PIXELS = ("image_pixel_values", "pixel_values")
+"""Inputs by which models take the pixels of pictures; the first of them that a model has."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ def cell_attention(context: GenerationContext, layer: int) -> list[CellAttention
         One per element.
 
     Raises:
-        MethodError: the layer does not exist, or the tower's attention calls cannot be observed.
+        MethodError: the layer does not exist, the tower's attention calls cannot be observed, or the batch has no
+            pictures but clips.
     """
     tower = vision_tower(context.vlm.model)
     stack = tower_stack(tower)
@@ -83,6 +88,25 @@ def cell_attention(context: GenerationContext, layer: int) -> list[CellAttention
         return _of_windows(context, tower, calls, cells)
 
 
+def pixels_name(inputs: Mapping[str, Tensor], method: str) -> str:
+    """The name of the input by which a model takes the pixels of pictures.
+
+    Args:
+        inputs: the model's inputs.
+        method: what reads them, as the subject of the error's sentence.
+
+    Raises:
+        MethodError: there is none, as for clips, which most models take by another input.
+    """
+    for name in PIXELS:
+        if name in inputs:
+            return name
+    raise MethodError(
+        f"{method} needs {' or '.join(PIXELS)}, but the model takes no pixels of pictures but "
+        f"{', '.join(inputs)}: give pictures, not clips, or choose another method"
+    )
+
+
 class _Calls(Subscriber):
     """Store every observed call."""
 
@@ -97,9 +121,10 @@ def _calls_of(context: GenerationContext, stack: LayerStack, index: int) -> list
     """Run the tower on the batch's images and return the attention calls of one layer."""
     kept = _Calls()
     inputs = context.prepared.inputs
+    name = pixels_name(inputs, "attention inside the vision tower")
     options = {name: inputs[name] for name in ("image_grid_thw", "image_sizes") if name in inputs}
     with torch.no_grad(), intercept(context.vlm.model, kept, Scope(calls=(index,)), stack=stack):
-        context.vlm.model.get_image_features(pixel_values=inputs["pixel_values"], **options)
+        context.vlm.model.get_image_features(**{name: inputs[name]}, **options)
     return kept.calls
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sized
 from functools import cache
 from itertools import pairwise
 from typing import Any, cast
@@ -13,7 +14,8 @@ from families import FAMILIES
 from PIL import Image
 
 from grounding.attention.rows import TOLERANCE
-from grounding.errors import ImageError, ModelError
+from grounding.errors import ImageError, MethodError, ModelError
+from grounding.images import as_rgb
 from grounding.layout import ImageGrid
 from grounding.maps.frames import frame_maps
 from grounding.methods import load_method, run_stages
@@ -22,9 +24,14 @@ from grounding.models.maps import record_maps
 from grounding.models.picture import Clip
 from grounding.models.probing.movement import image_embeddings
 from grounding.models.registry import family_class
+from grounding.models.shared_prefix import why_not_shared
 from grounding.record_spec import RecordSpec
+from grounding.steering.base import GenerationContext
+from grounding.steering.baselines.vcd import VisualContrast
 from grounding.steering.decoding import Decoding
 from grounding.steering.generate import generate
+from grounding.steering.method import Steering
+from grounding.steering.tokens import TokenChoice
 
 SINGLE = ("internvl", "llava_onevision", "smolvlm")
 """Families whose frames have a grid each; others join two frames."""
@@ -136,6 +143,35 @@ def test_a_word_has_a_map_for_each_step_of_time_and_a_clip_an_answer(name: str) 
     assert len(answer.token_ids) > 0
 
 
+@pytest.mark.parametrize("name", READERS)
+def test_questions_about_one_clip_are_asked_whole_where_a_shared_beginning_is_wanted(name: str) -> None:
+    reader, clips, questions = reader_of(name), cast(Any, [noise(2)] * 2), ("where is it", "what is it")
+    assert "it reads clips" in str(why_not_shared(reader, clips[0], questions))
+    decoding = Decoding(max_new_tokens=3)
+    whole = generate(reader, clips, questions, decoding=decoding)
+    shared = generate(reader, clips, questions, decoding=decoding, share_prefix=True)
+    assert [one.token_ids for one in shared] == [one.token_ids for one in whole]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_steering_that_reads_the_pixels_of_pictures_works_or_refuses_clips_in_a_sentence(name: str) -> None:
+    reader, clips, questions = reader_of(name), cast(Any, [noise(2)]), ["where is it"]
+    decoding = Decoding(max_new_tokens=2)
+    context = GenerationContext(reader, clips, questions, reader.prepare_questions(clips, questions), decoding)
+    uses: tuple[Callable[[GenerationContext], Sized], ...] = (
+        lambda _: generate(reader, clips, questions, Steering("test", "", "", (VisualContrast(),)), decoding),
+        TokenChoice("local", local=1.0).select,
+        TokenChoice("summary").select,
+    )
+    for use in uses:
+        if name == "internvl":  # its frames are pictures to the model
+            assert len(use(context)) == 1
+            continue
+        reason = "cannot be noised yet|cannot be told apart" if name == "smolvlm" else "takes no pixels of pictures but"
+        with pytest.raises(MethodError, match=reason):
+            use(context)
+
+
 def test_times_stand_before_each_step_and_count_in_seconds() -> None:
     reader = reader_of("qwen3_vl")
     for fps, times in ((2.0, ["0.2", "1.2", "2.0"]), (10.0, ["0.1", "0.2", "0.4"])):
@@ -143,6 +179,41 @@ def test_times_stand_before_each_step_and_count_in_seconds() -> None:
         text = reader.tokenizer.decode(prepared.inputs["input_ids"][0])
         assert [part.partition(" seconds")[0] for part in text.split("<")[1:] if " seconds" in part] == times
         assert len(prepared.layouts[0].image) > len(prepared.layouts[0].cells)  # times are separators
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "I;16"])
+def test_frames_of_every_mode_are_read_as_the_rgb_pictures_they_show(name: str, mode: str) -> None:
+    reader = reader_of(name)
+    deep = [Image.fromarray(np.asarray(frame.convert("L")).astype(np.uint16) * 257) for frame in noise(2).frames]
+    frames = deep if mode == "I;16" else [frame.convert(mode) for frame in noise(2).frames]
+    assert {frame.mode for frame in frames} == {mode}
+    found = reader.prepare([frames], ["dog"]).inputs
+    expected = reader.prepare([[as_rgb(frame) for frame in frames]], ["dog"]).inputs
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_clip_of_one_frame_is_one_step_of_time_or_refused_in_a_sentence(name: str) -> None:
+    reader = reader_of(name)
+    if name.startswith(("glm4", "qwen3")):
+        with pytest.raises(
+            ImageError, match=r"reads clips of at least 2 frames, got 1: give more frames, or the only one as"
+        ):
+            reader.prepare([noise(1)], ["dog"])
+    else:
+        (layout,) = reader.prepare([noise(1)], ["dog"]).layouts
+        (grid,) = layout.grids
+        assert grid.frame == 0
+        (answer,) = generate(reader, cast(Any, [noise(1)]), ["where is it"], decoding=Decoding(max_new_tokens=2))
+        assert len(answer.token_ids) > 0
+
+
+def test_a_reader_of_clips_stays_what_it_is() -> None:
+    reader = reader_of("qwen2_vl")
+    assert clip_reader(reader) is reader
 
 
 def test_what_is_no_clip_is_refused() -> None:
@@ -154,6 +225,11 @@ def test_what_is_no_clip_is_refused() -> None:
         reader.prepare([[]], ["dog"])
     with pytest.raises(ImageError, match=r"one size, got \[\(40, 40\), \(141, 83\)\]"):
         reader.prepare([[picture, picture.resize((40, 40))]], ["dog"])
+    for no_pictures in ([np.zeros((8, 8, 3), np.uint8)], np.zeros((2, 8, 8, 3), np.uint8)):
+        with pytest.raises(ImageError, match=r"frames that are Pillow pictures, got ndarray: .*fromarray"):
+            reader.prepare([cast(Any, no_pictures)], ["dog"])
+    with pytest.raises(ImageError, match="frames that are Pillow pictures, got NoneType"):
+        reader.prepare([cast(Any, None)], ["dog"])
     with pytest.raises(ImageError, match="positive number of frames a second, got 0"):
         Clip((picture,), 0)
     with pytest.raises(ImageError, match="too long for"):

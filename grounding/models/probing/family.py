@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from grounding.attention.introspect import decoder_stack
-from grounding.compat import reports_replacements
 from grounding.errors import ModelError
 from grounding.layout import ImageGrid
 from grounding.models.base import VLM
@@ -103,10 +102,10 @@ class Probed(VLM):
     @cached_property
     def _additions(self) -> Additions:
         given = self._rendered("{expression}", "it", 1).text
-        reports = {"return_text_replacement_offsets": True} if reports_replacements(self.processor) else {}
         grey = [[Image.new("RGB", ADDED_SIZE, GREY)]]
         with self._explained(1):
-            batch = self.processor(images=grey, text=[given], return_tensors="pt", add_special_tokens=False, **reports)
+            options: dict[str, Any] = {"return_tensors": "pt", "add_special_tokens": False, **self._reports}
+            batch = self.processor(images=grey, text=[given], **options)
         ids = batch["input_ids"][0].tolist()
         (replacement,) = written_texts(batch, 0, self.image_token, 1, ids.count(self.image_token_id))
         return Additions.found(ids, given, self.image_token, replacement, self.tokenizer)

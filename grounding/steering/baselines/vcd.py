@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ from torch import Tensor
 from grounding.errors import MethodError
 from grounding.steering.base import GenerateOverrides, GenerationContext
 from grounding.steering.baselines.contrast import Branch, Contrast, plausible
+from grounding.steering.vision import pixels_name
 
 STEPS = 1000
 """Steps of the forward diffusion."""
@@ -61,7 +62,7 @@ class VisualContrast:
         if self.alpha != 0:
             inputs = dict(context.prepared.inputs)
             pixels = noised(inputs, context.vlm.model.config, self.noise_step, context.decoding.seed)
-            inputs[_pixels_name(inputs)] = pixels
+            inputs[pixels_name(inputs, self.name)] = pixels
             branch = Branch(context.vlm.model, inputs)
         options: dict[str, Any] = {}
         if self.sample:
@@ -91,11 +92,11 @@ def noised(inputs: dict[str, Tensor], config: Any, step: int, seed: int) -> Tens
         Pixels of the same shape and dtype.
 
     Raises:
-        MethodError: the pixels have another shape.
+        MethodError: the pixels have another shape, or there are none of pictures.
     """
     betas = torch.sigmoid(torch.linspace(-6, 6, STEPS)) * (5e-3 - 1e-5) + 1e-5
     kept = torch.cumprod(1 - betas, dim=0)[step]
-    name = _pixels_name(inputs)
+    name = pixels_name(inputs, VisualContrast.name)
     pixels, grid = inputs[name], inputs.get("image_grid_thw")
     whole = (4, 6) if name == "pixel_values" else (5,)
     if pixels.ndim in whole and grid is None:
@@ -116,11 +117,6 @@ def noised(inputs: dict[str, Tensor], config: Any, step: int, seed: int) -> Tens
         )
     noisy = kept.sqrt() * pixels.float().cpu() + (1 - kept).sqrt() * noise
     return noisy.to(pixels.device, pixels.dtype)
-
-
-def _pixels_name(inputs: Mapping[str, Tensor]) -> str:
-    """The name under which a model takes pictures."""
-    return "image_pixel_values" if "image_pixel_values" in inputs else "pixel_values"
 
 
 def _draw(shape: Any, seed: int) -> Tensor:
