@@ -143,15 +143,9 @@ def _span(chosen: Tensor) -> tuple[int, int]:
     return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 0)
 
 
-def _within_range(largest: Tensor) -> bool:
-    """Whether the powers of rows with these largest logits neither overflow nor lose digits as they are.
-
-    To subtract the largest logits first costs a pass over a block. An accelerator would have to wait for the answer.
-    """
-    if largest.device.type != "cpu":
-        return False
-    low, high = torch.aminmax(largest)
-    return float(low) > -20 and float(high) < 60
+def _softmax_(logits: Tensor) -> Tensor:
+    """Compute the softmax over the last axis; a CPU overwrites the logits, so that a block takes half of its cache."""
+    return torch.softmax(logits, dim=-1, out=logits if logits.device.type == "cpu" else None)
 
 
 def _heads_at_once(call: AttentionCall) -> int:
@@ -255,33 +249,27 @@ class _Flow:
             needed = any(reached[at])
             if mean and not needed:
                 continue
-            powers, largest = self._powers(call, block, element, part, key)
-            shares = powers.sum(dim=-1).reciprocal_()  # [heads, R], by which a power becomes a weight
+            weights = self._weights(call, block, element, part, key)  # [heads, R, keys]
             if not mean:
-                strongest = self._maxima(powers, largest, call, block) * shares
+                strongest = self._maxima(weights, call, block)
                 if plan.real is not None:
                     strongest = strongest * plan.real[block.rows]
                 maxima += strongest.sum(dim=-1)
             if needed:
                 columns = slice(call.key_offset + block.keys.start, call.key_offset + block.keys.stop)
-                products[..., columns] += torch.matmul(self._rows[:, at] * shares[:, None], powers)
+                products[..., columns] += torch.matmul(self._rows[:, at], weights)
 
-    def _maxima(self, powers: Tensor, largest: Tensor, call: AttentionCall, block: _Block) -> Tensor:
-        """Return the largest power [heads, R] of every row, over all keys or over image keys."""
+    def _maxima(self, weights: Tensor, call: AttentionCall, block: _Block) -> Tensor:
+        """Return the largest weight [heads, R] of every row, over all keys or over image keys."""
         if self._rule.head_weights == "max_all":
-            return largest
+            return weights.amax(dim=-1)
         assert self._image is not None, "max_image needs the image's positions"
-        local = self._image.to(powers.device) - (call.key_offset + block.keys.start)
+        local = self._image.to(weights.device) - (call.key_offset + block.keys.start)
         local = local[(local >= 0) & (local < size_of(block.keys))]
-        return powers.index_select(-1, local).amax(dim=-1) if len(local) else torch.zeros_like(largest)
+        return weights.index_select(-1, local).amax(dim=-1) if len(local) else weights.new_zeros(weights.shape[:2])
 
-    def _powers(
-        self, call: AttentionCall, block: _Block, element: int, part: slice, key: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return powers [heads, R, keys] that are proportional to each row's weights, and their maxima [heads, R].
-
-        A softmax makes more passes over a block. The powers are in a buffer that the next block overwrites.
-        """
+    def _weights(self, call: AttentionCall, block: _Block, element: int, part: slice, key: Tensor) -> Tensor:
+        """Return the softmax [heads, R, keys] of a block, in a buffer that the next one overwrites."""
         group = call.head_count // call.key.shape[1]
         heads = slice(part.start * group, part.stop * group)
         query = call.query[element, heads, block.rows].float()  # [heads, R, D]
@@ -293,6 +281,8 @@ class _Flow:
         torch.baddbmm(grouped, query.reshape(size_of(part), -1, width), shared, beta=0, alpha=call.scale, out=grouped)
         if call.softcap is not None:
             logits.div_(call.softcap).tanh_().mul_(call.softcap)
+        if call.bias is None and block.masked is None:
+            return _softmax_(logits)
         index = torch.arange(block.rows.start, block.rows.stop, device=logits.device)
         if call.bias is not None:
             bias = pick_rows(call.bias, element, index, call.key_count)[0, :, :, block.keys].float()
@@ -302,11 +292,7 @@ class _Flow:
             mask = mask_rows(call.keys(hull), index, element)
             if mask is not None:
                 logits[..., block.masked] += mask[0] if mask.shape[1] == 1 else mask[0, heads]
-        largest = logits.amax(dim=-1, keepdim=True)
-        if not _within_range(largest):
-            logits.sub_(largest)
-            largest.zero_()
-        return logits.exp_(), largest[..., 0].exp_()
+        return _softmax_(logits)
 
     def _space(self, call: AttentionCall, heads: int) -> Tensor:
         """Return a flat buffer that holds a block of a call."""
