@@ -31,6 +31,9 @@ CORE_BYTES = 2 << 20
 BLOCK_BYTES = 64 << 20
 """Largest size of a block's weights, which an accelerator uses because few large kernels are faster (our choice)."""
 
+KEPT_MASK_BYTES = 256 << 10
+"""Largest size of a block's mask that is kept for all layers and heads, that of a causal diagonal (our choice)."""
+
 MOST_ROWS = 256
 """Most queries of a block: in a causal block up to half of its last R x R weights are wasted (our choice)."""
 
@@ -82,11 +85,13 @@ class _Block:
         rows: queries of the call.
         keys: keys of the call from the first to the last that any of the queries sees.
         masked: the part of `keys`, counted from its start, outside which every query sees every key; None where all do.
+        mask: [H or 1, R, masked] additive; None where it is too large to be kept.
     """
 
     rows: slice
     keys: slice
-    masked: slice | None
+    masked: slice | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -120,15 +125,22 @@ class _Plan:
             mask = mask_rows(call, torch.arange(rows.start, rows.stop, device=device), element)
             if mask is None:
                 seen += count
-                blocks.append(_Block(rows, slice(0, call.key_count), None))
+                blocks.append(_Block(rows, slice(0, call.key_count)))
                 continue
             mask = mask[0].expand(-1, size_of(rows), -1)  # [H or 1, R, K]
             visible = mask > torch.finfo(mask.dtype).min / 2
             own = visible.any(dim=0)  # [R, K]
             seen += (own if tokens is None else own & tokens[:, None]).sum(dim=0)
             first, last = _span(own.any(dim=0))
-            changed = (mask[..., first:last] != 0).any(dim=(0, 1))
-            blocks.append(_Block(rows, slice(first, last), slice(*_span(changed)) if bool(changed.any()) else None))
+            mask = mask[..., first:last]
+            changed = (mask != 0).any(dim=(0, 1))
+            if not bool(changed.any()):
+                blocks.append(_Block(rows, slice(first, last)))
+                continue
+            masked = slice(*_span(changed))
+            mask = mask[..., masked]
+            kept = mask.contiguous() if mask.numel() * 4 <= KEPT_MASK_BYTES else None
+            blocks.append(_Block(rows, slice(first, last), masked, kept))
         return cls(tuple(blocks), real, seen, call.query_count if real is None else int(real.sum()))
 
 
@@ -141,6 +153,19 @@ def _span(chosen: Tensor) -> tuple[int, int]:
     """First true entry of [K] and the one behind the last; (0, 0) without any."""
     found = chosen.nonzero()[:, 0]
     return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 0)
+
+
+def _index(call: AttentionCall, block: _Block) -> Tensor:
+    return torch.arange(block.rows.start, block.rows.stop, device=call.query.device)
+
+
+def _mask(call: AttentionCall, block: _Block, element: int) -> Tensor:
+    """Compute the additive mask [H or 1, R, masked] of a block that does not keep it."""
+    assert block.masked is not None
+    hull = slice(block.keys.start + block.masked.start, block.keys.start + block.masked.stop)
+    mask = mask_rows(call.keys(hull), _index(call, block), element)
+    assert mask is not None, "a block is masked by its call's mask, window or causality"
+    return mask[0]
 
 
 def _softmax_(logits: Tensor) -> Tensor:
@@ -281,17 +306,12 @@ class _Flow:
         torch.baddbmm(grouped, query.reshape(size_of(part), -1, width), shared, beta=0, alpha=call.scale, out=grouped)
         if call.softcap is not None:
             logits.div_(call.softcap).tanh_().mul_(call.softcap)
-        if call.bias is None and block.masked is None:
-            return _softmax_(logits)
-        index = torch.arange(block.rows.start, block.rows.stop, device=logits.device)
         if call.bias is not None:
-            bias = pick_rows(call.bias, element, index, call.key_count)[0, :, :, block.keys].float()
+            bias = pick_rows(call.bias, element, _index(call, block), call.key_count)[0, :, :, block.keys].float()
             logits += bias if len(bias) == 1 else bias[heads]
         if block.masked is not None:
-            hull = slice(block.keys.start + block.masked.start, block.keys.start + block.masked.stop)
-            mask = mask_rows(call.keys(hull), index, element)
-            if mask is not None:
-                logits[..., block.masked] += mask[0] if mask.shape[1] == 1 else mask[0, heads]
+            mask = block.mask if block.mask is not None else _mask(call, block, element)
+            logits[..., block.masked] += mask if len(mask) == 1 else mask[heads]
         return _softmax_(logits)
 
     def _space(self, call: AttentionCall, heads: int) -> Tensor:
