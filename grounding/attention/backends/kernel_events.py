@@ -64,7 +64,11 @@ def emit(
     if not any(route.edits for route, _ in wanted):
         result = kernel(module, query, key, value, attention_mask, *args, **options)
         if attention_mask is None:
-            wanted = [one for one in wanted if not one[0].subscriber.observe_repeated(one[1], query, key, options)]
+            wanted = [
+                (route, layer)
+                for route, layer in wanted
+                if not route.subscriber.observe_repeated(layer, query, key, options)
+            ]
         if wanted:
             call = _described(module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager")
             for route, layer in wanted:
