@@ -74,6 +74,7 @@ class RowCollector(Subscriber):
         self._learned = SinkShares(request, self.layers, shape.heads)
         self._flow = None if spec.flow is None else FlowStore(request)
         self._running = False
+        self._keeps = False  # whether rows of the running pass are kept
         self._checked_length = 0
         self._past = 0  # positions in the cache before the running pass
         self._total: int | None = None  # positions after the newest pass; None before the first
@@ -146,6 +147,7 @@ class RowCollector(Subscriber):
         self._past, self._total, self._cache = past, past + queries, running.cache
         self._tokens = None if self._decoding else real_positions(running.mask, past, queries)
         self._running = True
+        self._keeps = self.request.decode or not self._decoding
         self._seen.clear()
         if self._decoding:
             self._steps += 1
@@ -163,7 +165,7 @@ class RowCollector(Subscriber):
 
     def wants(self, layer: int) -> bool:
         """Whether rows of the current pass are kept."""
-        return self._running and (self.request.decode or not self._decoding)
+        return self._keeps
 
     def residual(self, layer: int, hidden: Tensor) -> None:
         """Hold a layer's input [B, Q, E] until its attention call identifies padding."""
@@ -231,12 +233,12 @@ class RowCollector(Subscriber):
         """
         if not self._running:
             return
-        self._running = False
+        self._running = self._keeps = False
         self._statistics.drop_residuals()
         if failed or (self._decoding and not self.request.decode):
             return
-        missing = [layer for layer in self.layers if layer not in self._seen]
-        if missing:
+        if not self._seen.issuperset(self.layers):
+            missing = [layer for layer in self.layers if layer not in self._seen]
             seen = f"only layers {sorted(self._seen)} did" if self._seen else "none did"
             raise RecordingError(
                 f"layers {missing[:8]} made no attention call that can be recorded ({seen}): expected every recorded "

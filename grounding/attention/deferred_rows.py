@@ -3,8 +3,7 @@
 A cache that grows by copying leaves the keys of a step a prefix of the keys of every later step. Then the queries of
 several steps, held until their end, give all their rows in one product per layer: the keys are read once for all steps,
 and mask, softmax, chosen heads and columns, and means run once for all steps. Held are the newest keys, which the cache
-holds anyway, and the queries, copied into one tensor per layer: small tensors between the cache's large ones would
-fragment the memory.
+holds anyway, and copies of the queries.
 
 A cache that is cropped, reordered or replaced between two steps gets new tensors; the rows are then computed of the old
 ones. A change in place is refused; see `grounding.attention.held_steps`.
@@ -16,20 +15,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from grounding.attention.call import AttentionCall
-from grounding.attention.held_steps import HeldSteps, later_keys, refuse_differing, was_changed
+from grounding.attention.held_steps import HeldSteps, copy_newest, later_keys, refuse_differing, was_changed
 from grounding.attention.kept_axes import KeptAxes
 from grounding.attention.request import RowRequest
 from grounding.attention.rows import WORKING_BYTES, mask_rows, softmax_
+from grounding.attention.step_copies import StepCopies
 from grounding.compat import grows_by_copy
 
-STEPS = 16
+STEPS = 32
 """Largest number of steps whose rows are computed together (our choice): more gain little."""
 
 CACHED_BYTES = 2 << 20
@@ -53,8 +52,9 @@ class DeferredRows:
         self._keep = keep
         self._held: dict[int, HeldSteps] = {}
         self._computed: _Rows | None = None
-        self._space: dict[tuple[int, str], tuple[Tensor, ...]] = {}  # of each layer, for the next steps
+        self._copies: dict[tuple[object, ...], tuple[StepCopies, StepCopies]] = {}  # by the sizes of layers
         self._limit = STEPS
+        self._is_full = False  # whether a layer holds that many
         self._cached: Sequence[Any] = ()  # layers of the cache
         self._step = self._length = 0
         self._masks: dict[tuple[object, ...], tuple[AttentionCall, Tensor | None]] = {}  # of the current step
@@ -95,7 +95,7 @@ class DeferredRows:
             self._limit = _step_limit(call)
             if self._limit < 2:
                 return False
-            held = self._held[layer] = HeldSteps.of(call, partial(self._space_of, layer))
+            held = self._held[layer] = HeldSteps.of(call, self._copies_of(call))
         elif held.scale != call.scale or held.softcap != call.softcap:
             return False
         held.options = call.options
@@ -118,20 +118,22 @@ class DeferredRows:
         if held is None or not held.repeats(query, options):
             return False
         # `start` has checked that the layer's cache grows by copy, so that its keys are as many as the positions.
-        if self._cached[layer].keys is not key or (held.newest is None and was_changed(key)):
+        if self._cached[layer].keys is not key or (held.first is None and was_changed(key)):
             return False
         self._hold(layer, held, query, key, None)
         return True
 
     def end_step(self) -> None:
-        """Finish if as many steps are held as may be.
+        """Finish if as many steps are held as may be, or else copy what the newest step's rows need.
 
         Raises:
             RecordingError: the cache was changed in place.
             ModelError: logits are not finite.
         """
-        if any(len(held.steps) >= self._limit for held in self._held.values()):
+        if self._is_full:
             self.finish()
+        else:
+            copy_newest(self._held.values(), self._step)
 
     def finish(self) -> None:
         """Compute and pass on the rows of all held steps.
@@ -140,7 +142,7 @@ class DeferredRows:
             RecordingError: the cache was changed in place.
             ModelError: logits are not finite.
         """
-        held, self._held = self._held, {}
+        held, self._held, self._is_full = self._held, {}, False
         finished, self._computed = ([] if self._computed is None else [self._computed]), None
         alike: dict[tuple[object, ...], dict[int, HeldSteps]] = {}
         for layer, one in held.items():
@@ -160,7 +162,10 @@ class DeferredRows:
 
     def _hold(self, layer: int, held: HeldSteps, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
         held.add(self._step, self._length, query, key, mask)
-        if len(held.steps) == self._limit and key.device.type == "cpu":
+        if len(held.steps) < self._limit:
+            return
+        self._is_full = True
+        if key.device.type == "cpu":
             # The kernel has just read the keys, so they are in the processor's cache.
             with torch.no_grad():
                 if self._computed is None:
@@ -169,14 +174,11 @@ class DeferredRows:
                 if held.is_computed:
                     self._computed.add({layer: held})
 
-    def _space_of(self, layer: int, name: str, like: Tensor) -> tuple[Tensor, ...]:
-        """Return `STEPS` tensors like one of a layer's, the same ones for one name."""
-        known = self._space.get((layer, name))
-        if known is None or not _are_alike(known[0], like):
-            with torch.inference_mode(False):  # so that steps outside that mode can write to them
-                known = torch.empty(STEPS, *like.shape, dtype=like.dtype, device=like.device).unbind()
-            self._space[layer, name] = known
-        return known
+    def _copies_of(self, call: AttentionCall) -> tuple[StepCopies, StepCopies]:
+        """Return where queries and own keys of a call's layer are copied to, shared by layers of its sizes."""
+        query, key = call.query, call.key
+        name = (query.shape, query.dtype, key.shape[1], key.dtype, query.device)
+        return self._copies.setdefault(name, (StepCopies(STEPS), StepCopies(STEPS)))
 
     def _has(self, layer: int, key: Tensor) -> bool:
         """Whether the cache holds this very tensor, and will leave it as it is when it grows."""
@@ -264,7 +266,3 @@ def _step_limit(call: AttentionCall) -> int:
     """Return how many steps of a layer fit `WORKING_BYTES` as logits and weights; at most `STEPS`."""
     each = call.query[..., 0].numel() * (call.key_count + STEPS) * 4 * 2
     return min(STEPS, WORKING_BYTES // each)
-
-
-def _are_alike(one: Tensor, other: Tensor) -> bool:
-    return (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)

@@ -157,9 +157,8 @@ class Route:
 _ROUTES: ContextVar[tuple[Route, ...]] = ContextVar("grounding_attention_routes", default=())
 
 
-def active_routes() -> tuple[Route, ...]:
-    """Return the routes of the current thread or async task, outermost first."""
-    return _ROUTES.get()
+active_routes = _ROUTES.get
+"""Return the routes of the current thread or async task, outermost first; bound, since every call of a kernel asks."""
 
 
 @contextmanager

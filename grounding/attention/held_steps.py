@@ -10,7 +10,7 @@ Shape letters as in `grounding.attention.rows`; n held steps, W keys of the newe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from grounding.attention.call import AttentionCall
 from grounding.attention.rows import write_logits
+from grounding.attention.step_copies import StepCopies
 from grounding.errors import RecordingError
 from grounding.numerics import overflow
 
@@ -39,8 +40,9 @@ class HeldSteps:
         options: of the newest held call; see `AttentionCall.options`.
         first: [B, H/G, K] logits of the oldest held step as they were then, of each key head's first query head; None
             where torch counts changes.
-        queries: [B, H, 1, D] each, parts of one tensor, of which the first n are of the held steps.
-        newest: [B, H/G, 1, D] each, copies of each held step's own key; None where torch counts changes.
+        queries: [B, H, 1, D] of each held step; copies but for the newest step, until `copy_newest` has run.
+        own: [B, H/G, D] copies of the key that each step has added, likewise; none where torch counts changes.
+        copies: where queries and own keys are copied to, shared by layers of equal sizes.
         masks: additive mask [B or 1, H or 1, 1, K] of each held step, or None.
         steps: number of each.
         counts: K of each.
@@ -52,25 +54,25 @@ class HeldSteps:
     softcap: float | None
     options: tuple[tuple[str, object], ...]
     first: Tensor | None
-    queries: tuple[Tensor, ...]
-    newest: tuple[Tensor, ...] | None
+    copies: tuple[StepCopies, StepCopies]
+    queries: list[Tensor] = field(default_factory=list)
+    own: list[Tensor] = field(default_factory=list)
     masks: list[Tensor | None] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     is_computed: bool = False
 
     @classmethod
-    def of(cls, call: AttentionCall, space: Callable[[str, Tensor], tuple[Tensor, ...]]) -> HeldSteps:
+    def of(cls, call: AttentionCall, copies: tuple[StepCopies, StepCopies]) -> HeldSteps:
         """Begin with a call, which is yet to be added.
 
         Args:
             call: the call.
-            space: makes tensors like one tensor, for every step that may be held, the same ones for one name.
+            copies: see the attribute.
         """
         counted = not call.key.is_inference()
         first = None if counted else _logits_of_first_heads(call)
-        newest = None if counted else space("newest", call.key[:, :, -1:])
-        return cls(call.key, call.scale, call.softcap, call.options, first, space("queries", call.query), newest)
+        return cls(call.key, call.scale, call.softcap, call.options, first, copies)
 
     @property
     def size(self) -> tuple[int, int, int, int]:
@@ -80,21 +82,18 @@ class HeldSteps:
 
     def repeats(self, query: Tensor, options: Mapping[str, object]) -> bool:
         """Whether a call without a mask differs from the newest in nothing but its tensors."""
-        if not self.options or self.masks[-1] is not None or query.requires_grad:
+        if not self.options or self.masks[-1] is not None or (self.first is None and query.requires_grad):
             return False
         for name, value in self.options:
             # A tensor has no truth value to compare by; equal numbers of one module are one object.
             if options.get(name) is not value:
                 return False
-        return query.shape == self.queries[0].shape
+        return True
 
     def add(self, step: int, count: int, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
         """Add a step and the number K of its keys; see the attributes."""
-        index = len(self.steps)
         self.key = key
-        self.queries[index].copy_(query)
-        if self.newest is not None:
-            self.newest[index].copy_(key.narrow(2, count - 1, 1))
+        self.queries.append(query)
         self.masks.append(mask)
         self.steps.append(step)
         self.counts.append(count)
@@ -116,17 +115,19 @@ class HeldSteps:
             later: of these steps, as `later_keys` makes it.
 
         Returns:
-            The largest difference from `first` over its largest value, at least 1 where `newest` differs, as a scalar
+            The largest difference from `first` over its largest value, at least 1 where `own` differs, as a scalar
             tensor; None where torch counts changes.
         """
-        write_logits(out, torch.cat(self.queries[: len(self.steps)], dim=2), self.key, self.scale)
+        write_logits(out, torch.cat(self.queries, dim=2), self.key, self.scale)
         difference = None
-        if self.first is not None and self.newest is not None:
+        if self.first is not None:
             same = out[:, :: out.shape[1] // self.first.shape[1], 0, : self.counts[0]]
             largest = self.first.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
             difference = (same - self.first).abs_().amax() / largest
-            own = torch.cat(self.newest[: len(self.steps)], dim=2)
-            difference = difference + (own != self.key[:, :, self.counts[0] - 1 :]).any()
+            if self.own:
+                first = self.counts[0] - 1
+                now = self.key[:, :, first : first + len(self.own)]
+                difference = difference + (torch.stack(self.own, dim=2) != now).any()
         if self.softcap is not None:
             out.div_(self.softcap).tanh_().mul_(self.softcap)
         for index, (mask, count) in enumerate(zip(self.masks, self.counts, strict=True)):
@@ -134,6 +135,21 @@ class HeldSteps:
                 out[:, :, index, :count] += mask[:, :, 0]
         out[..., self.counts[0] :] += later
         return difference
+
+
+def copy_newest(layers: Iterable[HeldSteps], step: int) -> None:
+    """Copy what the rows of a step need of the layers that hold it, once it has ended."""
+    alike: dict[tuple[StepCopies, StepCopies], list[HeldSteps]] = {}
+    for held in layers:
+        if held.steps[-1] == step:
+            alike.setdefault(held.copies, []).append(held)
+    for (queries, keys), ones in alike.items():
+        for held, query in zip(ones, queries.copy([held.queries[-1] for held in ones]), strict=True):
+            held.queries[-1] = query
+        ones = [held for held in ones if held.first is not None]
+        if ones:
+            for held, own in zip(ones, keys.copy([held.key.select(2, -1) for held in ones]), strict=True):
+                held.own.append(own)
 
 
 def later_keys(counts: Sequence[int], device: torch.device) -> Tensor:

@@ -52,34 +52,34 @@ def looked_up_kernels(wrap: Callable[[str, Kernel], Kernel]) -> Iterator[None]:
     from transformers import AttentionInterface
 
     get_interface, get_item = AttentionInterface.get_interface, AttentionInterface.__getitem__
-    own_get_item = "__getitem__" in vars(AttentionInterface)
 
     def wrapped_get_interface(self: Any, attn_implementation: str, default: Kernel) -> Kernel:
         kernel = get_interface(self, attn_implementation, default)
         # A registered kernel has already been wrapped by `[]`; the module's own eager function has not.
-        return (
-            kernel if getattr(kernel, "is_wrapped_kernel", False) else _marked(attn_implementation or "eager", kernel)
-        )
+        return wrap(attn_implementation or "eager", kernel) if kernel is default else kernel
 
     def wrapped_get_item(self: Any, name: str) -> Kernel:
-        return _marked(name, get_item(self, name))
+        return wrap(name, get_item(self, name))
 
-    def _marked(name: str, kernel: Kernel) -> Kernel:
-        wrapped = wrap(name, kernel)
-        if wrapped is not kernel and not hasattr(wrapped, "is_wrapped_kernel"):
-            wrapped.is_wrapped_kernel = True  # type: ignore[attr-defined]
-        return wrapped
+    def contains(self: Any, name: str) -> bool:  # `in` would look up by `[]`, and modules ask it before every call
+        try:
+            get_item(self, name)
+        except KeyError:
+            return False
+        return True
 
-    AttentionInterface.get_interface = wrapped_get_interface
-    AttentionInterface.__getitem__ = wrapped_get_item
+    wrapped = {"get_interface": wrapped_get_interface, "__getitem__": wrapped_get_item, "__contains__": contains}
+    own = {name: function for name, function in vars(AttentionInterface).items() if name in wrapped}
+    for name, function in wrapped.items():
+        setattr(AttentionInterface, name, function)
     try:
         yield
     finally:
-        AttentionInterface.get_interface = get_interface
-        if own_get_item:
-            AttentionInterface.__getitem__ = get_item
-        else:
-            del AttentionInterface.__getitem__
+        for name in wrapped:
+            if name in own:
+                setattr(AttentionInterface, name, own[name])
+            else:
+                delattr(AttentionInterface, name)
 
 
 def layer_settings(config: Any, name: str) -> list[int]:

@@ -60,8 +60,6 @@ class TracedKernel:
         kernel: the kernel.
     """
 
-    is_wrapped_kernel = True
-
     def __init__(self, name: str, kernel: Kernel) -> None:
         self.name = name
         self.kernel = kernel

@@ -58,21 +58,19 @@ def emit(
     Raises:
         RecordingError: the mask or an option is of a form whose rows cannot be recomputed.
     """
-    wanted = _wanted(module)
-    if not wanted:
-        return kernel(module, query, key, value, attention_mask, *args, **options)
-    if not any(route.edits for route, _ in wanted):
+    wanted, has_edits = _wanted(module)
+    if not has_edits:
         result = kernel(module, query, key, value, attention_mask, *args, **options)
-        if attention_mask is None:
-            wanted = [
-                (route, layer)
-                for route, layer in wanted
-                if not route.subscriber.observe_repeated(layer, query, key, options)
-            ]
-        if wanted:
-            call = _described(module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager")
-            for route, layer in wanted:
-                route.subscriber.observe(layer, call, result[0])
+        call = None
+        for route, layer in wanted:
+            # A decode step makes many small calls, and this is the way of all of them.
+            if attention_mask is None and route.subscriber.observe_repeated(layer, query, key, options):
+                continue
+            if call is None:
+                call = _described(
+                    module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager"
+                )
+            route.subscriber.observe(layer, call, result[0])
         return result
     call = _described(module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager")
     for route, layer in wanted:
@@ -105,7 +103,7 @@ def observed(
     output: Tensor,
 ) -> None:
     """Pass a call that has run already, unedited, to the subscribers of its module; see `emit` for the arguments."""
-    wanted = _wanted(module)
+    wanted, _ = _wanted(module)
     if not wanted:
         return
     call = _described(module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager")
@@ -113,8 +111,15 @@ def observed(
         route.subscriber.observe(layer, call, output)
 
 
-def _wanted(module: nn.Module) -> list[tuple[Route, int]]:
-    return [(route, layer) for route in active_routes() if (layer := route.layer(module)) is not None]
+def _wanted(module: nn.Module) -> tuple[list[tuple[Route, int]], bool]:
+    """Return the routes that want a module's calls, with its layer in each, and whether one of them edits calls."""
+    wanted, has_edits = [], False
+    for route in active_routes():
+        layer = route.layer(module)
+        if layer is not None:
+            wanted.append((route, layer))
+            has_edits = has_edits or route.edits
+    return wanted, has_edits
 
 
 def _described(
