@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from grounding.attention.call import AttentionCall
-from grounding.attention.held_steps import HeldSteps, copy_newest, later_keys, refuse_differing, was_changed
+from grounding.attention.held_steps import CallKind, HeldSteps, copy_newest, later_keys, refuse_differing, was_changed
 from grounding.attention.kept_axes import KeptAxes
 from grounding.attention.request import RowRequest
 from grounding.attention.rows import WORKING_BYTES, mask_rows, softmax_
@@ -30,6 +30,9 @@ from grounding.compat import grows_by_copy
 
 STEPS = 32
 """Largest number of steps whose rows are computed together (our choice): more gain little."""
+
+COPIED_STEPS = 4
+"""Number of steps after which queries, and keys to compare with, are copied together (our choice)."""
 
 CACHED_BYTES = 2 << 20
 """Bytes of logits and weights computed at once on a CPU, so that they stay in its cache (our choice)."""
@@ -52,7 +55,9 @@ class DeferredRows:
         self._keep = keep
         self._held: dict[int, HeldSteps] = {}
         self._computed: _Rows | None = None
+        self._kinds: dict[int, CallKind] = {}  # of each layer's last described call
         self._copies: dict[tuple[object, ...], tuple[StepCopies, StepCopies]] = {}  # by the sizes of layers
+        self._uncopied = 0  # steps
         self._limit = STEPS
         self._is_full = False  # whether a layer holds that many
         self._cached: Sequence[Any] = ()  # layers of the cache
@@ -74,9 +79,11 @@ class DeferredRows:
         self._cached = () if cache is None or offloads else getattr(cache, "layers", ())
         self._step, self._length = step, length
         self._masks.clear()
+        is_kept = True
         for layer, held in self._held.items():
             held.refuse_changed(layer)
-        if not all(self._has(layer, held.key) for layer, held in self._held.items()):
+            is_kept = is_kept and self._has(layer, held.key)
+        if not is_kept:
             self.finish()
 
     def add(self, layer: int, call: AttentionCall) -> bool:
@@ -88,18 +95,18 @@ class DeferredRows:
         """
         if call.edits or call.bias is not None or call.sink_logits is not None or call.key_count != self._length:
             return False
-        if not self._has(layer, call.key) or was_changed(call.key):
-            return False
-        held = self._held.get(layer)
+        kind = CallKind.of(call, self._copies_of(call))
+        query, held = call.query.detach(), self._held.get(layer)
         if held is None:
-            self._limit = _step_limit(call)
-            if self._limit < 2:
-                return False
-            held = self._held[layer] = HeldSteps.of(call, self._copies_of(call))
-        elif held.scale != call.scale or held.softcap != call.softcap:
+            held = self._begun(layer, kind, query, call.key)
+        elif not self._has(layer, call.key) or was_changed(call.key):
             return False
-        held.options = call.options
-        self._hold(layer, held, call.query.detach(), call.key, self._mask(call))
+        elif (held.kind.scale, held.kind.softcap) != (kind.scale, kind.softcap):
+            return False
+        if held is None:
+            return False
+        self._kinds[layer] = held.kind = kind
+        self._hold(layer, held, query, call.key, self._mask(call))
         return True
 
     def repeat(self, layer: int, query: Tensor, key: Tensor, options: Mapping[str, object]) -> bool:
@@ -114,11 +121,15 @@ class DeferredRows:
         Returns:
             False where no such call is held, so that this one must be described and added.
         """
-        held = self._held.get(layer)
-        if held is None or not held.repeats(query, options):
+        kind, held = self._kinds.get(layer), self._held.get(layer)
+        if kind is None or query.requires_grad or not kind.fits(options):
             return False
+        if held is None:
+            held = None if query.shape != kind.size else self._begun(layer, kind, query, key)
+            if held is None:
+                return False
         # `start` has checked that the layer's cache grows by copy, so that its keys are as many as the positions.
-        if self._cached[layer].keys is not key or (held.first is None and was_changed(key)):
+        elif self._cached[layer].keys is not key or (held.first is None and was_changed(key)):
             return False
         self._hold(layer, held, query, key, None)
         return True
@@ -132,8 +143,11 @@ class DeferredRows:
         """
         if self._is_full:
             self.finish()
-        else:
-            copy_newest(self._held.values(), self._step)
+            return
+        self._uncopied += 1
+        if self._uncopied == COPIED_STEPS:
+            copy_newest(self._held.values())
+            self._uncopied = 0
 
     def finish(self) -> None:
         """Compute and pass on the rows of all held steps.
@@ -143,6 +157,7 @@ class DeferredRows:
             ModelError: logits are not finite.
         """
         held, self._held, self._is_full = self._held, {}, False
+        self._uncopied = 0
         finished, self._computed = ([] if self._computed is None else [self._computed]), None
         alike: dict[tuple[object, ...], dict[int, HeldSteps]] = {}
         for layer, one in held.items():
@@ -159,6 +174,17 @@ class DeferredRows:
             finished.append(rows)
         for rows in finished:
             rows.pass_on(self._keep)
+        for queries, keys in self._copies.values():
+            queries.restart()
+            keys.restart()
+
+    def _begun(self, layer: int, kind: CallKind, query: Tensor, key: Tensor) -> HeldSteps | None:
+        """Begin to hold a layer's steps; None where its keys may change or there is no space for two."""
+        self._limit = _step_limit(query, key)
+        if self._limit < 2 or key.shape[2] != self._length or not self._has(layer, key) or was_changed(key):
+            return None
+        held = self._held[layer] = HeldSteps.of(kind, query, key)
+        return held
 
     def _hold(self, layer: int, held: HeldSteps, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
         held.add(self._step, self._length, query, key, mask)
@@ -178,7 +204,7 @@ class DeferredRows:
         """Return where queries and own keys of a call's layer are copied to, shared by layers of its sizes."""
         query, key = call.query, call.key
         name = (query.shape, query.dtype, key.shape[1], key.dtype, query.device)
-        return self._copies.setdefault(name, (StepCopies(STEPS), StepCopies(STEPS)))
+        return self._copies.setdefault(name, (StepCopies(), StepCopies()))
 
     def _has(self, layer: int, key: Tensor) -> bool:
         """Whether the cache holds this very tensor, and will leave it as it is when it grows."""
@@ -262,7 +288,7 @@ class _Rows:
                 keep(step, self._layers, element, kept[: len(self._layers), :, index : index + 1, :count])
 
 
-def _step_limit(call: AttentionCall) -> int:
+def _step_limit(query: Tensor, key: Tensor) -> int:
     """Return how many steps of a layer fit `WORKING_BYTES` as logits and weights; at most `STEPS`."""
-    each = call.query[..., 0].numel() * (call.key_count + STEPS) * 4 * 2
+    each = query.shape[0] * query.shape[1] * (key.shape[2] + STEPS) * 4 * 2
     return min(STEPS, WORKING_BYTES // each)

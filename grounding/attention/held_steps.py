@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -29,20 +30,56 @@ TF32_TOLERANCE = 2e-3
 """The same on other devices, which may round to TF32 (our choice)."""
 
 
+@dataclass(frozen=True, eq=False)
+class CallKind:
+    """What the calls of a layer have in common from step to step.
+
+    Attributes:
+        scale: factor on q k^T.
+        softcap: logits become softcap * tanh(logit / softcap); None applies no cap.
+        options: see `AttentionCall.options`.
+        has_mask: whether the call that it was made of has a mask or a window.
+        size: (B, H, 1, D) of the query.
+        copies: where queries and own keys are copied to, shared by layers of equal sizes.
+    """
+
+    scale: float
+    softcap: float | None
+    options: tuple[tuple[str, object], ...]
+    has_mask: bool
+    size: torch.Size
+    copies: tuple[StepCopies, StepCopies]
+
+    @classmethod
+    def of(cls, call: AttentionCall, copies: tuple[StepCopies, StepCopies]) -> CallKind:
+        """Describe a call."""
+        has_mask = call.mask is not None or call.window is not None
+        return cls(call.scale, call.softcap, call.options, has_mask, call.query.shape, copies)
+
+    def fits(self, options: Mapping[str, object]) -> bool:
+        """Whether a call without a mask differs from that one in nothing but its tensors."""
+        if self.has_mask or not self.options:
+            return False
+        for name, value in self.options:
+            # A tensor has no truth value to compare by; equal numbers of one module are one object.
+            if options.get(name) is not value:
+                return False
+        return True
+
+
 @dataclass
 class HeldSteps:
     """Hold the steps of one layer.
 
     Attributes:
         key: [B, H/G, W, D] of the newest held step.
-        scale: factor on q k^T.
-        softcap: logits become softcap * tanh(logit / softcap); None applies no cap.
-        options: of the newest held call; see `AttentionCall.options`.
+        kind: of the calls.
         first: [B, H/G, K] logits of the oldest held step as they were then, of each key head's first query head; None
             where torch counts changes.
-        queries: [B, H, 1, D] of each held step; copies but for the newest step, until `copy_newest` has run.
-        own: [B, H/G, D] copies of the key that each step has added, likewise; none where torch counts changes.
-        copies: where queries and own keys are copied to, shared by layers of equal sizes.
+        queries: [B, H, 1, D] of each held step; copies, but for those since `copy_newest` last ran.
+        own: [B, H/G, c, D] copies of the keys from the oldest step's own on, in parts, likewise; none where torch
+            counts changes.
+        copied: number of steps of which the query has been copied.
         masks: additive mask [B or 1, H or 1, 1, K] of each held step, or None.
         steps: number of each.
         counts: K of each.
@@ -50,29 +87,26 @@ class HeldSteps:
     """
 
     key: Tensor
-    scale: float
-    softcap: float | None
-    options: tuple[tuple[str, object], ...]
+    kind: CallKind
     first: Tensor | None
-    copies: tuple[StepCopies, StepCopies]
     queries: list[Tensor] = field(default_factory=list)
     own: list[Tensor] = field(default_factory=list)
     masks: list[Tensor | None] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     is_computed: bool = False
+    copied: int = 0
 
     @classmethod
-    def of(cls, call: AttentionCall, copies: tuple[StepCopies, StepCopies]) -> HeldSteps:
+    def of(cls, kind: CallKind, query: Tensor, key: Tensor) -> HeldSteps:
         """Begin with a call, which is yet to be added.
 
         Args:
-            call: the call.
-            copies: see the attribute.
+            kind: of the call.
+            query: [B, H, 1, D].
+            key: [B, H/G, K, D].
         """
-        counted = not call.key.is_inference()
-        first = None if counted else _logits_of_first_heads(call)
-        return cls(call.key, call.scale, call.softcap, call.options, first, copies)
+        return cls(key, kind, _logits_of_first_heads(query, key, kind.scale) if key.is_inference() else None)
 
     @property
     def size(self) -> tuple[int, int, int, int]:
@@ -80,15 +114,13 @@ class HeldSteps:
         batch, heads = self.queries[0].shape[:2]
         return batch, heads, len(self.steps), self.key.shape[2]
 
-    def repeats(self, query: Tensor, options: Mapping[str, object]) -> bool:
-        """Whether a call without a mask differs from the newest in nothing but its tensors."""
-        if not self.options or self.masks[-1] is not None or (self.first is None and query.requires_grad):
-            return False
-        for name, value in self.options:
-            # A tensor has no truth value to compare by; equal numbers of one module are one object.
-            if options.get(name) is not value:
-                return False
-        return True
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many queries and how many keys are yet to be copied."""
+        keys = 0
+        if self.first is not None:
+            keys = self.key.shape[2] - (self.counts[0] - 1) - sum(part.shape[2] for part in self.own)
+        return len(self.steps) - self.copied, keys
 
     def add(self, step: int, count: int, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
         """Add a step and the number K of its keys; see the attributes."""
@@ -118,18 +150,18 @@ class HeldSteps:
             The largest difference from `first` over its largest value, at least 1 where `own` differs, as a scalar
             tensor; None where torch counts changes.
         """
-        write_logits(out, torch.cat(self.queries, dim=2), self.key, self.scale)
+        write_logits(out, torch.cat(self.queries, dim=2), self.key, self.kind.scale)
         difference = None
         if self.first is not None:
             same = out[:, :: out.shape[1] // self.first.shape[1], 0, : self.counts[0]]
             largest = self.first.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
             difference = (same - self.first).abs_().amax() / largest
             if self.own:
-                first = self.counts[0] - 1
-                now = self.key[:, :, first : first + len(self.own)]
-                difference = difference + (torch.stack(self.own, dim=2) != now).any()
-        if self.softcap is not None:
-            out.div_(self.softcap).tanh_().mul_(self.softcap)
+                own = torch.cat(self.own, dim=2)
+                difference = difference + (own != self.key.narrow(2, self.counts[0] - 1, own.shape[2])).any()
+        softcap = self.kind.softcap
+        if softcap is not None:
+            out.div_(softcap).tanh_().mul_(softcap)
         for index, (mask, count) in enumerate(zip(self.masks, self.counts, strict=True)):
             if mask is not None:
                 out[:, :, index, :count] += mask[:, :, 0]
@@ -137,18 +169,21 @@ class HeldSteps:
         return difference
 
 
-def copy_newest(layers: Iterable[HeldSteps], step: int) -> None:
-    """Copy what the rows of a step need of the layers that hold it, once it has ended."""
-    alike: dict[tuple[StepCopies, StepCopies], list[HeldSteps]] = {}
+def copy_newest(layers: Iterable[HeldSteps]) -> None:
+    """Copy what the rows of layers' steps need, of the steps that have ended since the last time."""
+    alike: dict[tuple[object, ...], list[HeldSteps]] = {}
     for held in layers:
-        if held.steps[-1] == step:
-            alike.setdefault(held.copies, []).append(held)
-    for (queries, keys), ones in alike.items():
-        for held, query in zip(ones, queries.copy([held.queries[-1] for held in ones]), strict=True):
-            held.queries[-1] = query
-        ones = [held for held in ones if held.first is not None]
-        if ones:
-            for held, own in zip(ones, keys.copy([held.key.select(2, -1) for held in ones]), strict=True):
+        alike.setdefault((held.kind.copies, *held.waiting), []).append(held)
+    for (copies, count, keys), ones in alike.items():
+        assert isinstance(copies, tuple)
+        if count:
+            parts = iter(copies[0].copy([query for held in ones for query in held.queries[-count:]]))
+            for held in ones:
+                held.queries[-count:] = islice(parts, count)
+                held.copied += count
+        if keys:
+            newest = [held.key.narrow(2, held.key.shape[2] - keys, keys) for held in ones]
+            for held, own in zip(ones, copies[1].copy(newest), strict=True):
                 held.own.append(own)
 
 
@@ -195,9 +230,9 @@ def _changed(layer: int) -> str:
     )
 
 
-def _logits_of_first_heads(call: AttentionCall) -> Tensor:
+def _logits_of_first_heads(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """Return the logits [B, H/G, K] of the first query head of each key head."""
-    chosen = call.query[:, :: call.query.shape[1] // call.key.shape[1]]
-    logits = torch.empty(*chosen.shape[:2], call.key_count, dtype=torch.float32, device=chosen.device)
-    write_logits(logits, chosen, call.key, call.scale)
+    chosen = query[:, :: query.shape[1] // key.shape[1]]
+    logits = torch.empty(*chosen.shape[:2], key.shape[2], dtype=torch.float32, device=chosen.device)
+    write_logits(logits, chosen, key, scale)
     return logits

@@ -1,7 +1,7 @@
-"""Copy the small tensors of a step's layers by one call, into memory that later steps use again.
+"""Copy the small tensors of several layers and steps by one call, into memory that is used again.
 
-A call and a view for every layer of every decode step would cost as much as the rows themselves, and small tensors made
-between the large ones of a growing cache would fragment the memory.
+A call and a view for every layer of every decode step would cost as much as the rows themselves, and small tensors that
+stay between the large ones of a growing cache would fragment the memory.
 """
 
 from __future__ import annotations
@@ -13,24 +13,30 @@ from torch import Tensor
 
 
 class StepCopies:
-    """Hold copies of the tensors, alike in shape and dtype, of the last few steps.
+    """Hold copies of tensors until `restart`, after which their memory is used again."""
 
-    Args:
-        steps: number of steps; a copy is overwritten that many steps later.
-    """
+    def __init__(self) -> None:
+        self._slots: list[tuple[Tensor, tuple[Tensor, ...]]] = []  # a tensor and its parts
+        self._used = 0
 
-    def __init__(self, steps: int) -> None:
-        self._slots: list[tuple[Tensor, tuple[Tensor, ...]] | None] = [None] * steps
-        self._next = 0
+    def restart(self) -> None:
+        """Give up all copies."""
+        self._used = 0
 
     def copy(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return copies of a step's tensors, at least one, as parts of one tensor."""
-        slot = self._slots[self._next]
-        if slot is None or len(slot[1]) != len(tensors):
-            with torch.inference_mode(False):  # so that steps outside that mode can write to it
-                like = tensors[0]
-                whole = torch.empty(len(tensors), *like.shape, dtype=like.dtype, device=like.device)
-                slot = self._slots[self._next] = (whole, whole.unbind())
-        self._next = (self._next + 1) % len(self._slots)
-        torch.stack(list(tensors), out=slot[0])
-        return slot[1]
+        """Return copies of tensors that are alike in shape, dtype and device; there is at least one."""
+        if self._used == len(self._slots):
+            self._slots.append(_slot(tensors))
+        elif len(self._slots[self._used][1]) != len(tensors) or self._slots[self._used][1][0].shape != tensors[0].shape:
+            self._slots[self._used] = _slot(tensors)
+        whole, parts = self._slots[self._used]
+        self._used += 1
+        torch.stack(list(tensors), out=whole)
+        return parts
+
+
+def _slot(like: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    first = like[0]
+    with torch.inference_mode(False):  # so that steps outside that mode can write to it
+        whole = torch.empty(len(like), *first.shape, dtype=first.dtype, device=first.device)
+        return whole, whole.unbind()

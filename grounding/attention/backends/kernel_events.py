@@ -113,7 +113,8 @@ def observed(
 
 def _wanted(module: nn.Module) -> tuple[list[tuple[Route, int]], bool]:
     """Return the routes that want a module's calls, with its layer in each, and whether one of them edits calls."""
-    wanted, has_edits = [], False
+    wanted: list[tuple[Route, int]] = []
+    has_edits = False
     for route in active_routes():
         layer = route.layer(module)
         if layer is not None:
