@@ -68,6 +68,7 @@ class PassHooks:
         self.queries: int | None = None
         """Q of the current pass; None before the first."""
         self._own_code = own_code
+        self._wrapper: nn.Module | None = None
         if model is not module:
             undo.callback(model.register_forward_pre_hook(PassingHook(self._before_model), with_kwargs=True).remove)
         entry = _compiled_holder(model, module)
@@ -75,7 +76,7 @@ class PassHooks:
             # Hooks would run inside the compiled code.
             undo.enter_context(wrapped_compiled_calls(entry, partial(self._run_compiled, entry)))
             return
-        followed = module if entry is None else entry
+        followed, self._wrapper = (module, None) if entry is None else (entry, entry)
         undo.callback(followed.register_forward_pre_hook(PassingHook(self._before), with_kwargs=True).remove)
         after = followed.register_forward_hook(PassingHook(self._after), with_kwargs=True, always_call=True)
         undo.callback(after.remove)
@@ -140,7 +141,8 @@ class PassHooks:
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._route.is_active:
             return
-        module = getattr(module, "_orig_mod", module)  # a wrapper's own signature names no argument
+        if module is self._wrapper:
+            module = module._orig_mod  # type: ignore[assignment]  # a wrapper's own signature names no argument
         self.queries = length_of(module, args, kwargs)
         cache = cache_of(module, args, kwargs)
         past = cached_length(cache)

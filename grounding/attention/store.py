@@ -40,6 +40,7 @@ class RowStore:
         self._waiting_bytes = 0  # of decode rows on accelerators
         self._bytes = 0  # of all steps, whether their rows have arrived or not
         self._waiting: dict[tuple[int, int, tuple[int, ...]], Tensor] = {}
+        self._empty = torch.zeros(*self._size, 1, 0)
 
     def add(self, layer: int, element: int, rows: tuple[int, ...], weights: Tensor, *, decode: bool) -> None:
         """Add rows of one layer.
@@ -68,7 +69,7 @@ class RowStore:
     def start_step(self, length: int) -> None:
         """Open a new decode step, after which the sequence has `length` positions."""
         for element, steps in enumerate(self._steps):
-            steps.append(torch.zeros(*self._size, 1, 0))
+            steps.append(self._empty)
             columns = length if self._request.keys is None else len(self._request.keys[element])
             self._bytes += self._size[0] * self._size[1] * columns * FLOAT
 
