@@ -173,12 +173,8 @@ class RowCollector(Subscriber):
             self._statistics.hold_residual(layer, hidden)
 
     def observe_repeated(self, layer: int, query: Tensor, key: Tensor, options: Mapping[str, object]) -> bool:
-        """Hold a decode step's call that repeats the layer's last one, which has been checked.
-
-        Raises:
-            RecordingError: the cache was changed in place since the last pass.
-        """
-        if layer in self._seen or not self._decoding or not self._deferred.repeat(layer, query, key, options):
+        """Keep a decode step's call that repeats the layer's last one, which has been checked."""
+        if not self._deferred.repeat(layer, query, key, options):
             return False
         self._seen.add(layer)
         return True
@@ -248,6 +244,8 @@ class RowCollector(Subscriber):
         refuse_unexplained(self._errors)
         self._errors.clear()
         with torch.no_grad():
+            for layer, call in self._deferred.hold_repeated():
+                self._token.add(layer, call)
             self._token.finish()
             self._deferred.end_step()
         self._store.flush()

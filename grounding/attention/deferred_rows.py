@@ -54,7 +54,8 @@ class DeferredRows:
         self._axes = KeptAxes(request, layers)
         self._keep = keep
         self._held: dict[int, HeldSteps] = {}
-        self._computed: _Rows | None = None
+        self._expected: dict[int, CallKind] = {}  # of the current step's calls that have not come
+        self._repeated: list[tuple[int, CallKind, Tensor, Tensor]] = []  # calls of the current step
         self._kinds: dict[int, CallKind] = {}  # of each layer's last described call
         self._copies: dict[tuple[object, ...], tuple[StepCopies, StepCopies]] = {}  # by the sizes of layers
         self._uncopied = 0  # steps
@@ -85,6 +86,8 @@ class DeferredRows:
             is_kept = is_kept and self._has(layer, held.key)
         if not is_kept:
             self.finish()
+        self._repeated.clear()
+        self._expected = dict(self._kinds)
 
     def add(self, layer: int, call: AttentionCall) -> bool:
         """Hold a layer's call of one query; return False where its row must be computed at once.
@@ -105,12 +108,19 @@ class DeferredRows:
             return False
         if held is None:
             return False
-        self._kinds[layer] = held.kind = kind
-        self._hold(layer, held, query, call.key, self._mask(call))
+        held.kind = kind
+        if call.mask is None and call.window is None and call.options:
+            self._kinds[layer] = kind
+        else:
+            self._kinds.pop(layer, None)
+        self._hold(held, query, call.key, self._mask(call))
         return True
 
     def repeat(self, layer: int, query: Tensor, key: Tensor, options: Mapping[str, object]) -> bool:
-        """Hold a call of one query without a mask that differs from the layer's last one in nothing but its tensors.
+        """Keep a call without a mask, of a decode step, until `end_step`.
+
+        The model's arithmetic has put everything else out of the processor's caches, so what can be done once a step
+        is not done here.
 
         Args:
             layer: the decoder layer.
@@ -119,23 +129,38 @@ class DeferredRows:
             options: of the kernel; see `AttentionCall.options`.
 
         Returns:
-            False where no such call is held, so that this one must be described and added.
+            False where it differs from the layer's last one in more than its tensors, so that it must be described.
         """
-        kind, held = self._kinds.get(layer), self._held.get(layer)
-        if kind is None or query.requires_grad or not kind.fits(options):
+        kind = self._expected.pop(layer, None)
+        if kind is None:
             return False
-        if held is None:
-            held = None if query.shape != kind.size else self._begun(layer, kind, query, key)
-            if held is None:
+        for name, value in kind.options:
+            # A tensor has no truth value to compare by; equal numbers of one module are one object.
+            if options.get(name) is not value:
                 return False
-        # `start` has checked that the layer's cache grows by copy, so that its keys are as many as the positions.
-        elif self._cached[layer].keys is not key or (held.first is None and was_changed(key)):
-            return False
-        self._hold(layer, held, query, key, None)
+        self._repeated.append((layer, kind, query, key))
         return True
 
+    def hold_repeated(self) -> list[tuple[int, AttentionCall]]:
+        """Hold the calls that `repeat` has kept; return those whose rows must be computed at once."""
+        self._expected = {}
+        at_once = []
+        for layer, kind, query, key in self._repeated:
+            query = query.detach() if query.requires_grad else query
+            held = self._held.get(layer)
+            if held is None:
+                held = self._begun(layer, kind, query, key) if query.shape == kind.size else None
+            elif not self._has(layer, key) or was_changed(key):
+                held = None
+            if held is None:
+                at_once.append((layer, kind.call(query, key)))
+            else:
+                self._hold(held, query, key, None)
+        self._repeated.clear()
+        return at_once
+
     def end_step(self) -> None:
-        """Finish if as many steps are held as may be, or else copy what the newest step's rows need.
+        """Finish if as many steps are held as may be, and now and then copy what the newest steps' rows need.
 
         Raises:
             RecordingError: the cache was changed in place.
@@ -158,20 +183,17 @@ class DeferredRows:
         """
         held, self._held, self._is_full = self._held, {}, False
         self._uncopied = 0
-        finished, self._computed = ([] if self._computed is None else [self._computed]), None
+        finished = []
         alike: dict[tuple[object, ...], dict[int, HeldSteps]] = {}
         for layer, one in held.items():
             one.refuse_changed(layer)
-            if not one.is_computed:
-                name = (one.key.device, one.key.is_inference(), *one.steps, *one.key.shape)
-                alike.setdefault(name, {})[layer] = one
+            name = (one.key.device, one.key.is_inference(), *one.steps, *one.key.shape)
+            alike.setdefault(name, {})[layer] = one
         for layers in alike.values():
             first = next(iter(layers.values()))
             # The block may end outside the mode in which the model ran.
             with torch.inference_mode() if first.key.is_inference() else torch.no_grad():
-                rows = _Rows(self._axes, first, len(layers))
-                rows.add(layers)
-            finished.append(rows)
+                finished.append(_Rows(self._axes, layers))
         for rows in finished:
             rows.pass_on(self._keep)
         for queries, keys in self._copies.values():
@@ -186,19 +208,9 @@ class DeferredRows:
         held = self._held[layer] = HeldSteps.of(kind, query, key)
         return held
 
-    def _hold(self, layer: int, held: HeldSteps, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
+    def _hold(self, held: HeldSteps, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
         held.add(self._step, self._length, query, key, mask)
-        if len(held.steps) < self._limit:
-            return
-        self._is_full = True
-        if key.device.type == "cpu":
-            # The kernel has just read the keys, so they are in the processor's cache.
-            with torch.no_grad():
-                if self._computed is None:
-                    self._computed = _Rows(self._axes, held, len(self._held))
-                held.is_computed = self._computed.takes(held)
-                if held.is_computed:
-                    self._computed.add({layer: held})
+        self._is_full = self._is_full or len(held.steps) == self._limit
 
     def _copies_of(self, call: AttentionCall) -> tuple[StepCopies, StepCopies]:
         """Return where queries and own keys of a call's layer are copied to, shared by layers of its sizes."""
@@ -230,49 +242,35 @@ class _Rows:
 
     Args:
         axes: what of them is kept.
-        held: one of the layers.
-        layers: largest number of layers.
+        held: the layers.
     """
 
-    def __init__(self, axes: KeptAxes, held: HeldSteps, layers: int) -> None:
-        self._axes = axes
-        self._capacity = layers
-        self._steps, self._counts, self._size = tuple(held.steps), tuple(held.counts), held.size
-        self._dtype, self._device = held.key.dtype, held.key.device
-        batch, heads, steps, width = held.size
-        if axes.keeps_all:
-            self._weights = torch.empty(layers, *held.size, dtype=torch.float32, device=self._device)
-            self._kept = list(self._weights.unbind(1))
-        else:
-            self._kept = axes.space((layers, batch, heads, steps, width), self._device)
-        self._later = later_keys(held.counts, self._device)
-        self._layers: list[int] = []
-        self._differences: list[Tensor] = []
-
-    def takes(self, held: HeldSteps) -> bool:
-        """Whether a layer holds these steps, and there is space for it."""
-        alike = tuple(held.steps) == self._steps and held.size == self._size
-        return alike and held.key.device == self._device and len(self._layers) < self._capacity
-
-    def add(self, held: dict[int, HeldSteps]) -> None:
-        """Compute the rows of layers with the same steps."""
-        ones, device = list(held.values()), self._device
-        bytes_ = CACHED_BYTES if device.type == "cpu" else WORKING_BYTES
-        at_once = min(max(1, bytes_ // (8 * math.prod(self._size))), len(ones))
+    def __init__(self, axes: KeptAxes, held: dict[int, HeldSteps]) -> None:
+        ones = list(held.values())
+        self._layers = list(held)
+        self._steps, self._counts, size = ones[0].steps, ones[0].counts, ones[0].size
+        self._dtype, self._device = ones[0].key.dtype, ones[0].key.device
+        bytes_ = CACHED_BYTES if self._device.type == "cpu" else WORKING_BYTES
+        at_once = min(max(1, bytes_ // (8 * math.prod(size))), len(ones))
         # Both tensors are written again for every part: new memory costs more than the arithmetic.
-        values = torch.empty(at_once, *self._size, dtype=torch.float32, device=device)
-        space = None if self._axes.keeps_all else torch.empty_like(values)
+        values = torch.empty(at_once, *size, dtype=torch.float32, device=self._device)
+        if axes.keeps_all:
+            space = torch.empty(len(ones), *size, dtype=torch.float32, device=self._device)
+            self._kept = list(space.unbind(1))
+        else:
+            space = torch.empty_like(values)
+            self._kept = axes.space((len(ones), *size), self._device)
+        later = later_keys(self._counts, self._device)
+        self._differences: list[Tensor] = []
         for start in range(0, len(ones), at_once):
             part = ones[start : start + at_once]
-            logits = values[: len(part)]
-            differences = [one.write_logits(own, self._later) for one, own in zip(part, logits, strict=True)]
+            logits, slots = values[: len(part)], slice(start, start + len(part))
+            differences = [one.write_logits(own, later) for one, own in zip(part, logits, strict=True)]
             self._differences += [difference for difference in differences if difference is not None]
-            slots = slice(len(self._layers) + start, len(self._layers) + start + len(part))
-            if space is None:
-                softmax_(logits, self._weights[slots])
+            if axes.keeps_all:
+                softmax_(logits, space[slots])
             else:
-                self._axes.write(self._kept, slots, softmax_(logits, space[: len(part)]))
-        self._layers += held
+                axes.write(self._kept, slots, softmax_(logits, space[: len(part)]))
 
     def pass_on(self, keep: Keep) -> None:
         """Pass on the rows of every step and batch element.

@@ -79,7 +79,8 @@ class Subscriber:
         """Receive an unedited call without a mask before it is described; return False to receive it by `observe`.
 
         A decode step makes so many small calls that describing and checking each would cost a part of the step. A
-        subscriber returns True for a call that differs from the same layer's last one in nothing but its tensors.
+        subscriber returns True for a call that differs from the same layer's last one in nothing but its tensors. It is
+        not asked first by `wants`.
 
         Args:
             layer: the layer.
@@ -131,13 +132,13 @@ class Route:
         self.subscriber = subscriber
         self.edits = scope.edits
         self._residual_of = {id(layers[i]): i for i in scope.residuals}
-        self._layer_of = {id(module): i for i in (*scope.calls, *scope.linear) for module in layers[i].modules()}
+        self.layer_of = {id(module): i for i in (*scope.calls, *scope.linear) for module in layers[i].modules()}
         every = {*scope.calls, *scope.residuals, *scope.gates, *scope.linear}
         self._followed = {id(module) for i in every for module in layers[i].modules()}
 
     def layer(self, module: nn.Module) -> int | None:
         """Return the layer of a module; None if it is outside the scope or the subscriber does not want its calls."""
-        layer = self._layer_of.get(id(module))
+        layer = self.layer_of.get(id(module))
         return layer if layer is not None and self.subscriber.wants(layer) else None
 
     def residual_layer(self, layer: nn.Module) -> int | None:

@@ -10,7 +10,7 @@ Shape letters as in `grounding.attention.rows`; n held steps, W keys of the newe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -38,7 +38,6 @@ class CallKind:
         scale: factor on q k^T.
         softcap: logits become softcap * tanh(logit / softcap); None applies no cap.
         options: see `AttentionCall.options`.
-        has_mask: whether the call that it was made of has a mask or a window.
         size: (B, H, 1, D) of the query.
         copies: where queries and own keys are copied to, shared by layers of equal sizes.
     """
@@ -46,25 +45,26 @@ class CallKind:
     scale: float
     softcap: float | None
     options: tuple[tuple[str, object], ...]
-    has_mask: bool
     size: torch.Size
     copies: tuple[StepCopies, StepCopies]
 
     @classmethod
     def of(cls, call: AttentionCall, copies: tuple[StepCopies, StepCopies]) -> CallKind:
         """Describe a call."""
-        has_mask = call.mask is not None or call.window is not None
-        return cls(call.scale, call.softcap, call.options, has_mask, call.query.shape, copies)
+        return cls(call.scale, call.softcap, call.options, call.query.shape, copies)
 
-    def fits(self, options: Mapping[str, object]) -> bool:
-        """Whether a call without a mask differs from that one in nothing but its tensors."""
-        if self.has_mask or not self.options:
-            return False
-        for name, value in self.options:
-            # A tensor has no truth value to compare by; equal numbers of one module are one object.
-            if options.get(name) is not value:
-                return False
-        return True
+    def call(self, query: Tensor, key: Tensor) -> AttentionCall:
+        """Describe another call, without a mask and without its values, which rows do not need."""
+        return AttentionCall(
+            query=query,
+            key=key,
+            value=key[..., :0],
+            mask=None,
+            scale=self.scale,
+            causal=False,
+            softcap=self.softcap,
+            options=self.options,
+        )
 
 
 @dataclass
@@ -83,7 +83,6 @@ class HeldSteps:
         masks: additive mask [B or 1, H or 1, 1, K] of each held step, or None.
         steps: number of each.
         counts: K of each.
-        is_computed: whether the rows of all held steps have been computed.
     """
 
     key: Tensor
@@ -94,7 +93,6 @@ class HeldSteps:
     masks: list[Tensor | None] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
-    is_computed: bool = False
     copied: int = 0
 
     @classmethod

@@ -58,13 +58,20 @@ def emit(
     Raises:
         RecordingError: the mask or an option is of a form whose rows cannot be recomputed.
     """
-    wanted, has_edits = _wanted(module)
+    reached: list[tuple[Route, int]] = []
+    has_edits = False
+    for route in active_routes():
+        layer = route.layer_of.get(id(module))
+        if layer is not None:
+            reached.append((route, layer))
+            has_edits = has_edits or route.edits
     if not has_edits:
         result = kernel(module, query, key, value, attention_mask, *args, **options)
         call = None
-        for route, layer in wanted:
-            # A decode step makes many small calls, and this is the way of all of them.
+        for route, layer in reached:
             if attention_mask is None and route.subscriber.observe_repeated(layer, query, key, options):
+                continue
+            if not route.subscriber.wants(layer):
                 continue
             if call is None:
                 call = _described(
@@ -72,6 +79,9 @@ def emit(
                 )
             route.subscriber.observe(layer, call, result[0])
         return result
+    wanted = [(route, layer) for route, layer in reached if route.subscriber.wants(layer)]
+    if not wanted:
+        return kernel(module, query, key, value, attention_mask, *args, **options)
     call = _described(module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager")
     for route, layer in wanted:
         if route.edits:
@@ -103,24 +113,12 @@ def observed(
     output: Tensor,
 ) -> None:
     """Pass a call that has run already, unedited, to the subscribers of its module; see `emit` for the arguments."""
-    wanted, _ = _wanted(module)
+    wanted = [(route, layer) for route in active_routes() if (layer := route.layer(module)) is not None]
     if not wanted:
         return
     call = _described(module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager")
     for route, layer in wanted:
         route.subscriber.observe(layer, call, output)
-
-
-def _wanted(module: nn.Module) -> tuple[list[tuple[Route, int]], bool]:
-    """Return the routes that want a module's calls, with its layer in each, and whether one of them edits calls."""
-    wanted: list[tuple[Route, int]] = []
-    has_edits = False
-    for route in active_routes():
-        layer = route.layer(module)
-        if layer is not None:
-            wanted.append((route, layer))
-            has_edits = has_edits or route.edits
-    return wanted, has_edits
 
 
 def _described(
