@@ -102,10 +102,8 @@ class DeferredRows:
         query, held = call.query.detach(), self._held.get(layer)
         if held is None:
             held = self._begun(layer, kind, query, call.key)
-        elif not self._has(layer, call.key) or was_changed(call.key):
-            return False
-        elif (held.kind.scale, held.kind.softcap) != (kind.scale, kind.softcap):
-            return False
+        elif (held.kind.scale, held.kind.softcap) != (kind.scale, kind.softcap) or not self._lasts(layer, call.key):
+            held = None
         if held is None:
             return False
         held.kind = kind
@@ -150,7 +148,7 @@ class DeferredRows:
             held = self._held.get(layer)
             if held is None:
                 held = self._begun(layer, kind, query, key) if query.shape == kind.size else None
-            elif not self._has(layer, key) or was_changed(key):
+            elif not self._lasts(layer, key):
                 held = None
             if held is None:
                 at_once.append((layer, kind.call(query, key)))
@@ -203,7 +201,7 @@ class DeferredRows:
     def _begun(self, layer: int, kind: CallKind, query: Tensor, key: Tensor) -> HeldSteps | None:
         """Begin to hold a layer's steps; None where its keys may change or there is no space for two."""
         self._limit = _step_limit(query, key)
-        if self._limit < 2 or key.shape[2] != self._length or not self._has(layer, key) or was_changed(key):
+        if self._limit < 2 or key.shape[2] != self._length or not self._lasts(layer, key):
             return None
         held = self._held[layer] = HeldSteps.of(kind, query, key)
         return held
@@ -217,6 +215,10 @@ class DeferredRows:
         query, key = call.query, call.key
         name = (query.shape, query.dtype, key.shape[1], key.dtype, query.device)
         return self._copies.setdefault(name, (StepCopies(), StepCopies()))
+
+    def _lasts(self, layer: int, key: Tensor) -> bool:
+        """Whether the cache holds this very tensor, which nothing has changed."""
+        return self._has(layer, key) and not was_changed(key)
 
     def _has(self, layer: int, key: Tensor) -> bool:
         """Whether the cache holds this very tensor, and will leave it as it is when it grows."""

@@ -1,8 +1,9 @@
 """Hold what the rows of several decode steps of one layer need, and write their logits.
 
 A change of the held keys in place is refused: by torch's version counter, and where there is none (inference mode) by
-computing logits of the oldest held step twice, as it is read and at the end, and by a copy of each later key. A change
-of an old key that moves these logits by less than their tolerance is not seen.
+computing logits of the oldest held step twice, as it is read and at the end, and by a copy of each later key. Not seen
+are a change of an old key that moves these logits by less than their tolerance, and one of a newer key before it is
+copied, which may be some steps later.
 
 Shape letters as in `grounding.attention.rows`; n held steps, W keys of the newest step.
 """
@@ -169,19 +170,18 @@ class HeldSteps:
 
 def copy_newest(layers: Iterable[HeldSteps]) -> None:
     """Copy what the rows of layers' steps need, of the steps that have ended since the last time."""
-    alike: dict[tuple[object, ...], list[HeldSteps]] = {}
+    alike: dict[tuple[tuple[StepCopies, StepCopies], tuple[int, int]], list[HeldSteps]] = {}
     for held in layers:
-        alike.setdefault((held.kind.copies, *held.waiting), []).append(held)
-    for (copies, count, keys), ones in alike.items():
-        assert isinstance(copies, tuple)
+        alike.setdefault((held.kind.copies, held.waiting), []).append(held)
+    for ((query_copies, key_copies), (count, keys)), ones in alike.items():
         if count:
-            parts = iter(copies[0].copy([query for held in ones for query in held.queries[-count:]]))
+            parts = iter(query_copies.copy([query for held in ones for query in held.queries[-count:]]))
             for held in ones:
                 held.queries[-count:] = islice(parts, count)
                 held.copied += count
         if keys:
             newest = [held.key.narrow(2, held.key.shape[2] - keys, keys) for held in ones]
-            for held, own in zip(ones, copies[1].copy(newest), strict=True):
+            for held, own in zip(ones, key_copies.copy(newest), strict=True):
                 held.own.append(own)
 
 

@@ -192,14 +192,18 @@ def test_a_cache_that_overwrites_is_computed_at_once(model: Any, monkeypatch: py
     assert not served
 
 
-def stepped(model: Any, change: Callable[[Any], None], *, at: int = 6, steps: int = 10) -> Callable[[], None]:
-    """Passes of one token, with a change of the cache before one of them."""
+def stepped(
+    model: Any, change: Callable[[Any], None], *, at: int = 6, steps: int = 10, made: list[Any] | None = None
+) -> Callable[[], None]:
+    """Passes of one token, with a change of the cache before one of them; `made` receives the cache."""
     from transformers import DynamicCache
 
     from grounding.compat import cache_argument
 
     def run() -> None:
         cache = DynamicCache()
+        if made is not None:
+            made.append(cache)
         options = {cache_argument(model): cache, "use_cache": True}
         model(torch.arange(5, 5 + N)[None], **options)
         for step in range(steps):
@@ -310,3 +314,26 @@ def test_attention_that_overflows_in_a_held_step_is_named(model: Any) -> None:
     for mode in MODES.values():
         with mode(), pytest.raises(ModelError, match=r"overflow|not finite"):
             run_recorded(model, stepped(model, spoil))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cache_with_new_tensors_within_a_step_is_computed_at_once(model: Any, mode: str) -> None:
+    """The keys of a layer are replaced after its call and before the step's end."""
+
+    def replaced() -> None:
+        caches: list[Any] = []
+
+        def replace_keys(*_: Any) -> None:
+            layer = caches[0].layers[1]
+            layer.keys = layer.keys.clone()
+
+        hook = model.model.layers[1].register_forward_hook(replace_keys)
+        try:
+            stepped(model, lambda _: None, made=caches)()
+        finally:
+            hook.remove()
+
+    with MODES[mode]():
+        with record(model, request()) as found:
+            replaced()
+        assert_equal(found, at_once(model, request(), replaced))
