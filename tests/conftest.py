@@ -21,8 +21,8 @@ from PIL import Image
 
 torch.set_num_threads(1)
 
-# A collection walks through everything that torch and transformers hold: a tenth of the suite's time at Python's own
-# thresholds, which are of a time of smaller heaps. What has no cycles is freed at once all the same.
+# Every full collection walks through all that torch and transformers hold; at Python's own thresholds there are many.
+# What has no cycles is freed at once all the same.
 gc.set_threshold(50_000, 20, 20)
 
 # No deadline: a first example may build a tokenizer, and machines that run the suite may be busy.
