@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -19,6 +20,10 @@ from hypothesis import settings
 from PIL import Image
 
 torch.set_num_threads(1)
+
+# Every full collection walks through all that torch and transformers hold; at Python's own thresholds there are many.
+# What has no cycles is freed at once all the same.
+gc.set_threshold(50_000, 20, 20)
 
 # No deadline: a first example may build a tokenizer, and machines that run the suite may be busy.
 settings.register_profile("grounding", deadline=None)

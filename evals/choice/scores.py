@@ -38,14 +38,8 @@ class Bin:
 
 def auroc(scores: npt.ArrayLike, right: npt.ArrayLike) -> float:
     """The chance that a right answer has a higher score than a wrong one, ties counted half; NaN without both."""
-    from scipy.stats import rankdata
-
     flags = np.asarray(right, bool)
-    good, bad = int(flags.sum()), int((~flags).sum())
-    if not good or not bad:
-        return float("nan")
-    ranks = rankdata(np.asarray(scores, np.float64))
-    return float((ranks[flags].sum() - good * (good + 1) / 2) / (good * bad))
+    return _auroc_of(_levels(scores), flags, np.ones(len(flags)))
 
 
 def auroc_interval(scores: Sequence[float], right: Sequence[bool], pictures: Sequence[int], seed: int = 0) -> Interval:
@@ -53,17 +47,29 @@ def auroc_interval(scores: Sequence[float], right: Sequence[bool], pictures: Seq
 
     Resamples without both right and wrong answers are left out.
     """
-    values, flags, groups = np.asarray(scores, np.float64), np.asarray(right, bool), np.asarray(pictures)
+    levels, flags = _levels(scores), np.asarray(right, bool)
+    names, groups = np.unique(pictures, return_inverse=True)
     rng = np.random.default_rng(seed)
-    rows = [np.flatnonzero(groups == picture) for picture in np.unique(groups)]
-    drawn = []
-    for _ in range(RESAMPLES):
-        chosen = np.concatenate([rows[index] for index in rng.integers(len(rows), size=len(rows))])
-        drawn.append(auroc(values[chosen], flags[chosen]))
-    kept = np.array(drawn)[~np.isnan(drawn)]
+    drawn = np.empty(RESAMPLES)
+    for resample in range(RESAMPLES):
+        times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+        drawn[resample] = _auroc_of(levels, flags, times[groups])
+    kept = drawn[~np.isnan(drawn)]
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(kept, [tail, 1 - tail]) if len(kept) else (float("nan"), float("nan"))
-    return Interval(auroc(values, flags), float(low), float(high))
+    return Interval(auroc(scores, right), float(low), float(high))
+
+
+def _levels(scores: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    """Number the different scores from the lowest, [N]; all that an AUROC is made of."""
+    return np.unique(np.asarray(scores, np.float64), return_inverse=True)[1]
+
+
+def _auroc_of(levels: npt.NDArray[np.intp], right: npt.NDArray[np.bool_], times: npt.NDArray[Any]) -> float:
+    """The AUROC of answers [N] that each occur some number of `times` [N]."""
+    good, bad = (np.bincount(levels, times * flags) for flags in (right, ~right))
+    pairs = good.sum() * bad.sum()
+    return float(good @ (np.cumsum(bad) - bad / 2) / pairs) if pairs else float("nan")
 
 
 def reliability(scores: Sequence[float], right: Sequence[bool], bins: int = BINS) -> tuple[Bin, ...]:

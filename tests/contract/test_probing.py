@@ -17,10 +17,12 @@ from grounding.layout import ImageGrid
 from grounding.models.base import VLM
 from grounding.models.probing import family as probing
 from grounding.models.probing.family import Probed, probe
+from grounding.models.registry import family_class
 
 NOT_SHOWN = ("blip-2", "instructblip", "mllama", "phi4_multimodal")
 """Families whose decoder is not shown cells as it is called: query tokens, cross-attention, or a decoder that places
 image features itself."""
+SHOWN = {name: family_class(kind) for name in FAMILIES if (kind := name.partition("/")[0]) not in NOT_SHOWN}
 BANDS = 32
 PROMPT = "Where is {expression}?"
 
@@ -51,17 +53,13 @@ def check_grids(found: tuple[ImageGrid, ...], claimed: tuple[ImageGrid, ...]) ->
         assert (np.abs(np.subtract(one.box_xyxy, other.box_xyxy)) < 0.3 * cell).all()
 
 
-def shown() -> list[str]:
-    return [name for name in FAMILIES if name.partition("/")[0] not in NOT_SHOWN]
-
-
 @pytest.mark.parametrize("name", NOT_SHOWN)
 def test_a_model_that_does_not_show_its_cells_is_refused(name: str) -> None:
     with pytest.raises(ModelError, match=r"has no chat template and its|gives its decoder no embeddings of image"):
         hidden(name).prepare([Image.new("RGB", FAMILIES[name].sizes[0])], ["dog"])
 
 
-@pytest.mark.parametrize("name", shown())
+@pytest.mark.parametrize("name", SHOWN)
 def test_a_hidden_family_has_the_same_layout_and_words(name: str) -> None:
     picture = Image.new("RGB", FAMILIES[name].sizes[0])
     claimed, found = (vlm.prepare([picture], ["the red dog"], PROMPT) for vlm in (known(name), hidden(name)))
@@ -71,7 +69,7 @@ def test_a_hidden_family_has_the_same_layout_and_words(name: str) -> None:
     np.testing.assert_array_equal(found.layouts[0].image, claimed.layouts[0].image)
 
 
-@pytest.mark.parametrize("name", [name for name in shown() if known(name).takes_several])
+@pytest.mark.parametrize("name", [name for name, adapter in SHOWN.items() if adapter.takes_several])
 def test_a_hidden_family_has_the_same_layout_of_two_pictures(name: str) -> None:
     pictures = [Image.new("RGB", FAMILIES[name].sizes[1])] * 2
     claimed, found = (vlm.prepare([pictures], ["dog"], PROMPT) for vlm in (known(name), hidden(name)))
