@@ -115,7 +115,7 @@ class DeferredRows:
         return True
 
     def repeat(self, layer: int, query: Tensor, key: Tensor, options: Mapping[str, object]) -> bool:
-        """Keep a call without a mask, of a decode step, until `end_step`.
+        """Keep a call without a mask, of a decode step, until `hold_repeated`.
 
         The model's arithmetic has put everything else out of the processor's caches, so what can be done once a step
         is not done here.
