@@ -285,7 +285,7 @@ class _Rows:
             refuse_differing(self._layers, self._dtype, self._device, torch.stack(self._differences).tolist())
         for element, kept in enumerate(self._kept):
             for index, (step, count) in enumerate(zip(self._steps, self._counts, strict=True)):
-                keep(step, self._layers, element, kept[: len(self._layers), :, index : index + 1, :count])
+                keep(step, self._layers, element, kept[:, :, index : index + 1, :count])
 
 
 def _step_limit(query: Tensor, key: Tensor) -> int:

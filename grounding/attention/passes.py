@@ -76,7 +76,7 @@ class PassHooks:
             # Hooks would run inside the compiled code.
             undo.enter_context(wrapped_compiled_calls(entry, partial(self._run_compiled, entry)))
             return
-        followed, self._wrapper = (module, None) if entry is None else (entry, entry)
+        followed, self._wrapper = module if entry is None else entry, entry
         undo.callback(followed.register_forward_pre_hook(PassingHook(self._before), with_kwargs=True).remove)
         after = followed.register_forward_hook(PassingHook(self._after), with_kwargs=True, always_call=True)
         undo.callback(after.remove)

@@ -10,10 +10,11 @@ from grounding.text.tiny import byte_tokenizer
 
 PATCH = 14  # px
 SIDE = 5 * PATCH  # px, 5x5 cells
-# `<image_placeholder>` is the image token of DeepSeek-VL's own tokenizer.
+IMAGE_TOKEN = "<image_placeholder>"  # the text of this token in DeepSeek-VL's own tokenizer, as its checkpoints ship it
 TEMPLATE = (
     "{% for message in messages %}User: {% for content in message['content'] %}{% if content['type'] == 'image' %}"
-    "<image_placeholder>{% else %}{{ content['text'] }}{% endif %}{% endfor %}\n\n{% endfor %}"
+    + IMAGE_TOKEN
+    + "{% else %}{{ content['text'] }}{% endif %}{% endfor %}\n\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 KIMI_SPECIAL = ("[PAD]", "[BOS]", "[EOS]", "<|im_user|>", "<|im_assistant|>", "<|im_middle|>", "<|im_end|>")
@@ -151,11 +152,11 @@ def tiny_kimi_k25(*, seed: int = 0) -> TinyModel:
 
 def _tokenizer() -> Any:
     return byte_tokenizer(
-        ("<pad>", "<bos>", "<eos>", "<image_placeholder>"),
+        ("<pad>", "<bos>", "<eos>", IMAGE_TOKEN),
         bos="<bos>",
         eos="<eos>",
         pad="<pad>",
-        named={"image_token": "<image_placeholder>"},
+        named={"image_token": IMAGE_TOKEN},
     )
 
 
