@@ -135,18 +135,10 @@ class Chooser:
         return self._verified(answer, asked, method, source) if verifies else answer
 
     def _by_weights(self, asked: Asked, method: Method, source: MapSource) -> ChosenAnswer:
-        rule, segmenter = method.candidates, self._segmenter.name
-        holding = rule.holding_for(source.name, segmenter)
-        answer = self._by_candidates(asked, replace(method, candidates=holding), source)
-        if holding is rule or rule.weights_fitted_with is None:
-            return answer
-        fitted = rule.weights_fitted_with
-        note = (
-            f"candidates were chosen by the default weights: the method's were fitted with {fitted.model}, "
-            f"{fitted.segmenter} and --candidates {fitted.candidates}, and {source.name}, {segmenter} and --candidates "
-            f"{rule.kind} were used; grounding calibrate confidence --weights fits weights for these"
-        )
-        return replace(answer, notes=(note, *answer.notes))
+        rule, names = method.candidates, (source.name, self._segmenter.name)
+        answer = self._by_candidates(asked, replace(method, candidates=rule.holding_for(*names)), source)
+        note = rule.why_default(*names)
+        return answer if note is None else replace(answer, notes=(note, *answer.notes))
 
     def _by_candidates(self, asked: Asked, method: Method, source: MapSource) -> ChosenAnswer:
         candidates = self._proposed(asked, method)

@@ -78,6 +78,52 @@ def test_every_look_up_of_a_kernel_is_wrapped_once_and_undone(kernel: str) -> No
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is compat.sdpa_kernel()
 
 
+def test_an_answer_about_a_kernel_is_kept_until_the_registry_changes_and_by_what_it_depends_on() -> None:
+    from transformers import AttentionInterface
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    def default() -> None: ...
+
+    def first() -> None: ...
+
+    def second() -> None: ...
+
+    asked: list[str] = []
+    is_on = True
+
+    def wrap(name: str, kernel: compat.Kernel) -> Any:
+        asked.append(name)
+        return (name, kernel) if is_on else kernel
+
+    def look_up(name: str = "own", registry: Any = ALL_ATTENTION_FUNCTIONS) -> Any:
+        return registry.get_interface(name, default)
+
+    before = dict(vars(AttentionInterface))
+    with compat.looked_up_kernels(wrap, lambda: is_on):
+        for _ in range(2):
+            assert look_up("eager") == ("eager", default)
+        assert asked == ["eager"]
+        with pytest.raises(KeyError):
+            look_up()
+        try:
+            AttentionInterface.register("own", first)
+            assert look_up() == ("own", first)
+            ALL_ATTENTION_FUNCTIONS.register("own", second)
+            assert look_up() == ("own", second)
+            ALL_ATTENTION_FUNCTIONS["own"] = first
+            assert look_up() == ("own", first)
+            assert look_up(registry=AttentionInterface()) == ("own", second)
+            is_on = False
+            assert look_up() is first
+            del ALL_ATTENTION_FUNCTIONS["own"]
+            is_on = True
+            assert look_up() == ("own", second)
+        finally:
+            AttentionInterface._global_mapping.pop("own", None)
+    assert dict(vars(AttentionInterface)) == before
+    assert "own" not in ALL_ATTENTION_FUNCTIONS
+
+
 def test_compiled_modules_are_recognised() -> None:
     module = nn.Linear(2, 2)
     assert not compat.is_compiled(module)

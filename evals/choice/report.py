@@ -12,6 +12,7 @@ def report(data: dict[str, Any]) -> str:
     lines = [
         f"Model {data['config']['model']}, segmenter {data['config']['segmenter']}, {data['what']}. Intervals are 95 % "
         "bootstraps, resampled by picture.",
+        *(line for note in data["notes"] for line in ("", f"Note: {note}.")),
         "",
         "| candidates | n | mIoU | minus points | best candidate | right (IoU ≥ 0.5) |",
         "|---|---|---|---|---|---|",

@@ -149,6 +149,7 @@ class EvalCandidatesCommand(QuestionOptions):
             "config": config,
             "what": self.what(self.part, asked),
             "failed": failures,
+            "notes": _notes(pipe, self.kinds),
             "kinds": {
                 kind: kind_scores(answers, None if kind == first else found[first])
                 for kind, answers in found.items()
@@ -219,6 +220,7 @@ class CalibrateConfidenceCommand(QuestionOptions):
             "out": str(self.out),
             "what": what,
             "failed": failures,
+            "notes": [] if self.weights else _notes(pipe, (kind,)),
             "on_the_fitted": kind_scores(fitted.answers, points),
             "cross_validated": unseen,
         }
@@ -227,6 +229,15 @@ class CalibrateConfidenceCommand(QuestionOptions):
         else:
             stdout().print(_summary(data), markup=False, highlight=False)
         return 1 if failures else 0
+
+
+def _notes(pipe: ReferringSegmentation, kinds: Sequence[Kind]) -> list[str]:
+    """Which kinds of candidates were chosen by other weights than the method's, and why."""
+    from pipelines.choosing import with_candidates
+
+    rules = [with_candidates(pipe.method, kind).candidates for kind in kinds]
+    found = [rule.why_default(pipe.source.name, pipe.segmenter.name) for rule in rules]
+    return [note for note in found if note is not None]
 
 
 def _left_out(photo: Path, error: GroundingError) -> None:
@@ -238,6 +249,7 @@ def _summary(data: dict[str, Any]) -> str:
     lines = [
         f"{data['out']}: fitted on {data['what']} (use it with --method; measure it with grounding eval candidates)"
     ]
+    lines += [f"note: {note}" for note in data["notes"]]
     for name, said in (
         ("on_the_fitted", "on the same answers"),
         ("cross_validated", "on pictures left out, in five folds"),

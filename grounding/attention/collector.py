@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -70,6 +70,7 @@ class RowCollector(Subscriber):
         self._store = RowStore(request, self.layers, len(spec.heads) if spec.heads else shape.heads)
         self._token = TokenRows(request, len(self.layers), partial(self._store.add_token, -1))
         self._deferred = DeferredRows(request, len(self.layers), self._store.add_token)
+        self.repeated = self._deferred.repeated
         self._statistics = PromptStatistics(request, self.layers)
         self._learned = SinkShares(request, self.layers, shape.heads)
         self._flow = None if spec.flow is None else FlowStore(request)
@@ -172,20 +173,13 @@ class RowCollector(Subscriber):
         if self._running and not self._decoding:
             self._statistics.hold_residual(layer, hidden)
 
-    def observe_repeated(self, layer: int, query: Tensor, key: Tensor, options: Mapping[str, object]) -> bool:
-        """Keep a decode step's call that repeats the layer's last one, which has been checked."""
-        if not self._deferred.repeat(layer, query, key, options):
-            return False
-        self._seen.add(layer)
-        return True
-
     def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
         """Keep the requested rows of a call, and check one row per layer against the kernel's output.
 
         Raises:
             RecordingError: the call's shape does not fit the request or the model's config.
         """
-        if layer in self._seen:
+        if layer in self._seen or layer in self._deferred.repeated:
             raise RecordingError(
                 f"layer {layer} attends more than once in one pass, for example to itself and to an encoder; "
                 "only decoders with one attention per layer can be recorded"
@@ -233,6 +227,8 @@ class RowCollector(Subscriber):
         self._statistics.drop_residuals()
         if failed or (self._decoding and not self.request.decode):
             return
+        repeated = self._deferred.repeated.take()
+        self._seen.update(layer for layer, _, _ in repeated)
         if not self._seen.issuperset(self.layers):
             missing = [layer for layer in self.layers if layer not in self._seen]
             seen = f"only layers {sorted(self._seen)} did" if self._seen else "none did"
@@ -244,7 +240,7 @@ class RowCollector(Subscriber):
         refuse_unexplained(self._errors)
         self._errors.clear()
         with torch.no_grad():
-            for layer, call in self._deferred.hold_repeated():
+            for layer, call in self._deferred.hold_repeated(repeated):
                 self._token.add(layer, call)
             self._token.finish()
             self._deferred.end_step()

@@ -14,7 +14,7 @@ Shape letters as in `grounding.attention.rows`; l layers of one batch of rows, n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 from grounding.attention.call import AttentionCall
 from grounding.attention.held_steps import CallKind, HeldSteps, copy_newest, later_keys, refuse_differing, was_changed
 from grounding.attention.kept_axes import KeptAxes
+from grounding.attention.repeated_calls import RepeatedCalls
 from grounding.attention.request import RowRequest
 from grounding.attention.rows import WORKING_BYTES, mask_rows, softmax_
 from grounding.attention.step_copies import StepCopies
@@ -54,16 +55,17 @@ class DeferredRows:
         self._axes = KeptAxes(request, layers)
         self._keep = keep
         self._held: dict[int, HeldSteps] = {}
-        self._expected: dict[int, CallKind] = {}  # of the current step's calls that have not come
-        self._repeated: list[tuple[int, CallKind, Tensor, Tensor]] = []  # calls of the current step
         self._kinds: dict[int, CallKind] = {}  # of each layer's last described call
         self._copies: dict[tuple[object, ...], tuple[StepCopies, StepCopies]] = {}  # by the sizes of layers
         self._uncopied = 0  # steps
         self._limit = STEPS
         self._is_full = False  # whether a layer holds that many
-        self._cached: Sequence[Any] = ()  # layers of the cache
+        self._cached: dict[int, Any] = {}  # layers of the cache
+        self._is_inference = False  # whether torch counts no changes of the current step's tensors
         self._step = self._length = 0
         self._masks: dict[tuple[object, ...], tuple[AttentionCall, Tensor | None]] = {}  # of the current step
+        self.repeated = RepeatedCalls()
+        """Receives calls of the current step that need no description."""
 
     def start(self, step: int, length: int, cache: Any) -> None:
         """Begin a pass, or finish where its cache is not the one that the held steps left.
@@ -77,17 +79,20 @@ class DeferredRows:
             RecordingError: the cache was changed in place since the last pass.
         """
         offloads = getattr(cache, "offloading", False)  # to hold its tensors would keep the memory that it frees
-        self._cached = () if cache is None or offloads else getattr(cache, "layers", ())
+        self._cached = {} if cache is None or offloads else dict(enumerate(getattr(cache, "layers", ())))
         self._step, self._length = step, length
         self._masks.clear()
-        is_kept = True
+        was_inference, self._is_inference = self._is_inference, torch.is_inference_mode_enabled()
+        is_kept = was_inference is self._is_inference
         for layer, held in self._held.items():
-            held.refuse_changed(layer)
-            is_kept = is_kept and self._has(layer, held.key)
+            if not was_inference:
+                held.refuse_changed(layer)
+            cached = self._cached.get(layer)
+            if cached is None or cached is not held.cached or cached.keys is not held.key:
+                is_kept = False
         if not is_kept:
             self.finish()
-        self._repeated.clear()
-        self._expected = dict(self._kinds)
+        self.repeated.start()
 
     def add(self, layer: int, call: AttentionCall) -> bool:
         """Hold a layer's call of one query; return False where its row must be computed at once.
@@ -102,59 +107,30 @@ class DeferredRows:
         query, held = call.query.detach(), self._held.get(layer)
         if held is None:
             held = self._begun(layer, kind, query, call.key)
-        elif (held.kind.scale, held.kind.softcap) != (kind.scale, kind.softcap) or not self._lasts(layer, call.key):
+        elif (held.kind.scale, held.kind.softcap) != (kind.scale, kind.softcap) or not self._has(held.cached, call.key):
             held = None
         if held is None:
             return False
-        held.kind = kind
-        if call.mask is None and call.window is None and call.options:
-            self._kinds[layer] = kind
-        else:
-            self._kinds.pop(layer, None)
+        held.kind = self._kinds[layer] = kind
+        self.repeated.know(layer, call)
         self._hold(held, query, call.key, self._mask(call))
         return True
 
-    def repeat(self, layer: int, query: Tensor, key: Tensor, options: Mapping[str, object]) -> bool:
-        """Keep a call without a mask, of a decode step, until `hold_repeated`.
-
-        The model's arithmetic has put everything else out of the processor's caches, so what can be done once a step
-        is not done here.
-
-        Args:
-            layer: the decoder layer.
-            query: [B, H, 1, D].
-            key: [B, H/G, K, D].
-            options: of the kernel; see `AttentionCall.options`.
-
-        Returns:
-            False where it differs from the layer's last one in more than its tensors, so that it must be described.
-        """
-        kind = self._expected.pop(layer, None)
-        if kind is None:
-            return False
-        for name, value in kind.options:
-            # A tensor has no truth value to compare by; equal numbers of one module are one object.
-            if options.get(name) is not value:
-                return False
-        self._repeated.append((layer, kind, query, key))
-        return True
-
-    def hold_repeated(self) -> list[tuple[int, AttentionCall]]:
-        """Hold the calls that `repeat` has kept; return those whose rows must be computed at once."""
-        self._expected = {}
+    def hold_repeated(self, calls: Iterable[tuple[int, Tensor, Tensor]]) -> list[tuple[int, AttentionCall]]:
+        """Hold calls that `repeated` has kept; return those whose rows must be computed at once."""
         at_once = []
-        for layer, kind, query, key in self._repeated:
+        for layer, query, key in calls:
             query = query.detach() if query.requires_grad else query
             held = self._held.get(layer)
             if held is None:
+                kind = self._kinds[layer]
                 held = self._begun(layer, kind, query, key) if query.shape == kind.size else None
-            elif not self._lasts(layer, key):
+            elif not self._has(held.cached, key):
                 held = None
             if held is None:
-                at_once.append((layer, kind.call(query, key)))
+                at_once.append((layer, self._kinds[layer].call(query, key)))
             else:
                 self._hold(held, query, key, None)
-        self._repeated.clear()
         return at_once
 
     def end_step(self) -> None:
@@ -201,9 +177,10 @@ class DeferredRows:
     def _begun(self, layer: int, kind: CallKind, query: Tensor, key: Tensor) -> HeldSteps | None:
         """Begin to hold a layer's steps; None where its keys may change or there is no space for two."""
         self._limit = _step_limit(query, key)
-        if self._limit < 2 or key.shape[2] != self._length or not self._lasts(layer, key):
+        cached = self._cached.get(layer)
+        if self._limit < 2 or key.shape[2] != self._length or not (grows_by_copy(cached) and self._has(cached, key)):
             return None
-        held = self._held[layer] = HeldSteps.of(kind, query, key)
+        held = self._held[layer] = HeldSteps.of(kind, query, key, cached)
         return held
 
     def _hold(self, held: HeldSteps, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
@@ -216,16 +193,9 @@ class DeferredRows:
         name = (query.shape, query.dtype, key.shape[1], key.dtype, query.device)
         return self._copies.setdefault(name, (StepCopies(), StepCopies()))
 
-    def _lasts(self, layer: int, key: Tensor) -> bool:
-        """Whether the cache holds this very tensor, which nothing has changed."""
-        return self._has(layer, key) and not was_changed(key)
-
-    def _has(self, layer: int, key: Tensor) -> bool:
-        """Whether the cache holds this very tensor, and will leave it as it is when it grows."""
-        if layer >= len(self._cached):
-            return False
-        own = self._cached[layer]
-        return grows_by_copy(own) and own.keys is key
+    def _has(self, cached: Any, key: Tensor) -> bool:
+        """Whether a layer of the cache holds this very tensor, which nothing has changed."""
+        return cached.keys is key and (self._is_inference or not was_changed(key))
 
     def _mask(self, call: AttentionCall) -> Tensor | None:
         """Compute the additive mask of a step once for all layers that share it."""

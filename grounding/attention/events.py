@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from grounding.attention.call import AttentionCall
 from grounding.attention.generation import Prompt
 from grounding.attention.linear_rows import DeltaCall
+from grounding.attention.repeated_calls import RepeatedCalls
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,13 @@ class Subscriber:
     """Base of all subscribers to attention events; every event has a default that does nothing.
 
     Shape letters: B sequences, Q queries, H heads, Dv value width, E residual width.
+
+    Attributes:
+        repeated: is given every unedited call without a mask before it is described; a call that it keeps is not
+            observed, nor is the subscriber asked whether it wants it.
     """
+
+    repeated: RepeatedCalls | None = None
 
     def before_model(self, length: int) -> None:
         """Handle the start of the whole model on `length` positions, before its vision tower runs."""
@@ -74,21 +81,6 @@ class Subscriber:
 
     def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
         """Receive a call, edits included, and its output [B, Q, H, Dv]; neither may be modified."""
-
-    def observe_repeated(self, layer: int, query: Tensor, key: Tensor, options: Mapping[str, object]) -> bool:
-        """Receive an unedited call without a mask before it is described; return False to receive it by `observe`.
-
-        A decode step makes so many small calls that describing and checking each would cost a part of the step. A
-        subscriber returns True for a call that differs from the same layer's last one in nothing but its tensors. It is
-        not asked first by `wants`.
-
-        Args:
-            layer: the layer.
-            query: [B, H, Q, D].
-            key: [B, H/G, K, D].
-            options: of the kernel; see `AttentionCall.options`.
-        """
-        return False
 
     def observe_linear(self, layer: int, call: DeltaCall, output: Tensor) -> None:
         """Receive a call of the gated delta rule and its output [B, Q, H, Dv]; neither may be modified."""
@@ -152,7 +144,7 @@ class Route:
     @property
     def is_active(self) -> bool:
         """Whether the route was opened in the current thread or async task."""
-        return any(route is self for route in _ROUTES.get())
+        return self in _ROUTES.get()  # by identity
 
 
 _ROUTES: ContextVar[tuple[Route, ...]] = ContextVar("grounding_attention_routes", default=())

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,12 +76,14 @@ class HeldSteps:
     Attributes:
         key: [B, H/G, W, D] of the newest held step.
         kind: of the calls.
+        cached: the cache's layer, whose `keys` that tensor is.
         first: [B, H/G, K] logits of the oldest held step as they were then, of each key head's first query head; None
             where torch counts changes.
         queries: [B, H, 1, D] of each held step; copies, but for those since `copy_newest` last ran.
         own: [B, H/G, c, D] copies of the keys from the oldest step's own on, in parts, likewise; none where torch
             counts changes.
         copied: number of steps of which the query has been copied.
+        copied_keys: number of keys in `own`.
         masks: additive mask [B or 1, H or 1, 1, K] of each held step, or None.
         steps: number of each.
         counts: K of each.
@@ -88,6 +91,7 @@ class HeldSteps:
 
     key: Tensor
     kind: CallKind
+    cached: Any
     first: Tensor | None
     queries: list[Tensor] = field(default_factory=list)
     own: list[Tensor] = field(default_factory=list)
@@ -95,17 +99,19 @@ class HeldSteps:
     steps: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     copied: int = 0
+    copied_keys: int = 0
 
     @classmethod
-    def of(cls, kind: CallKind, query: Tensor, key: Tensor) -> HeldSteps:
+    def of(cls, kind: CallKind, query: Tensor, key: Tensor, cached: Any) -> HeldSteps:
         """Begin with a call, which is yet to be added.
 
         Args:
             kind: of the call.
             query: [B, H, 1, D].
             key: [B, H/G, K, D].
+            cached: see the attributes.
         """
-        return cls(key, kind, _logits_of_first_heads(query, key, kind.scale) if key.is_inference() else None)
+        return cls(key, kind, cached, _logits_of_first_heads(query, key, kind.scale) if key.is_inference() else None)
 
     @property
     def size(self) -> tuple[int, int, int, int]:
@@ -116,9 +122,7 @@ class HeldSteps:
     @property
     def waiting(self) -> tuple[int, int]:
         """How many queries and how many keys are yet to be copied."""
-        keys = 0
-        if self.first is not None:
-            keys = self.key.shape[2] - (self.counts[0] - 1) - sum(part.shape[2] for part in self.own)
+        keys = 0 if self.first is None else self.counts[-1] - (self.counts[0] - 1) - self.copied_keys
         return len(self.steps) - self.copied, keys
 
     def add(self, step: int, count: int, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
@@ -183,6 +187,7 @@ def copy_newest(layers: Iterable[HeldSteps]) -> None:
             newest = [held.key.narrow(2, held.key.shape[2] - keys, keys) for held in ones]
             for held, own in zip(ones, key_copies.copy(newest), strict=True):
                 held.own.append(own)
+                held.copied_keys += keys
 
 
 def later_keys(counts: Sequence[int], device: torch.device) -> Tensor:

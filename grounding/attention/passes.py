@@ -65,6 +65,7 @@ class PassHooks:
         self._model, self._module = model, module
         self._generates: nn.Module | None = None
         self._given: tuple[int, int] | None = None  # positions and cached positions that the next pass must read
+        self._is_compared = False  # whether a pass has read what the model was given
         self.queries: int | None = None
         """Q of the current pass; None before the first."""
         self._own_code = own_code
@@ -134,7 +135,8 @@ class PassHooks:
             return
         length = length_of(module, args, kwargs)
         if length is not None:
-            if self._generates is None and not getattr(getattr(module, "config", None), "is_encoder_decoder", False):
+            # Tokens are added to a prompt and not to the single positions that follow it.
+            if self._generates is None and not (self._is_compared and length == 1) and not _encodes(module):
                 self._given = (length, cached_length(cache_of(module, args, kwargs)))
             self._route.subscriber.before_model(length)
 
@@ -163,6 +165,7 @@ class PassHooks:
                 "with virtual tokens (PEFT's prompt and prefix tuning), so every position is shifted: pass the decoder "
                 "itself in place of the model (model.get_decoder()), and count the added positions"
             )
+        self._is_compared = True
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self._route.is_active:
@@ -172,6 +175,11 @@ class PassHooks:
 def _compiled_holder(model: nn.Module, module: nn.Module) -> nn.Module | None:
     """The outermost module that is compiled and is or holds the stack's module; None where there is none."""
     return next((one for one in model.modules() if is_compiled(one) and _holds(one, module)), None)
+
+
+def _encodes(model: nn.Module) -> bool:
+    """Whether a model's inputs are those of an encoder, and not of the decoder that is followed."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
 def _holds(whole: nn.Module, part: nn.Module) -> bool:

@@ -43,7 +43,7 @@ def record(
     The model runs with its own kernel and its outputs are bit-identical to a run without recording. Only the language
     model is followed, not the vision tower. All hooks are removed when the block ends, also after an exception. Blocks
     may be nested, also on one model, and used in several threads; each records the passes of its own thread. Rows of
-    decode steps are computed up to 16 steps late, so that they cost little; until then the cache may be given new
+    decode steps are computed up to 32 steps late, so that they cost little; until then the cache may be given new
     tensors, but writing into its own is refused.
 
     Args:

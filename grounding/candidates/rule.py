@@ -146,5 +146,21 @@ class CandidateRule:
             margin=plain.margin,
         )
 
+    def why_default(self, model: str, segmenter: str) -> str | None:
+        """Say in a sentence that the default weights choose, because the rule's do not hold; None where they do.
+
+        Args:
+            model: name of the model.
+            segmenter: name of the segmenter.
+        """
+        fitted = self.weights_fitted_with
+        if fitted is None or self.kind == "points" or fitted.holds_for(model, segmenter, self.kind):
+            return None
+        return (
+            f"candidates were chosen by the default weights: the method's were fitted with {fitted.model}, "
+            f"{fitted.segmenter} and --candidates {fitted.candidates}, and {model}, {segmenter} and --candidates "
+            f"{self.kind} were used; grounding calibrate confidence --weights fits weights for these"
+        )
+
 
 assert tuple(one.name for one in fields(Weights)) == FEATURES

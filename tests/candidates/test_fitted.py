@@ -23,6 +23,8 @@ FITTED = CandidateRule(
 
 def test_weights_hold_for_what_they_were_fitted_with():
     assert FITTED.holding_for("m", "s") is FITTED
+    assert FITTED.why_default("m", "s") is None
+    assert replace(FITTED, kind="points").why_default("x", "y") is None, "points are not chosen by weights"
     by_hand = replace(FITTED, weights_fitted_with=None)
     assert by_hand.holding_for("x", "y") is by_hand
 
@@ -31,6 +33,11 @@ def test_weights_hold_for_what_they_were_fitted_with():
 def test_elsewhere_weights_place_and_margin_are_the_defaults_and_all_else_stays(model, segmenter, kind):
     found = replace(FITTED, kind=kind).holding_for(model, segmenter)
     assert found == CandidateRule(kind, peaks=2)
+    said = replace(FITTED, kind=kind).why_default(model, segmenter)
+    assert said is not None
+    assert (
+        f"fitted with m, s and --candidates boxes, and {model}, {segmenter} and --candidates {kind} were used" in said
+    )
 
 
 def test_a_method_file_carries_what_weights_were_fitted_with():

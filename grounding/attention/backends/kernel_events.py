@@ -69,7 +69,8 @@ def emit(
         result = kernel(module, query, key, value, attention_mask, *args, **options)
         call = None
         for route, layer in reached:
-            if attention_mask is None and route.subscriber.observe_repeated(layer, query, key, options):
+            repeated = route.subscriber.repeated
+            if attention_mask is None and repeated is not None and repeated.keep(layer, query, key, options):
                 continue
             if not route.subscriber.wants(layer):
                 continue

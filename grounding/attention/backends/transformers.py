@@ -92,4 +92,4 @@ def _emitter(name: str, kernel: Kernel) -> Kernel:
     return partial(emit, name, is_flash(name), kernel)
 
 
-_PATCH = SharedPatch(lambda: looked_up_kernels(_emitting_kernel))
+_PATCH = SharedPatch(lambda: looked_up_kernels(_emitting_kernel, active_routes))

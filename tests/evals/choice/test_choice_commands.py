@@ -14,6 +14,8 @@ from tiny_photos import write_photos
 from evals.choice.part import is_for_fitting
 from evals.choice.questions import photo_questions, scene_questions, truth_hash
 from evals.commands.candidates import CalibrateConfidenceCommand, EvalCandidatesCommand
+from grounding.candidates.fitted import FittedWith
+from grounding.candidates.rule import CandidateRule
 from grounding.errors import EvalDataError, UsageError
 from grounding.methods import load_method
 
@@ -83,6 +85,17 @@ def test_kinds_are_measured_on_the_same_questions(command, tmp_path, capsys):
     assert len(data["kinds"]["boxes"]["minus_points"]) == 3
     assert data["kinds"]["boxes"]["best_miou"][0] >= data["kinds"]["points"]["best_miou"][0]
     assert "| boxes | 3 |" in (tmp_path / "out" / "scores.md").read_text()
+
+
+def test_weights_that_do_not_hold_are_said_in_the_scores(command, tmp_path, capsys):
+    rule = CandidateRule("boxes", weights_fitted_with=FittedWith("another-model", "mobile-sam", "boxes"))
+    file = tmp_path / "elsewhere.yaml"
+    file.write_text(replace(load_method("plain-mean"), candidates=rule).to_yaml())
+    assert command(EvalCandidatesCommand, scenes=1, method=str(file), json=False).run() == 0
+    said = "the method's were fitted with another-model, mobile-sam and --candidates boxes"
+    assert said in " ".join(capsys.readouterr().out.split())
+    (note,) = json.loads((tmp_path / "out" / "scores.json").read_text())["notes"]
+    assert said in note
 
 
 @pytest.mark.slow
