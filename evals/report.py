@@ -101,6 +101,20 @@ def score_table(rows: Mapping[str, Score], changes: Mapping[str, Change] | None 
     return aligned(lines)
 
 
+def unanswered(failed: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Say in a sentence each which variants left questions without an answer.
+
+    Args:
+        failed: name → how many questions had no answer, and how many there were.
+    """
+    return [
+        f"{name} gave no answer to {count} of {asked} questions, which count as misses: its map was empty, it reads "
+        "none of the words, or the question failed with a reason on stderr."
+        for name, (count, asked) in failed.items()
+        if count
+    ]
+
+
 def aligned(lines: Sequence[Sequence[str]]) -> str:
     """Render rows of equally many cells as text with aligned columns."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]

@@ -122,7 +122,7 @@ class EvalScenesCommand(ModelOptions):
         }
 
     def _print(self, answers: Answers, seconds: float) -> None:
-        from evals.report import change, score, score_table
+        from evals.report import change, score, score_table, unanswered
         from evals.scenes import CENTRE, FULL, OTHER, TRUTH
 
         outcomes, scenes = answers.outcomes, answers.scenes
@@ -137,6 +137,8 @@ class EvalScenesCommand(ModelOptions):
             f"{seconds:.0f} s\n"
         )
         stdout().print(score_table(rows, changes))
+        for said in unanswered({name: (row.failed, row.n) for name, row in rows.items()}):
+            stdout().print(said, markup=False, highlight=False)
         stdout().print("\nby kind of expression, full method\n")
         stdout().print(score_table(kind_scores(answers)))
 

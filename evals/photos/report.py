@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from evals.report import unanswered
+
 
 def report(data: dict[str, Any]) -> str:
     """Render the scores as Markdown."""
@@ -27,6 +29,8 @@ def report(data: dict[str, Any]) -> str:
         lines.append(
             f"| heads of other photos | | {_shown(heads['pointing_accuracy'])} | {_shown(heads['full_minus'])} | | |"
         )
+        without = {name: (row["failed"], row["n"]) for name, row in part["variants"].items()}
+        lines += [line for said in unanswered(without) for line in ("", said)]
         lines += [line for name, why in part["left_out"].items() for line in ("", f"Left out: {name}: {why}")]
         most = ", ".join(f"{name} {hit}/{asked}" for name, (hit, asked) in list(part["by_class"].items())[:25])
         lines += ["", f"Hits by class: {most}."]

@@ -171,7 +171,9 @@ def test_a_photo_that_the_segmenter_refuses_is_a_miss_with_its_reason(
     assert EvalPhotosCommand(data=folder, parts=("nouns",), device="cpu", **options).run() == 1
     row = json.loads((tmp_path / "scores.json").read_text())["nouns"]["variants"]["full method"]
     assert (row["n"], row["failed"], row["miou"]) == (2, 2, 0.0)
-    assert "failed: photo 3, 'dog': too thin" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "failed: photo 3, 'dog': too thin" in printed.err
+    assert "full method gave no answer to 2 of 2 questions" in " ".join(printed.out.split())
 
 
 def test_what_is_missing_is_one_sentence(folder: Path):

@@ -12,7 +12,7 @@ from evals.asked_once import AskedOnce
 from evals.commands.bench import print_measurement
 from evals.metrics import Outcome, best_point_hits, gave_up, judge
 from evals.recordings import shared_recordings
-from evals.report import change, score, score_table
+from evals.report import change, score, score_table, unanswered
 from evals.scenes import CENTRE, FULL, OTHER, TRUTH, answer_samples, draw_samples
 from evals.variants import contrasts, refinements
 from grounding.cli import main
@@ -75,6 +75,8 @@ def test_scores_are_means_and_ratios_of_sums():
     table = score_table({"full": found, "less": found}, {"less": lost})
     assert len({line.find("[") for line in table.splitlines()[1:]}) == 1
     assert table.splitlines()[2].rstrip().endswith("+0.000]")
+    (said,) = unanswered({"full": (0, 2), "less": (1, 2)})
+    assert said.startswith("less gave no answer to 1 of 2 questions")
 
 
 def test_samples_are_those_of_the_scenes_on_disk_and_answers_are_true():
