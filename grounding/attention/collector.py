@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -70,7 +70,6 @@ class RowCollector(Subscriber):
         self._store = RowStore(request, self.layers, len(spec.heads) if spec.heads else shape.heads)
         self._token = TokenRows(request, len(self.layers), partial(self._store.add_token, -1))
         self._deferred = DeferredRows(request, len(self.layers), self._store.add_token)
-        self.repeated = self._deferred.repeated
         self._statistics = PromptStatistics(request, self.layers)
         self._learned = SinkShares(request, self.layers, shape.heads)
         self._flow = None if spec.flow is None else FlowStore(request)
@@ -173,13 +172,28 @@ class RowCollector(Subscriber):
         if self._running and not self._decoding:
             self._statistics.hold_residual(layer, hidden)
 
+    def may_wait(self) -> bool:
+        """Whether calls without a mask may be emitted at the end of the pass: where their rows may wait longer."""
+        return self._decoding and self._keeps and self._deferred.expects_repeated
+
+    def observe_repeated(self, layer: int, query: Tensor, key: Tensor, options: Mapping[str, object]) -> bool:
+        """Keep a decode step's call that repeats the layer's last one, which has been checked."""
+        kind = None if layer in self._seen else self._deferred.repeated(layer, options)
+        if kind is None:
+            return False
+        self._seen.add(layer)
+        if not self._deferred.hold(layer, kind, query, key):
+            with torch.no_grad():
+                self._token.add(layer, kind.call(query, key))
+        return True
+
     def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
         """Keep the requested rows of a call, and check one row per layer against the kernel's output.
 
         Raises:
             RecordingError: the call's shape does not fit the request or the model's config.
         """
-        if layer in self._seen or layer in self._deferred.repeated:
+        if layer in self._seen:
             raise RecordingError(
                 f"layer {layer} attends more than once in one pass, for example to itself and to an encoder; "
                 "only decoders with one attention per layer can be recorded"
@@ -227,8 +241,6 @@ class RowCollector(Subscriber):
         self._statistics.drop_residuals()
         if failed or (self._decoding and not self.request.decode):
             return
-        repeated = self._deferred.repeated.take()
-        self._seen.update(layer for layer, _, _ in repeated)
         if not self._seen.issuperset(self.layers):
             missing = [layer for layer in self.layers if layer not in self._seen]
             seen = f"only layers {sorted(self._seen)} did" if self._seen else "none did"
@@ -240,8 +252,6 @@ class RowCollector(Subscriber):
         refuse_unexplained(self._errors)
         self._errors.clear()
         with torch.no_grad():
-            for layer, call in self._deferred.hold_repeated(repeated):
-                self._token.add(layer, call)
             self._token.finish()
             self._deferred.end_step()
         self._store.flush()

@@ -14,7 +14,7 @@ Shape letters as in `grounding.attention.rows`; l layers of one batch of rows, n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,6 @@ from torch import Tensor
 from grounding.attention.call import AttentionCall
 from grounding.attention.held_steps import CallKind, HeldSteps, copy_newest, later_keys, refuse_differing, was_changed
 from grounding.attention.kept_axes import KeptAxes
-from grounding.attention.repeated_calls import RepeatedCalls
 from grounding.attention.request import RowRequest
 from grounding.attention.rows import WORKING_BYTES, mask_rows, softmax_
 from grounding.attention.step_copies import StepCopies
@@ -64,8 +63,6 @@ class DeferredRows:
         self._is_inference = False  # whether torch counts no changes of the current step's tensors
         self._step = self._length = 0
         self._masks: dict[tuple[object, ...], tuple[AttentionCall, Tensor | None]] = {}  # of the current step
-        self.repeated = RepeatedCalls()
-        """Receives calls of the current step that need no description."""
 
     def start(self, step: int, length: int, cache: Any) -> None:
         """Begin a pass, or finish where its cache is not the one that the held steps left.
@@ -92,7 +89,6 @@ class DeferredRows:
                 is_kept = False
         if not is_kept:
             self.finish()
-        self.repeated.start()
 
     def add(self, layer: int, call: AttentionCall) -> bool:
         """Hold a layer's call of one query; return False where its row must be computed at once.
@@ -104,34 +100,55 @@ class DeferredRows:
         if call.edits or call.bias is not None or call.sink_logits is not None or call.key_count != self._length:
             return False
         kind = CallKind.of(call, self._copies_of(call))
-        query, held = call.query.detach(), self._held.get(layer)
+        if not self.hold(layer, kind, call.query, call.key, self._mask(call)):
+            return False
+        if call.mask is None and call.window is None and call.options:
+            self._kinds[layer] = kind
+        else:
+            self._kinds.pop(layer, None)
+        return True
+
+    @property
+    def expects_repeated(self) -> bool:
+        """Whether calls of the current pass may be like the last ones of their layers, and be held."""
+        return bool(self._kinds and self._cached)
+
+    def repeated(self, layer: int, options: Mapping[str, object]) -> CallKind | None:
+        """Return the kind of a layer's last described call, if a call without a mask and with these options is alike.
+
+        Args:
+            layer: the decoder layer.
+            options: of the kernel; see `AttentionCall.options`.
+        """
+        kind = self._kinds.get(layer)
+        if kind is not None:
+            for name, value in kind.options:
+                # A tensor has no truth value to compare by; equal numbers of one module are one object.
+                if options.get(name) is not value:
+                    return None
+        return kind
+
+    def hold(self, layer: int, kind: CallKind, query: Tensor, key: Tensor, mask: Tensor | None = None) -> bool:
+        """Hold a call; return False where its row must be computed at once.
+
+        Args:
+            layer: the decoder layer.
+            kind: of the call.
+            query: [B, H, 1, D].
+            key: [B, H/G, K, D].
+            mask: additive, [B or 1, H or 1, 1, K]; None where the query sees every key.
+        """
+        query, held = query.detach() if query.requires_grad else query, self._held.get(layer)
         if held is None:
-            held = self._begun(layer, kind, query, call.key)
-        elif (held.kind.scale, held.kind.softcap) != (kind.scale, kind.softcap) or not self._has(held.cached, call.key):
+            held = self._begun(layer, kind, query, key)
+        elif not (held.kind is kind or held.kind.is_like(kind)) or not self._has(held.cached, key):
             held = None
         if held is None:
             return False
-        held.kind = self._kinds[layer] = kind
-        self.repeated.know(layer, call)
-        self._hold(held, query, call.key, self._mask(call))
+        held.kind = kind
+        held.add(self._step, self._length, query, key, mask)
+        self._is_full = self._is_full or len(held.steps) == self._limit
         return True
-
-    def hold_repeated(self, calls: Iterable[tuple[int, Tensor, Tensor]]) -> list[tuple[int, AttentionCall]]:
-        """Hold calls that `repeated` has kept; return those whose rows must be computed at once."""
-        at_once = []
-        for layer, query, key in calls:
-            query = query.detach() if query.requires_grad else query
-            held = self._held.get(layer)
-            if held is None:
-                kind = self._kinds[layer]
-                held = self._begun(layer, kind, query, key) if query.shape == kind.size else None
-            elif not self._has(held.cached, key):
-                held = None
-            if held is None:
-                at_once.append((layer, self._kinds[layer].call(query, key)))
-            else:
-                self._hold(held, query, key, None)
-        return at_once
 
     def end_step(self) -> None:
         """Finish if as many steps are held as may be, and now and then copy what the newest steps' rows need.
@@ -177,15 +194,11 @@ class DeferredRows:
     def _begun(self, layer: int, kind: CallKind, query: Tensor, key: Tensor) -> HeldSteps | None:
         """Begin to hold a layer's steps; None where its keys may change or there is no space for two."""
         self._limit = _step_limit(query, key)
-        cached = self._cached.get(layer)
-        if self._limit < 2 or key.shape[2] != self._length or not (grows_by_copy(cached) and self._has(cached, key)):
+        cached, is_whole = self._cached.get(layer), query.shape == kind.size and key.shape[2] == self._length
+        if self._limit < 2 or not (is_whole and grows_by_copy(cached) and self._has(cached, key)):
             return None
         held = self._held[layer] = HeldSteps.of(kind, query, key, cached)
         return held
-
-    def _hold(self, held: HeldSteps, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
-        held.add(self._step, self._length, query, key, mask)
-        self._is_full = self._is_full or len(held.steps) == self._limit
 
     def _copies_of(self, call: AttentionCall) -> tuple[StepCopies, StepCopies]:
         """Return where queries and own keys of a call's layer are copied to, shared by layers of its sizes."""

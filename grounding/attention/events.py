@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from grounding.attention.call import AttentionCall
 from grounding.attention.generation import Prompt
 from grounding.attention.linear_rows import DeltaCall
-from grounding.attention.repeated_calls import RepeatedCalls
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,7 @@ class Subscriber:
     """Base of all subscribers to attention events; every event has a default that does nothing.
 
     Shape letters: B sequences, Q queries, H heads, Dv value width, E residual width.
-
-    Attributes:
-        repeated: is given every unedited call without a mask before it is described; a call that it keeps is not
-            observed, nor is the subscriber asked whether it wants it.
     """
-
-    repeated: RepeatedCalls | None = None
 
     def before_model(self, length: int) -> None:
         """Handle the start of the whole model on `length` positions, before its vision tower runs."""
@@ -72,6 +65,15 @@ class Subscriber:
         """Return whether calls of this layer are to be emitted in the current pass; asked before each call."""
         return True
 
+    def may_wait(self) -> bool:
+        """Return whether calls without a mask may be emitted at the end of the pass that has begun.
+
+        A decode step makes many small calls, and the model's arithmetic between them empties the processor's caches:
+        what is done at the end, for all layers one after the other, costs a fraction of what it costs in between.
+        A pass that fails emits none of them, and a subscriber that edits is not asked.
+        """
+        return False
+
     def residual(self, layer: int, hidden: Tensor) -> None:
         """Receive a layer's input [B, Q, E], before its attention."""
 
@@ -81,6 +83,17 @@ class Subscriber:
 
     def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
         """Receive a call, edits included, and its output [B, Q, H, Dv]; neither may be modified."""
+
+    def observe_repeated(self, layer: int, query: Tensor, key: Tensor, options: Mapping[str, object]) -> bool:
+        """Receive a call that has waited before it is described; return False to receive it by `observe`.
+
+        Args:
+            layer: the layer.
+            query: [B, H, Q, D].
+            key: [B, H/G, K, D].
+            options: of the kernel; see `AttentionCall.options`.
+        """
+        return False
 
     def observe_linear(self, layer: int, call: DeltaCall, output: Tensor) -> None:
         """Receive a call of the gated delta rule and its output [B, Q, H, Dv]; neither may be modified."""
@@ -111,6 +124,10 @@ class Scope:
     log_sum_exp: bool = False
 
 
+WaitingCall = tuple[str, bool, nn.Module, Tensor, Tensor, Tensor, dict[str, Any], Tensor]
+"""The kernel's name, whether it is a flash kernel, the module, query, key, value, the kernel's options and output."""
+
+
 class Route:
     """Connect a subscriber to the modules of its layers.
 
@@ -123,6 +140,8 @@ class Route:
     def __init__(self, subscriber: Subscriber, layers: nn.ModuleList, scope: Scope) -> None:
         self.subscriber = subscriber
         self.edits = scope.edits
+        self.waiting: list[WaitingCall] | None = None
+        """Calls of the running pass that are to be emitted at its end; None where each is emitted as it comes."""
         self._residual_of = {id(layers[i]): i for i in scope.residuals}
         self.layer_of = {id(module): i for i in (*scope.calls, *scope.linear) for module in layers[i].modules()}
         every = {*scope.calls, *scope.residuals, *scope.gates, *scope.linear}

@@ -55,6 +55,10 @@ class CallKind:
         """Describe a call."""
         return cls(call.scale, call.softcap, call.options, call.query.shape, copies)
 
+    def is_like(self, other: CallKind) -> bool:
+        """Whether logits are computed alike."""
+        return (self.scale, self.softcap) == (other.scale, other.softcap)
+
     def call(self, query: Tensor, key: Tensor) -> AttentionCall:
         """Describe another call, without a mask and without its values, which rows do not need."""
         return AttentionCall(

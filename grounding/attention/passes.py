@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from grounding.attention.backends.kernel_events import emit_waiting
 from grounding.attention.events import Pass, Route
 from grounding.attention.generation import Prompt
 from grounding.attention.introspect import argument, arguments, cache_of, cached_length, length_of
@@ -150,7 +151,9 @@ class PassHooks:
         past = cached_length(cache)
         self._refuse_added(past, self.queries)
         mask = argument(module, args, kwargs, "attention_mask")
-        self._route.subscriber.begin_pass(Pass(past, self.queries, cache, mask, arguments(module, args, kwargs)))
+        subscriber = self._route.subscriber
+        subscriber.begin_pass(Pass(past, self.queries, cache, mask, arguments(module, args, kwargs)))
+        self._route.waiting = [] if not self._route.edits and subscriber.may_wait() else None
 
     def _refuse_added(self, past: int, queries: int | None) -> None:
         """Refuse a first pass over more positions than the caller gave, because all positions would be shifted."""
@@ -168,8 +171,16 @@ class PassHooks:
         self._is_compared = True
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self._route.is_active:
-            self._route.subscriber.end_pass(failed=output is None)
+        if not self._route.is_active:
+            return
+        is_complete = False
+        try:
+            if output is not None:
+                emit_waiting(self._route)
+                is_complete = True
+        finally:
+            self._route.waiting = None
+            self._route.subscriber.end_pass(failed=not is_complete)
 
 
 def _compiled_holder(model: nn.Module, module: nn.Module) -> nn.Module | None:

@@ -58,29 +58,16 @@ def emit(
     Raises:
         RecordingError: the mask or an option is of a form whose rows cannot be recomputed.
     """
-    reached: list[tuple[Route, int]] = []
-    has_edits = False
-    for route in active_routes():
-        layer = route.layer_of.get(id(module))
-        if layer is not None:
-            reached.append((route, layer))
-            has_edits = has_edits or route.edits
-    if not has_edits:
+    routes = active_routes()
+    for route in routes:
+        if route.waiting is None or attention_mask is not None:
+            break
+    else:
         result = kernel(module, query, key, value, attention_mask, *args, **options)
-        call = None
-        for route, layer in reached:
-            repeated = route.subscriber.repeated
-            if attention_mask is None and repeated is not None and repeated.keep(layer, query, key, options):
-                continue
-            if not route.subscriber.wants(layer):
-                continue
-            if call is None:
-                call = _described(
-                    module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager"
-                )
-            route.subscriber.observe(layer, call, result[0])
+        for route in routes:
+            route.waiting.append((name, flash, module, query, key, value, options, result[0]))  # type: ignore[union-attr]
         return result
-    wanted = [(route, layer) for route, layer in reached if route.subscriber.wants(layer)]
+    wanted = [(route, layer) for route in routes if (layer := route.layer(module)) is not None]
     if not wanted:
         return kernel(module, query, key, value, attention_mask, *args, **options)
     call = _described(module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager")
@@ -100,6 +87,22 @@ def emit(
     for route, layer in wanted:
         route.subscriber.observe(layer, call, result[0])
     return result
+
+
+def emit_waiting(route: Route) -> None:
+    """Emit the calls that have waited for the end of the pass.
+
+    Raises:
+        RecordingError: an option is of a form whose rows cannot be recomputed.
+    """
+    waiting, route.waiting = route.waiting, None
+    for name, flash, module, query, key, value, options, output in waiting or ():
+        layer = route.layer_of.get(id(module))
+        if layer is None or route.subscriber.observe_repeated(layer, query, key, options):
+            continue
+        if route.subscriber.wants(layer):
+            call = _described(module, query, key, value, None, options, flash=flash, eager=name == "eager")
+            route.subscriber.observe(layer, call, output)
 
 
 def observed(
