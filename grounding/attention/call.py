@@ -99,7 +99,8 @@ class AttentionCall:
             kernel computed it; None where the kernel returns none or no subscriber asks for it.
         sink_logits: [H], learned logits in every row's softmax beside those of its keys, so that the keys' weights sum
             to less than 1; None where there are none.
-        options: names and values of the kernel's options that describe the call; empty where a backend tells none.
+        options: values of the kernel's options that describe the call, always in the same order; empty where a backend
+            tells none.
     """
 
     query: Tensor
@@ -118,7 +119,7 @@ class AttentionCall:
     edits: tuple[RowEdit, ...] = ()
     log_sum_exp: Tensor | None = None
     sink_logits: Tensor | None = None
-    options: tuple[tuple[str, object], ...] = ()
+    options: tuple[object, ...] = ()
 
     @property
     def query_count(self) -> int:

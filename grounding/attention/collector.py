@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -176,7 +176,7 @@ class RowCollector(Subscriber):
         """Whether calls without a mask may be emitted at the end of the pass: where their rows may wait longer."""
         return self._decoding and self._keeps and self._deferred.expects_repeated
 
-    def observe_repeated(self, layer: int, query: Tensor, key: Tensor, options: Mapping[str, object]) -> bool:
+    def observe_repeated(self, layer: int, query: Tensor, key: Tensor, options: tuple[object, ...]) -> bool:
         """Keep a decode step's call that repeats the layer's last one, which has been checked."""
         kind = None if layer in self._seen else self._deferred.repeated(layer, options)
         if kind is None:

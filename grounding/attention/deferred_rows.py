@@ -14,7 +14,8 @@ Shape letters as in `grounding.attention.rows`; l layers of one batch of rows, n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any
 
 import torch
@@ -113,20 +114,16 @@ class DeferredRows:
         """Whether calls of the current pass may be like the last ones of their layers, and be held."""
         return bool(self._kinds and self._cached)
 
-    def repeated(self, layer: int, options: Mapping[str, object]) -> CallKind | None:
+    def repeated(self, layer: int, options: tuple[object, ...]) -> CallKind | None:
         """Return the kind of a layer's last described call, if a call without a mask and with these options is alike.
 
         Args:
             layer: the decoder layer.
-            options: of the kernel; see `AttentionCall.options`.
+            options: see `AttentionCall.options`.
         """
         kind = self._kinds.get(layer)
-        if kind is not None:
-            for name, value in kind.options:
-                # A tensor has no truth value to compare by; equal numbers of one module are one object.
-                if options.get(name) is not value:
-                    return None
-        return kind
+        # A tensor has no truth value to compare by; equal numbers of one module are one object.
+        return kind if kind is not None and all(map(is_, options, kind.options)) else None
 
     def hold(self, layer: int, kind: CallKind, query: Tensor, key: Tensor, mask: Tensor | None = None) -> bool:
         """Hold a call; return False where its row must be computed at once.

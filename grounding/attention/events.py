@@ -2,7 +2,8 @@
 
 For every run of a stack of layers the events are, in order: `begin_pass`; per layer `residual`, `edit`, `observe` and
 `gate`, or of linear attention `residual` and `observe_linear`; `end_pass`. `begin_generation` precedes the passes of a
-call of `generate`, and `end_generation` follows them.
+call of `generate`, and `end_generation` follows them. Where all subscribers let them (`may_wait`), calls are observed
+together before `end_pass`.
 Recording is a subscriber that keeps observed rows; steering is a subscriber that returns edits.
 """
 
@@ -84,14 +85,14 @@ class Subscriber:
     def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
         """Receive a call, edits included, and its output [B, Q, H, Dv]; neither may be modified."""
 
-    def observe_repeated(self, layer: int, query: Tensor, key: Tensor, options: Mapping[str, object]) -> bool:
+    def observe_repeated(self, layer: int, query: Tensor, key: Tensor, options: tuple[object, ...]) -> bool:
         """Receive a call that has waited before it is described; return False to receive it by `observe`.
 
         Args:
             layer: the layer.
             query: [B, H, Q, D].
             key: [B, H/G, K, D].
-            options: of the kernel; see `AttentionCall.options`.
+            options: see `AttentionCall.options`.
         """
         return False
 

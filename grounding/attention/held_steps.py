@@ -46,7 +46,7 @@ class CallKind:
 
     scale: float
     softcap: float | None
-    options: tuple[tuple[str, object], ...]
+    options: tuple[object, ...]
     size: torch.Size
     copies: tuple[StepCopies, StepCopies]
 

@@ -150,6 +150,15 @@ def test_only_the_first_of_equal_calls_is_described(model: Any, mode: str, monke
         assert_equal(found, at_once(model, request(), lambda: generate(model)))
 
 
+def test_nested_blocks_record_the_same_rows(model: Any) -> None:
+    few = request(spec=RecordSpec(layers=(1,)))
+    with torch.inference_mode(), record(model, request()) as outer, record(model, few) as inner:
+        generate(model)
+    with torch.no_grad():
+        assert_equal(outer, at_once(model, request(), lambda: generate(model)))
+        assert_equal(inner, at_once(model, few, lambda: generate(model)))
+
+
 def test_a_call_with_another_option_is_described_anew(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def halve(_: Any) -> None:
         monkeypatch.setattr(model.model.layers[1].self_attn, "scaling", 8**-0.5 / 2)

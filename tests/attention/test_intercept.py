@@ -49,6 +49,18 @@ class Diary(Subscriber):
         self.events.append(("gate", layer, tuple(outputs.shape)))
 
 
+class Patient(Diary):
+    """Lets calls wait, and takes those of layer 1 without a description."""
+
+    def may_wait(self) -> bool:
+        return True
+
+    def observe_repeated(self, layer: int, query: Tensor, key: Tensor, options: tuple[object, ...]) -> bool:
+        if layer == 1:
+            self.events.append(("repeated", layer, tuple(query.shape), tuple(key.shape)))
+        return layer == 1
+
+
 class Favour(Subscriber):
     """Adds a bias to the first key of every row."""
 
@@ -107,6 +119,53 @@ def test_a_pass_that_fails_says_so_and_is_undone(model: Any) -> None:
     finally:
         handle.remove()
     assert diary.events[-1] == ("end", True)
+
+
+ONE = torch.tensor([[7, 9, 11]])
+
+
+def test_calls_without_a_mask_wait_for_the_end_of_the_pass(model: Any) -> None:
+    plain, diary = model(input_ids=ONE).logits, Patient()
+    with intercept(model, diary, Scope(calls=(0, 1), gates=(1,))):
+        assert torch.equal(model(input_ids=ONE).logits, plain)
+        assert torch.equal(read(model), read(model)), "with a mask, each is observed as it comes"
+    assert diary.events[:6] == [
+        ("model", 3),
+        ("begin", 0, 3),
+        ("gate", 1, (1, 3, 32)),
+        ("call", 0, (1, 3, 8, 4)),
+        ("repeated", 1, (1, 8, 3, 4), (1, 2, 3, 4)),
+        ("end", False),
+    ]
+    assert [event[0] for event in diary.events[6:12]] == ["model", "begin", "call", "call", "gate", "end"]
+
+
+def test_waiting_calls_of_a_pass_that_fails_are_dropped_and_an_error_at_the_end_fails_the_pass(model: Any) -> None:
+    class Hurt(Patient):
+        def observe(self, layer: int, call: AttentionCall, output: Tensor) -> None:
+            raise ZeroDivisionError
+
+    for diary, layer in ((Patient(), model.get_decoder().layers[1].mlp), (Hurt(), torch.nn.Linear(1, 1))):
+        handle = layer.register_forward_pre_hook(lambda *_: 1 / 0)
+        try:
+            with pytest.raises(ZeroDivisionError), intercept(model, diary, Scope(calls=(0,))):
+                model(input_ids=ONE)
+        finally:
+            handle.remove()
+        assert diary.events == [("model", 3), ("begin", 0, 3), ("end", True)]
+
+
+def test_calls_wait_only_where_all_subscribers_let_them(model: Any) -> None:
+    patient, diary = Patient(), Diary()
+    with intercept(model, patient, Scope(calls=(0, 1))), intercept(model, diary, Scope(calls=(0,))):
+        model(input_ids=ONE)
+    assert [event[0] for event in patient.events] == ["model", "begin", "call", "call", "end"]
+    assert [event[0] for event in diary.events] == ["model", "begin", "call", "end"]
+    both = Patient(), Patient()
+    with intercept(model, both[0], Scope(calls=(1,))), intercept(model, both[1], Scope(calls=(0,))):
+        model(input_ids=ONE)
+    assert [event[0] for event in both[0].events] == ["model", "begin", "repeated", "end"]
+    assert [event[0] for event in both[1].events] == ["model", "begin", "call", "end"]
 
 
 def test_an_edit_changes_the_output_and_is_seen_by_later_subscribers(model: Any) -> None:

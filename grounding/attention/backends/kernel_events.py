@@ -6,6 +6,7 @@ and its output are passed on. Without an edit the kernel's output is returned un
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -98,7 +99,7 @@ def emit_waiting(route: Route) -> None:
     waiting, route.waiting = route.waiting, None
     for name, flash, module, query, key, value, options, output in waiting or ():
         layer = route.layer_of.get(id(module))
-        if layer is None or route.subscriber.observe_repeated(layer, query, key, options):
+        if layer is None or route.subscriber.observe_repeated(layer, query, key, _described_by(options)):
             continue
         if route.subscriber.wants(layer):
             call = _described(module, query, key, value, None, options, flash=flash, eager=name == "eager")
@@ -123,6 +124,10 @@ def observed(
     call = _described(module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager")
     for route, layer in wanted:
         route.subscriber.observe(layer, call, output)
+
+
+def _described_by(options: Mapping[str, object]) -> tuple[object, ...]:
+    return tuple(map(options.get, OPTIONS))
 
 
 def _described(
@@ -172,5 +177,5 @@ def _described(
         bias=options.get("position_bias"),
         dropout=float(options.get("dropout") or 0.0),
         sink_logits=sinks.detach().reshape(-1) if isinstance(sinks, Tensor) else None,
-        options=tuple((name, options.get(name)) for name in OPTIONS),
+        options=_described_by(options),
     )
