@@ -18,6 +18,7 @@ from grounding.attention.backends.compiled import (
     refuse_compiled,
 )
 from grounding.attention.backends.diffusers import DispatchTap, dispatching, has_processor, uses_dispatcher
+from grounding.attention.backends.kernel_events import emit_waiting
 from grounding.attention.backends.linear import emitting_linear
 from grounding.attention.backends.sdpa import SdpaTap, head_count
 from grounding.attention.backends.transformers import emitting, refuse_kernel, uses_interface
@@ -88,7 +89,8 @@ def intercept(
     with ExitStack() as undo:
         undo.enter_context(opened(route))
         undo.enter_context(compiled_before(model, route, compiled))
-        passes = PassHooks(undo, route, model, stack.module, partial(own_code, stack, scope, outside))
+        own = partial(own_code, stack, scope, outside)
+        passes = PassHooks(undo, route, model, stack.module, own, partial(emit_waiting, route))
         if compiled:
             undo.enter_context(own_code(stack, scope, outside))
         undo.enter_context(following(passes))

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from grounding.attention.backends.kernel_events import emit_waiting
 from grounding.attention.events import Pass, Route
 from grounding.attention.generation import Prompt
 from grounding.attention.introspect import argument, arguments, cache_of, cached_length, length_of
@@ -52,6 +51,7 @@ class PassHooks:
         model: the whole model.
         module: the stack's module.
         own_code: makes a context inside which code that `generate` compiles emits events.
+        emit_waiting: emits the calls that have waited for the end of a run.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class PassHooks:
         model: nn.Module,
         module: nn.Module,
         own_code: Callable[[], AbstractContextManager[None]],
+        emit_waiting: Callable[[], None],
     ) -> None:
         self._route = route
         self._model, self._module = model, module
@@ -70,6 +71,7 @@ class PassHooks:
         self.queries: int | None = None
         """Q of the current pass; None before the first."""
         self._own_code = own_code
+        self._emit_waiting = emit_waiting
         self._wrapper: nn.Module | None = None
         if model is not module:
             undo.callback(model.register_forward_pre_hook(PassingHook(self._before_model), with_kwargs=True).remove)
@@ -176,7 +178,7 @@ class PassHooks:
         is_complete = False
         try:
             if output is not None:
-                emit_waiting(self._route)
+                self._emit_waiting()
                 is_complete = True
         finally:
             self._route.waiting = None
