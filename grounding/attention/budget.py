@@ -96,7 +96,7 @@ def estimate(request: RowRequest, shape: DecoderShape, length: int) -> Estimate:
     Args:
         request: what to record.
         shape: the decoder's sizes.
-        length: N, the prompt's length in positions, padding included.
+        length: N, the prompt's length in positions, padding included; of cross-attention, the picture's keys.
 
     Returns:
         Bytes and floating-point operations.
@@ -118,13 +118,14 @@ def _estimate_rows(request: RowRequest, shape: DecoderShape, length: int) -> Est
         columns = len(request.keys[element]) if request.keys is not None else length
         kept += kept_layers * kept_heads * len(queries) * columns * FLOAT
         steps = request.decode_steps if request.decode else 0
-        decode_columns = columns if request.keys is not None else length + steps
+        added = 0 if request.spec.attention == "cross" else steps  # a generated token is a key of those behind it
+        decode_columns = columns if request.keys is not None else length + added
         kept += steps * kept_layers * kept_heads * decode_columns * FLOAT
         kept += len(request.spec.head_statistics) * layers * heads * FLOAT
         kept += layers * columns * FLOAT if request.spec.residual_sinks else 0
         rows = length if request.spec.head_statistics else len(queries)
         most_rows = max(most_rows, rows)
-        flops += 2 * layers * shape.heads * shape.head_width * (rows * length + steps * (length + steps))
+        flops += 2 * layers * shape.heads * shape.head_width * (rows * length + steps * (length + added))
     chunk = min(most_rows, rows_per_chunk(shape.heads, length))
     upcast = min(UPCAST_KEYS, length) * shape.kv_heads * shape.head_width * FLOAT  # half-precision models only
     working = 3 * chunk * shape.heads * length * FLOAT + upcast
@@ -163,7 +164,7 @@ def check_budget(request: RowRequest, shape: DecoderShape, length: int) -> Estim
     Args:
         request: what to record.
         shape: the decoder's sizes.
-        length: N, the prompt's length in positions.
+        length: see `estimate`.
 
     Returns:
         The estimate.
@@ -173,9 +174,10 @@ def check_budget(request: RowRequest, shape: DecoderShape, length: int) -> Estim
     """
     cost = estimate(request, shape, length)
     if cost.total_bytes > request.spec.budget_bytes:
+        what = f"a picture of {length} keys" if request.spec.attention == "cross" else f"a prompt of {length} positions"
         raise BudgetError(
-            f"recording this request takes {readable(cost.total_bytes)} for a prompt of {length} positions but its "
-            f"budget is {readable(request.spec.budget_bytes)}; {cheapest_change(request, shape, length)}"
+            f"recording this request takes {readable(cost.total_bytes)} for {what} but its budget is "
+            f"{readable(request.spec.budget_bytes)}; {cheapest_change(request, shape, length)}"
         )
     return cost
 

@@ -42,12 +42,12 @@ class CrossCollector(RowCollector):
         self._keys: int | None = None  # K, known once a layer has attended
 
     def before_model(self, length: int) -> None:
-        """Check the budget for the keys that are known, or the prompt's length if there are more.
+        """Check the budget for the keys that are known, of which the prompt's length says nothing.
 
         Raises:
             BudgetError: the request exceeds its budget.
         """
-        super().before_model(max(length, self._last + 1, self._keys or 0))
+        super().before_model(max(self._last + 1, self._keys or 0))
 
     def _columns(self, positions: int) -> int:
         return self._keys or 0

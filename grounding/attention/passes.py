@@ -136,6 +136,7 @@ class PassHooks:
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._route.is_active:
             return
+        self._route.waiting = None  # of a pass that an interrupt ended without its hooks
         length = length_of(module, args, kwargs)
         if length is not None:
             # Tokens are added to a prompt and not to the single positions that follow it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from test_coverage import GREEDY, IDS, TEXT, N, build, mllama
 
 from grounding.attention import RowRequest, record
+from grounding.attention.budget import DecoderShape, estimate
 from grounding.attention.rows import TOLERANCE
 from grounding.attention_flow import AttentionFlow
 from grounding.errors import BudgetError, RecordingError
@@ -190,6 +192,21 @@ def test_half_precision_within_the_table(dtype: torch.dtype) -> None:
         attentions = half(**given, output_attentions=True).attentions
     wanted = torch.stack([attentions[layer][0] for layer in (1, 3)])[:, :, list(QUERIES)].float()
     torch.testing.assert_close(recording.prefill[0], wanted, atol=TOLERANCE[dtype], rtol=0)
+
+
+@pytest.mark.parametrize("decode_steps", [0, 3])
+def test_the_budget_counts_the_pictures_keys_and_not_the_prompts_length(decode_steps: int) -> None:
+    asked = RowRequest((QUERIES,), spec=CROSS, decode=decode_steps > 0, decode_steps=decode_steps or 1)
+    shape = DecoderShape.of(model().get_decoder().config, len(model().get_decoder().layers))
+    chosen = replace(asked, spec=replace(CROSS, layers=(1, 3)))
+    needed = estimate(chosen, shape, KEYS).total_bytes
+    assert 2 * 4 * KEYS * 4 * (len(QUERIES) + decode_steps) < needed < estimate(chosen, shape, N).total_bytes
+    with record(model(), replace(asked, spec=replace(CROSS, budget_bytes=needed))) as recording:
+        model()(**inputs())
+    assert recording.prefill[0].shape[-1] == KEYS
+    few = replace(asked, spec=replace(CROSS, budget_bytes=needed - 1))
+    with pytest.raises(BudgetError, match=f"for a picture of {KEYS} keys"), record(model(), few):
+        model()(**inputs())
 
 
 def test_a_recording_over_its_budget_is_refused() -> None:
