@@ -78,7 +78,7 @@ def test_every_look_up_of_a_kernel_is_wrapped_once_and_undone(kernel: str) -> No
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is compat.sdpa_kernel()
 
 
-def test_an_answer_about_a_kernel_is_kept_until_the_registry_changes_and_by_what_it_depends_on() -> None:
+def test_a_wrapped_kernel_is_kept_while_it_is_registered_and_by_what_it_depends_on() -> None:
     from transformers import AttentionInterface
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -95,18 +95,20 @@ def test_an_answer_about_a_kernel_is_kept_until_the_registry_changes_and_by_what
         asked.append(name)
         return (name, kernel) if is_on else kernel
 
-    def look_up(name: str = "own", registry: Any = ALL_ATTENTION_FUNCTIONS) -> Any:
+    def look_up(name: str | None = "own", registry: Any = ALL_ATTENTION_FUNCTIONS) -> Any:
         return registry.get_interface(name, default)
 
     before = dict(vars(AttentionInterface))
     with compat.looked_up_kernels(wrap, lambda: is_on):
         for _ in range(2):
             assert look_up("eager") == ("eager", default)
-        assert asked == ["eager"]
+            assert look_up(None) == ("eager", default)
+        assert asked == ["eager", "eager"]
         with pytest.raises(KeyError):
             look_up()
         try:
-            AttentionInterface.register("own", first)
+            AttentionInterface.register(key="own", value=first)
+            assert look_up() == ("own", first)
             assert look_up() == ("own", first)
             ALL_ATTENTION_FUNCTIONS.register("own", second)
             assert look_up() == ("own", second)
@@ -118,6 +120,8 @@ def test_an_answer_about_a_kernel_is_kept_until_the_registry_changes_and_by_what
             del ALL_ATTENTION_FUNCTIONS["own"]
             is_on = True
             assert look_up() == ("own", second)
+            AttentionInterface._global_mapping["own"] = first
+            assert look_up() == ("own", first), "whatever way the registry was changed"
         finally:
             AttentionInterface._global_mapping.pop("own", None)
     assert dict(vars(AttentionInterface)) == before

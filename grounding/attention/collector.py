@@ -23,6 +23,7 @@ from grounding.attention.output_check import checked, output_error, refuse_unexp
 from grounding.attention.prompt_statistics import PromptStatistics
 from grounding.attention.refusals import (
     forbid_reorder,
+    refuse_incomplete,
     refuse_missed,
     refuse_shape,
     refuse_unclear_end,
@@ -74,6 +75,7 @@ class RowCollector(Subscriber):
         self._learned = SinkShares(request, self.layers, shape.heads)
         self._flow = None if spec.flow is None else FlowStore(request)
         self._running = False
+        self._has_failed = False  # a pass, whose rows are incomplete
         self._keeps = False  # whether rows of the running pass are kept
         self._checked_length = 0
         self._past = 0  # positions in the cache before the running pass
@@ -132,6 +134,7 @@ class RowCollector(Subscriber):
         past, queries = running.past, running.queries
         if queries is None:
             raise RecordingError("the language model was called without input_ids and without inputs_embeds")
+        refuse_incomplete(self._has_failed or (self._running and self._records))  # an interrupt skips `end_pass`
         if self._total is None:
             self._start = past
             refuse_missed(self.request, past)
@@ -147,7 +150,7 @@ class RowCollector(Subscriber):
         self._past, self._total, self._cache = past, past + queries, running.cache
         self._tokens = None if self._decoding else real_positions(running.mask, past, queries)
         self._running = True
-        self._keeps = self.request.decode or not self._decoding
+        self._keeps = self._records
         self._seen.clear()
         if self._decoding:
             self._steps += 1
@@ -204,7 +207,7 @@ class RowCollector(Subscriber):
         first = not self._seen
         self._seen.add(layer)
         # The first step keeps whole rows of every layer, which are compared with the kernel's output.
-        if self._decoding and self._steps > 1 and self._flow is None and self._may_wait:
+        if self._decoding and self._steps > 1 and self._flow is None and self._defers:
             with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
                 if self._on_step is None and self._deferred.add(layer, call):
                     return
@@ -239,7 +242,8 @@ class RowCollector(Subscriber):
             return
         self._running = self._keeps = False
         self._statistics.drop_residuals()
-        if failed or (self._decoding and not self.request.decode):
+        self._has_failed = self._has_failed or (failed and self._records)
+        if failed or not self._records:
             return
         if not self._seen.issuperset(self.layers):
             missing = [layer for layer in self.layers if layer not in self._seen]
@@ -277,6 +281,7 @@ class RowCollector(Subscriber):
                 "another thread; call the model in the block and in the same thread (a model that is run through the "
                 "wrapper which torch.compile returned: give record() the wrapper)"
             )
+        refuse_incomplete(self._has_failed or (self._running and self._records))
         self._deferred.finish()
         prompt = self._prompt if self._prompt is not None else self._reached
         refuse_unreached(self.request, prompt)
@@ -296,9 +301,14 @@ class RowCollector(Subscriber):
             sinks = [self._statistics.sinks(b, prefill[b].shape[-1]) for b in elements]
         recording._complete(prefill, decode, statistics, sinks, self._learned.finished())
 
+    @property
+    def _records(self) -> bool:
+        """Whether rows of the newest pass are wanted."""
+        return self.request.decode or not self._decoding
+
     # -- keys
 
-    _may_wait = True
+    _defers = True
     """Whether rows of later decode steps may be computed for many layers and steps together."""
 
     def _columns(self, positions: int) -> int:

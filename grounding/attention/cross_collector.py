@@ -27,7 +27,7 @@ class CrossCollector(RowCollector):
         on_step: receives each decode step's rows, which are then not kept.
     """
 
-    _may_wait = False
+    _defers = False
 
     def __init__(
         self,

@@ -61,9 +61,8 @@ class DeferredRows:
         self._limit = STEPS
         self._is_full = False  # whether a layer holds that many
         self._cached: dict[int, Any] = {}  # layers of the cache
-        self._is_inference = False  # whether torch counts no changes of the current step's tensors
         self._step = self._length = 0
-        self._masks: dict[tuple[object, ...], tuple[AttentionCall, Tensor | None]] = {}  # of the current step
+        self._masks: dict[tuple[object, ...], tuple[Tensor | None, Tensor | None]] = {}  # given, additive; of one step
 
     def start(self, step: int, length: int, cache: Any) -> None:
         """Begin a pass, or finish where its cache is not the one that the held steps left.
@@ -80,10 +79,9 @@ class DeferredRows:
         self._cached = {} if cache is None or offloads else dict(enumerate(getattr(cache, "layers", ())))
         self._step, self._length = step, length
         self._masks.clear()
-        was_inference, self._is_inference = self._is_inference, torch.is_inference_mode_enabled()
-        is_kept = was_inference is self._is_inference
+        is_kept = True
         for layer, held in self._held.items():
-            if not was_inference:
+            if held.first is None:  # torch counts changes
                 held.refuse_changed(layer)
             cached = self._cached.get(layer)
             if cached is None or cached is not held.cached or cached.keys is not held.key:
@@ -101,7 +99,7 @@ class DeferredRows:
         if call.edits or call.bias is not None or call.sink_logits is not None or call.key_count != self._length:
             return False
         kind = CallKind.of(call, self._copies_of(call))
-        if not self.hold(layer, kind, call.query, call.key, self._mask(call)):
+        if not self.hold(layer, kind, call.query, call.key, call):
             return False
         if call.mask is None and call.window is None and call.options:
             self._kinds[layer] = kind
@@ -125,7 +123,14 @@ class DeferredRows:
         # A tensor has no truth value to compare by; equal numbers of one module are one object.
         return kind if kind is not None and all(map(is_, options, kind.options)) else None
 
-    def hold(self, layer: int, kind: CallKind, query: Tensor, key: Tensor, mask: Tensor | None = None) -> bool:
+    def hold(
+        self,
+        layer: int,
+        kind: CallKind,
+        query: Tensor,
+        key: Tensor,
+        call: AttentionCall | None = None,
+    ) -> bool:
         """Hold a call; return False where its row must be computed at once.
 
         Args:
@@ -133,17 +138,17 @@ class DeferredRows:
             kind: of the call.
             query: [B, H, 1, D].
             key: [B, H/G, K, D].
-            mask: additive, [B or 1, H or 1, 1, K]; None where the query sees every key.
+            call: the described call, whose mask hides keys; None where the query sees every key.
         """
         query, held = query.detach() if query.requires_grad else query, self._held.get(layer)
         if held is None:
             held = self._begun(layer, kind, query, key)
-        elif not (held.kind is kind or held.kind.is_like(kind)) or not self._has(held.cached, key):
+        elif not (held.continues(kind, key) and _has(held.cached, key)):
             held = None
         if held is None:
             return False
         held.kind = kind
-        held.add(self._step, self._length, query, key, mask)
+        held.add(self._step, self._length, query, key, None if call is None else self._mask(call))
         self._is_full = self._is_full or len(held.steps) == self._limit
         return True
 
@@ -154,6 +159,7 @@ class DeferredRows:
             RecordingError: the cache was changed in place.
             ModelError: logits are not finite.
         """
+        self._masks.clear()
         if self._is_full:
             self.finish()
             return
@@ -192,7 +198,7 @@ class DeferredRows:
         """Begin to hold a layer's steps; None where its keys may change or there is no space for two."""
         self._limit = _step_limit(query, key)
         cached, is_whole = self._cached.get(layer), query.shape == kind.size and key.shape[2] == self._length
-        if self._limit < 2 or not (is_whole and grows_by_copy(cached) and self._has(cached, key)):
+        if self._limit < 2 or not (is_whole and grows_by_copy(cached) and _has(cached, key)):
             return None
         held = self._held[layer] = HeldSteps.of(kind, query, key, cached)
         return held
@@ -203,10 +209,6 @@ class DeferredRows:
         name = (query.shape, query.dtype, key.shape[1], key.dtype, query.device)
         return self._copies.setdefault(name, (StepCopies(), StepCopies()))
 
-    def _has(self, cached: Any, key: Tensor) -> bool:
-        """Whether a layer of the cache holds this very tensor, which nothing has changed."""
-        return cached.keys is key and (self._is_inference or not was_changed(key))
-
     def _mask(self, call: AttentionCall) -> Tensor | None:
         """Compute the additive mask of a step once for all layers that share it."""
         if call.mask is None and call.window is None:
@@ -215,7 +217,7 @@ class DeferredRows:
         if name not in self._masks:
             located = call.changed(query_offset=self._length - 1)
             row = torch.zeros(1, dtype=torch.int64, device=call.query.device)
-            self._masks[name] = (call, mask_rows(located, row))
+            self._masks[name] = (call.mask, mask_rows(located, row))  # the mask is kept, so that its id is its own
         return self._masks[name][1]
 
 
@@ -266,6 +268,11 @@ class _Rows:
         for element, kept in enumerate(self._kept):
             for index, (step, count) in enumerate(zip(self._steps, self._counts, strict=True)):
                 keep(step, self._layers, element, kept[:, :, index : index + 1, :count])
+
+
+def _has(cached: Any, key: Tensor) -> bool:
+    """Whether a layer of the cache holds this very tensor, which nothing has changed."""
+    return cached.keys is key and not was_changed(key)
 
 
 def _step_limit(query: Tensor, key: Tensor) -> int:

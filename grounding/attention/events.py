@@ -2,8 +2,11 @@
 
 For every run of a stack of layers the events are, in order: `begin_pass`; per layer `residual`, `edit`, `observe` and
 `gate`, or of linear attention `residual` and `observe_linear`; `end_pass`. `begin_generation` precedes the passes of a
-call of `generate`, and `end_generation` follows them. Where all subscribers let them (`may_wait`), calls are observed
-together before `end_pass`.
+call of `generate`, and `end_generation` follows them.
+
+Where all subscribers to a module let its calls wait (`may_wait`), those without a mask are offered to
+`observe_repeated`, or else observed, together before `end_pass` and after all `gate` events.
+
 Recording is a subscriber that keeps observed rows; steering is a subscriber that returns edits.
 """
 
@@ -63,7 +66,7 @@ class Subscriber:
         """Handle the end of a run; `failed` is true if it ended with an exception."""
 
     def wants(self, layer: int) -> bool:
-        """Return whether calls of this layer are to be emitted in the current pass; asked before each call."""
+        """Return whether calls of this layer are to be emitted in the current pass; asked before each is described."""
         return True
 
     def may_wait(self) -> bool:
@@ -125,8 +128,8 @@ class Scope:
     log_sum_exp: bool = False
 
 
-WaitingCall = tuple[str, bool, nn.Module, Tensor, Tensor, Tensor, dict[str, Any], Tensor]
-"""The kernel's name, whether it is a flash kernel, the module, query, key, value, the kernel's options and output."""
+WaitingCall = tuple[str, nn.Module, Tensor, Tensor, Tensor, dict[str, Any], Tensor]
+"""The kernel's name, the module, query, key, value, the kernel's options and its output."""
 
 
 class Route:

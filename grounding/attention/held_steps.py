@@ -55,10 +55,6 @@ class CallKind:
         """Describe a call."""
         return cls(call.scale, call.softcap, call.options, call.query.shape, copies)
 
-    def is_like(self, other: CallKind) -> bool:
-        """Whether logits are computed alike."""
-        return (self.scale, self.softcap) == (other.scale, other.softcap)
-
     def call(self, query: Tensor, key: Tensor) -> AttentionCall:
         """Describe another call, without a mask and without its values, which rows do not need."""
         return AttentionCall(
@@ -123,8 +119,13 @@ class HeldSteps:
         batch, heads = self.queries[0].shape[:2]
         return batch, heads, len(self.steps), self.key.shape[2]
 
+    def continues(self, kind: CallKind, key: Tensor) -> bool:
+        """Whether the rows of a call can be computed with those of the held steps, and changes be seen as for them."""
+        alike = kind is self.kind or (kind.scale, kind.softcap) == (self.kind.scale, self.kind.softcap)
+        return alike and key.is_inference() is (self.first is not None)
+
     @property
-    def waiting(self) -> tuple[int, int]:
+    def uncopied(self) -> tuple[int, int]:
         """How many queries and how many keys are yet to be copied."""
         keys = 0 if self.first is None else self.counts[-1] - (self.counts[0] - 1) - self.copied_keys
         return len(self.steps) - self.copied, keys
@@ -180,7 +181,7 @@ def copy_newest(layers: Iterable[HeldSteps]) -> None:
     """Copy what the rows of layers' steps need, of the steps that have ended since the last time."""
     alike: dict[tuple[tuple[StepCopies, StepCopies], tuple[int, int]], list[HeldSteps]] = {}
     for held in layers:
-        alike.setdefault((held.kind.copies, held.waiting), []).append(held)
+        alike.setdefault((held.kind.copies, held.uncopied), []).append(held)
     for ((query_copies, key_copies), (count, keys)), ones in alike.items():
         if count:
             parts = iter(query_copies.copy([query for held in ones for query in held.queries[-count:]]))

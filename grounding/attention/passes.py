@@ -130,18 +130,19 @@ class PassHooks:
     def end_generation(self, model: nn.Module) -> None:
         """Tell the subscriber that the generation has ended."""
         if model is self._generates:
-            self._generates = self._given = None
+            self._generates = self._given = self._route.waiting = None  # an interrupt skips the hooks that end a pass
             self._route.subscriber.end_generation()
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._route.is_active:
             return
-        self._route.waiting = None  # of a pass that an interrupt ended without its hooks
         length = length_of(module, args, kwargs)
         if length is not None:
-            # Tokens are added to a prompt and not to the single positions that follow it.
-            if self._generates is None and not (self._is_compared and length == 1) and not _encodes(module):
-                self._given = (length, cached_length(cache_of(module, args, kwargs)))
+            if self._generates is None:
+                self._given = None
+                # Tokens are added to a prompt and not to the single positions that follow it.
+                if not (self._is_compared and length == 1) and not _encodes(module):
+                    self._given = (length, cached_length(cache_of(module, args, kwargs)))
             self._route.subscriber.before_model(length)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

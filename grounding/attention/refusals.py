@@ -38,6 +38,19 @@ def refuse_unclear_end(request: RowRequest, prompt: int) -> None:
         )
 
 
+def refuse_incomplete(failed: bool) -> None:
+    """Refuse to go on where a pass whose rows were wanted has failed.
+
+    Raises:
+        RecordingError: one has.
+    """
+    if failed:
+        raise RecordingError(
+            "a pass that was to be recorded failed inside this record() block, so its rows are incomplete: open a new "
+            "block, and read the prompt again in it"
+        )
+
+
 def refuse_missed(request: RowRequest, past: int) -> None:
     """Refuse queries among the `past` positions that were read before recording began.
 

@@ -1,7 +1,8 @@
 """Compute the rows of one generated token: logits layer by layer, everything else once for many layers.
 
-Per layer only scale * q k^T is computed, right after the kernel has read the same keys. Mask, softmax, chosen heads and
-columns, and means run once for all layers that fit `WORKING_BYTES`, so that their cost does not grow with the layers.
+Per layer only scale * q k^T is computed, right after the kernel has read the same keys unless the call waits. Mask,
+softmax, chosen heads and columns, and means run once for all layers that fit `WORKING_BYTES`, so that their cost does
+not grow with the layers.
 
 Shape letters as in `grounding.attention.rows`; l layers of one batch of rows, W columns: K and the dropped keys before.
 """

@@ -133,8 +133,7 @@ class CandidateRule:
             The rule itself; where its weights were fitted with another model, segmenter or kind of candidates, one with
             the default weights, place and margin instead.
         """
-        fitted = self.weights_fitted_with
-        if fitted is None or fitted.holds_for(model, segmenter, self.kind):
+        if self._holds_for(model, segmenter):
             return self
         plain = CandidateRule()
         return replace(
@@ -147,20 +146,24 @@ class CandidateRule:
         )
 
     def why_default(self, model: str, segmenter: str) -> str | None:
-        """Say in a sentence that the default weights choose, because the rule's do not hold; None where they do.
+        """Say, without a full stop, that the default weights choose because the rule's do not hold; None where they do.
 
         Args:
             model: name of the model.
             segmenter: name of the segmenter.
         """
         fitted = self.weights_fitted_with
-        if fitted is None or self.kind == "points" or fitted.holds_for(model, segmenter, self.kind):
+        if fitted is None or self.kind == "points" or self._holds_for(model, segmenter):
             return None
         return (
             f"candidates were chosen by the default weights: the method's were fitted with {fitted.model}, "
             f"{fitted.segmenter} and --candidates {fitted.candidates}, and {model}, {segmenter} and --candidates "
             f"{self.kind} were used; grounding calibrate confidence --weights fits weights for these"
         )
+
+    def _holds_for(self, model: str, segmenter: str) -> bool:
+        fitted = self.weights_fitted_with
+        return fitted is None or fitted.holds_for(model, segmenter, self.kind)
 
 
 assert tuple(one.name for one in fields(Weights)) == FEATURES

@@ -46,32 +46,33 @@ def looked_up_kernels(
     """Wrap every attention kernel that a transformers module looks up inside the block.
 
     The config keeps the kernel's name, so classes that branch on it (sparse attention, flash paths) behave as without
-    the block. Both `get_interface` and the registry's `[]` are wrapped, because modules use either. An answer of
-    `get_interface` is kept until the registry changes, so that a look-up costs no more than without the block.
+    the block. Both `get_interface` and the registry's `[]` are wrapped, because modules use either. What `wrap` made of
+    a kernel is kept as long as the registry has that kernel, so that a look-up costs no more than without the block.
 
     Args:
         wrap: a function from the kernel's name and the kernel to the kernel to call in its place.
-        depends_on: what else `wrap` decides by; answers while it is true and while it is false are kept apart.
+        depends_on: what else `wrap` decides by; what it made while this is true and while it is false is kept apart.
     """
     from transformers import AttentionInterface
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     get_interface, get_item = AttentionInterface.get_interface, AttentionInterface.__getitem__
-    answers: dict[tuple[str, Kernel, bool], Kernel] = {}
+    made: dict[tuple[str | None, Kernel, bool], tuple[Kernel | None, Kernel]] = {}  # registered, wrapped
 
-    def looked_up(self: Any, attn_implementation: str, default: Kernel) -> Kernel:
+    def looked_up(self: Any, attn_implementation: str | None, default: Kernel) -> Kernel:
         kernel = get_interface(self, attn_implementation, default)
         # A registered kernel has already been wrapped by `[]`; the module's own eager function has not.
         return wrap(attn_implementation or "eager", kernel) if kernel is default else kernel
 
-    def wrapped_get_interface(self: Any, attn_implementation: str, default: Kernel) -> Kernel:
+    def wrapped_get_interface(self: Any, attn_implementation: str | None, default: Kernel) -> Kernel:
         if self is not ALL_ATTENTION_FUNCTIONS or torch.compiler.is_compiling():
             return looked_up(self, attn_implementation, default)
-        question = attn_implementation, default, not depends_on()
-        kernel = answers.get(question)
-        if kernel is None:
-            kernel = answers[question] = looked_up(self, attn_implementation, default)
-        return kernel
+        registered = self._local_mapping.get(attn_implementation) or self._global_mapping.get(attn_implementation)
+        question = attn_implementation, default, bool(depends_on())
+        known = made.get(question)
+        if known is None or known[0] is not registered:
+            known = made[question] = registered, looked_up(self, attn_implementation, default)
+        return known[1]
 
     def wrapped_get_item(self: Any, name: str) -> Kernel:
         return wrap(name, get_item(self, name))
@@ -83,20 +84,7 @@ def looked_up_kernels(
             return False
         return True
 
-    def changing(change: Callable[..., None]) -> Callable[..., None]:
-        def changed(*args: Any) -> None:
-            change(*args)
-            answers.clear()
-
-        return changed
-
-    wrapped: dict[str, Any] = {
-        "get_interface": wrapped_get_interface,
-        "__getitem__": wrapped_get_item,
-        "__contains__": contains,
-    }
-    wrapped |= {name: changing(getattr(AttentionInterface, name)) for name in ("__setitem__", "__delitem__")}
-    wrapped["register"] = classmethod(changing(AttentionInterface.register.__func__))
+    wrapped = {"get_interface": wrapped_get_interface, "__getitem__": wrapped_get_item, "__contains__": contains}
     own = {name: function for name, function in vars(AttentionInterface).items() if name in wrapped}
     for name, function in wrapped.items():
         setattr(AttentionInterface, name, function)

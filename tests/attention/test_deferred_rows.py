@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from grounding.attention import Recording, RowRequest, deferred_rows, held_steps, record
 from grounding.attention.deferred_rows import STEPS, DeferredRows
@@ -205,8 +206,6 @@ def stepped(
     model: Any, change: Callable[[Any], None], *, at: int = 6, steps: int = 10, made: list[Any] | None = None
 ) -> Callable[[], None]:
     """Passes of one token, with a change of the cache before one of them; `made` receives the cache."""
-    from transformers import DynamicCache
-
     from grounding.compat import cache_argument
 
     def run() -> None:
@@ -252,6 +251,58 @@ def test_a_change_in_place_is_refused(model: Any, mode: str, at: int) -> None:
             run_recorded(model, stepped(model, knock_out_in_place, at=at))
         assert len(at_once(model, request(), stepped(model, knock_out_in_place, at=at))) == 10
         run_recorded(model, stepped(model, knock_out_in_place, at=0))  # before any step is held
+
+
+def test_a_change_in_place_is_refused_where_the_model_leaves_inference_mode(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = model.model.forward
+
+    def outside(*args: Any, **kwargs: Any) -> Any:
+        with torch.inference_mode(False), torch.no_grad():
+            kwargs = {name: v.clone() if isinstance(v, Tensor) else v for name, v in kwargs.items()}
+            return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model.model, "forward", outside)
+    with torch.inference_mode(), pytest.raises(RecordingError, match="layer 1 were changed in place"):
+        run_recorded(model, stepped(model, knock_out_in_place))
+
+
+def test_steps_inside_and_outside_inference_mode(model: Any) -> None:
+    def run() -> None:
+        with torch.no_grad():
+            cache = DynamicCache()
+            model(torch.arange(5, 5 + N)[None], past_key_values=cache)
+            for step, mode in enumerate("nniinninininii"):
+                with torch.inference_mode(mode == "i"):
+                    model(torch.tensor([[step + 7]]), past_key_values=cache)
+
+    with record(model, request()) as found:
+        run()
+    assert_equal(found, at_once(model, request(), run))
+
+
+def test_nothing_is_kept_of_calls_that_cannot_be_held(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that gives out tensors of the moment, under a mask."""
+    alive: list[weakref.ref[Tensor]] = []
+    update = DynamicLayer.update
+
+    def moment(self: Any, *args: Any, **kwargs: Any) -> Any:
+        key, value = update(self, *args, **kwargs)
+        key = key.clone()
+        alive.append(weakref.ref(key))
+        return key, value
+
+    monkeypatch.setattr(DynamicLayer, "update", moment)
+    cache = DynamicCache()
+    with torch.no_grad(), record(model, request()) as found:
+        model(torch.arange(5, 5 + N)[None], past_key_values=cache)
+        for step in range(4):
+            mask = torch.ones(1, N + step + 1, dtype=torch.long)
+            mask[0, :2] = 0
+            model(torch.tensor([[step + 7]]), past_key_values=cache, attention_mask=mask)
+            assert not any(key() is not None for key in alive)
+    assert not found.decode[0][..., :2].any()
 
 
 def change_of_a_held_step(cache: Any) -> None:

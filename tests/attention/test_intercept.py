@@ -11,7 +11,7 @@ from sparse_model import sparse_model
 from torch import Tensor
 
 from grounding.attention.call import AttentionCall, AttentionEdit, RowEdit
-from grounding.attention.events import Pass, Scope, Subscriber, without_edits
+from grounding.attention.events import Pass, Scope, Subscriber, active_routes, without_edits
 from grounding.attention.intercept import intercept
 from grounding.attention.introspect import decoder_stack, tower_stack, vision_tower
 from grounding.attention.rows import attention_rows
@@ -155,11 +155,32 @@ def test_waiting_calls_of_a_pass_that_fails_are_dropped_and_an_error_at_the_end_
         assert diary.events == [("model", 3), ("begin", 0, 3), ("end", True)]
 
 
+def test_a_pass_that_an_interrupt_ends_takes_no_further_calls(model: Any) -> None:
+    """Torch skips the hooks behind a layer then, and the model of another block may run next."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    other, patient = tiny_llava()[0], Patient()
+    handle = model.get_decoder().layers[1].mlp.register_forward_pre_hook(interrupt)
+    with intercept(model, patient, Scope(calls=(0, 1))):
+        with pytest.raises(KeyboardInterrupt):
+            model(input_ids=ONE)
+        handle.remove()
+        (route,) = active_routes()
+        assert route.waiting is not None
+        kept = len(route.waiting)
+        other(input_ids=ONE)
+        assert len(route.waiting) == kept
+        model(input_ids=ONE)
+    assert [event[0] for event in patient.events] == ["model", "begin", "model", "begin", "call", "repeated", "end"]
+
+
 def test_calls_wait_only_where_all_subscribers_let_them(model: Any) -> None:
     patient, diary = Patient(), Diary()
     with intercept(model, patient, Scope(calls=(0, 1))), intercept(model, diary, Scope(calls=(0,))):
         model(input_ids=ONE)
-    assert [event[0] for event in patient.events] == ["model", "begin", "call", "call", "end"]
+    assert [event[0] for event in patient.events] == ["model", "begin", "call", "repeated", "end"], "layer 1 waits"
     assert [event[0] for event in diary.events] == ["model", "begin", "call", "end"]
     both = Patient(), Patient()
     with intercept(model, both[0], Scope(calls=(1,))), intercept(model, both[1], Scope(calls=(0,))):

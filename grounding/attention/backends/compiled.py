@@ -34,7 +34,6 @@ from grounding.compat import (
     Kernel,
     has_compiled_forward,
     is_compiled,
-    is_flash,
     kernel_name,
     opaque_operator,
     sdpa_kernel,
@@ -117,7 +116,7 @@ def _observe(
     module = _MODULES.get(number)
     if module is not None and active_routes():
         options = _named(dropout, scale, causal, window, cap, bias, foreign)
-        observed(name, is_flash(name), module, query, key, value, mask, options, output)
+        observed(name, module, query, key, value, mask, options, output)
     return output.clone()
 
 
@@ -145,7 +144,8 @@ def _attend(
     """Run torch's kernel with the edits of the subscribers, as in uncompiled code; [B, Q, H, Dv]."""
     module = _MODULES[number]
     options = {k: v for k, v in _named(dropout, scale, causal, window, cap, bias, foreign).items() if v is not None}
-    output: Tensor = emit(name, False, sdpa_kernel(), module, query, key, value, mask, **options)[0]
+    described_as = "eager" if name == "eager" else "sdpa"  # whose kernel runs in place of all others
+    output: Tensor = emit(described_as, sdpa_kernel(), module, query, key, value, mask, **options)[0]
     return output.contiguous()
 
 

@@ -1,7 +1,8 @@
 """Emit one attention call of a transformers module to the current thread's subscribers.
 
 The kernel's arguments become an `AttentionCall`; the subscribers' edits are collected, the kernel runs, and the call
-and its output are passed on. Without an edit the kernel's output is returned unchanged.
+and its output are passed on, at once or at the end of the pass where the subscribers let them wait. Without an edit the
+kernel's output is returned unchanged.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from grounding.attention.call import AttentionCall
 from grounding.attention.edits import run_edited
 from grounding.attention.events import Route, active_routes
-from grounding.compat import Kernel, sdpa_kernel
+from grounding.compat import Kernel, is_flash, sdpa_kernel
 from grounding.errors import RecordingError
 
 FOREIGN = {"cache": "a paged cache", "s_aux": "learned attention sinks in the softmax"}
@@ -29,7 +30,6 @@ OPTIONS = ("is_causal", "scaling", "sliding_window", "softcap", "position_bias",
 
 def emit(
     name: str,
-    flash: bool,
     kernel: Kernel,
     module: nn.Module,
     query: Tensor,
@@ -43,7 +43,6 @@ def emit(
 
     Args:
         name: the kernel's name in transformers' registry.
-        flash: whether it takes its mask in the form of flash kernels; see `grounding.compat.is_flash`.
         kernel: the kernel.
         module: the attention module that calls it.
         query: [B, H, Q, D].
@@ -57,25 +56,30 @@ def emit(
         What the kernel returns: (output [B, Q, H, Dv], weights or None).
 
     Raises:
-        RecordingError: the mask or an option is of a form whose rows cannot be recomputed.
+        RecordingError: the mask or an option is of a form whose rows cannot be recomputed; of calls that wait,
+            `emit_waiting` says it.
     """
     routes = active_routes()
+    waiting = []
     for route in routes:
-        if route.waiting is None or attention_mask is not None:
-            break
+        if id(module) in route.layer_of:
+            if route.waiting is None or attention_mask is not None:
+                break
+            waiting.append(route.waiting)
     else:
         result = kernel(module, query, key, value, attention_mask, *args, **options)
-        for route in routes:
-            route.waiting.append((name, flash, module, query, key, value, options, result[0]))  # type: ignore[union-attr]
+        for calls in waiting:
+            calls.append((name, module, query, key, value, options, result[0]))
         return result
     wanted = [(route, layer) for route in routes if (layer := route.layer(module)) is not None]
     if not wanted:
         return kernel(module, query, key, value, attention_mask, *args, **options)
-    call = _described(module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager")
+    call = _described(name, module, query, key, value, attention_mask, options)
     for route, layer in wanted:
         if route.edits:
             call = route.subscriber.edit(layer, call)
     if call.edits:
+        flash = is_flash(name)
         if flash and call.sink_logits is not None:
             raise RecordingError(
                 f"{type(module).__name__} has learned attention sinks, which torch's kernel lacks, so its calls "
@@ -97,18 +101,14 @@ def emit_waiting(route: Route) -> None:
         RecordingError: an option is of a form whose rows cannot be recomputed.
     """
     waiting, route.waiting = route.waiting, None
-    for name, flash, module, query, key, value, options, output in waiting or ():
-        layer = route.layer_of.get(id(module))
-        if layer is None or route.subscriber.observe_repeated(layer, query, key, _described_by(options)):
-            continue
-        if route.subscriber.wants(layer):
-            call = _described(module, query, key, value, None, options, flash=flash, eager=name == "eager")
-            route.subscriber.observe(layer, call, output)
+    for name, module, query, key, value, options, output in waiting or ():
+        layer, subscriber = route.layer_of[id(module)], route.subscriber
+        if not subscriber.observe_repeated(layer, query, key, _option_values(options)) and subscriber.wants(layer):
+            subscriber.observe(layer, _described(name, module, query, key, value, None, options), output)
 
 
 def observed(
     name: str,
-    flash: bool,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -121,25 +121,17 @@ def observed(
     wanted = [(route, layer) for route in active_routes() if (layer := route.layer(module)) is not None]
     if not wanted:
         return
-    call = _described(module, query, key, value, attention_mask, options, flash=flash, eager=name == "eager")
+    call = _described(name, module, query, key, value, attention_mask, options)
     for route, layer in wanted:
         route.subscriber.observe(layer, call, output)
 
 
-def _described_by(options: Mapping[str, object]) -> tuple[object, ...]:
+def _option_values(options: Mapping[str, object]) -> tuple[object, ...]:
     return tuple(map(options.get, OPTIONS))
 
 
 def _described(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Any,
-    options: dict[str, Any],
-    *,
-    flash: bool,
-    eager: bool,
+    name: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, options: dict[str, Any]
 ) -> AttentionCall:
     """Convert a kernel's arguments to an `AttentionCall`.
 
@@ -158,9 +150,10 @@ def _described(
             f"{type(module).__name__} was given a mask of type {type(mask).__name__}; expected none, a 2-D padding "
             "mask or a 4-D mask. Call model.set_attn_implementation('sdpa') first"
         )
+    flash = is_flash(name)
     causal = options.get("is_causal")
     causal = bool(getattr(module, "is_causal", True) if causal is None else causal)
-    if eager:
+    if name == "eager":
         causal = False  # eager attention has no flag; its mask contains causality
     elif not flash:
         causal = causal and mask is None and query.shape[2] > 1
@@ -177,5 +170,5 @@ def _described(
         bias=options.get("position_bias"),
         dropout=float(options.get("dropout") or 0.0),
         sink_logits=sinks.detach().reshape(-1) if isinstance(sinks, Tensor) else None,
-        options=_described_by(options),
+        options=_option_values(options),
     )

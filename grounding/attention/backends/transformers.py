@@ -20,14 +20,13 @@ from grounding.attention.backends.compiled import TracedKernel
 from grounding.attention.backends.kernel_events import emit
 from grounding.attention.events import active_routes
 from grounding.attention.patches import SharedPatch
-from grounding.compat import Kernel, is_flash, kernel_name, known_kernels, looked_up_kernels
+from grounding.compat import Kernel, kernel_name, known_kernels, looked_up_kernels
 from grounding.errors import RecordingError
 
 
 @contextmanager
 def emitting() -> Iterator[None]:
     """Emit the calls of all modules that look up a kernel inside the block; it may be nested and used in threads."""
-    _emitter.cache_clear()  # a name may have been registered anew
     with _PATCH.installed():
         yield
 
@@ -89,7 +88,7 @@ def _emitting_kernel(name: str, kernel: Kernel) -> Kernel:
 
 @cache
 def _emitter(name: str, kernel: Kernel) -> Kernel:
-    return partial(emit, name, is_flash(name), kernel)
+    return partial(emit, name, kernel)
 
 
 _PATCH = SharedPatch(lambda: looked_up_kernels(_emitting_kernel, active_routes))
