@@ -11,7 +11,7 @@ from grounding.attention.generation import Prompt
 from grounding.attention.introspect import real_positions
 from grounding.attention.linear_rows import DeltaCall, delta_error, delta_rows
 from grounding.attention.output_check import checked, refuse_unexplained
-from grounding.attention.refusals import refuse_unreached
+from grounding.attention.refusals import refuse_incomplete, refuse_unreached
 from grounding.attention.request import Recording, RowRequest
 from grounding.attention.rows import as_index, keep_columns
 from grounding.attention.store import RowStore
@@ -38,7 +38,7 @@ class LinearCollector(Subscriber):
         self.layers = spec.layers or ()
         self._store = RowStore(request, self.layers, len(spec.heads) if spec.heads else shape.heads)
         self._prompt: int | None = None  # positions of the prompt, once a pass has read it
-        self._running = False
+        self._running = self._has_failed = False
         self._seen: set[int] = set()
         self._errors: list[tuple[int, torch.dtype, Tensor]] = []
 
@@ -132,6 +132,7 @@ class LinearCollector(Subscriber):
             return
         self._running = False
         if failed:
+            self._has_failed = True
             return
         if missing := [layer for layer in self.layers if layer not in self._seen]:
             raise RecordingError(
@@ -146,7 +147,7 @@ class LinearCollector(Subscriber):
         """Fill the recording.
 
         Raises:
-            RecordingError: the model did not run in the block.
+            RecordingError: the model did not run in the block, or its pass failed.
             ModelError: a recorded row is not finite.
         """
         if self._prompt is None:
@@ -154,6 +155,7 @@ class LinearCollector(Subscriber):
                 "nothing was recorded: the model was not run inside the `with record(...)` block, or was run in "
                 "another thread; call the model in the block and in the same thread"
             )
+        refuse_incomplete(self._has_failed or self._running)  # an interrupt skips `end_pass`
         prefill, _ = self._store.finished(self._prompt)
         if not all(bool(rows.sum().isfinite()) for rows in prefill):
             raise overflow("a recorded row", torch.float32)

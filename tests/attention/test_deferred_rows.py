@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from grounding.attention import Recording, RowRequest, deferred_rows, held_steps, record
 from grounding.attention.deferred_rows import STEPS, DeferredRows
 from grounding.attention.held_steps import HeldSteps
+from grounding.compat import cache_argument
 from grounding.errors import BudgetError, ModelError, RecordingError
 from grounding.record_spec import RecordSpec
 
@@ -206,7 +207,6 @@ def stepped(
     model: Any, change: Callable[[Any], None], *, at: int = 6, steps: int = 10, made: list[Any] | None = None
 ) -> Callable[[], None]:
     """Passes of one token, with a change of the cache before one of them; `made` receives the cache."""
-    from grounding.compat import cache_argument
 
     def run() -> None:
         cache = DynamicCache()
@@ -272,10 +272,10 @@ def test_steps_inside_and_outside_inference_mode(model: Any) -> None:
     def run() -> None:
         with torch.no_grad():
             cache = DynamicCache()
-            model(torch.arange(5, 5 + N)[None], past_key_values=cache)
+            model(torch.arange(5, 5 + N)[None], **{cache_argument(model): cache})
             for step, mode in enumerate("nniinninininii"):
                 with torch.inference_mode(mode == "i"):
-                    model(torch.tensor([[step + 7]]), past_key_values=cache)
+                    model(torch.tensor([[step + 7]]), **{cache_argument(model): cache})
 
     with record(model, request()) as found:
         run()
@@ -296,11 +296,11 @@ def test_nothing_is_kept_of_calls_that_cannot_be_held(model: Any, monkeypatch: p
     monkeypatch.setattr(DynamicLayer, "update", moment)
     cache = DynamicCache()
     with torch.no_grad(), record(model, request()) as found:
-        model(torch.arange(5, 5 + N)[None], past_key_values=cache)
+        model(torch.arange(5, 5 + N)[None], **{cache_argument(model): cache})
         for step in range(4):
             mask = torch.ones(1, N + step + 1, dtype=torch.long)
             mask[0, :2] = 0
-            model(torch.tensor([[step + 7]]), past_key_values=cache, attention_mask=mask)
+            model(torch.tensor([[step + 7]]), **{cache_argument(model): cache}, attention_mask=mask)
             assert not any(key() is not None for key in alive)
     assert not found.decode[0][..., :2].any()
 
