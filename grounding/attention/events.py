@@ -146,6 +146,8 @@ class Route:
         self.edits = scope.edits
         self.waiting: list[WaitingCall] | None = None
         """Calls of the running pass that are to be emitted at its end; None where each is emitted as it comes."""
+        self.most_waiting = len(layers)
+        """Number of calls that a pass has; more are of other modules, as behind a pass that an interrupt ended."""
         self._residual_of = {id(layers[i]): i for i in scope.residuals}
         self.layer_of = {id(module): i for i in (*scope.calls, *scope.linear) for module in layers[i].modules()}
         every = {*scope.calls, *scope.residuals, *scope.gates, *scope.linear}

@@ -169,9 +169,9 @@ def test_a_pass_that_an_interrupt_ends_takes_no_further_calls(model: Any) -> Non
         handle.remove()
         (route,) = active_routes()
         assert route.waiting is not None
-        kept = len(route.waiting)
-        other(input_ids=ONE)
-        assert len(route.waiting) == kept
+        for _ in range(3):
+            other(input_ids=ONE)
+        assert len(route.waiting) == len(model.get_decoder().layers)
         model(input_ids=ONE)
     assert [event[0] for event in patient.events] == ["model", "begin", "model", "begin", "call", "repeated", "end"]
 

@@ -60,18 +60,22 @@ def emit(
             `emit_waiting` says it.
     """
     routes = active_routes()
-    waiting = []
     for route in routes:
-        if id(module) in route.layer_of:
-            if route.waiting is None or attention_mask is not None:
-                break
-            waiting.append(route.waiting)
-    else:
+        if attention_mask is not None or route.waiting is None or len(route.waiting) == route.most_waiting:
+            break
+    else:  # whether they reach the module costs less to ask at the end
+        result = kernel(module, query, key, value, attention_mask, *args, **options)
+        for route in routes:
+            route.waiting.append((name, module, query, key, value, options, result[0]))  # type: ignore[union-attr]
+        return result
+    reached = [(route, layer) for route in routes if (layer := route.layer_of.get(id(module))) is not None]
+    waiting = [route.waiting for route, _ in reached if route.waiting is not None]
+    if attention_mask is None and len(waiting) == len(reached):
         result = kernel(module, query, key, value, attention_mask, *args, **options)
         for calls in waiting:
             calls.append((name, module, query, key, value, options, result[0]))
         return result
-    wanted = [(route, layer) for route in routes if (layer := route.layer(module)) is not None]
+    wanted = [(route, layer) for route, layer in reached if route.subscriber.wants(layer)]
     if not wanted:
         return kernel(module, query, key, value, attention_mask, *args, **options)
     call = _described(name, module, query, key, value, attention_mask, options)
@@ -102,7 +106,9 @@ def emit_waiting(route: Route) -> None:
     """
     waiting, route.waiting = route.waiting, None
     for name, module, query, key, value, options, output in waiting or ():
-        layer, subscriber = route.layer_of[id(module)], route.subscriber
+        layer, subscriber = route.layer_of.get(id(module)), route.subscriber
+        if layer is None:
+            continue
         if not subscriber.observe_repeated(layer, query, key, _option_values(options)) and subscriber.wants(layer):
             subscriber.observe(layer, _described(name, module, query, key, value, None, options), output)
 
