@@ -122,7 +122,7 @@ class RowCollector(Subscriber):
 
     def end_generation(self) -> None:
         """Compute the rows that wait for further steps; the cache may be changed from now on."""
-        if not self._running:  # else a step has failed
+        if not (self._running or self._has_failed):
             self._deferred.finish()
 
     def begin_pass(self, running: Pass) -> None:

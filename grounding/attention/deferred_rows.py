@@ -2,8 +2,8 @@
 
 A cache that grows by copying leaves the keys of a step a prefix of the keys of every later step. Then the queries of
 several steps, held until their end, give all their rows in one product per layer: the keys are read once for all steps,
-and mask, softmax, chosen heads and columns, and means run once for all steps. Held are the newest keys, which the cache
-holds anyway, and copies of the queries.
+and mask, softmax, chosen heads and columns, and means run once for all steps. Held are copies of the queries and,
+between passes, the newest keys, which the cache holds anyway.
 
 A cache that is cropped, reordered or replaced between two steps gets new tensors; the rows are then computed of the old
 ones. A change in place is refused; see `grounding.attention.held_steps`.
@@ -88,6 +88,8 @@ class DeferredRows:
                 is_kept = False
         if not is_kept:
             self.finish()
+        for held in self._held.values():
+            held.newest = None
 
     def add(self, layer: int, call: AttentionCall) -> bool:
         """Hold a layer's call of one query; return False where its row must be computed at once.
@@ -97,6 +99,8 @@ class DeferredRows:
             call: its call.
         """
         if call.edits or call.bias is not None or call.sink_logits is not None or call.key_count != self._length:
+            if layer in self._held:
+                self._held[layer].end(layer, call.key)
             return False
         kind = CallKind.of(call, self._copies_of(call))
         if not self.hold(layer, kind, call.query, call.key, call):
@@ -144,6 +148,7 @@ class DeferredRows:
         if held is None:
             held = self._begun(layer, kind, query, key)
         elif not (held.continues(kind, key) and _has(held.cached, key)):
+            held.end(layer, key)
             held = None
         if held is None:
             return False

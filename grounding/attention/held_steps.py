@@ -74,7 +74,8 @@ class HeldSteps:
     """Hold the steps of one layer.
 
     Attributes:
-        key: [B, H/G, W, D] of the newest held step.
+        newest: [B, H/G, W, D], the keys of the newest held step; None while a pass runs, so that the cache frees them
+            as it does when nothing is recorded.
         kind: of the calls.
         cached: the cache's layer, whose `keys` that tensor is.
         first: [B, H/G, K] logits of the oldest held step as they were then, of each key head's first query head; None
@@ -89,7 +90,7 @@ class HeldSteps:
         counts: K of each.
     """
 
-    key: Tensor
+    newest: Tensor | None
     kind: CallKind
     cached: Any
     first: Tensor | None
@@ -114,6 +115,12 @@ class HeldSteps:
         return cls(key, kind, cached, _logits_of_first_heads(query, key, kind.scale) if key.is_inference() else None)
 
     @property
+    def key(self) -> Tensor:
+        """`newest`, between passes."""
+        assert self.newest is not None, "a pass is running"
+        return self.newest
+
+    @property
     def size(self) -> tuple[int, int, int, int]:
         """B, H, n, W."""
         batch, heads = self.queries[0].shape[:2]
@@ -122,7 +129,7 @@ class HeldSteps:
     def continues(self, kind: CallKind, key: Tensor) -> bool:
         """Whether the rows of a call can be computed with those of the held steps, and changes be seen as for them."""
         alike = kind is self.kind or (kind.scale, kind.softcap) == (self.kind.scale, self.kind.softcap)
-        return alike and key.is_inference() is (self.first is not None)
+        return alike and key.shape[2] == self.counts[-1] + 1 and key.is_inference() is (self.first is not None)
 
     @property
     def uncopied(self) -> tuple[int, int]:
@@ -132,11 +139,25 @@ class HeldSteps:
 
     def add(self, step: int, count: int, query: Tensor, key: Tensor, mask: Tensor | None) -> None:
         """Add a step and the number K of its keys; see the attributes."""
-        self.key = key
+        self.newest = key
         self.queries.append(query)
         self.masks.append(mask)
         self.steps.append(step)
         self.counts.append(count)
+
+    def end(self, layer: int, key: Tensor) -> None:
+        """Take the keys of the held steps from the next step's call, which cannot be added.
+
+        Args:
+            layer: the layer.
+            key: [B, H/G, K, D] of the call, which are theirs and one more.
+
+        Raises:
+            RecordingError: it has another number of keys, so that theirs are lost.
+        """
+        if key.shape[2] != self.counts[-1] + 1:
+            raise RecordingError(_changed(layer))
+        self.newest = key.narrow(2, 0, self.counts[-1])
 
     def refuse_changed(self, layer: int) -> None:
         """Refuse keys of which torch has counted a change.
@@ -232,9 +253,9 @@ def refuse_differing(
 
 def _changed(layer: int) -> str:
     return (
-        f"the keys of layer {layer} were changed in place in the cache between decode steps, whose rows are computed "
-        "several at a time: put new tensors into the cache in place of writing into its own, or record with on_step, "
-        "for which every row is computed at once"
+        f"the keys of layer {layer} were changed in place in the cache, or cut within a step, while rows of several "
+        "decode steps waited to be computed at once: put new tensors into the cache between steps, or record with "
+        "on_step, for which every row is computed in its step"
     )
 
 

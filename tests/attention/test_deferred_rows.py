@@ -352,6 +352,48 @@ def test_no_former_keys_are_held(model: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert max(alive) <= 4, "the cache's own three, and one that grows"
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_growing_cache_frees_its_keys_as_it_does_without_a_recording(
+    model: Any, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+    update = DynamicLayer.update
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        alive.append(sum(key() is not None for key in former))
+        if self.is_initialized:
+            former.append(weakref.ref(self.keys))
+        return update(self, *args, **kwargs)
+
+    monkeypatch.setattr(DynamicLayer, "update", watched)
+    with MODES[mode](), record(model, request()):
+        generate(model)
+    assert len(alive) == 3 * (STEPS + 6)
+    assert max(alive[12:]) == 0
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("mode", MODES)
+def test_keys_that_are_cut_within_a_step_are_refused(model: Any, mode: str, count: int) -> None:
+    def cut() -> None:
+        caches: list[Any] = []
+
+        def cut_keys(*_: Any) -> None:
+            if caches[0].get_seq_length(1) == N + 6:
+                layer = caches[0].layers[1]
+                layer.keys, layer.values = layer.keys[:, :, count:], layer.values[:, :, count:]
+
+        hook = model.model.layers[1].register_forward_pre_hook(cut_keys)
+        try:
+            stepped(model, lambda _: None, made=caches)()
+        finally:
+            hook.remove()
+
+    with MODES[mode](), pytest.raises(RecordingError, match="layer 1 were changed in place in the cache, or cut"):
+        run_recorded(model, cut)
+
+
 def test_decode_steps_over_the_budget_are_refused_at_the_step_that_exceeds_it(model: Any) -> None:
     bytes_ = 3 * 4 * (N + 1) * 4 * 5
     asked = RowRequest(
