@@ -122,7 +122,7 @@ class RowCollector(Subscriber):
 
     def end_generation(self) -> None:
         """Compute the rows that wait for further steps; the cache may be changed from now on."""
-        if not (self._running or self._has_failed):
+        if not self._is_incomplete:
             self._deferred.finish()
 
     def begin_pass(self, running: Pass) -> None:
@@ -134,7 +134,7 @@ class RowCollector(Subscriber):
         past, queries = running.past, running.queries
         if queries is None:
             raise RecordingError("the language model was called without input_ids and without inputs_embeds")
-        refuse_incomplete(self._has_failed or (self._running and self._records))  # an interrupt skips `end_pass`
+        refuse_incomplete(self._is_incomplete)
         if self._total is None:
             self._start = past
             refuse_missed(self.request, past)
@@ -281,7 +281,7 @@ class RowCollector(Subscriber):
                 "another thread; call the model in the block and in the same thread (a model that is run through the "
                 "wrapper which torch.compile returned: give record() the wrapper)"
             )
-        refuse_incomplete(self._has_failed or (self._running and self._records))
+        refuse_incomplete(self._is_incomplete)
         self._deferred.finish()
         prompt = self._prompt if self._prompt is not None else self._reached
         refuse_unreached(self.request, prompt)
@@ -300,6 +300,11 @@ class RowCollector(Subscriber):
         if self.request.spec.residual_sinks:
             sinks = [self._statistics.sinks(b, prefill[b].shape[-1]) for b in elements]
         recording._complete(prefill, decode, statistics, sinks, self._learned.finished())
+
+    @property
+    def _is_incomplete(self) -> bool:
+        """Whether a pass whose rows are wanted has failed; an interrupt skips `end_pass`."""
+        return self._has_failed or (self._running and self._records)
 
     @property
     def _records(self) -> bool:
