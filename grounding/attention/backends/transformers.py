@@ -83,12 +83,7 @@ def refuse_kernel(config: Any) -> None:
 def _emitting_kernel(name: str, kernel: Kernel) -> Kernel:
     if torch.compiler.is_compiling():
         return TracedKernel(name, kernel)
-    return _emitter(name, kernel) if active_routes() else kernel
-
-
-@cache
-def _emitter(name: str, kernel: Kernel) -> Kernel:
-    return partial(emit, name, kernel)
+    return partial(emit, name, kernel) if active_routes() else kernel
 
 
 _PATCH = SharedPatch(lambda: looked_up_kernels(_emitting_kernel, active_routes))
